@@ -1,0 +1,38 @@
+"""What can go wrong in the science, as facts of the domain.
+
+Every message says what was wrong, the value received and what to do next.
+"""
+
+
+class EngineError(Exception):
+    """Base of every error the engine raises on purpose."""
+
+
+class CrystalError(EngineError):
+    """A crystal that cannot be used; ``reason`` is a machine-readable word, ``remedy`` says how to mend it."""
+
+    def __init__(self, reason: str, message: str, remedy: str):
+        super().__init__(f"{message}; {remedy}")
+        self.reason = reason
+        self.message = message
+        self.remedy = remedy
+
+
+class UnknownElementError(EngineError):
+    """A crystal holds an element that the backbone was never trained on."""
+
+
+class BackboneError(EngineError):
+    """A backbone's file is missing, altered, or gives wrong numbers on known compounds."""
+
+
+class TransferError(EngineError):
+    """Starting weights that do not fit the model they should start."""
+
+
+class TooFewLabelsError(EngineError):
+    """Fewer labels than a model needs."""
+
+
+class AcquisitionError(EngineError):
+    """A batch that cannot be chosen: an empty pool, a tie no rule breaks, an unknown acquisition function."""
