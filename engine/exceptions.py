@@ -36,3 +36,7 @@ class TooFewLabelsError(EngineError):
 
 class AcquisitionError(EngineError):
     """A batch that cannot be chosen: an empty pool, a tie no rule breaks, an unknown acquisition function."""
+
+
+class ShardError(EngineError):
+    """A shard of graphs or embeddings that cannot be read or is of another kind."""
