@@ -40,3 +40,7 @@ class AcquisitionError(EngineError):
 
 class ShardError(EngineError):
     """A shard of graphs or embeddings that cannot be read or is of another kind."""
+
+
+class TrainingError(EngineError):
+    """Training that cannot go on."""

@@ -1,0 +1,330 @@
+"""Backbones: pre-trained MatGL bodies that turn a crystal into an embedding, loaded by name or path and checked.
+
+Three kinds of file are read: a backbone shipped with this package (by name), a folder written by :meth:`Backbone.save`,
+and a MatGL model (a folder, or a name that MatGL fetches from its hub). Each is refused, by name and number, if it does
+not give the right values on known compounds: weights made before MatGL 3 load without a word and are wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.exceptions import BackboneError, UnknownElementError
+from engine.graphs.crystal_graph import build_graph, collate, pack
+from engine.learning.composition import STATISTICS, composition_statistics
+from engine.materials.crystal import Crystal
+from engine.materials.elements import ATOMIC_NUMBERS, MAX_Z
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from engine.graphs.crystal_graph import CrystalGraph
+    from engine.learning.network import GraphNetwork
+
+WEIGHTS = "weights.safetensors"
+CARD = "card.json"
+DEFAULT_BACKBONE = "megnet-multiproperty"
+
+FORMATION_ENERGIES = {"NaCl": -2.11, "MgO": -3.08, "LiF": -3.16}
+"""eV/atom, PBE with Materials Project corrections, of the compounds in :func:`known_compounds`."""
+_FORMATION_ENERGY_TOLERANCE = 0.15  # eV/atom; wrong message direction is off by 0.35 and more
+_CHECK_TOLERANCE = 1e-3  # of a standardised output; float32 noise is 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network with an embedding.
+
+    An embedding is N x d float32, in the column groups of :attr:`groups`: composition statistics, the body's readout,
+    and the trunk shared by the properties it was pre-trained on, where it has one.
+    """
+
+    name: str
+    network: GraphNetwork
+    card: Mapping[str, Any] = field(repr=False)
+    """How it was made: architecture, recipe, data, seeds, held-out errors, expected outputs on known compounds."""
+    sha256: str
+
+    @property
+    def body(self) -> nn.Module:
+        """The MatGL model."""
+        return self.network.body
+
+    @property
+    def cutoff(self) -> float:
+        """Neighbour cutoff of its graphs in Angstrom."""
+        return float(self.body.cutoff)  # type: ignore[arg-type]
+
+    @property
+    def elements(self) -> frozenset[str]:
+        """Symbols of the elements it knows."""
+        return frozenset(self.body.element_types)  # type: ignore[arg-type]
+
+    @property
+    def groups(self) -> dict[str, slice]:
+        """Column groups of an embedding, in order."""
+        widths = {"composition": len(STATISTICS), "readout": self.network.readout_size}
+        if self.network.trunk_size:
+            widths["trunk"] = self.network.trunk_size
+        ends = np.cumsum(list(widths.values()))
+        return {
+            name: slice(int(end) - width, int(end)) for (name, width), end in zip(widths.items(), ends, strict=True)
+        }
+
+    @property
+    def embedding_size(self) -> int:
+        """Columns of an embedding."""
+        return max(s.stop for s in self.groups.values())
+
+    @property
+    def node_types(self) -> NDArray[np.int64]:
+        """Element index of the model by atomic number, -1 for an element it does not know."""
+        return node_types(self.body)
+
+    @property
+    def seen_properties(self) -> tuple[str, ...]:
+        """Properties whose values this backbone has been trained on."""
+        return tuple(self.card.get("properties", ()))
+
+    def check_elements(self, crystal: Crystal) -> None:
+        """Raise :class:`UnknownElementError` if the backbone does not know an element of ``crystal``."""
+        unknown = sorted(set(crystal.symbols) - self.elements)
+        if unknown:
+            raise UnknownElementError(
+                f"{crystal.formula}: backbone {self.name} does not know {', '.join(unknown)}; "
+                "exclude these elements or choose another backbone"
+            )
+
+    def embed(self, graphs: Sequence[CrystalGraph], statistics: NDArray[np.float32]) -> NDArray[np.float32]:
+        """N x d embeddings of N graphs and their composition statistics (N x 28)."""
+        import torch
+
+        self.network.eval()
+        types = self.node_types
+        out = np.empty((len(graphs), self.embedding_size), dtype=np.float32)
+        with torch.no_grad():
+            for rows in pack([g.n_edges for g in graphs]):
+                batch = collate([graphs[i] for i in rows], types)
+                readout, trunk = self.network.embed(batch, torch.from_numpy(statistics[rows]))
+                out[rows] = torch.cat([torch.from_numpy(statistics[rows]), readout, trunk], dim=1).numpy()
+        return out
+
+    def embed_crystals(self, crystals: Iterable[Crystal]) -> NDArray[np.float32]:
+        """N x d embeddings without any cache."""
+        crystals = list(crystals)
+        for crystal in crystals:
+            self.check_elements(crystal)
+        return self.embed([build_graph(c, self.cutoff) for c in crystals], composition_statistics(crystals))
+
+    def save(self, folder: Path | str) -> Path:
+        """Write weights and card under ``folder``; the card is completed with expected outputs on known compounds."""
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = save({k: v.contiguous() for k, v in self.network.state_dict().items()})
+        (folder / WEIGHTS).write_bytes(weights)
+        card = {
+            **self.card,
+            "name": self.name,
+            "body": {"class": type(self.body).__name__, "arguments": body_arguments(self.body)},
+            "readout_size": self.network.readout_size,
+            "trunk_size": self.network.trunk_size,
+            "properties": list(self.network.properties),
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "checks": _outputs(self.network),
+        }
+        (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+        return folder
+
+
+def shipped_backbones() -> tuple[str, ...]:
+    """Names of the backbones inside this package."""
+    folder = resources.files("engine.learning") / "backbones"
+    return tuple(sorted(p.name for p in folder.iterdir() if (p / CARD).is_file()))
+
+
+def load_backbone(name: str | Path = DEFAULT_BACKBONE) -> Backbone:
+    """Load a backbone by shipped name, by path, or by MatGL name, and check it.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such model, a file is not what its record says, or the model is wrong on known compounds.
+    """
+    if str(name) in shipped_backbones():
+        with resources.as_file(resources.files("engine.learning") / "backbones" / str(name)) as folder:
+            return _load_own(folder)
+    path = Path(name)
+    if (path / CARD).is_file():
+        return _load_own(path)
+    return _load_matgl(name)
+
+
+def known_compounds() -> dict[str, Crystal]:
+    """A few simple compounds (not elements, which hide a wrong message direction) at their PBE lattice constants."""
+    lengths = {"NaCl": 5.69, "MgO": 4.25, "LiF": 4.06}  # Angstrom, conventional rocksalt cell
+    half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+    pairs = {"NaCl": ["Na", "Cl"], "MgO": ["Mg", "O"], "LiF": ["Li", "F"]}
+    return {
+        formula: Crystal.from_symbols(half * lengths[formula], pairs[formula], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        for formula in pairs
+    }
+
+
+def node_types(body: nn.Module) -> NDArray[np.int64]:
+    """Element index of a MatGL model by atomic number, -1 for an element it does not know."""
+    types = np.full(MAX_Z + 1, -1, dtype=np.int64)
+    for index, symbol in enumerate(body.element_types):  # type: ignore[arg-type]
+        types[ATOMIC_NUMBERS[symbol]] = index
+    return types
+
+
+def body_arguments(body: nn.Module) -> dict[str, Any]:
+    """Constructor arguments that make the same MatGL body again, JSON-ready."""
+    arguments = {k: v for k, v in body._init_args.items() if v is not None}  # type: ignore[union-attr]
+    arguments["element_types"] = list(body.element_types)  # type: ignore[arg-type]
+    unwritable = [k for k, v in arguments.items() if not _is_json(v)]
+    if unwritable:
+        raise BackboneError(
+            f"{type(body).__name__} was built with arguments that cannot be written as JSON: {', '.join(unwritable)}; "
+            "build it from plain numbers and strings"
+        )
+    return arguments
+
+
+def build_body(class_name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A MatGL model from its class name and constructor arguments."""
+    from matgl import models
+
+    if not hasattr(models, class_name):
+        raise BackboneError(f"MatGL has no model {class_name!r}; known: {', '.join(models.__all__)}")
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    return getattr(models, class_name)(**plain)
+
+
+def _load_own(folder: Path) -> Backbone:
+    import torch
+    from safetensors.torch import load
+
+    from engine.learning.network import GraphNetwork
+
+    card = json.loads((folder / CARD).read_text())
+    weights = (folder / WEIGHTS).read_bytes()
+    found = hashlib.sha256(weights).hexdigest()
+    if found != card["sha256"]:
+        raise BackboneError(
+            f"{folder / WEIGHTS} has SHA-256 {found[:12]}..., its card says {card['sha256'][:12]}...; "
+            "the file was changed or cut short: get it again"
+        )
+    body = build_body(card["body"]["class"], card["body"]["arguments"])
+    state = load(weights)
+    network = GraphNetwork(body, card["readout_size"], card["properties"], card["trunk_size"])
+    network.load_state_dict(state, strict=True)
+    network.eval()
+    for formula, expected in card["checks"].items():
+        found_values = _outputs(network)[formula]
+        if not np.allclose(found_values, expected, atol=_CHECK_TOLERANCE):
+            raise BackboneError(
+                f"backbone {card['name']} gives {np.round(found_values, 3).tolist()} for {formula}, its card says "
+                f"{np.round(expected, 3).tolist()}; the installed MatGL or torch ({torch.__version__}) computes it "
+                "differently: install the versions of constraints.txt"
+            )
+    return Backbone(card["name"], network, card, found)
+
+
+def _load_matgl(name: str | Path) -> Backbone:
+    import matgl
+
+    from engine.learning.network import GraphNetwork
+
+    path = Path(name)
+    looks_like_path = path.exists() or len(path.parts) > 2 or str(name).startswith((".", "/"))
+    if looks_like_path and not (path / "model.json").is_file():
+        raise BackboneError(
+            f"{name} holds neither {CARD} (a backbone of ours) nor model.json (a MatGL model); "
+            f"give such a folder, a MatGL name, or one of {', '.join(shipped_backbones())}"
+        )
+    try:
+        body = matgl.load_model(str(name))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BackboneError(
+            f"MatGL cannot load {name!r} ({error}); give a folder on disk if there is no network, "
+            f"or one of {', '.join(shipped_backbones())}"
+        ) from error
+    record = json.loads((path / "model.json").read_text()) if path.is_dir() else {}
+    _check_matgl(str(name), body, record.get("metadata") or {})
+    readout_size = _probe_readout(body)
+    digest = hashlib.sha256()
+    for key, value in sorted(body.state_dict().items()):
+        digest.update(key.encode() + value.cpu().numpy().tobytes())
+    card = {"name": path.name, "metadata": record.get("metadata") or {}, "properties": []}
+    return Backbone(path.name, GraphNetwork(body, readout_size, ()).eval(), card, digest.hexdigest())
+
+
+def _check_matgl(name: str, body: nn.Module, metadata: Mapping[str, Any]) -> None:
+    import torch
+
+    target = str(metadata.get("target", ""))
+    if "formation energy" not in target and "eform" not in name.lower():
+        raise BackboneError(
+            f"{name} does not say what it predicts (metadata 'target' in model.json is {target!r}), so it cannot be "
+            "checked against known compounds and weights from before MatGL 3 would pass unnoticed; use a "
+            "formation-energy model, or a backbone saved by kappascout"
+        )
+    mean, std = float(metadata.get("target_mean", 0.0)), float(metadata.get("target_std", 1.0))
+    compounds = known_compounds()
+    graphs = [build_graph(c, float(body.cutoff)) for c in compounds.values()]  # type: ignore[arg-type]
+    batch = collate(graphs, node_types(body))
+    with torch.no_grad():
+        values = body(g=batch, state_attr=torch.zeros(len(graphs), 2)).numpy() * std + mean
+    for formula, value in zip(compounds, values, strict=True):
+        expected = FORMATION_ENERGIES[formula]
+        if abs(value - expected) > _FORMATION_ENERGY_TOLERANCE:
+            raise BackboneError(
+                f"{name} gives a formation energy of {value:.2f} eV/atom for {formula}, known is {expected:.2f}; "
+                "these weights were probably made before MatGL 3, which turned the direction of messages: "
+                "get the current weights of this model"
+            )
+
+
+def _probe_readout(body: nn.Module) -> int:
+    import torch
+
+    from engine.learning.network import body_readout
+
+    crystal = known_compounds()["NaCl"]
+    batch = collate([build_graph(crystal, float(body.cutoff))] * 2, node_types(body))  # type: ignore[arg-type]
+    with torch.no_grad():
+        return int(body_readout(body, batch).shape[1])
+
+
+def _outputs(network: GraphNetwork) -> dict[str, list[float]]:
+    """Standardised outputs on the known compounds, or the start of the readout where there is no head."""
+    import torch
+
+    compounds = known_compounds()
+    graphs = [build_graph(c, float(network.body.cutoff)) for c in compounds.values()]  # type: ignore[arg-type]
+    batch = collate(graphs, node_types(network.body))
+    statistics = torch.from_numpy(composition_statistics(compounds.values()))
+    network.eval()
+    with torch.no_grad():
+        values = network(batch, statistics) if network.properties else network.embed(batch, statistics)[0][:, :8]
+    return {formula: row.tolist() for formula, row in zip(compounds, values.double(), strict=True)}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

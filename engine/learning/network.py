@@ -1,0 +1,91 @@
+"""A MatGL body, a trunk that joins its readout with composition statistics, and one linear head per property."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.exceptions import BackboneError
+from engine.learning.composition import STATISTICS
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+
+class GraphNetwork(nn.Module):
+    """Crystal graph and composition statistics in, one standardised value per property out.
+
+    Parameters
+    ----------
+    body
+        A MatGL model that leaves its crystal embedding in ``feature_dict["readout"]``.
+    readout_size
+        Length of that embedding.
+    properties
+        Names of the predicted properties, in the order of the output columns; with none there is neither trunk nor
+        head, only the body's readout.
+    trunk_size
+        Width of the shared layers between readout and heads.
+    """
+
+    def __init__(self, body: nn.Module, readout_size: int, properties: Sequence[str], trunk_size: int = 128):
+        super().__init__()
+        self.body = body
+        self.readout_size = readout_size
+        self.properties = tuple(properties)
+        self.register_buffer("statistics_mean", torch.zeros(len(STATISTICS)))
+        self.register_buffer("statistics_std", torch.ones(len(STATISTICS)))
+        self.trunk_size = trunk_size if self.properties else 0
+        if self.properties:
+            self.trunk = nn.Sequential(
+                nn.Linear(readout_size + len(STATISTICS), trunk_size),
+                nn.SiLU(),
+                nn.Linear(trunk_size, trunk_size),
+                nn.SiLU(),
+            )
+            self.heads = nn.Linear(trunk_size, len(self.properties))
+
+    def fit_statistics(self, statistics: Tensor) -> None:
+        """Take the scale of the composition statistics (N x 28) from training rows."""
+        self.statistics_mean.copy_(statistics.mean(0))
+        self.statistics_std.copy_(statistics.std(0).clamp_min(1e-6))
+
+    def embed(self, batch: Data, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Readout (N x ``readout_size``) and trunk (N x ``trunk_size``) of a batch of N crystals."""
+        readout = body_readout(self.body, batch)
+        if not self.properties:
+            return readout, readout.new_empty(len(readout), 0)
+        scaled = (statistics - self.statistics_mean) / self.statistics_std
+        return readout, self.trunk(torch.cat([readout, scaled], dim=1))
+
+    def forward(self, batch: Data, statistics: Tensor) -> Tensor:
+        """N x ``len(properties)`` standardised values."""
+        return self.heads(self.embed(batch, statistics)[1])
+
+
+def body_readout(body: nn.Module, batch: Data) -> Tensor:
+    """Crystal embeddings (N x d) of a MatGL model: its readout, averaged over atoms where it is one row an atom."""
+    n = batch.num_graphs
+    arguments: dict[str, Any] = {"g": batch}
+    if getattr(body, "include_state_embedding", False) or hasattr(body, "state_encoder"):
+        arguments["state_attr"] = batch.pos.new_zeros(n, 2)
+    body(**arguments)
+    try:
+        readout = body.feature_dict["readout"]
+    except (AttributeError, KeyError) as error:
+        raise BackboneError(
+            f"{type(body).__name__} leaves no 'readout' in feature_dict, so it has no crystal embedding; "
+            "use a MatGL property model such as MEGNet, M3GNet or TensorNet"
+        ) from error
+    if readout.shape[0] == n:
+        return readout
+    if readout.shape[0] == batch.pos.shape[0]:
+        total = readout.new_zeros(n, readout.shape[1]).index_add_(0, batch.batch, readout)
+        return total / torch.bincount(batch.batch, minlength=n).unsqueeze(1)
+    raise BackboneError(
+        f"{type(body).__name__} gives a readout of shape {tuple(readout.shape)} for {n} crystals and "
+        f"{batch.pos.shape[0]} atoms; expected one row a crystal or one row an atom"
+    )

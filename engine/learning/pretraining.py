@@ -1,0 +1,171 @@
+"""Multi-property pre-training: one body and trunk, one head per property, any subset of properties per crystal.
+
+After Devi, Butler and Gopalakrishnan, npj Comput. Mater. 10, 300 (2024), with two changes: the loss is averaged over
+the labels a property really has and then over properties, so that a large set does not drown a small one; and
+properties are standardised on training rows, ``log10`` first where they span decades.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from engine.exceptions import TooFewLabelsError
+from engine.graphs.crystal_graph import build_graph
+from engine.learning.backbone import Backbone, node_types
+from engine.learning.composition import composition_statistics
+from engine.learning.training import Epoch, GraphData, Schedule, predict_network, train_network
+from engine.metrics.accuracy import mean_absolute_error, spearman
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.materials.crystal import Material
+
+MIN_LABELS = 50
+
+
+@dataclass(frozen=True)
+class PropertyTask:
+    """One property to learn: its name in the materials' ``properties`` and the scale it is learned on."""
+
+    name: str
+    scale: Literal["log10", "linear"] = "linear"
+
+
+@dataclass(frozen=True)
+class PretrainingRecipe:
+    """All that decides the outcome of a pre-training, besides the materials and the starting weights."""
+
+    tasks: tuple[PropertyTask, ...]
+    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=20, batch_size=64))
+    held_out_fraction: float = 0.05
+    """Chemical formulas never trained on; they give the table of the model card."""
+    max_sites: int = 60
+    trunk_size: int = 128
+    seed: int = 0
+
+
+def pretrain(
+    name: str,
+    start: Backbone,
+    materials: Sequence[Material],
+    recipe: PretrainingRecipe,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Backbone:
+    """Train the body of ``start`` with a fresh trunk and heads on ``materials``; returns the new backbone.
+
+    Materials with more than ``max_sites`` sites or an element unknown to the body are left out; their number is in the
+    card.
+
+    Raises
+    ------
+    TooFewLabelsError
+        If a property has fewer than 50 labels.
+    """
+    import torch
+
+    from engine.learning.network import GraphNetwork
+
+    usable = [m for m in materials if len(m.crystal) <= recipe.max_sites and set(m.crystal.symbols) <= start.elements]
+    values = _targets(usable, recipe.tasks)
+    held_out = _held_out(usable, recipe)
+    scaled, centre, width = _standardise(values, ~held_out)
+    data = GraphData(
+        graphs=[build_graph(m.crystal, start.cutoff) for m in usable],
+        statistics=composition_statistics(m.crystal for m in usable),
+        targets=scaled,
+        node_types=node_types(start.body),
+    )
+    torch.manual_seed(recipe.seed)
+    names = [t.name for t in recipe.tasks]
+    network = GraphNetwork(copy.deepcopy(start.body), start.network.readout_size, names, recipe.trunk_size)
+    training = np.flatnonzero(~held_out)
+    network.fit_statistics(torch.from_numpy(data.statistics[training]))
+    history = train_network(network, data, training, recipe.schedule, recipe.seed, on_epoch)
+    card = {
+        "recipe": asdict(recipe),
+        "start": {"name": start.name, "sha256": start.sha256},
+        "materials": {
+            "given": len(materials),
+            "used": len(usable),
+            "held_out": int(held_out.sum()),
+            "sha256": materials_hash(usable),
+        },
+        "scaling": {
+            t.name: {"scale": t.scale, "mean": float(c), "std": float(w)}
+            for t, c, w in zip(recipe.tasks, centre, width, strict=True)
+        },
+        "held_out": _held_out_table(network, data, held_out, recipe.tasks, width),
+        "history": [asdict(e) for e in history],
+        "lineage": [*start.card.get("lineage", []), {"start": start.name, "properties": names}],
+    }
+    return Backbone(name, network, card, sha256="")
+
+
+def materials_hash(materials: Sequence[Material]) -> str:
+    """SHA-256 over content hashes and properties, in order-free form."""
+    lines = sorted(f"{m.content_hash} {sorted(m.properties.items())}" for m in materials)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _targets(materials: Sequence[Material], tasks: Sequence[PropertyTask]) -> NDArray[np.float64]:
+    values = np.array([[_number(m.properties, t.name) for t in tasks] for m in materials], dtype=np.float64)
+    for column, task in enumerate(tasks):
+        if task.scale == "log10":
+            positive = values[:, column] > 0
+            values[~positive, column] = np.nan
+            values[positive, column] = np.log10(values[positive, column])
+        known = int(np.isfinite(values[:, column]).sum())
+        if known < MIN_LABELS:
+            raise TooFewLabelsError(
+                f"property {task.name!r} has {known} usable labels, {MIN_LABELS} are needed; check its name or leave it out"
+            )
+    return values
+
+
+def _number(properties: Mapping[str, Any], name: str) -> float:
+    value = properties.get(name)
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
+def _held_out(materials: Sequence[Material], recipe: PretrainingRecipe) -> NDArray[np.bool_]:
+    """By formula, so that a polymorph of a trained compound is not counted as unseen; stable when rows are added."""
+    digests = [hashlib.sha256(f"{recipe.seed} {m.formula}".encode()).digest() for m in materials]
+    return np.array([int.from_bytes(d[:4], "big") / 2**32 < recipe.held_out_fraction for d in digests])
+
+
+def _standardise(
+    values: NDArray[np.float64], training: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    centre = np.nanmean(values[training], axis=0)
+    width = np.nanstd(values[training], axis=0)
+    return ((values - centre) / width).astype(np.float32), centre, width
+
+
+def _held_out_table(
+    network: Any,
+    data: GraphData,
+    held_out: NDArray[np.bool_],
+    tasks: Sequence[PropertyTask],
+    width: NDArray[np.float64],
+) -> dict[str, dict[str, float | int | None]]:
+    rows = np.flatnonzero(held_out)
+    predicted = predict_network(network, data, rows)
+    table: dict[str, dict[str, float | int | None]] = {}
+    for column, task in enumerate(tasks):
+        known = np.isfinite(data.targets[rows, column])
+        truth, guess = data.targets[rows, column][known].astype(float), predicted[known, column].astype(float)
+        table[task.name] = {
+            "labels_trained": int(np.isfinite(data.targets[~held_out, column]).sum()),
+            "labels_held_out": int(known.sum()),
+            "mae": mean_absolute_error(truth, guess) * float(width[column]),
+            "mae_of_the_mean": float(np.abs(truth).mean()) * float(width[column]),
+            "spearman": spearman(truth, guess),
+        }
+    return table
