@@ -44,3 +44,7 @@ class ShardError(EngineError):
 
 class TrainingError(EngineError):
     """Training that cannot go on."""
+
+
+class ModelFileError(EngineError):
+    """A trained model on disk that is missing, incomplete or altered."""

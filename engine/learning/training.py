@@ -159,7 +159,7 @@ def _step(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimiser.step()
-    return float(loss)
+    return loss.item()
 
 
 def _evaluate(network: GraphNetwork, data: GraphData, rows: NDArray[np.int64]) -> float:

@@ -1,0 +1,280 @@
+"""An ensemble: K members on one backbone, each trained without one fold, calibrated on what it did not see.
+
+Every training row is held out by exactly one member, so that cross-validated metrics, the calibration factor and the
+baselines beside them cost nothing extra and never touch a row that a member was trained on. All values are in learned
+units: log10 for properties that span decades, linear otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from engine.acquire.posterior import MemberPosterior, PoolPosterior
+from engine.exceptions import TooFewLabelsError
+from engine.learning.baselines import baseline_metrics
+from engine.learning.features import Featuriser
+from engine.learning.gp import GaussianProcessHead
+from engine.learning.judgement import judge
+from engine.learning.training import GraphData, Schedule
+from engine.metrics.calibration import fit_scale
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.learning.backbone import Backbone
+
+Strategy = Literal["frozen", "full"]
+HeadKind = Literal["gp", "mlp"]
+Scale = Literal["log10", "linear"]
+
+MIN_LABELS = 10
+"""Fewer labels than this give folds too small to calibrate on."""
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """All that decides an ensemble besides backbone, labels and code version."""
+
+    strategy: Strategy = "frozen"
+    """``frozen``: heads on cached embeddings; ``full``: every weight of the network is trained."""
+    head: HeadKind = "gp"
+    """Head of the ``frozen`` strategy; ``full`` always ends in the network's own head."""
+    members: int = 5
+    seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+    """Of the ``full`` strategy."""
+
+
+class Member(Protocol):
+    """One member: predicts without a cache or a campaign."""
+
+
+@dataclass(frozen=True, eq=False)
+class MemberTable:
+    """Predictions of S members for N crystals in learned units: ``mean`` and ``std`` are S x N.
+
+    ``std`` is each member's own spread for a new label; a member that predicts none carries the root mean square of its
+    held-out errors.
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+    def total(self, calibration: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and calibrated standard deviation (between and within members), each N."""
+        variance = self.mean.var(axis=0, ddof=1) + np.square(self.std).mean(axis=0)
+        return self.mean.mean(axis=0), calibration * np.sqrt(variance)
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """A trained, calibrated ensemble."""
+
+    backbone: Backbone
+    settings: EnsembleSettings
+    property: str
+    scale: Scale
+    heads: tuple[Any, ...]
+    noise: tuple[float, ...]
+    """Root mean square of each member's held-out errors, in learned units."""
+    calibration: float
+    metrics: dict[str, Any]
+    """Cross-validated, for the model and the baselines on the same folds."""
+    data_hash: str
+
+    def predict(self, featuriser: Featuriser, keys: Sequence[str]) -> MemberTable:
+        """Members' predictions for crystals that ``featuriser`` holds."""
+        means, stds = [], []
+        inputs = _Inputs(featuriser, self.settings.strategy, keys)
+        for head, noise in zip(self.heads, self.noise, strict=True):
+            mean, std = inputs.predict(head, np.arange(len(keys)))
+            means.append(mean)
+            stds.append(np.full(len(keys), noise) if std is None else std)
+        return MemberTable(np.array(means), np.array(stds))
+
+    def posterior(self, featuriser: Featuriser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
+        """The calibrated joint posterior over a pool, as the acquisition reads it."""
+        if isinstance(self.heads[0], GaussianProcessHead):
+            return _FunctionPosterior(self, featuriser, tuple(keys), n_draws, seed)
+        table = self.predict(featuriser, keys)
+        rng = np.random.default_rng(seed)
+        return MemberPosterior.from_members(
+            table.mean, table.std, scale=self.calibration, n_draws=n_draws, rng=rng
+        )
+
+
+def train_ensemble(
+    featuriser: Featuriser,
+    keys: Sequence[str],
+    values: NDArray[np.float64],
+    settings: EnsembleSettings,
+    *,
+    property: str,
+    scale: Scale,
+    progress: Callable[[str], None] | None = None,
+) -> Ensemble:
+    """Train on crystals that ``featuriser`` holds; ``values`` (n) are in learned units.
+
+    Raises
+    ------
+    TooFewLabelsError
+        With fewer than 10 labels, fewer labels than two a member, or labels that are all equal.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    _check_labels(values, settings, property)
+    folds = assign_folds(keys, settings.members, settings.seed)
+    inputs = _Inputs(featuriser, settings.strategy, keys, values)
+    heads, noise = [], []
+    mean, std = np.empty_like(values), np.empty_like(values)
+    for k, head in enumerate(_fit_members(inputs, values, folds, settings)):
+        held = np.flatnonzero(folds == k)
+        mean[held], own_std = inputs.predict(head, held)
+        error = float(np.sqrt(np.mean(np.square(mean[held] - values[held]))))
+        std[held] = error if own_std is None else own_std
+        heads.append(head)
+        noise.append(error)
+        if progress:
+            progress(f"member {k + 1} of {settings.members}: held-out error {error:.3f}")
+    return Ensemble(
+        backbone=featuriser.backbone,
+        settings=settings,
+        property=property,
+        scale=scale,
+        heads=tuple(heads),
+        noise=tuple(noise),
+        calibration=fit_scale((values - mean) / std),
+        metrics={
+            "labels": len(values),
+            "model": judge(values, mean, _cross_calibrated(values, mean, std, folds)),
+            **baseline_metrics(inputs.statistics, values, folds, settings.seed),
+        },
+        data_hash=labels_hash(keys, values),
+    )
+
+
+def assign_folds(keys: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Fold of each key (n), of equal size, whatever the order of the keys.
+
+    Ordered by a hash of key and seed, so that the same labels give the same folds however they came in.
+    """
+    digests = [hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in keys]
+    folds = np.empty(len(keys), dtype=np.int64)
+    folds[np.argsort(digests)] = np.arange(len(keys)) % n_folds
+    return folds
+
+
+def labels_hash(keys: Sequence[str], values: NDArray[np.float64]) -> str:
+    """SHA-256 of the labels, whatever their order."""
+    lines = sorted(f"{key} {value!r}" for key, value in zip(keys, np.asarray(values).tolist(), strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class _FunctionPosterior:
+    """Posterior of an ensemble of Gaussian processes: each draw is a function of one member, scaled for calibration."""
+
+    def __init__(self, ensemble: Ensemble, featuriser: Featuriser, keys: tuple[str, ...], n_draws: int, seed: int):
+        self._ensemble = ensemble
+        self._featuriser = featuriser
+        self._keys = keys
+        self._seed = seed
+        per_member = -(-n_draws // len(ensemble.heads))
+        self._per_member = per_member
+        self.n_draws = per_member * len(ensemble.heads)
+        self.n_rows = len(keys)
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Calibrated mean and standard deviation of these rows."""
+        table = self._ensemble.predict(self._featuriser, self._select(rows))
+        return table.total(self._ensemble.calibration)
+
+    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``D x len(rows)``; the same functions whatever the rows."""
+        embeddings = self._featuriser.embeddings(self._select(rows))
+        drawn = np.empty((self.n_draws, len(rows)), dtype=np.float32)
+        means = []
+        for k, head in enumerate(self._ensemble.heads):
+            part = slice(k * self._per_member, (k + 1) * self._per_member)
+            drawn[part] = head.draws(embeddings, self._per_member, seed=self._seed * 1009 + k)
+            means.append(head.predict(embeddings)[0])
+        centre = np.mean(means, axis=0).astype(np.float32)
+        return centre + np.float32(self._ensemble.calibration) * (drawn - centre)
+
+    def _select(self, rows: NDArray[np.int64]) -> list[str]:
+        return [self._keys[i] for i in rows]
+
+
+class _Inputs:
+    """What the members of a strategy read for a list of crystals."""
+
+    def __init__(
+        self,
+        featuriser: Featuriser,
+        strategy: Strategy,
+        keys: Sequence[str],
+        values: NDArray[np.float64] | None = None,
+    ):
+        self.embeddings = featuriser.embeddings(keys)
+        self.groups = featuriser.backbone.groups
+        self.statistics = self.embeddings[:, self.groups["composition"]]
+        self.backbone = featuriser.backbone
+        self.graph_data: GraphData | None = None
+        if strategy == "full":
+            targets = np.full((len(keys), 1), np.nan) if values is None else values[:, None]
+            self.graph_data = GraphData(
+                featuriser.graphs(keys), self.statistics, targets.astype(np.float32), featuriser.backbone.node_types
+            )
+
+    def predict(self, head: Any, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Mean and, where the member has one, its own standard deviation."""
+        if isinstance(head, GaussianProcessHead):
+            return head.predict(self.embeddings[rows])
+        if self.graph_data is not None:
+            return head.predict(self.graph_data, rows), None
+        return head.predict(self.embeddings[rows]), None
+
+
+def _fit_members(
+    inputs: _Inputs, values: NDArray[np.float64], folds: NDArray[np.int64], settings: EnsembleSettings
+) -> Any:
+    seeds = [settings.seed * 1000 + k for k in range(settings.members)]
+    for k, seed in enumerate(seeds):
+        rows = np.flatnonzero(folds != k)
+        if inputs.graph_data is not None:
+            from engine.learning.finetune import NetworkHead
+
+            yield NetworkHead.fit(inputs.backbone, inputs.graph_data, rows, settings.schedule, seed)
+        elif settings.head == "gp":
+            yield GaussianProcessHead.fit(inputs.embeddings[rows], values[rows], inputs.groups, seed)
+        else:
+            from engine.learning.mlp import PerceptronHead
+
+            yield PerceptronHead.fit(inputs.embeddings[rows], values[rows], seed)
+
+
+def _cross_calibrated(
+    values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64], folds: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Held-out spread, each fold scaled by the factor that the other folds ask for."""
+    z = (values - mean) / std
+    scaled = std.copy()
+    for k in np.unique(folds):
+        scaled[folds == k] *= fit_scale(z[folds != k])
+    return scaled
+
+
+def _check_labels(values: NDArray[np.float64], settings: EnsembleSettings, property: str) -> None:
+    needed = max(MIN_LABELS, 2 * settings.members)
+    if settings.members < 2:
+        raise TooFewLabelsError(f"an ensemble needs at least 2 members to hold rows out, got {settings.members}")
+    if len(values) < needed:
+        raise TooFewLabelsError(
+            f"{property} has {len(values)} labels, {settings.members} members need at least {needed}; "
+            "add labels or ask for fewer members"
+        )
+    if np.ptp(values) == 0:
+        raise TooFewLabelsError(f"all {len(values)} labels of {property} are equal ({values[0]:g}); check the column")

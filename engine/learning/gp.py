@@ -1,0 +1,176 @@
+"""Exact Gaussian-process heads on embeddings: one Matern 5/2 kernel for each group of columns, summed.
+
+Groups (composition statistics, readout, trunk) get a length scale and a weight each, so that a wide group does not drown
+a narrow one. Hyperparameters are fitted with GPyTorch; prediction and function draws are plain linear algebra on the
+fitted numbers, so that a trained head is a handful of tensors.
+
+Function draws follow Wilson et al., J. Mach. Learn. Res. 22, 105 (2021): a prior function from random Fourier features
+(Rahimi and Recht 2007; the spectral density of a Matern 5/2 kernel is a multivariate t with 5 degrees of freedom), plus
+the exact kernel's update on the labels (Matheron's rule).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.exceptions import TooFewLabelsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MIN_LABELS = 4
+_FIT_ROWS = 700
+"""Hyperparameters are fitted on at most this many rows; the head is then conditioned on all of them."""
+_FOURIER_FEATURES = 512
+_SQRT5 = math.sqrt(5.0)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcessHead:
+    """A fitted head; all tensors float64. ``n`` training rows, ``d`` columns, ``g`` groups."""
+
+    tensors: Mapping[str, Tensor]
+    """``centre``, ``scale`` (d): column standardisation with the group's width folded in; ``x`` (n x d) standardised
+    training rows; ``weights`` (n): (K + noise)^-1 (y - mean); ``cholesky`` (n x n) of K + noise; ``lengthscale``,
+    ``outputscale`` (g) and ``noise``, in units of the standardised target; ``mean``, ``std`` of the target."""
+    groups: Mapping[str, slice]
+
+    @classmethod
+    def fit(
+        cls, embeddings: NDArray[np.float32], values: NDArray[np.float64], groups: Mapping[str, slice], seed: int
+    ) -> GaussianProcessHead:
+        """Fit on n embeddings (n x d) and their values (n).
+
+        Raises
+        ------
+        TooFewLabelsError
+            With fewer than 4 rows, or if all values are equal.
+        """
+        y = torch.as_tensor(np.asarray(values, dtype=np.float64))
+        if len(y) < MIN_LABELS or float(y.std()) == 0.0:
+            raise TooFewLabelsError(
+                f"a Gaussian process needs at least {MIN_LABELS} labels that differ, got {len(y)} "
+                f"with standard deviation {float(y.std()) if len(y) > 1 else 0.0:g}; add labels"
+            )
+        raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
+        centre, scale = raw.mean(0), raw.std(0)
+        scale = torch.where(scale > 1e-8, scale, torch.ones_like(scale))
+        for columns in groups.values():
+            scale[columns] *= math.sqrt(columns.stop - columns.start)
+        x = (raw - centre) / scale
+        mean, std = y.mean(), y.std()
+        target = (y - mean) / std
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(y), generator=generator)[:_FIT_ROWS]
+        lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
+        covariance = _kernel(x, x, groups, lengthscale, outputscale)
+        covariance.diagonal().add_(noise)
+        cholesky = torch.linalg.cholesky(covariance)
+        weights = torch.cholesky_solve(target[:, None], cholesky)[:, 0]
+        names = ("centre", "scale", "x", "weights", "cholesky", "lengthscale", "outputscale", "noise", "mean", "std")
+        found = (centre, scale, x, weights, cholesky, lengthscale, outputscale, noise, mean, std)
+        return cls(dict(zip(names, found, strict=True)), dict(groups))
+
+    def predict(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of a new label (noise included) at N embeddings, in units of the values."""
+        t = self.tensors
+        x = self._standardise(embeddings)
+        cross = self._kernel(x, t["x"])
+        mean = cross @ t["weights"]
+        explained = torch.linalg.solve_triangular(t["cholesky"], cross.T, upper=False).square().sum(0)
+        variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
+        return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
+
+    def draws(self, embeddings: NDArray[np.float32], n_draws: int, seed: int) -> NDArray[np.float32]:
+        """``n_draws`` x N values of functions drawn from the posterior (noise-free).
+
+        The same ``seed`` gives the same functions whatever the rows, so parts of a pool can be drawn apart.
+        """
+        t = self.tensors
+        generator = torch.Generator().manual_seed(seed)
+        prior = _PriorFunctions(self, n_draws, generator)
+        noise = torch.randn(n_draws, len(t["x"]), generator=generator, dtype=torch.float64) * t["noise"].sqrt()
+        # weights = K^-1 y is stored; the update needs K^-1 (y - f(x) - e), by linearity
+        correction = torch.cholesky_solve((prior(t["x"]) + noise).T, t["cholesky"]).T
+        update = t["weights"][None, :] - correction
+        x = self._standardise(embeddings)
+        standardised = prior(x) + update @ self._kernel(t["x"], x)
+        return (standardised * t["std"] + t["mean"]).to(torch.float32).numpy()
+
+    def _standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
+        raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
+        return (raw - self.tensors["centre"]) / self.tensors["scale"]
+
+    def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
+        return _kernel(a, b, self.groups, self.tensors["lengthscale"], self.tensors["outputscale"])
+
+
+class _PriorFunctions:
+    """Random functions with the head's prior covariance, as Fourier features common to all of them."""
+
+    def __init__(self, head: GaussianProcessHead, n_functions: int, generator: torch.Generator):
+        t, f = head.tensors, _FOURIER_FEATURES
+        options = {"generator": generator, "dtype": torch.float64}
+        self.parts = []
+        for columns, length, amplitude in zip(head.groups.values(), t["lengthscale"], t["outputscale"], strict=True):
+            width = columns.stop - columns.start
+            chi_square = torch.randn(5, f, **options).square().sum(0)
+            frequency = torch.randn(width, f, **options) * (5.0 / chi_square).sqrt() / length
+            phase = torch.rand(f, **options) * 2 * math.pi
+            weight = torch.randn(n_functions, f, **options) * (2 * amplitude / f).sqrt()
+            self.parts.append((columns, frequency, phase, weight))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``n_functions`` x N values at standardised rows (N x d)."""
+        values = [weight @ torch.cos(x[:, c] @ frequency + phase).T for c, frequency, phase, weight in self.parts]
+        return torch.stack(values).sum(0)
+
+
+def _kernel(a: Tensor, b: Tensor, groups: Mapping[str, slice], lengthscale: Tensor, outputscale: Tensor) -> Tensor:
+    total = torch.zeros(len(a), len(b), dtype=a.dtype)
+    for columns, length, amplitude in zip(groups.values(), lengthscale, outputscale, strict=True):
+        scaled = torch.cdist(a[:, columns], b[:, columns]) * (_SQRT5 / length)
+        total += amplitude * (1 + scaled + scaled.square() / 3) * torch.exp(-scaled)
+    return total
+
+
+def _fit_hyperparameters(
+    x: Tensor, target: Tensor, groups: Mapping[str, slice]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Length scales, output scales (one a group) and noise variance by penalised maximum likelihood."""
+    import gpytorch
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import SingleTaskGP
+    from gpytorch.constraints import GreaterThan
+    from gpytorch.kernels import AdditiveKernel, MaternKernel, ScaleKernel
+    from gpytorch.likelihoods import GaussianLikelihood
+    from gpytorch.priors import GammaPrior, LogNormalPrior
+
+    kernels = [
+        ScaleKernel(
+            MaternKernel(2.5, active_dims=tuple(range(c.start, c.stop)), lengthscale_prior=LogNormalPrior(0.5, 1.0)),
+            outputscale_prior=GammaPrior(1.5, 1.5),
+        )
+        for c in groups.values()
+    ]
+    likelihood = GaussianLikelihood(noise_prior=LogNormalPrior(-4.0, 1.0), noise_constraint=GreaterThan(1e-4))
+    likelihood.noise = 0.02
+    model = SingleTaskGP(
+        x, target[:, None], likelihood=likelihood, covar_module=AdditiveKernel(*kernels),
+        mean_module=gpytorch.means.ZeroMean(), outcome_transform=None, input_transform=None,
+    )  # fmt: skip
+    for kernel in kernels:
+        kernel.base_kernel.lengthscale = 1.5
+        kernel.outputscale = 1.0 / len(kernels)
+    mll = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model)
+    fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": 60}})
+    lengthscale = torch.stack([k.base_kernel.lengthscale.detach().reshape(()) for k in kernels])
+    outputscale = torch.stack([k.outputscale.detach().reshape(()) for k in kernels])
+    return lengthscale, outputscale, likelihood.noise.detach().reshape(())
