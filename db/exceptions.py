@@ -1,0 +1,101 @@
+"""What can go wrong with the store, as facts of the domain.
+
+Every message says what was wrong, the value received and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class StoreError(Exception):
+    """Base of every error the store raises on purpose."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no store where one was asked for."""
+
+
+class NotAStoreError(StoreError):
+    """The file or database is there, but it is not one of our stores, or it is damaged."""
+
+
+class StoreOutdatedError(StoreError):
+    """The store was written by an older version and must be upgraded first."""
+
+
+class StoreFromNewerVersionError(StoreError):
+    """The store was written by a newer version than this one."""
+
+
+class StoreNotWritableError(StoreError):
+    """The store cannot be written: no permission, a read-only file system, a full disk."""
+
+
+class StoreLockedError(StoreError):
+    """Another process held the store for longer than we wait."""
+
+
+class StoreChangedError(StoreError):
+    """Another process wrote the same thing at the same time."""
+
+
+class StoreUnreachableError(StoreError):
+    """The database server does not answer, or its driver is not installed."""
+
+
+class NoCampaignError(StoreError):
+    """The store holds no campaign of that name, or several and none was named."""
+
+
+class InvalidRecordError(StoreError, ValueError):
+    """A record that cannot be kept as it is."""
+
+
+class UnknownMaterialError(StoreError, KeyError):
+    """No material of the store has, or ever came in under, that id."""
+
+    __str__ = Exception.__str__
+
+
+class UnknownRecordError(StoreError, KeyError):
+    """No model, round or queue entry of the store has that id."""
+
+    __str__ = Exception.__str__
+
+
+class IllegalMoveError(StoreError):
+    """A move between two states that the table of legal moves does not have."""
+
+
+class StaleQueueError(StoreError):
+    """A queue that no longer fits the store: already queued, or not the one this round has."""
+
+
+@dataclass(frozen=True)
+class LabelProblem:
+    """One label that was refused: where it stood, what it was, what is wrong and what to do."""
+
+    location: str
+    material_id: str
+    value: object
+    message: str
+
+    def __str__(self) -> str:
+        """One line of the error's list."""
+        return f"{self.location}: {self.material_id!r}, value {self.value!r}: {self.message}"
+
+
+class LabelError(StoreError, ValueError):
+    """Labels of a batch that cannot be kept; nothing of the batch was written. ``problems`` lists every one."""
+
+    shown = 50
+
+    def __init__(self, problems: Sequence[LabelProblem], total: int):
+        self.problems = tuple(problems)
+        lines = [f"{len(problems)} of {total} labels cannot be kept, so none was written; mend these and import again:"]
+        lines += [f"  {problem}" for problem in problems[: self.shown]]
+        if len(problems) > self.shown:
+            lines.append(f"  ... and {len(problems) - self.shown} more")
+        super().__init__("\n".join(lines))

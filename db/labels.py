@@ -1,0 +1,271 @@
+"""Labels and failures: nothing is overwritten, a correction supersedes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from db.connection import StoreConnection, chunks
+from db.exceptions import LabelError, LabelProblem
+from db.materials import find_owners, resolve_owners
+from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, LabelReport, require_json, utc_now
+from db.tables import Failure, Label, Material
+
+KAPPA_SPELLINGS = {"W/mK", "W/m/K", "W/Km", "Wm-1K-1", "WK-1m-1", "Wm⁻¹K⁻¹"}
+"""Ways to write W/(m K), without spaces, brackets and signs of multiplication or power."""
+KEY = ("property", "fidelity", "temperature", "method", "source", "record_id")
+"""What makes two labels of one material the same label, beside the material."""
+
+
+class Labels(StoreConnection):
+    """Verbs and finders of labels and failures."""
+
+    def add_labels(self, batch: Iterable[LabelRecord], locations: Sequence[str] | None = None) -> LabelReport:
+        """Keep labels, all or none; one :class:`LabelError` lists every bad one.
+
+        A label with the material, property, fidelity, temperature, method, source and id of an earlier one supersedes
+        it when its value, unit or uncertainty differ, and changes nothing when they do not.
+
+        Parameters
+        ----------
+        batch
+            Labels; ``material_id`` is any id the material is known under.
+        locations
+            Where each label stood, for messages (``labels.csv line 7``); ``label 1``, ``label 2``, ... if not given.
+        """
+        labels = list(batch)
+        places = locations or [f"label {i}" for i in range(1, len(labels) + 1)]
+        with self.session(write=True) as session:
+            campaign_pk = self.campaign_pk(session)
+            owners = find_owners(session, campaign_pk, (label.material_id for label in labels))
+            units = _known_units(session, campaign_pk)
+            problems = list(_problems(labels, places, owners, units))
+            if problems:
+                raise LabelError(problems, len(labels))
+            rows = [_label_row(label, owners[label.material_id][0], campaign_pk) for label in labels]
+            return _write_labels(session, rows)
+
+    def labels(
+        self,
+        property: str | None = None,
+        fidelity: str | None = None,
+        current_only: bool = True,
+        material_ids: Collection[str] | None = None,
+    ) -> list[LabelRecord]:
+        """Labels in the order they were written, filtered by what is given; ``material_ids`` are any ids."""
+        with self.session() as session:
+            campaign_pk = self.campaign_pk(session)
+            query = select(Label, Material.material_id).join(Material, Label.material_pk == Material.id)
+            query = query.where(Label.campaign_id == campaign_pk)
+            if property is not None:
+                query = query.where(Label.property == property)
+            if fidelity is not None:
+                query = query.where(Label.fidelity == fidelity)
+            if current_only:
+                query = query.where(Label.superseded_by.is_(None))
+            rows = _of_materials(session, campaign_pk, query, Label, material_ids)
+            records = (_label_record(row, material_id) for row, material_id in rows)
+            return sorted(records, key=lambda label: label.id or 0)
+
+    def fidelities(self, property: str) -> dict[str, int]:
+        """How many current labels of ``property`` each fidelity has."""
+        with self.session() as session:
+            query = (
+                select(Label.fidelity, func.count())
+                .where(
+                    Label.campaign_id == self.campaign_pk(session),
+                    Label.property == property,
+                    Label.superseded_by.is_(None),
+                )
+                .group_by(Label.fidelity)
+                .order_by(Label.fidelity)
+            )
+            return dict(session.execute(query).all())
+
+    def labelled_properties(self) -> dict[str, int]:
+        """How many current labels each property has."""
+        with self.session() as session:
+            query = select(Label.property, func.count()).where(
+                Label.campaign_id == self.campaign_pk(session), Label.superseded_by.is_(None)
+            )
+            return dict(session.execute(query.group_by(Label.property).order_by(Label.property)).all())
+
+    def add_failures(self, batch: Iterable[FailureRecord]) -> list[int]:
+        """Record calculations that gave no label; return the ids of the new ones (the same failure again is not)."""
+        failures = list(batch)
+        with self.session(write=True) as session:
+            campaign_pk = self.campaign_pk(session)
+            owners = resolve_owners(session, campaign_pk, (failure.material_id for failure in failures))
+            key = ("material_pk", "property", "fidelity", "reason", "message", "method", "source")
+            query = select(*(getattr(Failure, name) for name in key)).where(Failure.campaign_id == campaign_pk)
+            known = {tuple(row) for row in session.execute(query)}
+            rows = []
+            for failure in failures:
+                row = _failure_row(failure, owners[failure.material_id][0], campaign_pk)
+                if (identity := tuple(row[name] for name in key)) not in known:
+                    known.add(identity)
+                    rows.append(row)
+            return _insert(session, Failure, rows)
+
+    def failures(self, property: str | None = None, material_ids: Collection[str] | None = None) -> list[FailureRecord]:
+        """Failures in the order they were written, filtered by what is given."""
+        with self.session() as session:
+            campaign_pk = self.campaign_pk(session)
+            query = select(Failure, Material.material_id).join(Material, Failure.material_pk == Material.id)
+            query = query.where(Failure.campaign_id == campaign_pk)
+            if property is not None:
+                query = query.where(Failure.property == property)
+            rows = _of_materials(session, campaign_pk, query, Failure, material_ids)
+            records = (_failure_record(row, material_id) for row, material_id in rows)
+            return sorted(records, key=lambda failure: failure.id or 0)
+
+
+def canonical_unit(property: str, unit: str) -> str:
+    """Write the usual spellings of W/(m K) in one way for ``kappa*``; leave any other unit as it is."""
+    if property.startswith("kappa") and re.sub(r"[\s()*·^.]", "", unit) in KAPPA_SPELLINGS:
+        return KAPPA_UNIT
+    return unit.strip()
+
+
+def _known_units(session: Session, campaign_pk: int) -> dict[str, str]:
+    query = select(Label.property, func.min(Label.unit)).where(Label.campaign_id == campaign_pk)
+    return dict(session.execute(query.group_by(Label.property)).all())
+
+
+def _problems(
+    labels: Sequence[LabelRecord], places: Sequence[str], owners: dict[str, Any], units: dict[str, str]
+) -> Iterator[LabelProblem]:
+    seen: dict[tuple[Any, ...], tuple[str, LabelRecord]] = {}
+    for place, label in zip(places, labels, strict=True):
+        messages = [*_value_problems(label), *_unit_problems(label, units)]
+        if label.material_id not in owners:
+            messages.append("no material is known under this id; ingest it first, or check the id")
+        key = (label.material_id, *(getattr(label, name) for name in KEY[:-1]))
+        before, twin = seen.setdefault(key, (place, label))
+        if (twin.value, twin.unit, twin.uncertainty) != (label.value, label.unit, label.uncertainty):
+            messages.append(
+                f"contradicts {before} (value {twin.value!r}); keep one, or tell them apart by method or source"
+            )
+        for message in messages:
+            yield LabelProblem(place, label.material_id, label.value, message)
+
+
+def _value_problems(label: LabelRecord) -> Iterator[str]:
+    value = label.value
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        yield "the value is not a finite number; correct it, or import a failure instead of a label"
+    elif label.property.startswith("kappa") and value <= 0:
+        yield f"{label.property} must be above zero; correct it, or import a failure instead of a label"
+    for name in ("property", "fidelity"):
+        if not getattr(label, name).strip():
+            yield f"no {name}; name it"
+    if label.temperature is not None and not 0 < label.temperature < math.inf:
+        yield f"temperature {label.temperature!r} K; give a temperature above zero, or none"
+    for name in ("uncertainty", "cost"):
+        amount = getattr(label, name)
+        if amount is not None and not 0 <= amount < math.inf:
+            yield f"{name} {amount!r}; give a number from zero up, or none"
+    try:
+        require_json(label.provenance, "provenance")
+    except ValueError as error:
+        yield str(error)
+
+
+def _unit_problems(label: LabelRecord, units: dict[str, str]) -> Iterator[str]:
+    unit = canonical_unit(label.property, label.unit)
+    if not unit:
+        yield "no unit; name it (kappa is in W/(m K))"
+    elif label.property.startswith("kappa") and unit != KAPPA_UNIT:
+        yield f"unit {unit!r}; convert the value to {KAPPA_UNIT}"
+    elif unit != units.setdefault(label.property, unit):
+        yield f"unit {unit!r}, but {label.property} is kept in {units[label.property]!r} here; convert the value"
+
+
+def _write_labels(session: Session, rows: list[dict[str, Any]]) -> LabelReport:
+    """Compare with the current labels of the same materials, then insert and supersede."""
+    current = _current_labels(session, {row["material_pk"] for row in rows})
+    report = LabelReport([], [], [])
+    new: list[dict[str, Any]] = []
+    replaced: list[int | None] = []
+    for row in rows:
+        key = _key(row)
+        old_id, old_value = current.get(key, (None, None))
+        value = (row["value"], row["unit"], row["uncertainty"])
+        if old_value == value:
+            if old_id is not None:
+                report.unchanged.append(old_id)
+            continue
+        current[key] = (None, value)  # the same label twice in one batch is one label
+        new.append(row)
+        replaced.append(old_id)
+    report.added.extend(_insert(session, Label, new))
+    pairs = [{"old": old, "new": new_id} for old, new_id in zip(replaced, report.added, strict=True) if old is not None]
+    if pairs:
+        statement = update(Label.__table__).where(Label.__table__.c.id == bindparam("old"))  # type: ignore[arg-type]
+        session.connection().execute(statement.values(superseded_by=bindparam("new")), pairs)
+        report.superseded.extend(pair["old"] for pair in pairs)
+    return report
+
+
+def _current_labels(session: Session, pks: Collection[int]) -> dict[tuple[Any, ...], tuple[int | None, Any]]:
+    names = ("material_pk", *KEY, "id", "value", "unit", "uncertainty")
+    query = select(*(getattr(Label, name) for name in names)).where(Label.superseded_by.is_(None))
+    found: dict[tuple[Any, ...], tuple[int | None, Any]] = {}
+    for part in chunks(pks):
+        for row in session.execute(query.where(Label.material_pk.in_(part))).mappings():
+            found[_key(row)] = (row["id"], (row["value"], row["unit"], row["uncertainty"]))
+    return found
+
+
+def _key(row: Any) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("material_pk", *KEY))
+
+
+def _insert(session: Session, table: Any, rows: list[dict[str, Any]]) -> list[int]:
+    if not rows:
+        return []
+    return list(session.scalars(insert(table).returning(table.id, sort_by_parameter_order=True), rows))
+
+
+def _of_materials(
+    session: Session, campaign_pk: int, query: Any, table: Any, ids: Collection[str] | None
+) -> Iterator[Any]:
+    """Rows of ``query``, of the materials under ``ids`` only if those are given."""
+    if ids is None:
+        yield from session.execute(query)
+        return
+    pks = {pk for pk, _ in resolve_owners(session, campaign_pk, ids).values()}
+    for part in chunks(sorted(pks)):
+        yield from session.execute(query.where(table.material_pk.in_(part)))
+
+
+def _label_row(label: LabelRecord, material_pk: int, campaign_pk: int) -> dict[str, Any]:
+    row = {name: value for name, value in vars(label).items() if name not in {"id", "material_id", "superseded_by"}}
+    return row | {
+        "campaign_id": campaign_pk,
+        "material_pk": material_pk,
+        "record_id": label.material_id,
+        "value": float(label.value),
+        "unit": canonical_unit(label.property, label.unit),
+        "created_at": utc_now(),
+    }
+
+
+def _label_record(row: Label, material_id: str) -> LabelRecord:
+    names = (name for name in LabelRecord.__dataclass_fields__ if name != "material_id")
+    return LabelRecord(material_id=material_id, **{name: getattr(row, name) for name in names})
+
+
+def _failure_row(failure: FailureRecord, material_pk: int, campaign_pk: int) -> dict[str, Any]:
+    row = {name: value for name, value in vars(failure).items() if name not in {"id", "material_id"}}
+    return row | {"campaign_id": campaign_pk, "material_pk": material_pk, "created_at": utc_now()}
+
+
+def _failure_record(row: Failure, material_id: str) -> FailureRecord:
+    names = (name for name in FailureRecord.__dataclass_fields__ if name != "material_id")
+    return FailureRecord(material_id=material_id, **{name: getattr(row, name) for name in names})

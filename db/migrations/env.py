@@ -1,0 +1,16 @@
+"""Alembic's environment: migrates over the connection it is handed (see :mod:`db.schema`)."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from db.tables import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite alters a table by rebuilding it
+    transactional_ddl=True,  # our SQLite transactions hold DDL too: a killed migration leaves the old version
+)
+with context.begin_transaction():
+    context.run_migrations()

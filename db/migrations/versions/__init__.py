@@ -1,0 +1,1 @@
+"""One module a schema version, in order; revision ids are four digits."""

@@ -1,0 +1,143 @@
+"""Queue entries and their moves, each kept with time and author."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from db.connection import StoreConnection, chunks
+from db.exceptions import IllegalMoveError, StaleQueueError, UnknownRecordError
+from db.materials import resolve_owners
+from db.records import PREDICTED_FIELDS, QueueEntryRecord, StateChange, utc_now
+from db.states import QUEUE_MOVES, QueueState
+from db.tables import QueueChange, QueueEntry, Round
+
+PLAIN_FIELDS = (
+    "rank", *PREDICTED_FIELDS, "acquisition_value", "expected_cost", "reason", "fidelity", "details",
+)  # fmt: skip
+UNFINISHED = tuple(state for state in QueueState if not state.is_finished)
+
+
+class Queue(StoreConnection):
+    """Verbs and finders of the queue."""
+
+    def queue(self, states: Collection[QueueState] | None = None, round: int | None = None) -> list[QueueEntryRecord]:
+        """Entries by round and rank, filtered by what is given."""
+        with self.session() as session:
+            query = _full_entries().where(QueueEntry.campaign_id == self.campaign_pk(session))
+            if states is not None:
+                query = query.where(QueueEntry.state.in_(list(states)))
+            if round is not None:
+                query = query.where(Round.number == round)
+            return [_entry_record(row) for row in session.scalars(query.order_by(Round.number, QueueEntry.rank))]
+
+    def queue_counts(self) -> dict[QueueState, int]:
+        """How many entries are in each state."""
+        with self.session() as session:
+            query = select(QueueEntry.state, func.count()).where(QueueEntry.campaign_id == self.campaign_pk(session))
+            found = dict(session.execute(query.group_by(QueueEntry.state)).all())
+        return {state: found.get(state, 0) for state in QueueState}
+
+    def move(self, entry_ids: Iterable[int], to: QueueState, author: str, note: str = "") -> None:
+        """Move entries to a state, all or none; every illegal move is named with those that are legal."""
+        wanted = list(dict.fromkeys(entry_ids))
+        with self.session(write=True) as session:
+            rows = self._entries_to_move(session, wanted)
+            if refused := [row for row in rows if to not in QUEUE_MOVES[row.state]]:
+                raise IllegalMoveError("\n".join(_refusal(row, to) for row in refused))
+            now = utc_now()
+            for row in rows:
+                change = QueueChange(
+                    from_state=row.state, to_state=to, at=now, author=author, note=note, entry_pk=row.id
+                )
+                session.add(change)
+                row.state = to
+
+    def _entries_to_move(self, session: Session, ids: Sequence[int]) -> list[QueueEntry]:
+        campaign_pk = self.campaign_pk(session)
+        query = select(QueueEntry).options(joinedload(QueueEntry.material)).where(QueueEntry.campaign_id == campaign_pk)
+        rows: list[QueueEntry] = []
+        for part in chunks(ids):
+            query_part = query.where(QueueEntry.id.in_(part)).order_by(QueueEntry.id)
+            rows += session.scalars(query_part.with_for_update(of=QueueEntry))
+        if unknown := sorted(set(ids) - {row.id for row in rows}):
+            raise UnknownRecordError(
+                f"no queue entries {', '.join(map(str, unknown))}; `kappascout queue list DIR` lists them"
+            )
+        return rows
+
+
+def insert_entries(
+    session: Session, campaign_pk: int, round_row: Round, entries: Sequence[QueueEntryRecord], author: str
+) -> None:
+    """Write a round's entries as proposed; the same queue again changes nothing, another one is refused."""
+    owners = resolve_owners(session, campaign_pk, (entry.material_id for entry in entries))
+    wanted = [(entry.rank, owners[entry.material_id][0], entry.fidelity) for entry in entries]
+    query = select(QueueEntry.rank, QueueEntry.material_pk, QueueEntry.fidelity).order_by(QueueEntry.rank)
+    present = [tuple(row) for row in session.execute(query.where(QueueEntry.round_pk == round_row.id))]
+    if present:
+        if present != sorted(wanted):
+            raise StaleQueueError(
+                f"round {round_row.number} has another queue already ({len(present)} entries); start a new round"
+            )
+        return
+    _refuse_pending(session, campaign_pk, {pk: entry for (_, pk, _), entry in zip(wanted, entries, strict=True)})
+    now = utc_now()
+    for (_, material_pk, _), entry in zip(wanted, entries, strict=True):
+        change = QueueChange(from_state=None, to_state=QueueState.PROPOSED, at=now, author=author, note="")
+        row = QueueEntry(
+            **{name: getattr(entry, name) for name in PLAIN_FIELDS},
+            campaign_id=campaign_pk,
+            round_pk=round_row.id,
+            material_pk=material_pk,
+            state=QueueState.PROPOSED,
+            changes=[change],
+        )
+        session.add(row)
+    session.flush()
+
+
+def _refuse_pending(session: Session, campaign_pk: int, entries: dict[int, QueueEntryRecord]) -> None:
+    """Never ask for a label twice: a material whose label is awaited is not queued again at that fidelity."""
+    query = select(QueueEntry.material_pk, QueueEntry.fidelity, Round.number).join(Round)
+    query = query.where(QueueEntry.campaign_id == campaign_pk, QueueEntry.state.in_(UNFINISHED))
+    awaited = {(pk, fidelity): number for pk, fidelity, number in session.execute(query)}
+    twice = [
+        f"{entry.material_id!r} (round {awaited[pk, entry.fidelity]})"
+        for pk, entry in entries.items()
+        if (pk, entry.fidelity) in awaited
+    ]
+    if twice:
+        raise StaleQueueError(
+            f"queued already and not finished: {', '.join(twice[:20])}; leave them out, or withdraw the old entries"
+        )
+
+
+def _refusal(row: QueueEntry, to: QueueState) -> str:
+    legal = ", ".join(state for state in QueueState if state in QUEUE_MOVES[row.state])
+    return f"queue entry {row.id} ({row.material.material_id}) cannot go from {row.state} to {to}; " + (
+        f"from {row.state} it may go to {legal}" if legal else f"{row.state} is final, propose the material again"
+    )
+
+
+def _full_entries() -> Any:
+    return (
+        select(QueueEntry)
+        .join(QueueEntry.round)
+        .options(joinedload(QueueEntry.material), joinedload(QueueEntry.round), selectinload(QueueEntry.changes))
+    )
+
+
+def _entry_record(row: QueueEntry) -> QueueEntryRecord:
+    names = StateChange.__dataclass_fields__
+    return QueueEntryRecord(
+        **{name: getattr(row, name) for name in PLAIN_FIELDS},
+        material_id=row.material.material_id,
+        id=row.id,
+        round=row.round.number,
+        state=row.state,
+        history=tuple(StateChange(**{name: getattr(change, name) for name in names}) for change in row.changes),
+    )

@@ -1,0 +1,169 @@
+"""The one door to the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import URL, func, select
+
+from db import schema
+from db.connection import LOCK_TIMEOUT, StoreConnection, to_url
+from db.exceptions import (
+    IllegalMoveError,
+    InvalidRecordError,
+    NotAStoreError,
+    StoreNotFoundError,
+    StoreNotWritableError,
+)
+from db.labels import Labels
+from db.materials import Materials
+from db.models import Models
+from db.queue import Queue
+from db.records import CampaignRecord, utc_now
+from db.rounds import Rounds
+from db.states import CAMPAIGN_MOVES, CampaignState
+from db.tables import Campaign, Failure, Label, Material, Model, QueueEntry, Rejection, Round, Source
+
+COUNTED: dict[str, Any] = {
+    "materials": Material,
+    "sources": Source,
+    "rejections": Rejection,
+    "labels": Label,
+    "failures": Failure,
+    "models": Model,
+    "rounds": Round,
+    "queue_entries": QueueEntry,
+}
+
+
+class Store(Materials, Labels, Models, Rounds, Queue, StoreConnection):
+    """Everything a campaign knows and has decided.
+
+    Each verb is one transaction. :meth:`open` makes one; use it as a context manager, or :meth:`close` it.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        url_or_path: str | Path,
+        create: bool = False,
+        campaign: str | None = None,
+        timeout: float = LOCK_TIMEOUT,
+    ) -> Self:
+        """Open a store, and check that this program knows its version.
+
+        Parameters
+        ----------
+        url_or_path
+            Path of an SQLite file, or a database URL (``postgresql+psycopg://user@host/database``).
+        create
+            Make the tables where the file is missing or the database empty. An existing store is opened as it is.
+        campaign
+            Name of the campaign to work on; not needed where the store holds one.
+        timeout
+            Seconds to wait for another process that holds the store.
+        """
+        url = to_url(url_or_path)
+        if url.get_backend_name() == "sqlite":
+            _check_file(url, create)
+        store = cls(url, timeout, campaign)
+        try:
+            if create and _read_version(store) is None:
+                schema.upgrade(url, timeout)
+            schema.check_version(url, _read_version(store))
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @staticmethod
+    def upgrade(url_or_path: str | Path, timeout: float = LOCK_TIMEOUT) -> tuple[str, str]:
+        """Bring an older store to this program's version; return the version before and after."""
+        url = to_url(url_or_path)
+        if url.get_backend_name() == "sqlite":
+            _check_file(url, create=False)
+        store = StoreConnection(url, timeout)
+        try:
+            before = _read_version(store)
+        finally:
+            store.close()
+        if before is None:
+            schema.check_version(url, before)
+        before, after = schema.upgrade(url, timeout)
+        return str(before), after
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def create_campaign(self, record: CampaignRecord) -> CampaignRecord:
+        """Write a campaign, and work on it from here on."""
+        with self.session(write=True) as session:
+            if session.scalar(select(Campaign.id).where(Campaign.name == record.name)) is not None:
+                raise InvalidRecordError(f"the store {self.where} has a campaign {record.name!r} already; name another")
+            row = Campaign(**vars(record) | {"created_at": utc_now()})
+            session.add(row)
+            session.flush()
+            pk = row.id
+        self._campaign_pk = pk
+        return self.campaign()
+
+    def campaigns(self) -> list[CampaignRecord]:
+        """All campaigns of the store, oldest first."""
+        with self.session() as session:
+            return [_campaign_record(row) for row in session.scalars(select(Campaign).order_by(Campaign.id))]
+
+    def campaign(self) -> CampaignRecord:
+        """Find the campaign that is worked on."""
+        with self.session() as session:
+            return _campaign_record(session.get_one(Campaign, self.campaign_pk(session)))
+
+    def set_campaign_state(self, state: CampaignState) -> CampaignRecord:
+        """Move the campaign to a state; the state it is in changes nothing."""
+        with self.session(write=True) as session:
+            row = session.get_one(Campaign, self.campaign_pk(session))
+            if state is not row.state and state not in CAMPAIGN_MOVES[row.state]:
+                legal = ", ".join(sorted(CAMPAIGN_MOVES[row.state]))
+                raise IllegalMoveError(
+                    f"campaign {row.name!r} cannot go from {row.state} to {state}; it may go to {legal}"
+                )
+            row.state = state
+            return _campaign_record(row)
+
+    def counts(self) -> dict[str, int]:
+        """Rows of the campaign by noun; labels are the current ones."""
+        with self.session() as session:
+            campaign_pk = self.campaign_pk(session)
+            found = {}
+            for noun, table in COUNTED.items():
+                query = select(func.count()).select_from(table).where(table.campaign_id == campaign_pk)
+                if table is Label:
+                    query = query.where(Label.superseded_by.is_(None))
+                found[noun] = session.scalar(query) or 0
+        return found
+
+
+def _check_file(url: URL, create: bool) -> None:
+    """Say what is wrong with an SQLite file's place before SQLite says it in its own words."""
+    path = Path(url.database or "")
+    if path.is_dir():
+        raise NotAStoreError(f"{path} is a folder; name the store's file in it")
+    if not create and not path.exists():
+        raise StoreNotFoundError(f"there is no store at {path}; make one with `kappascout init {path.parent}`")
+    if not path.parent.is_dir():
+        raise StoreNotWritableError(f"the folder {path.parent} does not exist; make it first")
+
+
+def _read_version(store: StoreConnection) -> str | None:
+    with store.session() as session:
+        return schema.read_version(store.url, session.connection())
+
+
+def _campaign_record(row: Campaign) -> CampaignRecord:
+    return CampaignRecord(**{name: getattr(row, name) for name in CampaignRecord.__dataclass_fields__})

@@ -1,0 +1,289 @@
+"""Tables of the store, as SQLAlchemy 2 typed models; types that SQLite and PostgreSQL share.
+
+A change here needs a migration in ``db/migrations/versions`` and the next number in :data:`SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Double, Enum, ForeignKey, Index, Integer, MetaData, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from db.states import CampaignState, FailureReason, QueueState, RoundState
+
+SCHEMA_VERSION = "0001"
+"""Revision of the last migration; four digits, compared as text."""
+
+# SQLite numbers rows by itself only where the key is a plain INTEGER
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _states(enum: type[StrEnum]) -> Enum:
+    """Keep a state as its value, in a plain text column, so that a new state needs no change of type."""
+    return Enum(enum, native_enum=False, length=32, values_callable=lambda states: [state.value for state in states])
+
+
+class Base(DeclarativeBase):
+    """Registry of the tables; every constraint has a name, so that migrations can reach it on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        float: Double(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[int]: JSON(none_as_null=True),
+        CampaignState: _states(CampaignState),
+        FailureReason: _states(FailureReason),
+        QueueState: _states(QueueState),
+        RoundState: _states(RoundState),
+    }
+
+
+class Campaign(Base):
+    """An objective over a pool; everything else belongs to one."""
+
+    __tablename__ = "campaign"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    goal: Mapped[str]
+    property: Mapped[str]
+    settings: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[CampaignState]
+    created_at: Mapped[str]
+
+
+class Material(Base):
+    """A standardised crystal; ``id`` is the order of insertion."""
+
+    __tablename__ = "material"
+    __table_args__ = (
+        UniqueConstraint("campaign_id", "material_id"),
+        UniqueConstraint("campaign_id", "content_hash"),
+        Index(None, "campaign_id", "bucket"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    material_id: Mapped[str]
+    content_hash: Mapped[str]
+    formula: Mapped[str]
+    chemical_system: Mapped[str]
+    spacegroup: Mapped[int]
+    n_sites: Mapped[int]
+    bucket: Mapped[str]
+    structure: Mapped[dict[str, Any]]
+
+    sources: Mapped[list[Source]] = relationship(order_by="Source.id")
+    properties: Mapped[list[MaterialProperty]] = relationship(order_by="MaterialProperty.id")
+
+
+class Source(Base):
+    """One place a material came from; every id a material is known under is a row here."""
+
+    __tablename__ = "source"
+    __table_args__ = (
+        UniqueConstraint("campaign_id", "record_id", "origin"),
+        Index(None, "campaign_id", "content_hash"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    material_pk: Mapped[int] = mapped_column(ForeignKey("material.id"), index=True)
+    record_id: Mapped[str]
+    origin: Mapped[str]
+    content_hash: Mapped[str]
+    retrieved_at: Mapped[str]
+    database_version: Mapped[str | None]
+    query: Mapped[str | None]
+    note: Mapped[str]
+
+
+class MaterialProperty(Base):
+    """One known property of a material; ``value`` is JSON, so that its type comes back."""
+
+    __tablename__ = "material_property"
+    __table_args__ = (UniqueConstraint("material_pk", "name"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    material_pk: Mapped[int] = mapped_column(ForeignKey("material.id"))
+    name: Mapped[str] = mapped_column(index=True)
+    value: Mapped[Any] = mapped_column(JSON)
+
+
+class Rejection(Base):
+    """A crystal that was refused on the way in."""
+
+    __tablename__ = "rejection"
+    __table_args__ = (UniqueConstraint("campaign_id", "source", "record_id", "reason"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    source: Mapped[str]
+    record_id: Mapped[str]
+    reason: Mapped[str]
+    message: Mapped[str]
+    remedy: Mapped[str]
+    at: Mapped[str]
+
+
+class Label(Base):
+    """One value of one property of one material at one fidelity; never changed but for ``superseded_by``."""
+
+    __tablename__ = "label"
+    __table_args__ = (Index(None, "material_pk", "property", "fidelity"), Index(None, "campaign_id", "property"))
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    material_pk: Mapped[int] = mapped_column(ForeignKey("material.id"))
+    record_id: Mapped[str]
+    property: Mapped[str]
+    value: Mapped[float]
+    unit: Mapped[str]
+    fidelity: Mapped[str]
+    temperature: Mapped[float | None]
+    uncertainty: Mapped[float | None]
+    method: Mapped[str]
+    source: Mapped[str]
+    provenance: Mapped[dict[str, Any]]
+    cost: Mapped[float | None]
+    created_at: Mapped[str]
+    superseded_by: Mapped[int | None] = mapped_column(ForeignKey("label.id"))
+
+
+class Failure(Base):
+    """A calculation that gave no label."""
+
+    __tablename__ = "failure"
+    __table_args__ = (Index(None, "material_pk", "property", "fidelity"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    material_pk: Mapped[int] = mapped_column(ForeignKey("material.id"))
+    property: Mapped[str]
+    fidelity: Mapped[str]
+    reason: Mapped[FailureReason]
+    message: Mapped[str]
+    method: Mapped[str]
+    source: Mapped[str]
+    provenance: Mapped[dict[str, Any]]
+    cost: Mapped[float | None]
+    created_at: Mapped[str]
+
+
+class Model(Base):
+    """One trained ensemble; ``parent_id`` is the model it was fine-tuned from."""
+
+    __tablename__ = "model"
+    __table_args__ = (UniqueConstraint("campaign_id", "model_id"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    model_id: Mapped[str]
+    parent_pk: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+    stage: Mapped[dict[str, Any]]
+    backbone_hash: Mapped[str]
+    data_hash: Mapped[str]
+    settings: Mapped[dict[str, Any]]
+    seeds: Mapped[list[int]]
+    code_version: Mapped[str]
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[str]
+
+    parent: Mapped[Model | None] = relationship(remote_side=[id])
+    members: Mapped[list[Member]] = relationship(order_by="Member.index")
+
+
+class Member(Base):
+    """One member of an ensemble and its checkpoint."""
+
+    __tablename__ = "member"
+    __table_args__ = (UniqueConstraint("model_pk", "index"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    model_pk: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    index: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str]
+    sha256: Mapped[str]
+    metrics: Mapped[dict[str, Any]]
+
+
+class Round(Base):
+    """Train, score, rank, queue, judge; ``state`` is the last finished step."""
+
+    __tablename__ = "round"
+    __table_args__ = (UniqueConstraint("campaign_id", "number"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    number: Mapped[int]
+    state: Mapped[RoundState]
+    manifest: Mapped[dict[str, Any]]
+    model_pk: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+    metrics_before: Mapped[dict[str, Any] | None]
+    metrics_after: Mapped[dict[str, Any] | None]
+    predictions_path: Mapped[str | None]
+    predictions_sha256: Mapped[str | None]
+    predictions_rows: Mapped[int | None] = mapped_column(BigInteger)
+    steps: Mapped[dict[str, Any]]
+    started_at: Mapped[str]
+    finished_at: Mapped[str | None]
+
+    model: Mapped[Model | None] = relationship()
+
+
+class QueueEntry(Base):
+    """A material to compute next, and why."""
+
+    __tablename__ = "queue_entry"
+    __table_args__ = (
+        UniqueConstraint("round_pk", "rank"),
+        UniqueConstraint("round_pk", "material_pk", "fidelity"),
+        Index(None, "campaign_id", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    round_pk: Mapped[int] = mapped_column(ForeignKey("round.id"))
+    material_pk: Mapped[int] = mapped_column(ForeignKey("material.id"), index=True)
+    rank: Mapped[int]
+    fidelity: Mapped[str]
+    predicted_mean: Mapped[float | None]
+    predicted_lower: Mapped[float | None]
+    predicted_upper: Mapped[float | None]
+    log10_mean: Mapped[float | None]
+    log10_std: Mapped[float | None]
+    acquisition_value: Mapped[float | None]
+    expected_cost: Mapped[float | None]
+    reason: Mapped[str]
+    details: Mapped[dict[str, Any]]
+    state: Mapped[QueueState]
+
+    round: Mapped[Round] = relationship()
+    material: Mapped[Material] = relationship()
+    changes: Mapped[list[QueueChange]] = relationship(order_by="QueueChange.id")
+
+
+class QueueChange(Base):
+    """One move of a queue entry, when and by whom."""
+
+    __tablename__ = "queue_change"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    entry_pk: Mapped[int] = mapped_column(ForeignKey("queue_entry.id"), index=True)
+    from_state: Mapped[QueueState | None]
+    to_state: Mapped[QueueState]
+    at: Mapped[str]
+    author: Mapped[str]
+    note: Mapped[str]
