@@ -95,12 +95,13 @@ class Crystal:
     @classmethod
     def from_structure(cls, structure: Structure) -> Crystal:
         """Take an ordered pymatgen ``Structure``; a disordered one raises ``AttributeError`` (check it before)."""
-        return cls(structure.lattice.matrix, [site.specie.Z for site in structure], structure.frac_coords)
+        numbers = np.array([site.specie.Z for site in structure], dtype=np.int64)
+        return cls(structure.lattice.matrix, numbers, structure.frac_coords)
 
     @classmethod
     def from_symbols(cls, lattice: Any, symbols: list[str], frac_coords: Any) -> Crystal:
         """Build from element symbols; an unknown symbol raises ``KeyError``."""
-        return cls(lattice, [ATOMIC_NUMBERS[s] for s in symbols], frac_coords)
+        return cls(lattice, np.array([ATOMIC_NUMBERS[s] for s in symbols], dtype=np.int64), frac_coords)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: ``lattice``, ``numbers``, ``frac_coords``."""
@@ -126,6 +127,8 @@ class Material:
     spacegroup: int
     properties: dict[str, PropertyValue] = field(default_factory=dict)
     source: str = ""
+    notes: tuple[str, ...] = ()
+    """What the reader noticed and the user may want to know, e.g. coordinates rounded to special positions."""
 
     @property
     def formula(self) -> str:

@@ -5,12 +5,19 @@ Arrays, because per-site look-ups of ``pymatgen.core.Element`` attributes domina
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+from ase.data import covalent_radii
 from pymatgen.core import Element
 
 MAX_Z = 103
 _ELEMENTS = [Element.from_Z(z) for z in range(1, MAX_Z + 1)]
 _NO_ELECTRONEGATIVITY = {2, 10, 18}
+with warnings.catch_warnings(record=True):
+    # pymatgen warns once a process for each of these; asked here, formulas of noble-gas compounds stay quiet later
+    for _z in _NO_ELECTRONEGATIVITY:
+        _ = Element.from_Z(_z).X
 
 SYMBOLS: tuple[str, ...] = ("", *(e.symbol for e in _ELEMENTS))
 ATOMIC_NUMBERS: dict[str, int] = {e.symbol: e.Z for e in _ELEMENTS}
@@ -26,6 +33,8 @@ ELECTRONEGATIVITY = _column([1.5 if e.Z in _NO_ELECTRONEGATIVITY else float(e.X)
 """Pauling electronegativity; 1.5 where none is defined (He, Ne, Ar)."""
 ATOMIC_RADIUS = _column([float(e.atomic_radius or 1.5) for e in _ELEMENTS])
 """Empirical atomic radius in Angstrom; 1.5 where none is tabulated."""
+COVALENT_RADIUS = np.array([np.nan, *covalent_radii[1 : MAX_Z + 1]], dtype=np.float64)
+"""Covalent radius in Angstrom, Cordero et al. 2008."""
 PERIOD = _column([float(e.row) for e in _ELEMENTS])
 GROUP = _column([float(e.group) for e in _ELEMENTS])
 MENDELEEV = _column([float(e.mendeleev_no) for e in _ELEMENTS])

@@ -1,0 +1,129 @@
+"""Files in, materials out: read, check, standardise and hash, on all cores, in input order, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from engine.exceptions import CrystalError, EngineError
+from engine.materials.checks import Rejection, check
+from engine.materials.crystal import Material
+from engine.materials.formats import RawRecord, Record, parse, rejection
+from engine.materials.identity import content_hash, standardise
+from engine.materials.readers import read
+
+Outcome = Material | Rejection
+
+
+def load(
+    paths: Iterable[str | Path] | str | Path,
+    workers: int | None = None,
+    allowed_elements: Collection[str] | None = None,
+    max_sites: int | None = None,
+    chunk: int = 256,
+) -> Iterator[list[Outcome]]:
+    """Every record of ``paths`` as a standardised, hashed material or a rejection, in lists of at most ``chunk``.
+
+    Parameters
+    ----------
+    paths
+        Files, folders and archives; one that does not exist raises ``FileNotFoundError`` at once.
+    workers
+        Processes; None takes one a core. 1, or fewer records than one chunk, stays in this process.
+    allowed_elements
+        Symbols that the caller can handle, e.g. the backbone's; None admits Z = 1 to 103.
+    max_sites
+        Largest number of sites in a cell as given; None admits any.
+    chunk
+        Records a list; two lists a worker are in flight, which bounds the memory.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; give at least 1")
+    work = partial(
+        process, allowed_elements=None if allowed_elements is None else frozenset(allowed_elements), max_sites=max_sites
+    )
+    return _load(_chunks(read(paths), chunk), work, workers or _cores())
+
+
+def process(
+    records: list[RawRecord | Rejection],
+    allowed_elements: Collection[str] | None = None,
+    max_sites: int | None = None,
+) -> list[Outcome]:
+    """Do one chunk's work; what the reader refused passes through."""
+    return [
+        record if isinstance(record, Rejection) else _material(parse(record), allowed_elements, max_sites)
+        for record in records
+    ]
+
+
+def _material(record: Record | Rejection, allowed_elements: Collection[str] | None, max_sites: int | None) -> Outcome:
+    if isinstance(record, Rejection):
+        return record
+    try:
+        check(record.crystal, allowed_elements, max_sites)
+    except CrystalError as error:
+        return rejection(error, record.source, record.id)
+    crystal, spacegroup = standardise(record.crystal)
+    digest = content_hash(crystal, spacegroup)
+    return Material(record.id, crystal, digest, spacegroup, record.properties, record.source, record.notes)
+
+
+def _load(
+    chunks: Iterator[list[RawRecord | Rejection]], work: partial[list[Outcome]], workers: int
+) -> Iterator[list[Outcome]]:
+    start = list(islice(chunks, 2))
+    rest = chain(start, chunks)
+    if workers == 1 or len(start) < 2:
+        yield from map(work, rest)
+        return
+    # spawned, because a fork of a process that runs torch's threads can deadlock
+    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    waiting: deque[Future[list[Outcome]]] = deque()
+    try:
+        for records in rest:
+            with _single_threaded_children():
+                waiting.append(executor.submit(work, records))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise EngineError(
+            "a process that read crystals died (out of memory, or a script whose start is not under "
+            "`if __name__ == '__main__':`); use workers=1 to stay in one process"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _chunks(records: Iterator[RawRecord | Rejection], size: int) -> Iterator[list[RawRecord | Rejection]]:
+    while chunk := list(islice(records, size)):
+        yield chunk
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _single_threaded_children() -> Iterator[None]:
+    """Let processes started here run one thread each; numerical libraries read this variable when imported."""
+    name = "OMP_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
