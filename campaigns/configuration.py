@@ -1,0 +1,175 @@
+"""``campaign.toml``: every setting of a campaign, checked when it is read."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from campaigns.exceptions import ConfigurationError
+
+FILE = "campaign.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CampaignSection(_Section):
+    """What is sought."""
+
+    name: str = Field(description="Name of the campaign in the store.")
+    goal: Literal["min", "max"] = Field(description="Whether low or high values are wanted.")
+    property: str = Field(default="kappa_300K", description="The property that is learned and ranked.")
+    unit: str = Field(default="W/(m K)", description="Unit of the property, for reports.")
+    scale: Literal["auto", "log10", "linear"] = Field(
+        default="auto", description="Scale it is learned on; auto takes log10 for kappa* and linear otherwise."
+    )
+    fidelity: str = Field(default="dft", description="Only labels of this fidelity train the model.")
+    batch: int = Field(default=20, ge=1, description="Materials queued in a round.")
+    budget: int = Field(default=200, ge=1, description="Labels that the campaign may ask for in all.")
+    hit: float | None = Field(
+        default=None, description="A hit is a value beyond this; without it, the best tenth of the first labels."
+    )
+    seed: int = Field(default=0, ge=0, description="Root of every random choice.")
+
+    @property
+    def learned_scale(self) -> Literal["log10", "linear"]:
+        """The scale that ``auto`` stands for."""
+        if self.scale != "auto":
+            return self.scale
+        return "log10" if self.property.startswith("kappa") else "linear"
+
+
+class ModelSection(_Section):
+    """The ensemble."""
+
+    backbone: str = Field(default="megnet-multiproperty", description="Shipped name, folder, or MatGL name.")
+    strategy: Literal["frozen", "full"] = Field(
+        default="frozen", description="frozen: heads on cached embeddings; full: every weight is trained."
+    )
+    head: Literal["gp", "mlp"] = Field(default="gp", description="Head of the frozen strategy.")
+    members: int = Field(default=5, ge=2, le=100, description="Members; each leaves out one fold.")
+    epochs: int = Field(default=30, ge=1, description="Epochs of the full strategy.")
+
+
+class AcquisitionSection(_Section):
+    """How the next batch is chosen."""
+
+    function: Literal["ucb", "qUCB", "qLogEI", "greedy", "thompson", "random"] = Field(
+        default="ucb", description="Acquisition function."
+    )
+    beta: float = Field(default=1.0, ge=0, description="Weight of the variance in ucb and qUCB.")
+    draws: int = Field(default=128, ge=8, le=4096, description="Joint draws of the posterior.")
+
+
+class Range(_Section):
+    """An interval; an end left out is open."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+class ConstraintsSection(_Section):
+    """Which materials may be queued; known properties only."""
+
+    properties: dict[str, Range] = Field(default_factory=dict, description="Allowed range by property name.")
+    missing: Literal["keep", "drop"] = Field(
+        default="keep", description="What becomes of a material that lacks a constrained property."
+    )
+    exclude_elements: tuple[str, ...] = Field(default=(), description="No material with any of these.")
+    only_elements: tuple[str, ...] = Field(default=(), description="Only materials made of these.")
+    max_sites: int | None = Field(default=None, ge=1, description="Largest primitive cell.")
+
+
+class LabelerSection(_Section):
+    """Where labels come from."""
+
+    kind: Literal["dft", "replay"] = Field(default="dft", description="dft waits for imported results.")
+    source: str = Field(
+        default="", description="replay: file of labelled records (relative to the campaign), or 'reference'."
+    )
+    field: str = Field(default="", description="replay: field of the records' properties that holds the answer.")
+
+    @model_validator(mode="after")
+    def _replay_has_a_source(self) -> LabelerSection:
+        if self.kind == "replay" and not self.source:
+            raise ValueError("kind 'replay' needs source = 'FILE' (and field = 'PROPERTY') or source = 'reference'")
+        return self
+
+
+class StoreSection(_Section):
+    """Where the campaign's tables live."""
+
+    url: str = Field(default="", description="Database URL; empty means store.sqlite in the campaign directory.")
+
+
+class Configuration(_Section):
+    """All of ``campaign.toml``."""
+
+    campaign: CampaignSection
+    model: ModelSection = Field(default_factory=ModelSection)
+    acquisition: AcquisitionSection = Field(default_factory=AcquisitionSection)
+    constraints: ConstraintsSection = Field(default_factory=ConstraintsSection)
+    labeler: LabelerSection = Field(default_factory=LabelerSection)
+    store: StoreSection = Field(default_factory=StoreSection)
+
+
+def read_configuration(path: Path) -> Configuration:
+    """Read and check a ``campaign.toml``.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is missing or no TOML, or with every unknown key (and the nearest known one) and every bad value.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"{path} does not exist; make a campaign with `kappascout init {path.parent}`")
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is no valid TOML: {error}") from error
+    return check_configuration(data, str(path))
+
+
+def check_configuration(data: dict[str, Any], where: str) -> Configuration:
+    """Check settings given as a dictionary; ``where`` names them in messages."""
+    try:
+        return Configuration.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigurationError(f"{where}: " + "; ".join(problems)) from error
+
+
+def _explain(problem: Any) -> str:
+    *section, key = [str(part) for part in problem["loc"]] or [""]
+    name = f"[{'.'.join(section)}] {key}" if section else key
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(section)
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"unknown key {name}; {hint}"
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(section: list[str]) -> list[str]:
+    model: Any = Configuration
+    for part in section:
+        field = model.model_fields.get(part)
+        if field is None:
+            return list(Range.model_fields)
+        model = field.annotation if hasattr(field.annotation, "model_fields") else Range
+    return list(model.model_fields)

@@ -1,0 +1,25 @@
+"""What can go wrong in a campaign; every message says what, the value, and what to do."""
+
+
+class CampaignError(Exception):
+    """Base of every error a campaign raises on purpose."""
+
+
+class ConfigurationError(CampaignError):
+    """A ``campaign.toml`` that is missing, mistyped or inconsistent."""
+
+
+class CampaignBusyError(CampaignError):
+    """Another process works on this campaign."""
+
+
+class NoCandidatesError(CampaignError):
+    """Nothing is left to rank."""
+
+
+class LabelFileError(CampaignError):
+    """A file of labels that cannot be read, or that holds bad rows."""
+
+
+class MixedFidelitiesError(CampaignError):
+    """Labels of several fidelities where one was asked for."""
