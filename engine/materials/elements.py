@@ -15,6 +15,7 @@ MAX_Z = 103
 _ELEMENTS = [Element.from_Z(z) for z in range(1, MAX_Z + 1)]
 _NO_ELECTRONEGATIVITY = {2, 10, 18}
 with warnings.catch_warnings(record=True):
+    warnings.simplefilter("always")
     # pymatgen warns once a process for each of these; asked here, formulas of noble-gas compounds stay quiet later
     for _z in _NO_ELECTRONEGATIVITY:
         _ = Element.from_Z(_z).X
