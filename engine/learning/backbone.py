@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,11 @@ class Backbone:
     network: GraphNetwork
     card: Mapping[str, Any] = field(repr=False)
     """How it was made: architecture, recipe, data, seeds, held-out errors, expected outputs on known compounds."""
-    sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights as :meth:`save` writes them."""
+        return hashlib.sha256(self._weights()).hexdigest()
 
     @property
     def body(self) -> nn.Module:
@@ -127,12 +132,9 @@ class Backbone:
 
     def save(self, folder: Path | str) -> Path:
         """Write weights and card under ``folder``; the card is completed with expected outputs on known compounds."""
-        from safetensors.torch import save
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = save({k: v.contiguous() for k, v in self.network.state_dict().items()})
-        (folder / WEIGHTS).write_bytes(weights)
+        (folder / WEIGHTS).write_bytes(self._weights())
         card = {
             **self.card,
             "name": self.name,
@@ -140,11 +142,16 @@ class Backbone:
             "readout_size": self.network.readout_size,
             "trunk_size": self.network.trunk_size,
             "properties": list(self.network.properties),
-            "sha256": hashlib.sha256(weights).hexdigest(),
+            "sha256": self.sha256,
             "checks": _outputs(self.network),
         }
         (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
         return folder
+
+    def _weights(self) -> bytes:
+        from safetensors.torch import save
+
+        return save({k: v.contiguous() for k, v in self.network.state_dict().items()})
 
 
 def shipped_backbones() -> tuple[str, ...]:
@@ -239,7 +246,7 @@ def _load_own(folder: Path) -> Backbone:
                 f"{np.round(expected, 3).tolist()}; the installed MatGL or torch ({torch.__version__}) computes it "
                 "differently: install the versions of constraints.txt"
             )
-    return Backbone(card["name"], network, card, found)
+    return Backbone(card["name"], network, card)
 
 
 def _load_matgl(name: str | Path) -> Backbone:
@@ -264,11 +271,8 @@ def _load_matgl(name: str | Path) -> Backbone:
     record = json.loads((path / "model.json").read_text()) if path.is_dir() else {}
     _check_matgl(str(name), body, record.get("metadata") or {})
     readout_size = _probe_readout(body)
-    digest = hashlib.sha256()
-    for key, value in sorted(body.state_dict().items()):
-        digest.update(key.encode() + value.cpu().numpy().tobytes())
     card = {"name": path.name, "metadata": record.get("metadata") or {}, "properties": []}
-    return Backbone(path.name, GraphNetwork(body, readout_size, ()).eval(), card, digest.hexdigest())
+    return Backbone(path.name, GraphNetwork(body, readout_size, ()).eval(), card)
 
 
 def _check_matgl(name: str, body: nn.Module, metadata: Mapping[str, Any]) -> None:

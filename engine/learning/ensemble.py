@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -48,10 +48,6 @@ class EnsembleSettings:
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     """Of the ``full`` strategy."""
-
-
-class Member(Protocol):
-    """One member: predicts without a cache or a campaign."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,9 +39,21 @@ class GaussianProcessHead:
 
     tensors: Mapping[str, Tensor]
     """``centre``, ``scale`` (d): column standardisation with the group's width folded in; ``x`` (n x d) standardised
-    training rows; ``weights`` (n): (K + noise)^-1 (y - mean); ``cholesky`` (n x n) of K + noise; ``lengthscale``,
-    ``outputscale`` (g) and ``noise``, in units of the standardised target; ``mean``, ``std`` of the target."""
+    training rows; ``target`` (n) their standardised values; ``lengthscale``, ``outputscale`` (g) and ``noise``, in units
+    of the standardised target; ``mean``, ``std`` of the target."""
     groups: Mapping[str, slice]
+
+    @cached_property
+    def cholesky(self) -> Tensor:
+        """Lower factor (n x n) of the training covariance with noise; made when needed, since it outweighs all else."""
+        covariance = self._kernel(self.tensors["x"], self.tensors["x"])
+        covariance.diagonal().add_(self.tensors["noise"])
+        return torch.linalg.cholesky(covariance)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(K + noise)^-1 (y - mean), n."""
+        return torch.cholesky_solve(self.tensors["target"][:, None], self.cholesky)[:, 0]
 
     @classmethod
     def fit(
@@ -70,12 +83,8 @@ class GaussianProcessHead:
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(y), generator=generator)[:_FIT_ROWS]
         lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
-        covariance = _kernel(x, x, groups, lengthscale, outputscale)
-        covariance.diagonal().add_(noise)
-        cholesky = torch.linalg.cholesky(covariance)
-        weights = torch.cholesky_solve(target[:, None], cholesky)[:, 0]
-        names = ("centre", "scale", "x", "weights", "cholesky", "lengthscale", "outputscale", "noise", "mean", "std")
-        found = (centre, scale, x, weights, cholesky, lengthscale, outputscale, noise, mean, std)
+        names = ("centre", "scale", "x", "target", "lengthscale", "outputscale", "noise", "mean", "std")
+        found = (centre, scale, x, target, lengthscale, outputscale, noise, mean, std)
         return cls(dict(zip(names, found, strict=True)), dict(groups))
 
     def predict(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -83,8 +92,8 @@ class GaussianProcessHead:
         t = self.tensors
         x = self._standardise(embeddings)
         cross = self._kernel(x, t["x"])
-        mean = cross @ t["weights"]
-        explained = torch.linalg.solve_triangular(t["cholesky"], cross.T, upper=False).square().sum(0)
+        mean = cross @ self.weights
+        explained = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False).square().sum(0)
         variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
         return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
 
@@ -98,8 +107,8 @@ class GaussianProcessHead:
         prior = _PriorFunctions(self, n_draws, generator)
         noise = torch.randn(n_draws, len(t["x"]), generator=generator, dtype=torch.float64) * t["noise"].sqrt()
         # weights = K^-1 y is stored; the update needs K^-1 (y - f(x) - e), by linearity
-        correction = torch.cholesky_solve((prior(t["x"]) + noise).T, t["cholesky"]).T
-        update = t["weights"][None, :] - correction
+        correction = torch.cholesky_solve((prior(t["x"]) + noise).T, self.cholesky).T
+        update = self.weights[None, :] - correction
         x = self._standardise(embeddings)
         standardised = prior(x) + update @ self._kernel(t["x"], x)
         return (standardised * t["std"] + t["mean"]).to(torch.float32).numpy()

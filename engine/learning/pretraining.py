@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -103,15 +106,48 @@ def pretrain(
         },
         "held_out": _held_out_table(network, data, held_out, recipe.tasks, width),
         "history": [asdict(e) for e in history],
+        "seen": _seen(usable, recipe.tasks),
         "lineage": [*start.card.get("lineage", []), {"start": start.name, "properties": names}],
     }
-    return Backbone(name, network, card, sha256="")
+    return Backbone(name, network, card)
+
+
+def read_recipe(name: str | Path) -> PretrainingRecipe:
+    """A recipe shipped with this package (by name) or in a JSON file."""
+    folder = resources.files("engine.learning") / "recipes"
+    shipped = folder / f"{name}.json"
+    if shipped.is_file():
+        text = shipped.read_text()
+    elif Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        known = sorted(p.name.removesuffix(".json") for p in folder.iterdir())
+        raise FileNotFoundError(f"no recipe {str(name)!r}; give a JSON file or one of {', '.join(known)}")
+    data = json.loads(text)
+    tasks = tuple(PropertyTask(**task) for task in data.pop("tasks"))
+    return PretrainingRecipe(tasks=tasks, schedule=Schedule(**data.pop("schedule")), **data)
+
+
+def merge_copies(materials: Iterable[Material]) -> list[Material]:
+    """One material a crystal: copies of it (same content hash) give their properties to the first."""
+    merged: dict[str, Material] = {}
+    for material in materials:
+        first = merged.setdefault(material.content_hash, material)
+        if first is not material:
+            both = {**material.properties, **first.properties}
+            merged[material.content_hash] = replace(first, properties=both)
+    return list(merged.values())
 
 
 def materials_hash(materials: Sequence[Material]) -> str:
     """SHA-256 over content hashes and properties, in order-free form."""
     lines = sorted(f"{m.content_hash} {sorted(m.properties.items())}" for m in materials)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _seen(materials: Sequence[Material], tasks: Sequence[PropertyTask]) -> dict[str, list[str]]:
+    """First 12 hex digits of the content hash of every crystal a property was known of, so that leaks can be found."""
+    return {t.name: sorted(m.content_hash[:12] for m in materials if t.name in m.properties) for t in tasks}
 
 
 def _targets(materials: Sequence[Material], tasks: Sequence[PropertyTask]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 RECORD = "ensemble.json"
 
 
-def save_ensemble(ensemble: Ensemble, folder: Path | str) -> dict[str, Any]:
-    """Write ``ensemble`` under ``folder`` and return its record; the record is written last, so it vouches for all."""
+def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str | None = None) -> dict[str, Any]:
+    """Write ``ensemble`` under ``folder`` and return its record; the record is written last, so it vouches for all.
+
+    ``backbones`` is a folder in which models share backbones, one sub-folder a hash; without it the model holds its own.
+    """
     from safetensors.torch import save
 
     folder = Path(folder)
@@ -37,12 +41,18 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str) -> dict[str, Any]:
         (folder / path).write_bytes(content)
         seed = ensemble.settings.seed * 1000 + k
         members.append({"path": path, "sha256": hashlib.sha256(content).hexdigest(), "seed": seed, "noise": noise})
-    ensemble.backbone.save(folder / "backbone")
+    home = Path(backbones) / ensemble.backbone.sha256[:32] if backbones else folder / "backbone"
+    if not (home / CARD).is_file():
+        ensemble.backbone.save(home)
     record = {
         "property": ensemble.property,
         "scale": ensemble.scale,
         "settings": asdict(ensemble.settings),
-        "backbone": {"name": ensemble.backbone.name, "sha256": ensemble.backbone.sha256},
+        "backbone": {
+            "name": ensemble.backbone.name,
+            "sha256": ensemble.backbone.sha256,
+            "path": os.path.relpath(home, folder),
+        },
         "calibration": ensemble.calibration,
         "members": members,
         "data_hash": ensemble.data_hash,
@@ -64,7 +74,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
 
     folder = Path(folder)
     record = read_record(folder)
-    backbone = load_backbone(folder / "backbone")
+    backbone = load_backbone(folder / record["backbone"]["path"])
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
     heads = []
     for path, intact in verify_ensemble(folder):
@@ -115,8 +125,7 @@ def load_start(name: str | Path) -> Backbone:
         return ensemble.backbone
     network = ensemble.heads[0].network
     card = {**ensemble.backbone.card, "lineage": lineage}
-    digest = read_record(folder)["members"][0]["sha256"]
-    return Backbone(f"{folder.name}/member-0", network, card, digest)
+    return Backbone(f"{folder.name}/member-0", network, card)
 
 
 def _tensors(head: Any) -> dict[str, Tensor]:
