@@ -1,0 +1,476 @@
+"""Plausible crystals nobody has labelled: charge-balanced or valence-counted substitution into prototypes.
+
+Rules: common oxidation states; anions more electronegative than cations; half-Heuslers with 8 or 18 valence electrons
+(Zeier et al., Nat. Rev. Mater. 1, 16032 (2016)); full Heuslers with 8, 10 or 24 (Graf, Felser, Parkin, Prog. Solid
+State Chem. 39, 1 (2011); He et al., Phys. Rev. Lett. 117, 046602 (2016)); perovskites by Goldschmidt's tolerance and
+the octahedral factor. Lattice parameters are linear in the radii, fitted to known crystals of the same prototype.
+Noble gases and elements without a stable isotope (Bi passes) are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pymatgen.core import Element
+
+from engine.materials.elements import ATOMIC_NUMBERS, ATOMIC_RADIUS, ELECTRONEGATIVITY, GROUP
+from engine.materials.prototypes import build, find
+from engine.materials.reference import reference_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from engine.materials.crystal import Crystal
+
+Species = tuple[tuple[str, ...], tuple[int, ...]]
+"""Elements in site order, and their charges; no charges where valence electrons were counted."""
+
+MEASURED = "measured"
+FITTED = "fitted to radii"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A generated crystal."""
+
+    id: str
+    crystal: Crystal
+    formula: str
+    """In site order."""
+    prototype: str
+    elements: tuple[str, ...]
+    """In site order."""
+    charges: tuple[int, ...]
+    """Oxidation states in site order; empty where valence electrons were counted instead."""
+    lattice_source: str
+    """``measured``, or ``fitted to radii`` (see :func:`lattice_fits` for the error)."""
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What is known of the candidate, as a material's properties."""
+        return {"prototype": self.prototype, "lattice_source": self.lattice_source}
+
+
+@dataclass(frozen=True, eq=False)
+class LatticeFit:
+    """Lattice parameters of one prototype as a linear function of its elements' radii."""
+
+    prototype: str
+    ionic: bool
+    """Shannon crystal radii of the ions, or atomic radii with electronegativities."""
+    n_known: int
+    coefficients: NDArray[np.float64]
+    """n_features x 2, for a and c in Angstrom."""
+    x: float | None
+    """Mean internal coordinate of the known crystals."""
+    leave_one_out_error: float
+    """Mean absolute error of ``a`` in percent, each known crystal predicted from the others."""
+    worst_error: float
+    """Largest of them, in percent."""
+
+    def predict(self, species: list[Species]) -> NDArray[np.float64]:
+        """Lattice parameters a and c in Angstrom, n x 2; rounded, so that they do not depend on the linear algebra."""
+        return np.round(_features(species, ionic=self.ionic) @ self.coefficients, 4)
+
+
+@lru_cache(maxsize=1)
+def generate_candidates() -> tuple[Candidate, ...]:
+    """Every candidate, ordered by prototype and formula; compounds of the reference table are not among them."""
+    fits = lattice_fits()
+    taken = {(e.prototype, frozenset(e.elements)) for e in reference_table()}
+    found: list[Candidate] = []
+    for prototype, rule in _RULES.items():
+        species = [s for s in rule() if (prototype, frozenset(s[0])) not in taken]
+        unique = sorted({find(prototype).formula(s[0]): s for s in species}.items())
+        found += _place(fits[prototype], [s for _, s in unique])
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def lattice_fits() -> dict[str, LatticeFit]:
+    """Fit the lattice parameters of every prototype that candidates are made in."""
+    return {prototype: _fit(prototype) for prototype in _RULES}
+
+
+def _place(fit: LatticeFit, species: list[Species]) -> list[Candidate]:
+    """Give every composition its lattice; drop those whose distances or density no crystal has."""
+    kind = find(fit.prototype)
+    known = _known_lattices(fit.prototype)
+    placed = []
+    for (elements, charges), estimate in zip(species, fit.predict(species), strict=True):
+        formula = kind.formula(elements)
+        a, c, x = known.get(formula, (float(estimate[0]), float(estimate[1]), fit.x))
+        if not _bonds_are_plausible(fit.prototype, elements, a):
+            continue
+        crystal = build(kind, elements, a, None if kind.is_cubic else c, x)
+        if not 0.5 < crystal.density < 22.7:
+            continue
+        placed.append(
+            Candidate(
+                id=f"GEN-{fit.prototype}-{formula}",
+                crystal=crystal,
+                formula=formula,
+                prototype=fit.prototype,
+                elements=elements,
+                charges=charges,
+                lattice_source=MEASURED if formula in known else FITTED,
+            )
+        )
+    return placed
+
+
+def _bonds_are_plausible(prototype: str, elements: tuple[str, ...], a: float) -> bool:
+    """Whether the tightest pair is .75 to 1.3 times the sum of its atomic radii (reference crystals: .79 to 1.11)."""
+    radii = ATOMIC_RADIUS[[ATOMIC_NUMBERS[e] for e in elements]]
+    ratios = find(prototype).shortest_distances * a / (radii[:, None] + radii[None, :])
+    return bool(0.75 < ratios.min() < 1.3)
+
+
+def _fit(prototype: str) -> LatticeFit:
+    """Least squares over the known crystals, with the leave-one-out error in closed form."""
+    kind = find(prototype)
+    known = _known_lattices(prototype)
+    ionic = prototype in _IONIC
+    compounds = [kind.elements(formula) for formula in known]
+    species = [_with_charges(prototype, elements) if ionic else (elements, ()) for elements in compounds]
+    design = _features(species, ionic=ionic)
+    parameters = np.array([(a, c) for a, c, _ in known.values()])
+    inverse = np.linalg.pinv(design)
+    coefficients = inverse @ parameters
+    leverage = np.einsum("ij,ji->i", design, inverse)
+    errors = np.abs((parameters - design @ coefficients)[:, 0] / (1 - leverage) / parameters[:, 0]) * 100
+    coordinates = [x for _, _, x in known.values() if x is not None]
+    return LatticeFit(
+        prototype=prototype,
+        ionic=ionic,
+        n_known=len(known),
+        coefficients=coefficients,
+        x=round(float(np.mean(coordinates)), 4) if coordinates else None,
+        leave_one_out_error=float(errors.mean()),
+        worst_error=float(errors.max()),
+    )
+
+
+@cache
+def _known_lattices(prototype: str) -> dict[str, tuple[float, float, float | None]]:
+    """Collect ``formula -> (a, c, x)`` from the reference table and the lattice constants below."""
+    kind = find(prototype)
+    known: dict[str, tuple[float, float, float | None]] = {}
+    for word in _LATTICE_CONSTANTS.get(prototype, "").split():
+        formula, a, *rest = word.split("/")
+        known[formula] = (float(a), float(rest[0]) if rest else float(a) * kind.c_over_a, None)
+    known.update({e.formula: (e.a, e.c, e.x) for e in reference_table() if e.prototype == prototype})
+    return known
+
+
+def _features(species: list[Species], *, ionic: bool) -> NDArray[np.float64]:
+    """One, then a radius each, then (atomic radii) an electronegativity each: n x n_features."""
+    ones = np.ones((len(species), 1))
+    if not species:
+        return ones[:, :0]
+    if ionic:
+        return np.hstack([ones, np.array([[_ionic_radius(*ion) for ion in zip(*s, strict=True)] for s in species])])
+    numbers = np.array([[ATOMIC_NUMBERS[e] for e in elements] for elements, _ in species])
+    return np.hstack([ones, ATOMIC_RADIUS[numbers], ELECTRONEGATIVITY[numbers]])
+
+
+@cache
+def _ionic_radius(element: str, charge: int) -> float:
+    """Shannon crystal radius in Angstrom, coordination six."""
+    if (element, charge) in _EXTRA_RADII:
+        return _EXTRA_RADII[element, charge]
+    return float(Element(element).ionic_radii[charge])
+
+
+def _with_charges(prototype: str, elements: tuple[str, ...]) -> Species:
+    """Charges of a known ionic compound: the anion's is certain, perovskite A sites follow their group."""
+    counts = find(prototype).counts
+    anion = _ANION_CHARGE[elements[-1]]
+    if prototype != "perovskite":
+        return elements, (-anion * counts[1] // counts[0], anion)
+    group = int(GROUP[ATOMIC_NUMBERS[elements[0]]])
+    a_site = {1: 1, 13: 1, 2: 2, 14: 2, 3: 3}[group]
+    return elements, (a_site, -3 * anion - a_site, anion)
+
+
+def _ionic_pairs(
+    cations: dict[int, tuple[str, ...]], anions: dict[int, tuple[str, ...]], ratio: tuple[int, int] = (1, 1)
+) -> Iterator[Species]:
+    """Charge-balanced binaries of ``ratio`` cations to anions, the anion the more electronegative."""
+    for (positive, metals), (negative, others) in product(cations.items(), anions.items()):
+        if positive * ratio[0] + negative * ratio[1] == 0:
+            for metal, other in product(metals, others):
+                if _electronegativity(metal) < _electronegativity(other):
+                    yield (metal, other), (positive, negative)
+
+
+def _electronegativity(element: str) -> float:
+    return float(ELECTRONEGATIVITY[ATOMIC_NUMBERS[element]])
+
+
+def _rocksalt() -> Iterator[Species]:
+    for elements, charges in _ionic_pairs({q: _CATIONS[q] for q in (1, 2, 3)}, _ANIONS):
+        if 0.25 < _radius_ratio(elements, charges) < 1.3:
+            yield elements, charges
+
+
+def _tetrahedral() -> Iterator[Species]:
+    yield from _ionic_pairs(_TETRAHEDRAL_CATIONS, _ANIONS)
+
+
+def _cscl() -> Iterator[Species]:
+    for elements, charges in _ionic_pairs({1: _CATIONS[1]}, {-1: _HALOGENS}):
+        if _radius_ratio(elements, charges) > 0.6:
+            yield elements, charges
+
+
+def _fluorite() -> Iterator[Species]:
+    for elements, charges in _ionic_pairs({q: _CATIONS[q] for q in (2, 4)}, {q: _ANIONS[q] for q in (-1, -2)}, (1, 2)):
+        if _radius_ratio(elements, charges) > 0.4:
+            yield elements, charges
+
+
+def _antifluorite() -> Iterator[Species]:
+    yield from _ionic_pairs({1: _CATIONS[1], 2: _CATIONS[2]}, {q: _ANIONS[q] for q in (-2, -4)}, (2, 1))
+
+
+def _radius_ratio(elements: tuple[str, ...], charges: tuple[int, ...]) -> float:
+    """Effective cation over anion radius (0.14 Angstrom less and more than the crystal radii)."""
+    cation, anion = (_ionic_radius(e, q) for e, q in zip(elements[-2:], charges[-2:], strict=True))
+    return (cation - 0.14) / (anion + 0.14)
+
+
+def _perovskite() -> Iterator[Species]:
+    """Perovskites whose tolerance factor is .78 to 1.05 and octahedral factor .37 to .90."""
+    anions = [(-1, x) for x in _ANIONS[-1]] + [(-2, x) for x in ("O", "S", "Se")] + [(-3, "N")]
+    for (anion_charge, anion), a_charge in product(anions, (1, 2, 3)):
+        b_charge = -3 * anion_charge - a_charge
+        for a, b in product(_A_SITES[a_charge], _CATIONS.get(b_charge, ())):
+            elements, charges = (a, b, anion), (a_charge, b_charge, anion_charge)
+            if a == b or max(_electronegativity(a), _electronegativity(b)) >= _electronegativity(anion):
+                continue
+            r_a, r_b, r_x = (_ionic_radius(e, q) for e, q in zip(elements, charges, strict=True))
+            tolerance = (r_a + r_x) / (2**0.5 * (r_b + r_x))
+            if 0.78 < tolerance < 1.05 and 0.37 < _radius_ratio(elements, charges) < 0.90:
+                yield elements, charges
+
+
+def _chalcopyrite() -> Iterator[Species]:
+    """I-III-VI2 and II-IV-V2 compounds."""
+    for charges, kinds in _CHALCOPYRITES.items():
+        for first, second, anion in product(*kinds):
+            if max(_electronegativity(first), _electronegativity(second)) < _electronegativity(anion):
+                yield (first, second, anion), charges
+
+
+def _half_heusler() -> Iterator[Species]:
+    """18 electrons around a late transition metal, or 8 in each of the three site orders (all three are known)."""
+    for (group_x, metals), (group_y, middles), (electrons_z, others) in product(
+        _EARLY_METALS.items(), _LATE_METALS.items(), _P_BLOCK.items()
+    ):
+        if group_x + group_y + electrons_z == 18:
+            for x, y, z in product(metals, middles, others):
+                if _electronegativity(x) < _electronegativity(z):
+                    yield (x, y, z), ()
+    for charges in ((1, 2, -3), (1, 3, -4), (2, 2, -4), (1, 1, -2)):
+        kinds = _S_METALS[charges[0]], _ZINTL_CATIONS[charges[1]], _ZINTL_ANIONS[charges[2]]
+        for compound in product(*kinds):
+            first, second, anion = map(_electronegativity, compound)
+            ordered = first < second or charges[0] != charges[1]  # one of each pair of equals
+            if ordered and max(first, second) < anion:
+                for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2)):
+                    yield tuple(compound[k] for k in order), tuple(charges[k] for k in order)
+
+
+def _full_heusler() -> Iterator[Species]:
+    """24 electrons around a transition metal; charge-balanced I2-I-V and I2-II-IV; 10 electrons of He et al."""
+    for (group_x, metals), (group_y, middles), (electrons_z, others) in product(
+        _LATE_METALS.items(), _EARLY_METALS.items(), _P_BLOCK.items()
+    ):
+        if 2 * group_x + group_y + electrons_z == 24 and electrons_z < 6:
+            for x, y, z in product(metals, middles, others):
+                yield (x, y, z), ()
+    for z_charge, y_charge in ((-3, 1), (-4, 2)):
+        for x, y, z in product((*_ALKALIS, "Cu", "Ag"), _ZINTL_CATIONS[y_charge], _ZINTL_ANIONS[z_charge]):
+            if x != y and max(_electronegativity(x), _electronegativity(y)) < _electronegativity(z):
+                yield (x, y, z), (1, y_charge, z_charge)
+    for x in ("Ca", "Sr", "Ba", "Eu", "Yb"):
+        for y, z in (
+            *product(("Cu", "Ag", "Au"), ("As", "Sb", "Bi")),
+            *product(("Zn", "Cd", "Hg"), ("Ge", "Sn", "Pb")),
+        ):
+            yield (x, y, z), ()
+
+
+_HALOGENS = ("F", "Cl", "Br", "I")
+_PNICTOGENS = ("N", "P", "As", "Sb", "Bi")
+_LANTHANIDES = ("La", "Ce", "Pr", "Nd", "Sm", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu")
+_ALKALIS = ("Li", "Na", "K", "Rb", "Cs")
+_ALKALINE_EARTHS = ("Mg", "Ca", "Sr", "Ba")
+
+_ANIONS: dict[int, tuple[str, ...]] = {
+    -1: (*_HALOGENS, "H"),
+    -2: ("O", "S", "Se", "Te"),
+    -3: _PNICTOGENS,
+    -4: ("C", "Si", "Ge", "Sn", "Pb"),
+}
+_ANION_CHARGE = {element: charge for charge, elements in _ANIONS.items() for element in elements}
+_CATIONS: dict[int, tuple[str, ...]] = {
+    1: (*_ALKALIS, "Cu", "Ag", "Au", "Tl"),
+    2: (
+        "Be",
+        *_ALKALINE_EARTHS,
+        "Zn",
+        "Cd",
+        "Hg",
+        "Sn",
+        "Pb",
+        "Ti",
+        "V",
+        "Cr",
+        "Mn",
+        "Fe",
+        "Co",
+        "Ni",
+        "Cu",
+        "Eu",
+        "Yb",
+        "Sm",
+    ),
+    3: ("Al", "Ga", "In", "Tl", "Sc", "Y", *_LANTHANIDES, "Ti", "V", "Cr", "Mn", "Fe", "Co", "Rh", "Bi", "Sb"),
+    4: ("Si", "Ge", "Sn", "Pb", "Ti", "Zr", "Hf", "Ce", "V", "Nb", "Mo", "W", "Mn", "Ru", "Os", "Ir", "Pt", "Te", "Tb"),
+    5: ("V", "Nb", "Ta", "Sb", "Bi", "Mo", "W", "Re", "Os"),
+    6: ("Mo", "W", "Re"),
+}
+"""Common oxidation states."""
+_TETRAHEDRAL_CATIONS: dict[int, tuple[str, ...]] = {
+    1: ("Li", "Cu", "Ag", "Au"),
+    2: ("Be", "Mg", "Zn", "Cd", "Hg", "Mn", "Fe", "Co", "Ni", "Cu"),
+    3: ("B", "Al", "Ga", "In", "Tl", "Sc", "Y", "Fe"),
+    4: ("Si", "Ge", "Sn", "Ti", "Zr", "Hf"),
+}
+_CHALCOPYRITES: dict[tuple[int, ...], tuple[tuple[str, ...], ...]] = {
+    (1, 3, -2): (("Li", "Na", "Cu", "Ag", "Au"), ("B", "Al", "Ga", "In", "Tl", "Sc", "Fe"), _ANIONS[-2]),
+    (2, 4, -3): (
+        ("Be", "Mg", "Zn", "Cd", "Hg", "Mn"),
+        ("C", "Si", "Ge", "Sn", "Pb", "Ti", "Zr", "Hf"),
+        _ANIONS[-3],
+    ),
+}
+_A_SITES: dict[int, tuple[str, ...]] = {
+    1: (*_ALKALIS, "Ag", "Tl"),
+    2: (*_ALKALINE_EARTHS, "Pb", "Eu", "Cd", "Sn"),
+    3: ("Y", *_LANTHANIDES, "Bi"),
+}
+_EARLY_METALS: dict[int, tuple[str, ...]] = {
+    1: _ALKALIS[:2],
+    2: (*_ALKALINE_EARTHS, "Eu", "Yb"),
+    3: ("Sc", "Y", *_LANTHANIDES),
+    4: ("Ti", "Zr", "Hf"),
+    5: ("V", "Nb", "Ta"),
+    6: ("Cr", "Mo", "W"),
+}
+"""By valence electrons."""
+_LATE_METALS: dict[int, tuple[str, ...]] = {
+    8: ("Fe", "Ru", "Os"),
+    9: ("Co", "Rh", "Ir"),
+    10: ("Ni", "Pd", "Pt"),
+    11: ("Cu", "Ag", "Au"),
+}
+"""By valence electrons, d electrons included."""
+_P_BLOCK: dict[int, tuple[str, ...]] = {
+    3: ("Al", "Ga", "In", "Tl"),
+    4: ("Si", "Ge", "Sn", "Pb"),
+    5: ("P", "As", "Sb", "Bi"),
+    6: ("S", "Se", "Te"),
+}
+"""By valence electrons."""
+_S_METALS: dict[int, tuple[str, ...]] = {1: _ALKALIS, 2: ("Ca", "Sr", "Ba", "Mg", "Eu", "Yb")}
+_ZINTL_CATIONS: dict[int, tuple[str, ...]] = {
+    1: (*_ALKALIS, "Cu", "Ag"),
+    2: ("Be", *_ALKALINE_EARTHS, "Zn", "Cd", "Hg"),
+    3: ("B", "Al", "Ga", "In", "Tl", "Sc", "Y", "La"),
+}
+_ZINTL_ANIONS: dict[int, tuple[str, ...]] = {q: _ANIONS[q] for q in (-2, -3, -4)}
+
+_IONIC = frozenset({"rocksalt", "fluorite", "CsCl", "perovskite"})
+_RULES = {
+    "rocksalt": _rocksalt,
+    "zincblende": _tetrahedral,
+    "wurtzite": _tetrahedral,
+    "fluorite": _fluorite,
+    "antifluorite": _antifluorite,
+    "CsCl": _cscl,
+    "half-Heusler": _half_heusler,
+    "full-Heusler": _full_heusler,
+    "perovskite": _perovskite,
+    "chalcopyrite": _chalcopyrite,
+}
+
+_EXTRA_RADII: dict[tuple[str, int], float] = {
+    ("H", -1): 1.26,
+    ("F", -1): 1.19,
+    ("Cl", -1): 1.67,
+    ("Br", -1): 1.82,
+    ("I", -1): 2.06,
+    ("O", -2): 1.26,
+    ("S", -2): 1.70,
+    ("Se", -2): 1.84,
+    ("Te", -2): 2.07,
+    ("N", -3): 1.32,
+    ("P", -3): 1.84,
+    ("As", -3): 1.90,
+    ("Sb", -3): 2.07,
+    ("Bi", -3): 2.12,
+    ("Sn", 2): 1.26,
+    ("Ni", 2): 0.83,
+    ("Cr", 3): 0.755,
+    ("Mn", 4): 0.67,
+}
+"""Crystal radii in Angstrom that pymatgen has not or not for this spin: Shannon's; where he has none, the bond less his
+cation's radius in La pnictides and alkali hydrides, and for Sn2+ that of Pb2+ less the difference of PbTe and SnTe."""
+
+_LATTICE_CONSTANTS: dict[str, str] = {
+    "rocksalt": """
+        MnO/4.445 FeO/4.326 CoO/4.261 NiO/4.177 EuO/5.144 MnS/5.224 MgS/5.200 MgSe/5.462 SrS/6.024 SrSe/6.236 SrTe/6.660
+        EuS/5.968 EuSe/6.195 EuTe/6.598 ScN/4.440 YN/4.894 LaN/5.305 GdN/4.999 ScP/5.312 LaP/6.034 ScAs/5.487
+        YAs/5.786 LaAs/6.151 GdAs/5.854 ScSb/5.851 YSb/6.165 LaSb/6.490 GdSb/6.219 LaBi/6.578
+    """,
+    "fluorite": """
+        BaF2/6.200 CdF2/5.388 PbF2/5.940 HgF2/5.540 EuF2/5.842 SrCl2/6.977 BaCl2/7.311 CeO2/5.411 ZrO2/5.090 HfO2/5.110
+        TbO2/5.213
+    """,
+    "antifluorite": """
+        Li2O/4.619 Na2O/5.550 K2O/6.436 Rb2O/6.740 Li2S/5.708 Na2S/6.526 K2S/7.391 Rb2S/7.650 Li2Se/6.005 Na2Se/6.809
+        K2Se/7.676 Li2Te/6.504 Na2Te/7.314 K2Te/8.152 Mg2Pb/6.836 Be2C/4.330
+    """,
+    "CsCl": "CsCl/4.123 CsBr/4.286 TlI/4.198 RbCl/3.749",
+    "full-Heusler": """
+        Fe2VAl/5.761 Fe2VGa/5.776 Fe2TiSn/6.074 Co2TiAl/5.847 Co2TiSn/6.076 Co2ZrSn/6.254 Co2VGa/5.779 Co2CrAl/5.727
+        Co2NbSn/6.153 Co2HfSn/6.227 Co2ZrAl/6.081 Co2HfAl/6.019 Co2TiGe/5.831 Co2TiSi/5.743 Ni2TiAl/5.872
+        Ni2ZrSn/6.273 Ni2HfSn/6.243 Ni2TiSn/6.098 Pd2YSn/6.716 Pd2ScSn/6.503 Pd2YbSn/6.640
+        Ru2TiSi/5.963 K2CsSb/8.615 Cs2CsSb/9.128 Li2LiSb/6.572 Li2LiBi/6.722 Na2KSb/7.723 Li2MgSn/6.770
+    """,
+    "perovskite": """
+        BaTiO3/4.012 KNbO3/4.022 NaTaO3/3.930 SrZrO3/4.101 BaHfO3/4.171 BaSnO3/4.116 SrSnO3/4.034 BaCeO3/4.397
+        LaAlO3/3.791 LaGaO3/3.875 LaCrO3/3.874 LaFeO3/3.926 KMgF3/3.989 KZnF3/4.055 KMnF3/4.189 KNiF3/4.013 KCoF3/4.071
+        KFeF3/4.121 RbMnF3/4.240 RbCaF3/4.452 RbCdF3/4.398 CsCaF3/4.523 CsCdF3/4.464 CsPbF3/4.800 CsCaCl3/5.396
+        CsPbCl3/5.605 CsPbBr3/5.874 CsPbI3/6.289 CsSnCl3/5.590 CsSnBr3/5.804 CsSnI3/6.219
+    """,
+    "chalcopyrite": """
+        CuAlS2/5.323/10.44 CuAlSe2/5.602/10.95 CuAlTe2/5.964/11.78 CuGaS2/5.351/10.484 CuGaTe2/6.013/11.934
+        CuInS2/5.523/11.141 CuInSe2/5.784/11.614 CuInTe2/6.167/12.34 AgAlS2/5.695/10.26 AgAlSe2/5.956/10.75
+        AgAlTe2/6.296/11.83 AgGaTe2/6.288/11.94 AgInS2/5.816/11.17 AgInSe2/6.095/11.69 AgInTe2/6.406/12.56
+        ZnSiP2/5.400/10.441 ZnSnP2/5.652/11.305 CdSiP2/5.678/10.431 CdSnP2/5.900/11.518 ZnSnAs2/5.852/11.705
+        CdSiAs2/5.884/10.882 CdGeAs2/5.943/11.217 CdSnAs2/6.094/11.918 MgSiP2/5.720/10.12
+    """,
+}
+"""``formula/a`` or ``formula/a/c`` in Angstrom at room temperature (distorted perovskites pseudocubic), from handbooks:
+R. W. G. Wyckoff, Crystal Structures (1963); J. L. Shay and J. H. Wernick, Ternary Chalcopyrite Semiconductors (1975);
+P. J. Webster and K. R. A. Ziebeck, Landolt-Boernstein III/19c (1988)."""
