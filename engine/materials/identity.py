@@ -3,29 +3,43 @@
 The hash quantises smooth isometry invariants, not coordinates, so that it needs no canonical origin or site order:
 sums over neighbours with a smooth cut-off, passed from site to site a few times as in message passing, so that they
 reach several shells, and averaged over the sites. Lengths are in units of the cube root of the volume per atom, so
-that only one number moves with the lattice constant.
+that only one number moves with the lattice constant. It takes the crystal as given: what spglib makes of a crystal
+that is symmetric only within its tolerance depends on the order of the sites (one in fifty of our data sets' crystals).
 
-Conventional-to-primitive matrices: spglib documentation, "Transformation to the primitive cell"; enantiomorphic
-space groups: International Tables A, table 10.1.4.
+Conventional-to-primitive matrices: spglib documentation, "Transformation to the primitive cell".
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import spglib
 
 from engine.materials.checks import neighbour_pairs
-from engine.materials.crystal import Crystal
+from engine.materials.crystal import Crystal, Material, PropertyValue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 SYMPREC = 0.01
 """Angstrom; the distance within which two positions count as symmetric, the habit of the Materials Project."""
+
+
+def identify(
+    id: str,
+    crystal: Crystal,
+    properties: dict[str, PropertyValue] | None = None,
+    source: str = "",
+    notes: tuple[str, ...] = (),
+) -> Material:
+    """Make a material of a crystal in any cell that passed :func:`engine.materials.checks.check`."""
+    standardised, spacegroup = standardise(crystal)
+    return Material(id, standardised, content_hash(crystal), spacegroup, properties or {}, source, notes)
 
 
 def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, int]:
@@ -45,26 +59,15 @@ def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, in
     )
 
 
-def content_hash(standardised: Crystal, spacegroup: int) -> str:
-    """32 hexadecimal digits, equal for the same crystal in another cell, origin, orientation or site order.
+def content_hash(crystal: Crystal) -> str:
+    """32 hexadecimal digits, equal for the same crystal in another cell, origin, orientation, handedness or site order.
 
-    Parameters
-    ----------
-    standardised
-        A primitive cell as :func:`standardise` gives it.
-    spacegroup
-        Its space-group number; the two members of an enantiomorphic pair hash alike, as kappa is the same.
-
-    Notes
-    -----
-    Crystals of one formula, space group and number of sites share a hash when their volumes agree within about 0.2 %
-    and their shape invariants within 0.004, about 0.003 Angstrom. Numerical noise of 1e-6 Angstrom splits one crystal
-    in a thousand (a value on the edge of its interval); :mod:`engine.materials.duplicates` links what was split.
+    Crystals of one formula share a hash when their volumes agree within about 0.2 % and their shape invariants within
+    0.004, which is what displacements of 0.003 Angstrom change. Noise of 1e-6 Angstrom splits one crystal in a
+    thousand (a value on the edge of its interval); :mod:`engine.materials.duplicates` links what was split.
     """
-    invariants = isometry_invariants(standardised)
-    steps = np.floor(invariants / _INTERVALS + _OFFSETS).astype(np.int64)
-    group = _ENANTIOMORPH.get(spacegroup, spacegroup)
-    words = [standardised.formula, str(len(standardised)), str(group), *map(str, steps.tolist())]
+    steps = np.floor(isometry_invariants(crystal) / _INTERVALS + _OFFSETS).astype(np.int64)
+    words = [crystal.formula, *map(str, steps.tolist())]
     return hashlib.sha256("|".join(words).encode()).hexdigest()[:32]
 
 
@@ -98,20 +101,6 @@ _INTERVALS = np.array([2e-3, 4e-3, 4e-3])
 # irrational, so that no round number sits on the edge of an interval
 _OFFSETS = np.array([0.3819660113, 0.4142135624, 0.7320508076])
 
-_ENANTIOMORPH = {
-    78: 76,
-    95: 91,
-    96: 92,
-    145: 144,
-    153: 151,
-    154: 152,
-    170: 169,
-    172: 171,
-    179: 178,
-    181: 180,
-    213: 212,
-}
-
 # columns are the primitive vectors in the conventional basis
 _TO_PRIMITIVE = {
     "P": np.eye(3),
@@ -124,23 +113,28 @@ _TO_PRIMITIVE = {
 
 
 def _symmetry_dataset(crystal: Crystal, symprec: float) -> spglib.SpglibDataset | None:
-    """None where spglib finds no symmetry, whether it says so by an exception or, before version 3, by None."""
+    """Ask spglib; None where it finds no symmetry."""
     cell = (crystal.lattice, crystal.frac_coords, crystal.numbers)
-    with warnings.catch_warnings():
-        # spglib 2 announces on failure that version 3 will raise instead; both are handled here
-        warnings.filterwarnings("ignore", message="Set OLD_ERROR_HANDLING", category=DeprecationWarning)
-        try:
-            return spglib.get_symmetry_dataset(cell, symprec=symprec)
-        except spglib.SpglibError:
-            return None
+    return _or_none(spglib.get_symmetry_dataset, cell, symprec=symprec)
 
 
 def _niggli_reduced(crystal: Crystal) -> Crystal:
-    lattice = spglib.niggli_reduce(crystal.lattice)
+    lattice = _or_none(spglib.niggli_reduce, crystal.lattice)
     if lattice is None:
         return crystal
     cart = crystal.frac_coords @ crystal.lattice
     return Crystal(lattice, crystal.numbers, _wrapped(cart @ np.linalg.inv(lattice)))
+
+
+def _or_none(routine: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call spglib; None where it fails, whether it says so by an exception or, before version 3, by None."""
+    with warnings.catch_warnings():
+        # spglib 2 announces at every call that version 3 will raise instead; both are handled here
+        warnings.filterwarnings("ignore", message="Set OLD_ERROR_HANDLING", category=DeprecationWarning)
+        try:
+            return routine(*args, **kwargs)
+        except spglib.SpglibError:
+            return None
 
 
 def _wrapped(frac_coords: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from engine.exceptions import CrystalError, EngineError
 from engine.materials.checks import Rejection, check
 from engine.materials.crystal import Material
 from engine.materials.formats import RawRecord, Record, parse, rejection
-from engine.materials.identity import content_hash, standardise
+from engine.materials.identity import identify
 from engine.materials.readers import read
 
 Outcome = Material | Rejection
@@ -72,9 +72,7 @@ def _material(record: Record | Rejection, allowed_elements: Collection[str] | No
         check(record.crystal, allowed_elements, max_sites)
     except CrystalError as error:
         return rejection(error, record.source, record.id)
-    crystal, spacegroup = standardise(record.crystal)
-    digest = content_hash(crystal, spacegroup)
-    return Material(record.id, crystal, digest, spacegroup, record.properties, record.source, record.notes)
+    return identify(record.id, record.crystal, record.properties, record.source, record.notes)
 
 
 def _load(
