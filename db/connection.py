@@ -91,7 +91,7 @@ class StoreConnection:
     def campaign_pk(self, session: Session) -> int:
         """Row of the campaign that is worked on: the one named at open, or the only one."""
         if self._campaign_pk is None:
-            found = dict(session.execute(select(Campaign.name, Campaign.id)).all())
+            found = dict(session.execute(select(Campaign.name, Campaign.id).order_by(Campaign.id)).all())
             names = [self._campaign_name] if self._campaign_name is not None else list(found)
             if len(names) != 1 or names[0] not in found:
                 raise NoCampaignError(_no_campaign(self.where, self._campaign_name, list(found)))
@@ -117,7 +117,7 @@ def to_url(url_or_path: str | Path) -> URL:
 
 def describe(url: URL) -> str:
     """Path of an SQLite store, URL without password of any other."""
-    return url.database or "memory" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
 
 def make_engine(url: URL, timeout: float, foreign_keys: bool = True) -> Engine:

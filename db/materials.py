@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import func, insert, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
 from db.exceptions import InvalidRecordError, UnknownMaterialError
@@ -25,6 +25,7 @@ from db.records import (
 from db.tables import Material, MaterialProperty, Rejection, Source
 
 KEY_COLUMNS = tuple(getattr(Material, name) for name in MaterialKey._fields)
+SOURCE_COLUMNS = tuple(getattr(Source, name) for name in SourceRecord.__dataclass_fields__)
 
 
 class Materials(StoreConnection):
@@ -66,13 +67,13 @@ class Materials(StoreConnection):
         last = 0
         while True:
             with self.session() as session:
-                query = _full_materials().where(Material.campaign_id == self.campaign_pk(session), Material.id > last)
-                rows = session.scalars(query.order_by(Material.id).limit(chunk)).all()
-                records = [_material_record(row) for row in rows]
-                last = rows[-1].id if rows else last
-            if not records:
+                query = select(Material.id).where(Material.campaign_id == self.campaign_pk(session), Material.id > last)
+                pks = session.scalars(query.order_by(Material.id).limit(chunk)).all()
+                records = _read(session, pks)
+            if not pks:
                 return
-            yield from records
+            yield from records.values()
+            last = pks[-1]
 
     def material(self, any_id: str) -> MaterialRecord:
         """Find the material known under ``any_id``."""
@@ -90,9 +91,9 @@ class Materials(StoreConnection):
         with self.session() as session:
             campaign_pk = self.campaign_pk(session)
             for part in chunks(dict.fromkeys(buckets)):
-                query = _full_materials().where(Material.campaign_id == campaign_pk, Material.bucket.in_(part))
-                for row in session.scalars(query.order_by(Material.id)):
-                    found[row.bucket].append(_material_record(row))
+                query = select(Material.id).where(Material.campaign_id == campaign_pk, Material.bucket.in_(part))
+                for record in _read(session, session.scalars(query.order_by(Material.id)).all()).values():
+                    found[record.bucket].append(record)
         return dict(found)
 
     def resolve(self, record_id: str) -> str:
@@ -156,8 +157,7 @@ class Materials(StoreConnection):
     def _materials_under(self, ids: Sequence[str]) -> list[MaterialRecord]:
         with self.session() as session:
             owners = resolve_owners(session, self.campaign_pk(session), ids)
-            query = _full_materials().where(Material.id.in_({pk for pk, _ in owners.values()}))
-            records = {row.id: _material_record(row) for row in session.scalars(query)}
+            records = _read(session, {pk for pk, _ in owners.values()})
         return [records[owners[any_id][0]] for any_id in ids]
 
 
@@ -321,17 +321,24 @@ def _with_hash(source: SourceRecord, content_hash: str) -> SourceRecord:
     return source if source.content_hash is not None else replace(source, content_hash=content_hash)
 
 
-def _full_materials() -> Any:
-    return select(Material).options(selectinload(Material.sources), selectinload(Material.properties))
-
-
-def _material_record(row: Material) -> MaterialRecord:
-    return MaterialRecord(
-        **{name: getattr(row, name) for name in (*MaterialKey._fields, "structure")},
-        properties={item.name: item.value for item in row.properties},
-        sources=tuple(_source_record(source) for source in row.sources),
-    )
-
-
-def _source_record(row: Source) -> SourceRecord:
-    return SourceRecord(**{name: getattr(row, name) for name in SourceRecord.__dataclass_fields__})
+def _read(session: Session, pks: Collection[int]) -> dict[int, MaterialRecord]:
+    """Read whole materials by row, in order of insertion, from plain columns: faster than mapped objects."""
+    fields: dict[int, dict[str, Any]] = {}
+    properties: dict[int, dict[str, PropertyValue]] = defaultdict(dict)
+    sources: dict[int, list[SourceRecord]] = defaultdict(list)
+    for part in chunks(sorted(pks)):
+        query = select(Material.id, *KEY_COLUMNS, Material.structure).where(Material.id.in_(part))
+        for pk, *key, structure in session.execute(query.order_by(Material.id)):
+            fields[pk] = dict(zip(MaterialKey._fields, key, strict=True)) | {"structure": structure}
+        query = select(MaterialProperty.material_pk, MaterialProperty.name, MaterialProperty.value).where(
+            MaterialProperty.material_pk.in_(part)
+        )
+        for pk, name, value in session.execute(query.order_by(MaterialProperty.id)):
+            properties[pk][name] = value
+        query = select(Source.material_pk, *SOURCE_COLUMNS).where(Source.material_pk.in_(part))
+        for pk, *columns in session.execute(query.order_by(Source.id)):
+            sources[pk].append(SourceRecord(*columns))
+    return {
+        pk: MaterialRecord(**columns, properties=properties[pk], sources=tuple(sources[pk]))
+        for pk, columns in fields.items()
+    }

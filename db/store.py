@@ -151,7 +151,9 @@ class Store(Materials, Labels, Models, Rounds, Queue, StoreConnection):
 
 def _check_file(url: URL, create: bool) -> None:
     """Say what is wrong with an SQLite file's place before SQLite says it in its own words."""
-    path = Path(url.database or "")
+    if url.database in {None, "", ":memory:"}:
+        raise NotAStoreError("a store is a file or a database on a server, not memory; name a path or a URL")
+    path = Path(str(url.database))
     if path.is_dir():
         raise NotAStoreError(f"{path} is a folder; name the store's file in it")
     if not create and not path.exists():

@@ -5,10 +5,24 @@ A change here needs a migration in ``db/migrations/versions`` and the next numbe
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, Enum, ForeignKey, Index, Integer, MetaData, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from db.states import CampaignState, FailureReason, QueueState, RoundState
@@ -18,6 +32,21 @@ SCHEMA_VERSION = "0001"
 
 # SQLite numbers rows by itself only where the key is a plain INTEGER
 RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class JsonText(TypeDecorator[Any]):
+    """One JSON value as text: SQLite turns a bare number in a column of type JSON into its own, and 1.0 into 1."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
+        """Write as JSON."""
+        return json.dumps(value, allow_nan=False)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Read as JSON."""
+        return None if value is None else json.loads(value)
 
 
 def _states(enum: type[StrEnum]) -> Enum:
@@ -84,9 +113,6 @@ class Material(Base):
     bucket: Mapped[str]
     structure: Mapped[dict[str, Any]]
 
-    sources: Mapped[list[Source]] = relationship(order_by="Source.id")
-    properties: Mapped[list[MaterialProperty]] = relationship(order_by="MaterialProperty.id")
-
 
 class Source(Base):
     """One place a material came from; every id a material is known under is a row here."""
@@ -118,7 +144,7 @@ class MaterialProperty(Base):
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     material_pk: Mapped[int] = mapped_column(ForeignKey("material.id"))
     name: Mapped[str] = mapped_column(index=True)
-    value: Mapped[Any] = mapped_column(JSON)
+    value: Mapped[Any] = mapped_column(JsonText)
 
 
 class Rejection(Base):

@@ -138,7 +138,7 @@ def upgrade() -> None:
         sa.Column("id", ROW_ID, nullable=False),
         sa.Column("material_pk", ROW_ID, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("value", sa.JSON(), nullable=False),
+        sa.Column("value", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(["material_pk"], ["material.id"], name=op.f("fk_material_property_material_pk")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_material_property")),
         sa.UniqueConstraint("material_pk", "name", name=op.f("uq_material_property_material_pk_name")),
