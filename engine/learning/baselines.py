@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.learning.judgement import judge
+from engine.learning.judgement import Judgement, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ _TREES = 200
 
 def baseline_metrics(
     statistics: NDArray[np.float32], values: NDArray[np.float64], folds: NDArray[np.int64], seed: int
-) -> dict[str, Any]:
+) -> dict[str, Judgement]:
     """Cross-validated figures of ``constant`` and ``extra_trees`` for n rows (statistics n x 28)."""
     constant = np.empty((2, len(values)))
     trees = np.empty((2, len(values)))

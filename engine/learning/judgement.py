@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.metrics.accuracy import mean_absolute_error, r2, spearman
-from engine.metrics.calibration import coverage, gaussian_nll
+from engine.metrics.accuracy import accuracy
+from engine.metrics.calibration import calibration
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Judgement = dict[str, float | int | None]
 
-def judge(
-    values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]
-) -> dict[str, float | int | None]:
+
+def judge(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Judgement:
     """Accuracy and honesty of n Gaussian predictions in learned units; ``None`` where a figure is not defined."""
+    error = accuracy(values, mean)
+    honesty = calibration(values, mean, std)
     return {
-        "rows": len(values),
-        "mae": mean_absolute_error(values, mean),
-        "r2": r2(values, mean),
-        "spearman": spearman(values, mean),
-        "nll": gaussian_nll(values, mean, std),
-        "coverage_50": coverage(values, mean, std, 0.5),
-        "coverage_90": coverage(values, mean, std, 0.9),
+        "rows": error.n,
+        "mae": error.mae,
+        "rmse": error.rmse,
+        "r2": error.r2,
+        "spearman": error.spearman,
+        "nll": honesty.nll,
+        "crps": honesty.crps,
+        **{f"coverage_{level:.0%}".rstrip("%"): share for level, share in honesty.coverage.items()},
+        "calibration_error": honesty.calibration_error,
+        "sharpness": honesty.sharpness,
     }

@@ -23,7 +23,7 @@ from engine.graphs.crystal_graph import build_graph
 from engine.learning.backbone import Backbone, node_types
 from engine.learning.composition import composition_statistics
 from engine.learning.training import Epoch, GraphData, Schedule, predict_network, train_network
-from engine.metrics.accuracy import mean_absolute_error, spearman
+from engine.metrics.accuracy import accuracy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,11 +197,12 @@ def _held_out_table(
     for column, task in enumerate(tasks):
         known = np.isfinite(data.targets[rows, column])
         truth, guess = data.targets[rows, column][known].astype(float), predicted[known, column].astype(float)
+        found = accuracy(truth, guess)
         table[task.name] = {
             "labels_trained": int(np.isfinite(data.targets[~held_out, column]).sum()),
             "labels_held_out": int(known.sum()),
-            "mae": mean_absolute_error(truth, guess) * float(width[column]),
+            "mae": found.mae * float(width[column]),
             "mae_of_the_mean": float(np.abs(truth).mean()) * float(width[column]),
-            "spearman": spearman(truth, guess),
+            "spearman": found.spearman,
         }
     return table
