@@ -1,0 +1,1 @@
+"""Acquisition: which rows of a pool to compute next, and why."""

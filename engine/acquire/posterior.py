@@ -1,0 +1,202 @@
+"""What the ranking needs to know of a model: marginals and joint draws of log10 kappa over any rows of the pool.
+
+The draws of an ensemble are those of a low-rank Gaussian fitted to its members,
+
+    f_d(x) = mean(x) + scale * [ sum_k z_dk (m_k(x) - mean(x)) / sqrt(S - 1) + e_d(x) within(x) ],
+
+``z`` shared by all rows (what the members disagree about together), ``e`` independent from row to row (the noise each
+member sees in itself). ``z`` is centred and whitened, so that D draws reproduce the covariance of the members exactly
+(moment matching, Barraquand, Management Science 41, 1882, 1995). A Gaussian instead of the members themselves, because
+a batch larger than the ensemble exhausts S draws after S picks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from engine.exceptions import AcquisitionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOISE_BLOCK = 16  # rows that share one random stream: small enough to fetch single rows, large enough to be fast
+
+
+class PoolPosterior(Protocol):
+    """A calibrated posterior over the rows ``0 .. n_rows - 1`` of a pool, in log10 kappa."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the pool."""
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of joint draws."""
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Calibrated marginal mean and standard deviation in log10 kappa, each ``len(rows)``."""
+
+    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``D x len(rows)`` joint draws in log10 kappa.
+
+        The same D functions whatever the rows: a row's draws never depend on which other rows are asked for, so that
+        rows of different chunks are jointly consistent.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class TablePosterior:
+    """A posterior held in memory: ``mean`` and ``std`` are N, ``table`` is ``D x N``, all in log10 kappa."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    table: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not fit together."""
+        if self.table.ndim != 2 or not len(self.mean) == len(self.std) == self.table.shape[1]:
+            raise AcquisitionError(
+                f"expected mean and std of N rows and draws of shape D x N, received {self.mean.shape}, "
+                f"{self.std.shape} and {self.table.shape}; pass arrays over the same pool"
+            )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the pool."""
+        return len(self.mean)
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of joint draws."""
+        return len(self.table)
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Marginal mean and standard deviation of these rows."""
+        return self.mean[rows], self.std[rows]
+
+    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``D x len(rows)`` draws of these rows."""
+        return self.table[:, rows]
+
+    @classmethod
+    def from_members(
+        cls,
+        member_mean: NDArray[np.float64],
+        member_std: NDArray[np.float64] | None = None,
+        *,
+        scale: float = 1.0,
+        n_draws: int = 128,
+        rng: np.random.Generator,
+    ) -> TablePosterior:
+        """Make the draws of :class:`MemberPosterior` once and keep them (``4 D N`` bytes): for pools that fit."""
+        lazy = MemberPosterior.from_members(member_mean, member_std, scale=scale, n_draws=n_draws, rng=rng)
+        return cls(lazy.mean, lazy.std, lazy.draws(np.arange(lazy.n_rows)))
+
+
+@dataclass(frozen=True, eq=False)
+class MemberPosterior:
+    """An ensemble's posterior that keeps ``(S + 3) N`` numbers and makes draws when asked: for pools of any size.
+
+    Build it with :meth:`from_members`.
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    deviations: NDArray[np.float32]  # S x N, scaled so that the squares of a row sum to the variance between members
+    within: NDArray[np.float32]  # N, standard deviation within members
+    weights: NDArray[np.float32]  # D x S, the shared z
+    key: int  # of the independent part
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the pool."""
+        return len(self.mean)
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of joint draws."""
+        return len(self.weights)
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Marginal mean and standard deviation of these rows."""
+        return self.mean[rows], self.std[rows]
+
+    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``D x len(rows)`` draws of these rows."""
+        draws = np.repeat(self.mean[rows].astype(np.float32)[None], self.n_draws, axis=0)
+        for weight, deviation in zip(self.weights.T, self.deviations[:, rows], strict=True):
+            draws += weight[:, None] * deviation  # no matrix product: its rounding depends on the other rows
+        if self.within.any():
+            draws += _row_noise(self.key, rows, self.n_draws) * self.within[rows]
+        return draws
+
+    @classmethod
+    def from_members(
+        cls,
+        member_mean: NDArray[np.float64],
+        member_std: NDArray[np.float64] | None = None,
+        *,
+        scale: float = 1.0,
+        n_draws: int = 128,
+        rng: np.random.Generator,
+    ) -> MemberPosterior:
+        """Fit the Gaussian to ``S x N`` member means and within-member standard deviations (log10 kappa).
+
+        ``scale`` is the calibration factor of the total standard deviation; ``member_std`` may be ``None`` where
+        members predict no spread of their own.
+        """
+        members = np.asarray(member_mean, dtype=np.float64)
+        n_members = len(members)
+        if n_draws <= n_members:
+            raise AcquisitionError(f"{n_draws} draws cannot represent {n_members} members; ask for more draws")
+        _require_finite(members, "mean")
+        mean = members.mean(axis=0)
+        deviations = scale * (members - mean) / np.sqrt(max(n_members - 1, 1))
+        within = np.zeros_like(mean)
+        if member_std is not None:
+            _require_finite(np.asarray(member_std), "standard deviation")
+            within = scale * np.sqrt(np.square(member_std).mean(axis=0))
+        return cls(
+            mean=mean,
+            std=np.sqrt(np.square(deviations).sum(axis=0) + within**2),
+            deviations=deviations.astype(np.float32),
+            within=within.astype(np.float32),
+            weights=_whitened_normals(n_draws, n_members, rng).astype(np.float32),
+            key=int(rng.integers(2**63)),
+        )
+
+
+def _whitened_normals(n_draws: int, n_members: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """``D x S`` standard normals with sample mean 0 and sample covariance 1."""
+    z = rng.standard_normal((n_draws, n_members))
+    z -= z.mean(axis=0)
+    return np.linalg.solve(np.linalg.cholesky(z.T @ z / n_draws), z.T).T
+
+
+def _row_noise(key: int, rows: NDArray[np.int64], n_draws: int) -> NDArray[np.float32]:
+    """``D x len(rows)`` standard normals that depend on the key and each row's number alone.
+
+    Philox is counter-based (Salmon et al., SC'11): every block of rows has its own counter, hence its own stream.
+    """
+    blocks, offsets = np.divmod(np.asarray(rows, dtype=np.int64), NOISE_BLOCK)
+    noise = np.empty((len(rows), n_draws), dtype=np.float32)
+    order = np.argsort(blocks, kind="stable")
+    found, starts = np.unique(blocks[order], return_index=True)
+    philox = np.random.Philox(key=key)
+    stream, state = np.random.Generator(philox), philox.state
+    for block, members in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+        state["state"]["counter"][3] = block
+        philox.state = state
+        noise[members] = stream.standard_normal((NOISE_BLOCK, n_draws), dtype=np.float32)[offsets[members]]
+    return noise.T
+
+
+def _require_finite(members: NDArray[np.float64], what: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(members).all(axis=1))
+    if len(bad):
+        raise AcquisitionError(
+            f"member {bad[0]} of {len(members)} predicts a {what} that is not finite; drop the member and say so"
+        )

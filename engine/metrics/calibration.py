@@ -1,0 +1,110 @@
+"""Whether predicted spreads are honest, and the one factor that makes them so.
+
+Sources: CRPS of a Gaussian, Gneiting, Raftery, Westveld, Goldman, Mon. Weather Rev. 133, 1098 (2005), eq. 5;
+calibration error and sharpness, Kuleshov, Fenner, Ermon, ICML 2018, arXiv:1807.00263; the finite-sample quantile,
+Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World (2005) and Lei et al., J. Am. Stat. Assoc. 113, 1094
+(2018).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import norm
+
+from engine.exceptions import TooFewLabelsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+LEVELS = (0.50, 0.80, 0.90, 0.95)
+ERROR_GRID = np.linspace(0.05, 0.95, 19)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Honesty of Gaussian predictions over n rows, in log10.
+
+    ``nll`` is the mean negative log likelihood (natural logarithm); ``crps`` the mean continuous ranked probability
+    score, in log10 units; ``coverage`` the fraction of values inside the central interval of each level;
+    ``calibration_error`` the mean absolute difference between observed and nominal coverage over the levels .05 to .95;
+    ``sharpness`` the root mean predicted variance (smaller is sharper, worth something only when calibrated).
+    """
+
+    n: int
+    nll: float
+    crps: float
+    coverage: dict[float, float]
+    calibration_error: float
+    sharpness: float
+
+
+def calibration(
+    log10_true: ArrayLike, log10_mean: ArrayLike, log10_std: ArrayLike, levels: Sequence[float] = LEVELS
+) -> Calibration:
+    """Judge n Gaussian predictions by n values; every standard deviation must be positive."""
+    true, mean, std = (np.asarray(a, dtype=np.float64) for a in (log10_true, log10_mean, log10_std))
+    if not true.shape == mean.shape == std.shape or true.ndim != 1 or len(true) == 0:
+        raise ValueError(f"expected three arrays of n values, received {true.shape}, {mean.shape}, {std.shape}")
+    if not (std > 0).all():
+        raise ValueError(
+            f"{np.count_nonzero(~(std > 0))} of {len(std)} predicted standard deviations are not positive; "
+            "a prediction without spread cannot be judged by its calibration"
+        )
+    z = (true - mean) / std
+    return Calibration(
+        n=len(true),
+        nll=float(np.mean(0.5 * z**2 + np.log(std) + 0.5 * np.log(2 * np.pi))),
+        crps=float(np.mean(std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi)))),
+        coverage=dict(zip(levels, coverage(z, levels).tolist(), strict=True)),
+        calibration_error=float(np.abs(coverage(z, ERROR_GRID) - ERROR_GRID).mean()),
+        sharpness=float(np.sqrt(np.square(std).mean())),
+    )
+
+
+def coverage(z: ArrayLike, levels: ArrayLike) -> NDArray[np.float64]:
+    """Fraction of standardised residuals ``(true - mean) / std`` inside the central Gaussian interval of each level."""
+    half_width = norm.ppf(0.5 + np.asarray(levels, dtype=np.float64) / 2)
+    return np.mean(np.abs(np.asarray(z, dtype=np.float64))[:, None] <= half_width, axis=0)
+
+
+def fit_scale(z: ArrayLike, level: float = 0.9) -> float:
+    """Factor for all standard deviations that makes the central interval of this level cover.
+
+    Parameters
+    ----------
+    z
+        Standardised residuals ``(true - mean) / std`` of n held-out training rows.
+    level
+        Nominal coverage of the central interval.
+
+    Returns
+    -------
+    The ``ceil((n + 1) level)``-th smallest ``|z|`` over the Gaussian quantile of the level. A new exchangeable row then
+    falls inside with a probability of at least ``level`` (split conformal); at most ``1 / (n + 1)`` more without ties.
+    """
+    size = np.sort(np.abs(np.asarray(z, dtype=np.float64)))
+    if len(size) < minimum_count(level):
+        raise TooFewLabelsError(
+            f"{len(size)} held-out residuals cannot calibrate a {level:.0%} interval, it takes {minimum_count(level)}; "
+            "add labels or calibrate a lower level"
+        )
+    if not np.isfinite(size[-1]) or size[-1] == 0:
+        raise ValueError(f"standardised residuals reach {size[-1]}; check the predicted standard deviations")
+    return float(size[_rank(len(size), level) - 1] / norm.ppf(0.5 + level / 2))
+
+
+def minimum_count(level: float) -> int:
+    """Fewest residuals whose finite-sample quantile exists: ``level / (1 - level)``, 9 for 90 %."""
+    if not 0 < level < 1:
+        raise ValueError(f"the level is {level}; choose one between 0 and 1")
+    return max(1, math.ceil(level / (1 - level) - 1e-9))
+
+
+def _rank(n: int, level: float) -> int:
+    return math.ceil((n + 1) * level - 1e-9)  # .9 is not exact in binary

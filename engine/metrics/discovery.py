@@ -1,0 +1,118 @@
+"""How soon a campaign finds the extremes: recall of the top, enhancement over random, acceleration, simple regret.
+
+Liang et al., npj Comput. Mater. 7, 188 (2021): ``Top%(i) = found / n_top``, ``EF(i) = Top%(i) / (i / N)``,
+``AF(a) = i_random(a) / i(a)``. Values are those of the whole labelled pool, on the model's scale (log10 kappa).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class DiscoveryPoint:
+    """What had been found when a round had ended.
+
+    ``labels`` counts the rows bought so far; ``recall_top1`` and ``recall_top5`` are the found fractions of the best
+    1 % (at least 10 rows) and 5 %; ``enhancement_*`` the same over what random buying finds; ``best`` the best value
+    bought and ``regret`` its distance from the best of the pool, both on the model's scale; ``hits`` the rows at or
+    beyond the threshold, ``None`` without one.
+    """
+
+    round: int
+    labels: int
+    recall_top1: float
+    recall_top5: float
+    enhancement_top1: float
+    enhancement_top5: float
+    best: float
+    regret: float
+    hits: int | None
+
+
+def discovery_curve(
+    values: ArrayLike,
+    acquired: Sequence[int],
+    *,
+    goal: str,
+    initial: int,
+    batch: int,
+    threshold: float | None = None,
+) -> list[DiscoveryPoint]:
+    """Judge a campaign after its initial rows (round 0) and after every full batch.
+
+    Parameters
+    ----------
+    values
+        True values of the N rows of the pool, on the model's scale.
+    acquired
+        Pool positions in the order in which they were bought.
+    goal
+        ``min`` or ``max``.
+    initial, batch
+        Rows bought before the first round and in each round.
+    threshold
+        A row at or beyond it is a hit; same scale as ``values``.
+    """
+    target = _target(values, goal)
+    order = np.asarray(acquired, dtype=np.int64)
+    if len(np.unique(order)) != len(order):
+        raise ValueError(f"{len(order) - len(np.unique(order))} rows were acquired twice; pass each position once")
+    if len(order) < initial or initial < 1 or batch < 1:
+        raise ValueError(
+            f"{len(order)} acquired rows are fewer than the initial {initial}, or the batch of {batch} is 0"
+        )
+    best_percent = top_rows(values, goal, percent=1, at_least=10)
+    best_five = top_rows(values, goal, percent=5)
+    points: list[DiscoveryPoint] = []
+    for labels in range(initial, len(order) + 1, batch):
+        bought = order[:labels]
+        recalls = [float(np.isin(top, bought).mean()) for top in (best_percent, best_five)]
+        best = target[bought].min()
+        points.append(
+            DiscoveryPoint(
+                round=len(points),
+                labels=labels,
+                recall_top1=recalls[0],
+                recall_top5=recalls[1],
+                enhancement_top1=recalls[0] / (labels / len(target)),
+                enhancement_top5=recalls[1] / (labels / len(target)),
+                best=float(best if goal == "min" else -best),
+                regret=float(best - target.min()),
+                hits=None if threshold is None else count_hits(np.asarray(values)[bought], goal, threshold),
+            )
+        )
+    return points
+
+
+def top_rows(values: ArrayLike, goal: str, *, percent: int, at_least: int = 1) -> NDArray[np.int64]:
+    """Positions of the best ``percent`` % of N values (rounded down, but ``at_least``); ties by position."""
+    target = _target(values, goal)
+    return np.argsort(target, kind="stable")[: max(at_least, len(target) * percent // 100)]
+
+
+def acceleration(points: Sequence[DiscoveryPoint], n_pool: int, fraction: float) -> float | None:
+    """Labels that random buying needs to find this fraction of the best 5 % over those needed; ``None`` if never."""
+    for point in points:
+        if point.recall_top5 >= fraction - 1e-12:
+            return fraction * n_pool / point.labels
+    return None
+
+
+def count_hits(values: ArrayLike, goal: str, threshold: float) -> int:
+    """Values at or below (goal ``min``) or above (``max``) the threshold."""
+    return int(np.count_nonzero(_target(values, goal) <= (threshold if goal == "min" else -threshold)))
+
+
+def _target(values: ArrayLike, goal: str) -> NDArray[np.float64]:
+    """Values to be minimised."""
+    if goal not in {"min", "max"}:
+        raise ValueError(f"unknown goal {goal!r}; use 'min' or 'max'")
+    return np.asarray(values, dtype=np.float64) * (1 if goal == "min" else -1)

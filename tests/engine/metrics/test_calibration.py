@@ -1,0 +1,70 @@
+"""Calibration against closed forms and simulation; the scale makes intervals cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from engine.exceptions import TooFewLabelsError
+from engine.metrics.calibration import calibration, coverage, fit_scale, minimum_count
+
+
+def test_likelihood_and_crps_of_one_prediction():
+    result = calibration([1.2], [0.9], [0.25])
+    assert result.nll == pytest.approx(-norm.logpdf(1.2, 0.9, 0.25))
+    below, _ = quad(lambda x: norm.cdf(x, 0.9, 0.25) ** 2, -2, 1.2)
+    above, _ = quad(lambda x: (1 - norm.cdf(x, 0.9, 0.25)) ** 2, 1.2, 4)
+    assert result.crps == pytest.approx(below + above, abs=1e-7)
+    assert result.sharpness == pytest.approx(0.25)
+
+
+def test_honest_spreads_are_calibrated_and_small_ones_are_not():
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.1, 0.3, 20_000)
+    true = std * rng.standard_normal(20_000)
+    honest, proud = calibration(true, 0 * std, std), calibration(true, 0 * std, std / 2)
+    for level, observed in honest.coverage.items():
+        assert observed == pytest.approx(level, abs=0.01)
+    assert honest.calibration_error < 0.01
+    assert proud.calibration_error > 0.2
+    assert honest.nll < proud.nll
+    assert honest.crps < proud.crps
+    assert proud.sharpness == pytest.approx(honest.sharpness / 2)
+
+
+def test_coverage_counts_residuals_inside():
+    assert coverage([0.0, -1.0, 1.0, 5.0], [0.5, 0.9]).tolist() == [0.25, 0.75]
+
+
+def test_the_scale_makes_a_new_row_fall_inside_with_the_promised_probability():
+    rng = np.random.default_rng(1)
+    covered = [
+        abs(rng.standard_normal() * 2) <= norm.ppf(0.95) * fit_scale(2 * rng.standard_normal(19)) for _ in range(4000)
+    ]
+    assert np.mean(covered) == pytest.approx(18 / 20, abs=0.015)
+
+
+def test_the_scale_is_the_finite_sample_quantile():
+    z = np.arange(1.0, 20.0)  # 19 residuals: the 18th of 20
+    assert fit_scale(z) == pytest.approx(18 / norm.ppf(0.95))
+    assert fit_scale(np.arange(1.0, 10.0)) == pytest.approx(9 / norm.ppf(0.95))
+    assert fit_scale(np.random.default_rng(2).standard_normal(20_000)) == pytest.approx(1.0, abs=0.03)
+
+
+def test_too_few_residuals():
+    assert [minimum_count(level) for level in (0.5, 0.8, 0.9, 0.95)] == [1, 4, 9, 19]
+    with pytest.raises(TooFewLabelsError, match="8 held-out residuals cannot calibrate a 90% interval, it takes 9"):
+        fit_scale(np.ones(8))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        minimum_count(1.0)
+
+
+def test_predictions_without_spread_are_refused():
+    with pytest.raises(ValueError, match="1 of 2 predicted standard deviations are not positive"):
+        calibration([1.0, 2.0], [1.0, 2.0], [0.1, 0.0])
+    with pytest.raises(ValueError, match="reach 0"):
+        fit_scale(np.zeros(20))
+    with pytest.raises(ValueError, match="three arrays"):
+        calibration([1.0], [1.0, 2.0], [0.1, 0.2])
