@@ -174,9 +174,14 @@ def _require(content: dict[str, Any], *keys: str) -> None:
 def _parse_cif(payload: bytes) -> _Parsed:
     from pymatgen.io.cif import CifParser
 
-    parser = CifParser.from_str(_text(payload), occupancy_tolerance=1.0)
+    # pymatgen rounds 0.3333 to 1/3, which is right for four decimals and wrong where the file is precise
+    tolerance = 0.0 if _PRECISE.search(payload) else 1e-4
+    parser = CifParser.from_str(_text(payload), occupancy_tolerance=1.0, frac_tolerance=tolerance)
     structures = parser.parse_structures(primitive=False, check_occu=False, on_error="raise")
     return _Parsed(_from_structure(structures[0]), {}, [])
+
+
+_PRECISE = re.compile(rb"(?<![\d.])0?\.\d{6}")
 
 
 def _parse_poscar(payload: bytes) -> _Parsed:

@@ -63,13 +63,29 @@ def _read_file(path: Path) -> Iterator[RawRecord | Rejection]:
 
 
 def _read_tar(stream: IO[bytes] | gzip.GzipFile, source: str) -> Iterator[RawRecord | Rejection]:
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+    tail = _Tail(stream)
+    with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]
         while (member := archive.next()) is not None:
             # TarFile remembers every member it has seen; forgetting them keeps memory constant
-            archive.members = []  # type: ignore[attr-defined]
+            archive.members = []
             content = archive.extractfile(member) if member.isfile() else None
             if content is not None:
                 yield from _read_member(member.name, content.read(), source)
+    if any(tail.last):
+        raise EOFError("the archive ends without its end mark")
+
+
+class _Tail:
+    """A stream that remembers its last block: tarfile takes an archive cut between two members for a whole one."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self.last = content[-tarfile.BLOCKSIZE :] or self.last
+        return content
 
 
 def _read_zip(stream: IO[bytes], source: str) -> Iterator[RawRecord | Rejection]:
