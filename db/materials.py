@@ -61,7 +61,7 @@ class Materials(StoreConnection):
         Each chunk is its own transaction: what is added meanwhile may appear, and writing meanwhile is possible.
         """
         if ids is not None:
-            for part in chunks(ids, min(chunk, 900)):
+            for part in chunks(ids, chunk):
                 yield from self._materials_under(part)
             return
         last = 0

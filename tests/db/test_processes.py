@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,9 @@ def test_a_killed_process_leaves_the_store_as_before(store, store_url, pool):
     store.close()
     process = subprocess.run([sys.executable, "-c", KILLED, store_url], check=False)
     assert process.returncode == -9
+    if store_url.startswith("sqlite"):
+        journal = Path(store_url.removeprefix("sqlite:///") + "-journal")
+        assert journal.stat().st_size > 0, "the killed process had not begun to change the file"
     with Store.open(store_url) as again:
         assert snapshot(again) == before
         again.move([again.queue()[0].id], QueueState.APPROVED, "test")
