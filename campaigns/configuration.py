@@ -63,7 +63,7 @@ class AcquisitionSection(_Section):
         default="ucb", description="Acquisition function."
     )
     beta: float = Field(default=1.0, ge=0, description="Weight of the variance in ucb and qUCB.")
-    draws: int = Field(default=128, ge=8, le=4096, description="Joint draws of the posterior.")
+    draws: int = Field(default=512, ge=8, le=4096, description="Joint draws of the posterior; more keep a large batch joint for longer.")
 
 
 class Range(_Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,7 +96,7 @@ class Pool:
         known = store.property_values(names) if names else {}
         available = store.property_names() if names else {}
         values = {
-            name: np.array([_number(known.get(id_, {}).get(name)) for id_ in self.ids])
+            name: np.array([_number(known[name].get(id_)) for id_ in self.ids])
             for name in {*names} & {*available}
         }
         values["n_sites"] = np.array([key.n_sites for key in self.rows], dtype=np.float64)
@@ -144,7 +144,3 @@ def _constraints(section: ConstraintsSection) -> list[Constraint]:
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
 
-
-def by_id(pool: Pool) -> Mapping[str, str]:
-    """Content hash of each material id."""
-    return {key.material_id: key.content_hash for key in pool.rows}
