@@ -178,7 +178,8 @@ def _parse_cif(payload: bytes) -> _Parsed:
     tolerance = 0.0 if _PRECISE.search(payload) else 1e-4
     parser = CifParser.from_str(_text(payload), occupancy_tolerance=1.0, frac_tolerance=tolerance)
     structures = parser.parse_structures(primitive=False, check_occu=False, on_error="raise")
-    return _Parsed(_from_structure(structures[0]), {}, [])
+    notes = [_first_line(w) for w in parser.warnings if not w.startswith("Skipping relative stoichiometry check")]
+    return _Parsed(_from_structure(structures[0]), {}, notes)
 
 
 _PRECISE = re.compile(rb"(?<![\d.])0?\.\d{6}")

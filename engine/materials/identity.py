@@ -39,7 +39,8 @@ def identify(
 ) -> Material:
     """Make a material of a crystal in any cell that passed :func:`engine.materials.checks.check`."""
     standardised, spacegroup = standardise(crystal)
-    return Material(id, standardised, content_hash(crystal), spacegroup, properties or {}, source, notes)
+    digest = content_hash(crystal, primitive_sites=len(standardised))
+    return Material(id, standardised, digest, spacegroup, properties or {}, source, notes)
 
 
 def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, int]:
@@ -59,15 +60,25 @@ def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, in
     )
 
 
-def content_hash(crystal: Crystal) -> str:
+def content_hash(crystal: Crystal, *, primitive_sites: int) -> str:
     """32 hexadecimal digits, equal for the same crystal in another cell, origin, orientation, handedness or site order.
 
-    Crystals of one formula share a hash when their volumes agree within about 0.2 % and their shape invariants within
-    0.004, which is what displacements of 0.003 Angstrom change. Noise of 1e-6 Angstrom splits one crystal in a
-    thousand (a value on the edge of its interval); :mod:`engine.materials.duplicates` links what was split.
+    Parameters
+    ----------
+    crystal
+        Any cell, not idealised.
+    primitive_sites
+        Number of sites in its primitive cell, which tells long polytypes apart that look alike from every site.
+
+    Notes
+    -----
+    Crystals of one formula and number of sites share a hash when their volumes agree within about 0.2 % and their
+    shape invariants within 0.004, which is what displacements of some 0.003 Angstrom change. Noise of 1e-6 Angstrom
+    splits one or two crystals in a thousand (a value on the edge of its interval);
+    :mod:`engine.materials.duplicates` links what was split.
     """
     steps = np.floor(isometry_invariants(crystal) / _INTERVALS + _OFFSETS).astype(np.int64)
-    words = [crystal.formula, *map(str, steps.tolist())]
+    words = [crystal.formula, str(primitive_sites), *map(str, steps.tolist())]
     return hashlib.sha256("|".join(words).encode()).hexdigest()[:32]
 
 
@@ -76,20 +87,23 @@ def isometry_invariants(crystal: Crystal) -> NDArray[np.float64]:
 
     A site's state starts as a weight of its element and becomes, at every pass, the sum of its neighbours' states
     times w(x) = (1 - (x/c)^2)^3 cos(q x + 1), x being the distance in units of the cube root of the volume per atom.
-    The mean square state after passes 2 and 4 is kept; the oscillating w makes it sensitive to which shell a
-    neighbour is in, the even passes see far enough to tell polytypes apart.
+    The mean square state after passes 2 and 4 is kept, each element counting alike, so that a dopant's place shows;
+    the oscillating w makes it sensitive to which shell a neighbour is in, four passes reach past ten Angstrom.
     """
     length = (crystal.volume / len(crystal)) ** (1 / 3)
     first, second, distances = neighbour_pairs(crystal, cutoff=_CUTOFF * length)
     x = distances / length
     pair_weight = (1 - (x / _CUTOFF) ** 2) ** 3 * np.cos(_WAVENUMBER * x + 1)
-    even, odd = 1 + 0.5 * np.cos(1.7 * crystal.numbers + 0.3), 1 + 0.5 * np.cos(2.3 * crystal.numbers + 1.1)
+    numbers = crystal.numbers
+    even, odd = 1 + 0.5 * np.cos(1.7 * numbers + 0.3), 1 + 0.5 * np.cos(2.3 * numbers + 1.1)
+    count = np.bincount(numbers)
+    share = odd / (count[numbers] * np.count_nonzero(count))
     state = even
     invariants = [np.log(crystal.volume / len(crystal))]
     for step in range(_PASSES):
         summed = np.bincount(first, pair_weight * state[second], minlength=len(crystal))
         if step % 2:
-            invariants.append(np.log1p(np.mean(odd * summed**2)))
+            invariants.append(np.log1p(share @ summed**2))
         state = (even if step % 2 else odd) * summed
     return np.array(invariants)
 

@@ -1,0 +1,81 @@
+"""Copies are linked, polymorphs and other orderings are not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from engine.materials.crystal import Crystal, Material
+from engine.materials.duplicates import link_duplicates, same_crystal
+from tests.engine.materials.cases import (
+    another_setting,
+    material,
+    rocksalt,
+    rutile,
+    shared,
+    silicon_carbide,
+    zincblende,
+)
+
+
+def named(file: str, *names: str) -> list[Material]:
+    with gzip.open(shared(file)) as lines:
+        rows = {r["id"]: r for r in map(json.loads, lines) if r["id"] in names}
+    return [
+        material(Crystal.from_symbols(r["lattice"], r["species"], r["frac_coords"]), n)
+        for n, r in ((n, rows[n]) for n in names)
+    ]
+
+
+def relaxed(crystal: Crystal, strain: float, shift: float = 0.0) -> Crystal:
+    """Give the crystal as another functional relaxes it: cell scaled, sites moved by ``shift`` Angstrom."""
+    moves = np.random.default_rng(0).normal(size=(len(crystal), 3)) * shift @ np.linalg.inv(crystal.lattice)
+    return Crystal(crystal.lattice * (1 + strain), crystal.numbers, crystal.frac_coords + moves)
+
+
+@pytest.mark.parametrize("crystal", [rocksalt(), rutile(), silicon_carbide("ABCB")])
+@pytest.mark.parametrize("strain", [0.01, -0.015, 0.03])
+def test_another_functional_gives_the_same_crystal(crystal: Crystal, strain: float) -> None:
+    other = another_setting(relaxed(crystal, strain, shift=0.0005), np.random.default_rng(1))
+    a, b = material(crystal, "a"), material(other, "b")
+    assert a.content_hash != b.content_hash
+    assert same_crystal(a, b)
+
+
+def test_another_volume_is_another_crystal() -> None:
+    assert not same_crystal(material(rocksalt(4.2)), material(rocksalt(4.4)))
+
+
+def test_polymorphs_are_kept_apart() -> None:
+    stackings = [material(silicon_carbide(s), s) for s in ("AB", "ABC", "ABCB", "ABCACB", "ABABABC", "ABABCBC")]
+    assert [original for _, original in link_duplicates(stackings, {})] == [None] * 6
+    assert not same_crystal(material(rocksalt(4.35, "Si", "C")), material(zincblende()))
+
+
+def test_orderings_of_one_bucket_are_kept_apart() -> None:
+    a, b = named("ltc_hh143.jsonl.gz", "HH143-119", "HH143-138")
+    assert a.bucket == b.bucket
+    assert not same_crystal(a, b)
+
+
+def test_copies_from_another_database_are_linked() -> None:
+    (mine,) = named("aflow_agl.jsonl.gz", "Ca1S1_ICSD_186785")
+    (theirs,) = named("tl_shear_modulus.jsonl.gz", "gv-6037")
+    assert same_crystal(mine, theirs)
+
+
+def test_a_chunk_is_linked_to_what_is_known_and_to_itself() -> None:
+    rng = np.random.default_rng(2)
+    known = material(rocksalt(), "known")
+    exact, near = material(another_setting(rocksalt(), rng), "exact"), material(rocksalt(4.25), "near")
+    first, again = material(rutile(), "first"), material(another_setting(rutile(), rng), "again")
+    pairs = link_duplicates([exact, first, near, again], {known.bucket: [known]})
+    assert [(m.id, o.id if o else None) for m, o in pairs] == [
+        ("exact", "known"),
+        ("first", None),
+        ("near", "known"),
+        ("again", "first"),
+    ]
