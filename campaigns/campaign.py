@@ -51,6 +51,8 @@ class Campaign:
         self.directory = directory
         self.configuration = configuration
         self.store = store
+        self.features = self.artifacts
+        """Folder of graphs and embeddings; campaigns on the same crystals may share one."""
 
     @classmethod
     def create(
@@ -63,31 +65,31 @@ class Campaign:
     ) -> Campaign:
         """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched."""
         directory = Path(directory)
+        defaults = {
+            "name": directory.resolve().name,
+            "goal": goal,
+            "property": property,
+            "unit": "W/(m K)" if property.startswith("kappa") else "",
+            "fidelity": "dft",
+            "batch": 20,
+            "budget": 200,
+            "labeler": "dft",
+            "replay": "",
+        }
+        return cls.create_from(directory, _template(template).format(**defaults | values))
+
+    @classmethod
+    def create_from(cls, directory: Path, text: str) -> Campaign:
+        """Make a new campaign from the text of its ``campaign.toml``."""
         path = directory / FILE
         if path.exists():
             raise CampaignError(f"{path} exists already; choose another directory, or edit it to change the campaign")
-        text = _template(template).format(
-            **{
-                "name": directory.resolve().name,
-                "goal": goal,
-                "property": property,
-                "unit": "W/(m K)" if property.startswith("kappa") else "",
-                "fidelity": "dft",
-                "batch": 20,
-                "budget": 200,
-                "labeler": "dft",
-                "replay": "",
-            }
-            | values
-        )
         try:
             write_whole(path, text)
             configuration = read_configuration(path)
             section = configuration.campaign
             with Store.open(_store_url(configuration, directory), create=True) as store:
-                store.create_campaign(
-                    CampaignRecord(section.name, section.goal, section.property, seed=section.seed)
-                )
+                store.create_campaign(CampaignRecord(section.name, section.goal, section.property, seed=section.seed))
         except OSError as error:
             raise CampaignError(f"cannot write to {directory} ({error.strerror}); choose a directory of yours") from error
         return cls.open(directory)
@@ -403,6 +405,11 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "asked": asked,
         "budget": section.budget,
     }
+
+
+def upgrade_store(directory: Path) -> tuple[str, str]:
+    """Bring a campaign's store to this program's version; returns the versions before and after."""
+    return Store.upgrade(_store_url(read_configuration(directory / FILE), directory))
 
 
 def _template(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import tomllib
 from pathlib import Path
@@ -36,7 +37,7 @@ class CampaignSection(_Section):
     )
     seed: int = Field(default=0, ge=0, description="Root of every random choice.")
 
-    @property
+    @builtins.property  # the field above hides the name
     def learned_scale(self) -> Literal["log10", "linear"]:
         """The scale that ``auto`` stands for."""
         if self.scale != "auto":

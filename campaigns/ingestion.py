@@ -86,7 +86,7 @@ def ingest(
         labels, bad_labels = _labels(materials, label_fields)
         unlabelled = {r.record_id for r in bad_labels}
         kept = [m for m in materials if m.id not in unlabelled]
-        refused += bad_labels + _add(store, kept, report)
+        refused += bad_labels + add_materials(store, kept, report)
         store.add_rejections(refused)
         report.rejected += refused
         conflicting = {r.record_id for r in refused}
@@ -153,7 +153,7 @@ def stored_material(record: MaterialRecord) -> Material:
     )
 
 
-def _add(store: Store, materials: Sequence[Material], report: IngestReport) -> list[RejectionRecord]:
+def add_materials(store: Store, materials: Sequence[Material], report: IngestReport) -> list[RejectionRecord]:
     """Add new crystals and link copies; returns the refused."""
     present = store.materials_in_buckets({m.bucket for m in materials})
     known = {bucket: [stored_material(r) for r in records] for bucket, records in present.items()}

@@ -43,10 +43,13 @@ class Dft:
 class Replay:
     """Answers from labelled records, to rehearse a campaign; a material without an answer fails."""
 
-    def __init__(self, configuration: Configuration, directory: Path):
+    def __init__(self, configuration: Configuration, directory: Path, answers: Mapping[str, float] | None = None):
+        """``answers`` (value by record id) are read from ``[labeler] source`` when first needed, unless given."""
         self._settings = configuration.campaign
         self._section = configuration.labeler
         self._directory = directory
+        if answers is not None:
+            self.answers = answers
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord]) -> None:
         """Approve, answer and finish every entry."""

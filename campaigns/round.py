@@ -26,7 +26,7 @@ from engine.acquire.batch import choose_batch
 from engine.acquire.cold_start import space_filling
 from engine.acquire.reasons import reason
 from engine.exceptions import TooFewLabelsError
-from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, train_ensemble
+from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
 from engine.learning.features import CHUNK, Featuriser
 from engine.learning.training import Schedule
 
@@ -93,7 +93,7 @@ class _Round:
         section = self.settings.campaign
         self.scale = Scale(section.learned_scale)
         backbone = campaign.backbone(self.settings.model.backbone)
-        self.featuriser = Featuriser(backbone, campaign.artifacts)
+        self.featuriser = Featuriser(backbone, campaign.features)
         self.pool = Pool.of(self.store, backbone.elements, self.manifest["materials"])
         self.labels = training_labels(self.store, section, self.manifest["labels_up_to"])
         self.seed = int(np.random.SeedSequence([section.seed, record.number]).generate_state(1)[0])
@@ -122,7 +122,7 @@ class _Round:
     def train(self) -> RoundRecord:
         """Train the ensemble on the labels, or rank without one when they are too few."""
         ids = [id_ for id_ in self.pool.ids if id_ in self.labels]
-        needed = max(MIN_LABELS, 2 * self.settings.model.members)
+        needed = minimum_labels(self.settings.model.members)
         if len(ids) < needed:
             self.say(f"{len(ids)} labels, a model needs {needed}: a space-filling batch instead")
             return self._rank_without_model()

@@ -21,7 +21,7 @@ from engine.learning.features import Featuriser
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.judgement import judge
 from engine.learning.training import GraphData, Schedule
-from engine.metrics.calibration import fit_scale
+from engine.metrics.calibration import shrunk_scale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +32,8 @@ Strategy = Literal["frozen", "full"]
 HeadKind = Literal["gp", "mlp"]
 Scale = Literal["log10", "linear"]
 
-MIN_LABELS = 10
-"""Fewer labels than this give folds too small to calibrate on."""
+MIN_LABELS = 8
+"""With fewer labels a model knows less than a spread-out first batch would tell."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def train_ensemble(
     Raises
     ------
     TooFewLabelsError
-        With fewer than 10 labels, fewer labels than two a member, or labels that are all equal.
+        With fewer than 8 labels, fewer labels than members, or labels that are all equal.
     """
     values = np.asarray(values, dtype=np.float64)
     _check_labels(values, settings, property)
@@ -143,7 +143,7 @@ def train_ensemble(
         scale=scale,
         heads=tuple(heads),
         noise=tuple(noise),
-        calibration=fit_scale((values - mean) / std),
+        calibration=shrunk_scale((values - mean) / std),
         metrics={
             "labels": len(values),
             "model": judge(values, mean, _cross_calibrated(values, mean, std, folds)),
@@ -151,6 +151,11 @@ def train_ensemble(
         },
         data_hash=labels_hash(keys, values),
     )
+
+
+def minimum_labels(members: int) -> int:
+    """Fewest labels that this many members can be trained on: one to hold out each, and never fewer than 8."""
+    return max(MIN_LABELS, members)
 
 
 def assign_folds(keys: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int64]:
@@ -259,12 +264,12 @@ def _cross_calibrated(
     z = (values - mean) / std
     scaled = std.copy()
     for k in np.unique(folds):
-        scaled[folds == k] *= fit_scale(z[folds != k])
+        scaled[folds == k] *= shrunk_scale(z[folds != k])
     return scaled
 
 
 def _check_labels(values: NDArray[np.float64], settings: EnsembleSettings, property: str) -> None:
-    needed = max(MIN_LABELS, 2 * settings.members)
+    needed = minimum_labels(settings.members)
     if settings.members < 2:
         raise TooFewLabelsError(f"an ensemble needs at least 2 members to hold rows out, got {settings.members}")
     if len(values) < needed:

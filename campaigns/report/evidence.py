@@ -1,0 +1,235 @@
+"""All that a report is made of, read from a campaign once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from campaigns.campaign import Campaign, status
+from campaigns.training_set import Scale, training_labels
+from db.states import QueueState
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.configuration import CampaignSection
+    from db.records import FailureRecord, LabelRecord, MaterialKey, ModelRecord, QueueEntryRecord, RoundRecord
+
+MAP_SAMPLE = 5000
+"""Materials of the pool that the map shows; more only slow a telephone down."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """n predictions in learned units beside the n labels they meet."""
+
+    ids: list[str]
+    formulas: list[str]
+    rounds: NDArray[np.int64]
+    """Round of each prediction."""
+    values: NDArray[np.float64]
+    """Labels in learned units."""
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    held_out: bool
+    """Whether no label was known to the member that predicted it."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def z(self) -> NDArray[np.float64]:
+        """Standardised residuals."""
+        return (self.values - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """n materials on the two directions in which their embeddings differ most."""
+
+    keys: list[MaterialKey]
+    position: NDArray[np.float64]
+    """n x 2."""
+    explained: NDArray[np.float64]
+    """Share of the variance along each of the two."""
+    pool_size: int
+    sampled: int
+    """How many of the pool were drawn; labelled and queued materials are there besides."""
+    predicted: dict[str, tuple[float, float, float]]
+    """Mean and 90 % interval in the property's unit by material id, of the latest scored round."""
+
+
+class Evidence:
+    """A campaign's records, and what follows from several of them together."""
+
+    def __init__(self, campaign: Campaign):
+        self.campaign = campaign
+        self.section: CampaignSection = campaign.configuration.campaign
+        self.scale = Scale(self.section.learned_scale)
+        self.status: dict[str, Any] = status(campaign)
+        self.rounds: list[RoundRecord] = campaign.store.rounds()
+        self.queue: list[tuple[QueueEntryRecord, str]] = campaign.with_formula(campaign.store.queue())
+        self.labels: dict[str, LabelRecord] = training_labels(campaign.store, self.section)
+        """By material id, in order of arrival."""
+        self.models: list[ModelRecord] = campaign.store.models()
+        self.failures: list[FailureRecord] = campaign.store.failures(self.section.property)
+        self.index: list[MaterialKey] = campaign.store.material_index()
+
+    @cached_property
+    def formulas(self) -> dict[str, str]:
+        """Formula by material id."""
+        return {key.material_id: key.formula for key in self.index}
+
+    @cached_property
+    def bought_in(self) -> dict[str, int]:
+        """Round that asked for a label, by material id; labels that were there before are absent."""
+        return {e.material_id: e.round or 0 for e, _ in self.queue if e.state is QueueState.DONE}
+
+    @property
+    def last_queued(self) -> int | None:
+        """Number of the latest round with a queue."""
+        return max((e.round or 0 for e, _ in self.queue), default=None)
+
+    @property
+    def hit(self) -> float | None:
+        """Value beyond which a label is a hit."""
+        known = [r.manifest["hit"] for r in self.rounds if r.manifest.get("hit") is not None]
+        return float(known[-1]) if known else self.section.hit
+
+    @property
+    def trained(self) -> list[RoundRecord]:
+        """Rounds with a model, first to last."""
+        return [r for r in self.rounds if r.metrics_before]
+
+    def rejection_counts(self) -> dict[str, int]:
+        """How many records were refused for each reason, most first."""
+        return dict(Counter(r.reason for r in self.campaign.store.rejections()).most_common())
+
+    def prospective(self) -> Predictions | None:
+        """What was predicted when queued, beside the label that arrived; all rounds."""
+        met = [
+            (e, formula)
+            for e, formula in self.queue
+            if e.state is QueueState.DONE and e.material_id in self.labels and "learned_mean" in e.details
+        ]
+        if not met:
+            return None
+        return Predictions(
+            ids=[e.material_id for e, _ in met],
+            formulas=[formula for _, formula in met],
+            rounds=np.array([e.round or 0 for e, _ in met]),
+            values=self.scale.learned([self.labels[e.material_id].value for e, _ in met]),
+            mean=np.array([e.details["learned_mean"] for e, _ in met]),
+            std=np.array([e.details["learned_std"] for e, _ in met]),
+            held_out=True,
+        )
+
+    def before(self) -> Predictions | None:
+        """The latest model on the labels it was trained on: cross-validated where kept, else in-sample."""
+        for record in reversed(self.trained):
+            labels = training_labels(self.campaign.store, self.section, record.manifest["labels_up_to"])
+            held_out = (record.metrics_before or {}).get("held_out")
+            rows: dict[str, Any] = held_out or self._predicted(record, labels, ("learned_mean", "learned_std"))
+            ids = [id_ for id_ in labels if id_ in rows]
+            if ids:
+                return Predictions(
+                    ids=ids,
+                    formulas=[self.formulas[id_] for id_ in ids],
+                    rounds=np.full(len(ids), record.number),
+                    values=self.scale.learned([labels[id_].value for id_ in ids]),
+                    mean=np.array([rows[id_][0] for id_ in ids]),
+                    std=np.array([rows[id_][1] for id_ in ids]),
+                    held_out=bool(held_out),
+                )
+        return None
+
+    def on_the_map(self) -> set[str]:
+        """Ids of the materials the map marks as queued: the latest round's, and all whose result is awaited."""
+        return {e.material_id for e, _ in self.queue if e.round == self.last_queued or not e.state.is_finished}
+
+    def embedding_map(self) -> EmbeddingMap | None:
+        """Principal components of the standardised embeddings; None before the first round has made any."""
+        embedded = next((found for r in reversed(self.rounds) if (found := self._embeddings(r)) is not None), None)
+        if embedded is None:
+            return None
+        known = [i for i, key in enumerate(self.index) if key.content_hash in embedded]
+        rng = np.random.default_rng(0)  # the same campaign, the same map
+        drawn = set(known if len(known) <= MAP_SAMPLE else rng.choice(known, MAP_SAMPLE, replace=False).tolist())
+        marked = self.on_the_map() | set(self.labels)
+        shown = [i for i in known if i in drawn or self.index[i].material_id in marked]
+        if len(shown) < 3:
+            return None
+        keys = [self.index[i] for i in shown]
+        position, explained = _principal_components(embedded.read([key.content_hash for key in keys]))
+        scored = next((r for r in reversed(self.rounds) if r.predictions), None)
+        ids = [key.material_id for key in keys]
+        columns = ("mean", "lower", "upper")
+        predicted = self._predicted(scored, ids, columns) if scored else {}
+        return EmbeddingMap(keys, position, explained, len(self.index), len(drawn), predicted)
+
+    def prevalence(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Share of crystals that hold each element: in the pool, and in all that was queued and not withdrawn."""
+        systems = {key.material_id: key.chemical_system for key in self.index}
+        asked = {e.material_id for e, _ in self.queue if e.state is not QueueState.WITHDRAWN}
+        return _shares(systems.values()), _shares(systems[id_] for id_ in asked)
+
+    def _predicted(
+        self, record: RoundRecord, ids: Collection[str], columns: tuple[str, ...]
+    ) -> dict[str, tuple[float, ...]]:
+        """Columns of a round's stored predictions for these materials, by id; the whole table is never in memory."""
+        if record.predictions is None:
+            return {}
+        import pyarrow.dataset as ds
+
+        path = self.campaign.directory / record.predictions.path
+        table = ds.dataset(path).to_table(["id", *columns], filter=ds.field("id").isin(list(ids)))
+        values = zip(*(table.column(name).to_pylist() for name in columns), strict=True)
+        return dict(zip(table.column("id").to_pylist(), values, strict=True))
+
+    def _embeddings(self, record: RoundRecord) -> _Embeddings | None:
+        folder = self.campaign.features / "embeddings" / record.manifest["backbone_sha256"][:32]
+        return _Embeddings(folder) if any(folder.glob("*.arrow")) else None
+
+
+class _Embeddings:
+    """Embeddings on disk, read without the backbone that made them: a report needs no torch."""
+
+    def __init__(self, folder: Any):
+        import pyarrow as pa
+
+        from engine.graphs.shards import ShardStore
+
+        with pa.memory_map(str(next(folder.glob("*.arrow")))) as source:
+            schema = pa.ipc.open_file(source).schema
+        self._shards = ShardStore(folder, schema.remove(schema.get_field_index("key")))
+        self._size = schema.field("embedding").type.list_size
+
+    def __contains__(self, content_hash: str) -> bool:
+        return content_hash in self._shards
+
+    def read(self, hashes: list[str]) -> NDArray[np.float64]:
+        """N x d embeddings."""
+        column = self._shards.read(hashes).column("embedding").combine_chunks()
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._size).astype(np.float64)
+
+
+def _principal_components(embeddings: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates (n x 2) and explained shares (2) of the standardised rows."""
+    spread = embeddings.std(axis=0)
+    varies = spread > 1e-9
+    standard = (embeddings[:, varies] - embeddings[:, varies].mean(axis=0)) / spread[varies]
+    variances, directions = np.linalg.eigh(standard.T @ standard / len(standard))
+    first = directions[:, [-1, -2]]
+    first = first * np.sign(first[np.abs(first).argmax(axis=0), [0, 1]])  # a sign of its own: the same map every time
+    return standard @ first, variances[[-1, -2]] / variances.sum()
+
+
+def _shares(systems: Iterable[str]) -> dict[str, float]:
+    systems = list(systems)
+    counts = Counter(symbol for system in systems for symbol in system.split("-"))
+    return {symbol: count / len(systems) for symbol, count in counts.items()}

@@ -1,0 +1,35 @@
+"""Numbers as a reader wants them: three significant digits and a unit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NONE = "–"
+
+
+def significant(value: float | None, unit: str = "") -> str:
+    """Three significant digits, and the unit behind a value that is there."""
+    if value is None or not np.isfinite(value):
+        return NONE
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        text = f"{value:.2e}"
+    else:
+        text = np.format_float_positional(float(f"{value:.2e}"), trim="-")
+    return f"{text} {unit}".rstrip()
+
+
+def interval(mean: float | None, lower: float | None, upper: float | None) -> str:
+    """A mean and its 90 % interval, ``0.8 (0.4 to 1.5)``."""
+    if mean is None:
+        return NONE
+    return f"{significant(mean)} ({significant(lower)} to {significant(upper)})"
+
+
+def percent(share: float | None) -> str:
+    """A share as a whole percentage."""
+    return NONE if share is None else f"{share:.0%}".replace("%", " %")
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """``1 round``, ``3 rounds``, ``12,345 materials``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
