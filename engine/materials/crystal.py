@@ -45,7 +45,7 @@ class Crystal:
             raise ValueError(f"{len(self.numbers)} atomic numbers but {len(self.frac_coords)} coordinates")
 
     def __len__(self) -> int:
-        """Number of sites in the cell."""
+        """Count the sites of the cell."""
         return len(self.numbers)
 
     @cached_property
@@ -81,13 +81,13 @@ class Crystal:
         return "-".join(sorted(self.composition))
 
     def to_structure(self) -> Structure:
-        """The same crystal as a pymatgen ``Structure``."""
+        """Give the same crystal as a pymatgen ``Structure``."""
         from pymatgen.core import Structure
 
         return Structure(self.lattice, self.symbols, self.frac_coords)
 
     def to_atoms(self) -> Atoms:
-        """The same crystal as ASE ``Atoms``."""
+        """Give the same crystal as ASE ``Atoms``."""
         from ase import Atoms
 
         return Atoms(numbers=self.numbers, cell=self.lattice, scaled_positions=self.frac_coords, pbc=True)
