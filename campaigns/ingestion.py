@@ -110,9 +110,12 @@ def open_sources(sources: Sequence[str], workers: int | None = None) -> Iterator
         yield from load(files, workers)
     for source in sources:
         if source == REFERENCE:
-            from engine.materials.reference import reference_crystals
+            from engine.materials.reference import reference_crystals, reference_labels
 
-            yield _generated(source, ((id_, crystal, {}) for id_, crystal in reference_crystals().items()))
+            values: dict[str, dict[str, Any]] = {}
+            for label in reference_labels():
+                values.setdefault(label["id"], {})[f"{label['property']}_{label['fidelity']}"] = label["value"]
+            yield _generated(source, ((id_, crystal, values[id_]) for id_, crystal in reference_crystals().items()))
         elif source == CANDIDATES:
             from engine.materials.candidates import generate_candidates
 
@@ -236,10 +239,6 @@ def _rejection(rejection: Rejection) -> RejectionRecord:
 
 
 def _generated(source: str, entries: Iterable[tuple[str, Crystal, dict[str, Any]]]) -> list[Material | Rejection]:
-    from engine.materials.identity import content_hash, standardise
+    from engine.materials.identity import identify
 
-    made: list[Material | Rejection] = []
-    for id_, crystal, properties in entries:
-        standard, spacegroup = standardise(crystal)
-        made.append(Material(id_, standard, content_hash(standard, spacegroup), spacegroup, properties, source))
-    return made
+    return [identify(id_, crystal, properties, source) for id_, crystal, properties in entries]
