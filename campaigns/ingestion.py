@@ -165,6 +165,9 @@ def add_materials(store: Store, materials: Sequence[Material], report: IngestRep
     near_ids = {m.id for m, _ in near}
     added = store.add_materials(material_record(m) for m in materials if m.id not in near_ids)
     for material, original in near:
+        if original.id == material.id:  # the same entry, written with other digits
+            report.unchanged += 1
+            continue
         record = material_record(material)
         try:
             store.link_duplicate(original.id, record.sources[0], record.properties)
