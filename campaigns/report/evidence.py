@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.campaign import Campaign, status
+from campaigns.exceptions import CampaignError
 from campaigns.training_set import Scale, training_labels
 from db.states import QueueState
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from campaigns.configuration import CampaignSection
     from db.records import FailureRecord, LabelRecord, MaterialKey, ModelRecord, QueueEntryRecord, RoundRecord
+    from db.states import CampaignState
 
 MAP_SAMPLE = 5000
 """Materials of the pool that the map shows; more only slow a telephone down."""
@@ -58,9 +60,10 @@ class EmbeddingMap:
     explained: NDArray[np.float64]
     """Share of the variance along each of the two."""
     pool_size: int
+    """Materials with an embedding."""
     sampled: int
-    """How many of the pool were drawn; labelled and queued materials are there besides."""
-    predicted: dict[str, tuple[float, float, float]]
+    """How many of them were drawn; labelled and queued materials are there besides."""
+    predicted: dict[str, tuple[float, ...]]
     """Mean and 90 % interval in the property's unit by material id, of the latest scored round."""
 
 
@@ -71,6 +74,7 @@ class Evidence:
         self.campaign = campaign
         self.section: CampaignSection = campaign.configuration.campaign
         self.scale = Scale(self.section.learned_scale)
+        self.state: CampaignState = campaign.store.campaign().state
         self.status: dict[str, Any] = status(campaign)
         self.rounds: list[RoundRecord] = campaign.store.rounds()
         self.queue: list[tuple[QueueEntryRecord, str]] = campaign.with_formula(campaign.store.queue())
@@ -111,7 +115,7 @@ class Evidence:
         return dict(Counter(r.reason for r in self.campaign.store.rejections()).most_common())
 
     def prospective(self) -> Predictions | None:
-        """What was predicted when queued, beside the label that arrived; all rounds."""
+        """Collect what was predicted when queued, beside the label that arrived; all rounds."""
         met = [
             (e, formula)
             for e, formula in self.queue
@@ -130,7 +134,7 @@ class Evidence:
         )
 
     def before(self) -> Predictions | None:
-        """The latest model on the labels it was trained on: cross-validated where kept, else in-sample."""
+        """Collect predictions of the latest model on its labels: cross-validated where kept, else in-sample."""
         for record in reversed(self.trained):
             labels = training_labels(self.campaign.store, self.section, record.manifest["labels_up_to"])
             held_out = (record.metrics_before or {}).get("held_out")
@@ -170,7 +174,7 @@ class Evidence:
         ids = [key.material_id for key in keys]
         columns = ("mean", "lower", "upper")
         predicted = self._predicted(scored, ids, columns) if scored else {}
-        return EmbeddingMap(keys, position, explained, len(self.index), len(drawn), predicted)
+        return EmbeddingMap(keys, position, explained, len(known), len(drawn), predicted)
 
     def prevalence(self) -> tuple[dict[str, float], dict[str, float]]:
         """Share of crystals that hold each element: in the pool, and in all that was queued and not withdrawn."""
@@ -187,6 +191,10 @@ class Evidence:
         import pyarrow.dataset as ds
 
         path = self.campaign.directory / record.predictions.path
+        if not path.is_file():
+            raise CampaignError(
+                f"{path} is missing, the predictions of round {record.number}; copy artifacts/ with the campaign"
+            )
         table = ds.dataset(path).to_table(["id", *columns], filter=ds.field("id").isin(list(ids)))
         values = zip(*(table.column(name).to_pylist() for name in columns), strict=True)
         return dict(zip(table.column("id").to_pylist(), values, strict=True))

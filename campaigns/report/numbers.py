@@ -19,17 +19,22 @@ def significant(value: float | None, unit: str = "") -> str:
 
 
 def interval(mean: float | None, lower: float | None, upper: float | None) -> str:
-    """A mean and its 90 % interval, ``0.8 (0.4 to 1.5)``."""
+    """Write a mean and its 90 % interval: ``0.8 (0.4 to 1.5)``."""
     if mean is None:
         return NONE
     return f"{significant(mean)} ({significant(lower)} to {significant(upper)})"
 
 
 def percent(share: float | None) -> str:
-    """A share as a whole percentage."""
+    """Write a share as a whole percentage."""
     return NONE if share is None else f"{share:.0%}".replace("%", " %")
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
     """``1 round``, ``3 rounds``, ``12,345 materials``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def unbroken(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return text.replace(" %", "\u00a0%").replace("W/(m K)", "W/(m\u00a0K)")

@@ -1,0 +1,109 @@
+"""The report's tables: plain rows of text for the template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from campaigns.campaign import round_row
+from campaigns.report.evidence import Evidence
+from campaigns.report.numbers import interval, percent, significant
+
+if TYPE_CHECKING:
+    from db.records import ModelRecord, QueueEntryRecord
+
+SHOWN_HASH = 10
+"""Characters of a hash that are shown."""
+
+
+def queue_tables(evidence: Evidence) -> list[dict[str, Any]]:
+    """List the queue by round, the latest first."""
+    numbers = sorted({e.round or 0 for e, _ in evidence.queue}, reverse=True)
+    return [
+        {
+            "round": number,
+            "rows": [_queue_row(evidence, e, formula) for e, formula in evidence.queue if e.round == number],
+        }
+        for number in numbers
+    ]
+
+
+def round_table(evidence: Evidence) -> list[dict[str, str]]:
+    """One row a round, the latest last."""
+    shares = {"cv_coverage_50", "cv_coverage_90", "coverage_50", "coverage_90"}
+    rows = []
+    for record in evidence.rounds:
+        row = round_row(record)
+        rows.append({name: _cell(name, value, shares) for name, value in row.items()})
+    return rows
+
+
+def model_table(evidence: Evidence) -> list[dict[str, Any]]:
+    """Every model with its lineage, the latest first."""
+    return [_model_row(model, evidence) for model in reversed(evidence.models)]
+
+
+def data_facts(evidence: Evidence) -> dict[str, dict[str, int]]:
+    """Count labels by fidelity, failures and rejected records by reason."""
+    store = evidence.campaign.store
+    return {
+        "labels": store.fidelities(evidence.section.property),
+        "others": {name: n for name, n in store.labelled_properties().items() if name != evidence.section.property},
+        "failures": dict(Counter(_words(str(f.reason)) for f in evidence.failures).most_common()),
+        "rejections": {_words(reason): n for reason, n in evidence.rejection_counts().items()},
+    }
+
+
+def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
+    label = evidence.labels.get(entry.material_id)
+    arrived = label is not None and evidence.bought_in.get(entry.material_id) == entry.round
+    return {
+        "rank": entry.rank,
+        "id": entry.material_id,
+        "formula": formula,
+        "prediction": interval(entry.predicted_mean, entry.predicted_lower, entry.predicted_upper),
+        "state": str(entry.state),
+        "meaning": entry.state.meaning,
+        "label": significant(label.value) if label is not None and arrived else significant(None),
+        "reason": entry.reason,
+    }
+
+
+def _model_row(model: ModelRecord, evidence: Evidence) -> dict[str, Any]:
+    judged = model.metrics.get("model", {})
+    return {
+        "id": model.model_id,
+        "parent": model.parent_id,
+        "backbone": model.stage.get("backbone", ""),
+        "backbone_hash": model.backbone_hash[:SHOWN_HASH],
+        "lineage": [_stage(stage) for stage in model.stage.get("lineage", [])],
+        "settings": ", ".join(str(model.settings[k]) for k in ("strategy", "head") if k in model.settings),
+        "labels": model.metrics.get("labels"),
+        "data_hash": model.data_hash[:SHOWN_HASH],
+        "mae": significant(judged.get("mae")),
+        "spearman": significant(judged.get("spearman")),
+        "coverage": percent(judged.get("coverage_90")),
+        "members": [(m.seed, m.sha256[:SHOWN_HASH]) for m in model.members],
+        "created": model.created_at[:16].replace("T", " "),
+        "code": model.code_version,
+    }
+
+
+def _stage(stage: Any) -> str:
+    """Put a stage of a backbone's making in words."""
+    if not isinstance(stage, dict):
+        return str(stage)
+    start = stage.get("start")
+    properties = ", ".join(_words(str(p).removesuffix("_scaled")) for p in stage.get("properties", []))
+    parts = [f"from {start}" if start else "", f"trained on {properties}" if properties else ""]
+    return ", ".join(p for p in parts if p) or ", ".join(f"{k} {v}" for k, v in stage.items())
+
+
+def _cell(name: str, value: Any, shares: set[str]) -> str:
+    if isinstance(value, str):
+        return value
+    return percent(value) if name in shares else significant(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
