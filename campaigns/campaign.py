@@ -177,36 +177,39 @@ class Campaign:
         from campaigns.round import finish_round, open_round
 
         with self._lock():
-            done: list[int] = []
+            touched: dict[int, None] = {}
+            opened = 0
             while True:
                 last = next(reversed(self.store.rounds()), None)
                 if last is not None and last.state.step < RoundState.QUEUED.step:
-                    last = finish_round(self, last, say)
-                    done.append(last.number)
+                    touched[finish_round(self, last, say).number] = None
+                    opened += 1
                 for number in self._collect():
                     say(f"round {number}: judged")
-                    done.append(number)
+                    touched[number] = None
                 left = self._awaited()
                 if left and wait:
                     self._set_state(CampaignState.WAITING)
-                    return RunReport(_unique(done), "waiting", self._waiting(left))
-                if rounds is not None and len([n for n in _unique(done) if n]) >= rounds:
-                    return RunReport(_unique(done), "rounds", f"{rounds} rounds done, as asked")
+                    return RunReport(tuple(touched), "waiting", self._waiting(left))
+                if rounds is not None and opened >= rounds:
+                    return RunReport(tuple(touched), "rounds", f"{rounds} rounds done, as asked")
                 batch = self._batch_within_budget()
                 if batch < 1:
                     self._set_state(CampaignState.STOPPED)
                     budget = self.configuration.campaign.budget
                     return RunReport(
-                        _unique(done), "budget", f"the budget of {budget} labels is spent; raise it in {FILE} to go on"
+                        tuple(touched), "budget", f"the budget of {budget} labels is spent; raise it in {FILE} to go on"
                     )
                 self._check_fidelity(say)
                 self._set_state(CampaignState.ACTIVE)
                 try:
-                    finish_round(self, open_round(self, batch), say)
+                    record = open_round(self, batch)
                 except NoCandidatesError as error:
-                    if not self.store.rounds() or not self._ever_queued():
+                    if not touched:
                         raise
-                    return RunReport(_unique(done), "candidates", str(error))
+                    return RunReport(tuple(touched), "candidates", str(error))
+                touched[finish_round(self, record, say).number] = None
+                opened += 1
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 
@@ -295,9 +298,6 @@ class Campaign:
         section = self.configuration.campaign
         asked = sum(e.state is not QueueState.WITHDRAWN for e in self.store.queue())
         return min(section.batch, section.budget - asked)
-
-    def _ever_queued(self) -> bool:
-        return bool(self.store.queue())
 
     def _check_fidelity(self, say: Callable[[str], None]) -> None:
         section = self.configuration.campaign
@@ -438,6 +438,3 @@ def _author() -> str:
     except (KeyError, OSError):
         return "unknown"
 
-
-def _unique(numbers: Sequence[int]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(numbers))

@@ -51,6 +51,7 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
     pool = Pool.of(store, backbone.elements)
     labels = training_labels(store, settings.campaign)
     pending, spent = queued_ids(store, settings.campaign.fidelity)
+    pool.candidates(store, settings.constraints, {*labels, *pending, *spent})  # a round with nothing to rank never starts
     manifest = {
         "settings": settings.model_dump(mode="json", exclude={"store", "labeler"}),
         "materials": len(pool) + len(pool.unknown),
