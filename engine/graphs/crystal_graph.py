@@ -63,8 +63,8 @@ def build_graph(crystal: Crystal, cutoff: float) -> CrystalGraph:
 def collate(graphs: Sequence[CrystalGraph], node_types: NDArray[np.int64]) -> Data:
     """One disconnected graph for MatGL out of many.
 
-    ``node_types`` maps an atomic number to the model's element index; an element the model does not know is -1 there and
-    must have been refused before (see ``Backbone.check_elements``).
+    ``node_types`` maps an atomic number to the model's element index; an element the model does not know is -1 there
+    and must have been refused before (see ``Backbone.check_elements``).
     """
     import torch
     from torch_geometric.data import Data
@@ -84,18 +84,17 @@ def collate(graphs: Sequence[CrystalGraph], node_types: NDArray[np.int64]) -> Da
 
 
 def pack(n_edges: Sequence[int], max_edges: int = 40_000, max_graphs: int = 128) -> Iterator[NDArray[np.int64]]:
-    """Indices of batches of similar size: sorted by edges, each batch filled up to a budget of edges.
+    """Give the indices of batches of similar size: sorted by edges, each batch filled up to a budget of edges.
 
     A crystal with more edges than the budget is a batch of its own.
     """
-    order = np.argsort(np.asarray(n_edges), kind="stable")
     batch: list[int] = []
     filled = 0
-    for index in order:
+    for index in np.argsort(n_edges, kind="stable").tolist():
         if batch and (filled + n_edges[index] > max_edges or len(batch) == max_graphs):
             yield np.array(batch)
             batch, filled = [], 0
-        batch.append(int(index))
+        batch.append(index)
         filled += n_edges[index]
     if batch:
         yield np.array(batch)

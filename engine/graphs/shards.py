@@ -1,7 +1,8 @@
 """Rows kept on disk by content: append-only Arrow shards, one row a key.
 
-A shard is written beside its final name and renamed, so that a killed process leaves either a whole shard or none; a
-shard's name holds the SHA-256 of its bytes. Opening reads the keys alone; rows are memory-mapped when asked for.
+A shard is written beside its final name and renamed, so that a killed process leaves either a whole shard or none; its
+name ends in the SHA-256 of its bytes, so that two processes never write to one file. Opening reads the keys alone; rows
+are memory-mapped when asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,34 +31,41 @@ class ShardStore:
         into its name.
     schema
         Arrow schema without the key.
+
+    Raises
+    ------
+    ShardError
+        If a shard cannot be read or holds other columns.
     """
 
     def __init__(self, folder: Path | str, schema: pa.Schema):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.schema = pa.schema([pa.field("key", pa.string()), *schema])
-        self._tables: dict[Path, pa.Table] = {}
-        self._where: dict[str, tuple[Path, int]] = {}
+        self._opened: set[str] = set()
+        self._tables: list[pa.Table] = []
+        self._starts = [0]
+        self._row_of: dict[str, int] = {}
         self.refresh()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._where
+        return key in self._row_of
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._row_of)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that no shard holds, each once, in order."""
-        return [k for k in dict.fromkeys(keys) if k not in self._where]
+        return [k for k in dict.fromkeys(keys) if k not in self._row_of]
 
     def refresh(self) -> None:
         """Look for shards that another process has added."""
         for path in sorted(self.folder.glob("*.arrow")):
-            if path not in self._tables:
+            if path.name not in self._opened:
                 self._open(path)
 
     def append(self, keys: Sequence[str], columns: dict[str, Any]) -> None:
-        """Add one shard. Keys already present are written again only if the caller passes them; the first stays."""
+        """Add one shard; of a key that is there already the first row stays."""
         if not keys:
             return
         table = pa.table({"key": pa.array(keys, pa.string()), **columns}, schema=self.schema)
@@ -77,40 +85,43 @@ class ShardStore:
 
     def read(self, keys: Sequence[str]) -> pa.Table:
         """Rows of ``keys`` in their order; an absent key raises ``KeyError``."""
-        by_shard: dict[Path, tuple[list[int], list[int]]] = {}
-        for position, key in enumerate(keys):
-            path, row = self._where[key]
-            rows, positions = by_shard.setdefault(path, ([], []))
-            rows.append(row)
-            positions.append(position)
-        parts = [self._tables[path].take(rows) for path, (rows, _) in by_shard.items()]
-        if not parts:
+        rows = np.array([self._row_of[key] for key in keys], dtype=np.int64)
+        if not len(rows):
             return self.schema.empty_table()
-        order = np.empty(len(keys), dtype=np.int64)
-        order[np.concatenate([positions for _, positions in by_shard.values()])] = np.arange(len(keys))
-        return pa.concat_tables(parts).take(order)
-
-    def verify(self) -> Iterator[tuple[Path, bool]]:
-        """Each shard with whether its bytes still match the hash in its name."""
-        for path in sorted(self._tables):
-            yield path, _sha256(path)[:32] == path.stem.split("-")[1]
+        order = np.argsort(rows, kind="stable")
+        shards = np.searchsorted(self._starts, rows[order], side="right") - 1
+        found, firsts = np.unique(shards, return_index=True)
+        parts = [
+            self._tables[shard].take(rows[part] - self._starts[shard])
+            for shard, part in zip(found.tolist(), np.split(order, firsts[1:]), strict=True)
+        ]
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return pa.concat_tables(parts).take(back)
 
     def _open(self, path: Path) -> None:
         try:
             with pa.memory_map(str(path)) as source:
                 table = ipc.open_file(source).read_all()
-        except (pa.ArrowInvalid, OSError) as error:
+                keys = table.column("key").to_pylist() if "key" in table.schema.names else []
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ShardError(
                 f"{path} cannot be read ({error}); delete this file: its rows are made again at the next run"
             ) from error
         if not table.schema.equals(self.schema):
             raise ShardError(
-                f"{path} holds columns {table.schema.names}, expected {self.schema.names}; "
+                f"{path} holds columns {_described(table.schema)}, expected {_described(self.schema)}; "
                 "it was written by another version: delete the folder, its rows are made again at the next run"
             )
-        self._tables[path] = table
-        for row, key in enumerate(table.column("key").to_pylist()):
-            self._where.setdefault(key, (path, row))
+        for row, key in enumerate(keys, start=self._starts[-1]):
+            self._row_of.setdefault(key, row)
+        self._opened.add(path.name)
+        self._tables.append(table)
+        self._starts.append(self._starts[-1] + len(table))
+
+
+def _described(schema: pa.Schema) -> str:
+    return ", ".join(f"{column.name} ({column.type})" for column in schema)
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,7 @@ class GraphStore:
 
 
 def _rows(column: pa.ChunkedArray) -> list[np.ndarray]:
-    values = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    flat = values.flatten().to_numpy(zero_copy_only=False)
-    offsets = values.offsets.to_numpy(zero_copy_only=False)
-    offsets = offsets - offsets[0]
-    return [flat[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    values = column.combine_chunks()
+    flat = values.flatten().to_numpy()
+    offsets = values.offsets.to_numpy() - values.offsets[0].as_py()
+    return [flat[a:b] for a, b in pairwise(offsets)]

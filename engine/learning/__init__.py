@@ -1,0 +1,1 @@
+"""Backbones, ensembles, pre-training: what is learned from crystals."""

@@ -8,7 +8,9 @@ not give the right values on known compounds: weights made before MatGL 3 load w
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,12 +35,15 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
+_CARD_KEYS = ("name", "body", "readout_size", "trunk_size", "properties", "sha256", "checks")
 DEFAULT_BACKBONE = "megnet-multiproperty"
 
 FORMATION_ENERGIES = {"NaCl": -2.11, "MgO": -3.08, "LiF": -3.16}
 """eV/atom, PBE with Materials Project corrections, of the compounds in :func:`known_compounds`."""
 _FORMATION_ENERGY_TOLERANCE = 0.15  # eV/atom; wrong message direction is off by 0.35 and more
 _CHECK_TOLERANCE = 1e-3  # of a standardised output; float32 noise is 1e-6
+_MATGL_FILES = ("model.json", "model.pt", "state.pt")
+_MATGL_ORGANISATION = "materialyze"  # where MatGL looks for a name without owner
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +99,6 @@ class Backbone:
     def node_types(self) -> NDArray[np.int64]:
         """Element index of the model by atomic number, -1 for an element it does not know."""
         return node_types(self.body)
-
-    @property
-    def seen_properties(self) -> tuple[str, ...]:
-        """Properties whose values this backbone has been trained on."""
-        return tuple(self.card.get("properties", ()))
 
     def check_elements(self, crystal: Crystal) -> None:
         """Raise :class:`UnknownElementError` if the backbone does not know an element of ``crystal``."""
@@ -178,7 +178,7 @@ def load_backbone(name: str | Path = DEFAULT_BACKBONE) -> Backbone:
 
 
 def known_compounds() -> dict[str, Crystal]:
-    """A few simple compounds (not elements, which hide a wrong message direction) at their PBE lattice constants."""
+    """Build a few simple compounds (not elements, which hide a wrong message direction) at PBE lattice constants."""
     lengths = {"NaCl": 5.69, "MgO": 4.25, "LiF": 4.06}  # Angstrom, conventional rocksalt cell
     half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
     pairs = {"NaCl": ["Na", "Cl"], "MgO": ["Mg", "O"], "LiF": ["Li", "F"]}
@@ -192,13 +192,19 @@ def node_types(body: nn.Module) -> NDArray[np.int64]:
     """Element index of a MatGL model by atomic number, -1 for an element it does not know."""
     types = np.full(MAX_Z + 1, -1, dtype=np.int64)
     for index, symbol in enumerate(body.element_types):  # type: ignore[arg-type]
-        types[ATOMIC_NUMBERS[symbol]] = index
+        if symbol in ATOMIC_NUMBERS:  # some models know elements heavier than any crystal of ours
+            types[ATOMIC_NUMBERS[symbol]] = index
     return types
 
 
 def body_arguments(body: nn.Module) -> dict[str, Any]:
-    """Constructor arguments that make the same MatGL body again, JSON-ready."""
-    arguments = {k: v for k, v in body._init_args.items() if v is not None}  # type: ignore[union-attr]
+    """Give the constructor arguments that make the same MatGL body again, JSON-ready."""
+    defaults = inspect.signature(type(body)).parameters
+    arguments = {
+        name: value
+        for name, value in body._init_args.items()  # type: ignore[union-attr, operator]
+        if value is not None and (_is_json(value) or name not in defaults or value != defaults[name].default)
+    }
     arguments["element_types"] = list(body.element_types)  # type: ignore[arg-type]
     unwritable = [k for k, v in arguments.items() if not _is_json(v)]
     if unwritable:
@@ -210,22 +216,23 @@ def body_arguments(body: nn.Module) -> dict[str, Any]:
 
 
 def build_body(class_name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A MatGL model from its class name and constructor arguments."""
+    """Build a MatGL model from its class name and constructor arguments."""
     from matgl import models
 
-    if not hasattr(models, class_name):
+    if class_name not in models.__all__:
         raise BackboneError(f"MatGL has no model {class_name!r}; known: {', '.join(models.__all__)}")
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     return getattr(models, class_name)(**plain)
 
 
 def _load_own(folder: Path) -> Backbone:
-    import torch
     from safetensors.torch import load
 
     from engine.learning.network import GraphNetwork
 
-    card = json.loads((folder / CARD).read_text())
+    card = _read_card(folder / CARD)
+    if not (folder / WEIGHTS).is_file():
+        raise BackboneError(f"{folder} holds a card but no {WEIGHTS}; get the backbone again")
     weights = (folder / WEIGHTS).read_bytes()
     found = hashlib.sha256(weights).hexdigest()
     if found != card["sha256"]:
@@ -234,52 +241,113 @@ def _load_own(folder: Path) -> Backbone:
             "the file was changed or cut short: get it again"
         )
     body = build_body(card["body"]["class"], card["body"]["arguments"])
-    state = load(weights)
     network = GraphNetwork(body, card["readout_size"], card["properties"], card["trunk_size"])
-    network.load_state_dict(state, strict=True)
-    network.eval()
+    try:
+        network.load_state_dict(load(weights), strict=True)
+    except RuntimeError as error:
+        raise BackboneError(f"the weights in {folder} do not fit the network its card describes ({error})") from error
+    _check_own(card, network)
+    return Backbone(card["name"], network.eval(), card)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text())
+    except ValueError as error:
+        raise BackboneError(f"{path} is not JSON ({error}); get the backbone again") from error
+    absent = sorted(set(_CARD_KEYS) - set(card))
+    if absent:
+        raise BackboneError(f"{path} lacks {', '.join(absent)}; it is not the card of a backbone of ours")
+    return dict(card)
+
+
+def _check_own(card: Mapping[str, Any], network: GraphNetwork) -> None:
+    import torch
+
+    outputs = _outputs(network)
     for formula, expected in card["checks"].items():
-        found_values = _outputs(network)[formula]
-        if not np.allclose(found_values, expected, atol=_CHECK_TOLERANCE):
+        found = outputs[formula]
+        if not np.allclose(found, expected, atol=_CHECK_TOLERANCE):
             raise BackboneError(
-                f"backbone {card['name']} gives {np.round(found_values, 3).tolist()} for {formula}, its card says "
+                f"backbone {card['name']} gives {np.round(found, 3).tolist()} for {formula}, its card says "
                 f"{np.round(expected, 3).tolist()}; the installed MatGL or torch ({torch.__version__}) computes it "
-                "differently: install the versions of constraints.txt"
+                "differently, or the card was changed: install the versions of constraints.txt or get it again"
             )
-    return Backbone(card["name"], network, card)
 
 
 def _load_matgl(name: str | Path) -> Backbone:
-    import matgl
+    from matgl.models import TransformedTargetModel
 
     from engine.learning.network import GraphNetwork
 
+    folder = _matgl_folder(name)
+    model = _read_matgl(name, folder)
+    body = model.model if isinstance(model, TransformedTargetModel) else model
+    metadata = json.loads((folder / "model.json").read_text()).get("metadata") or {}
+    _check_formation_energies(name, model, body, metadata)
+    card: dict[str, Any] = {"name": Path(name).name, "metadata": metadata, "properties": []}
+    return Backbone(Path(name).name, GraphNetwork(body, _probe_readout(body), ()).eval(), card)
+
+
+def _matgl_folder(name: str | Path) -> Path:
+    """Folder of a MatGL model: the one given, or the cached copy of what MatGL's hub has under this name."""
     path = Path(name)
     looks_like_path = path.exists() or len(path.parts) > 2 or str(name).startswith((".", "/"))
-    if looks_like_path and not (path / "model.json").is_file():
-        raise BackboneError(
-            f"{name} holds neither {CARD} (a backbone of ours) nor model.json (a MatGL model); "
-            f"give such a folder, a MatGL name, or one of {', '.join(shipped_backbones())}"
-        )
+    if looks_like_path:
+        absent = [f for f in _MATGL_FILES if not (path / f).is_file()]
+        if absent:
+            raise BackboneError(
+                f"{name} holds neither {CARD} (a backbone of ours) nor a whole MatGL model "
+                f"({', '.join(absent)} missing); give such a folder, a MatGL name, or one of "
+                f"{', '.join(shipped_backbones())}"
+            )
+        return path
+    from huggingface_hub import hf_hub_download
+    from matgl.config import MATGL_CACHE
+
+    repository = str(name) if "/" in str(name) else f"{_MATGL_ORGANISATION}/{name}"
     try:
-        body = matgl.load_model(str(name))
+        files = [hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE)) for file in _MATGL_FILES]
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"no backbone {str(name)!r}: it is not shipped ({', '.join(shipped_backbones())}), no such folder is here, "
+            f"and it cannot be had from {repository} on the Hugging Face hub ({_first_line(error)}); "
+            "without a network give a folder on disk"
+        ) from error
+    return Path(files[0]).parent
+
+
+def _read_matgl(name: str | Path, folder: Path) -> nn.Module:
+    import matgl
+    import torch
+    from matgl.data.transformer import Normalizer
+
+    try:
+        # a Normalizer is pickled into models that scale their own output; torch admits it only when told so
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Normalizer]):
+            # MatGL only warns of weights whose meaning has changed, and would go on with wrong numbers
+            warnings.filterwarnings("error", message="Incompatible model version")
+            model: nn.Module = matgl.load_model(folder)
     except (OSError, ValueError, RuntimeError) as error:
         raise BackboneError(
-            f"MatGL cannot load {name!r} ({error}); give a folder on disk if there is no network, "
-            f"or one of {', '.join(shipped_backbones())}"
+            f"MatGL cannot load {name} ({error.__cause__ or error}); get the current weights of this model"
         ) from error
-    record = json.loads((path / "model.json").read_text()) if path.is_dir() else {}
-    _check_matgl(str(name), body, record.get("metadata") or {})
-    readout_size = _probe_readout(body)
-    card = {"name": path.name, "metadata": record.get("metadata") or {}, "properties": []}
-    return Backbone(path.name, GraphNetwork(body, readout_size, ()).eval(), card)
+    # MatGL loads with strict=False, which leaves out what it does not know
+    stored = set(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
+    expected = set(model.state_dict())
+    if stored != expected:
+        raise BackboneError(
+            f"{name} stores {len(stored)} tensors, {type(model).__name__} has {len(expected)} "
+            f"(differing: {', '.join(sorted(stored ^ expected)[:3])}); get the current weights of this model"
+        )
+    return model
 
 
-def _check_matgl(name: str, body: nn.Module, metadata: Mapping[str, Any]) -> None:
+def _check_formation_energies(name: str | Path, model: nn.Module, body: nn.Module, metadata: Mapping[str, Any]) -> None:
     import torch
 
     target = str(metadata.get("target", ""))
-    if "formation energy" not in target and "eform" not in name.lower():
+    if "formation energy" not in target and "eform" not in str(name).lower():
         raise BackboneError(
             f"{name} does not say what it predicts (metadata 'target' in model.json is {target!r}), so it cannot be "
             "checked against known compounds and weights from before MatGL 3 would pass unnoticed; use a "
@@ -290,7 +358,7 @@ def _check_matgl(name: str, body: nn.Module, metadata: Mapping[str, Any]) -> Non
     graphs = [build_graph(c, float(body.cutoff)) for c in compounds.values()]  # type: ignore[arg-type]
     batch = collate(graphs, node_types(body))
     with torch.no_grad():
-        values = body(g=batch, state_attr=torch.zeros(len(graphs), 2)).numpy() * std + mean
+        values = model.eval()(g=batch, state_attr=torch.zeros(len(graphs), 2)).numpy() * std + mean
     for formula, value in zip(compounds, values, strict=True):
         expected = FORMATION_ENERGIES[formula]
         if abs(value - expected) > _FORMATION_ENERGY_TOLERANCE:
@@ -332,3 +400,7 @@ def _is_json(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TREES = 200
+_SMALLEST_SPREAD = 1e-6  # trees that all agree
 
 
 def baseline_metrics(
@@ -22,7 +23,7 @@ def baseline_metrics(
     trees = np.empty((2, len(values)))
     for k in np.unique(folds):
         held, rows = folds == k, folds != k
-        constant[0, held], constant[1, held] = values[rows].mean(), values[rows].std()
+        constant[0, held], constant[1, held] = values[rows].mean(), max(values[rows].std(), _SMALLEST_SPREAD)
         trees[:, held] = _extra_trees(statistics[rows], values[rows], statistics[held], seed)
     return {"constant": judge(values, *constant), "extra_trees": judge(values, *trees)}
 
@@ -32,6 +33,6 @@ def _extra_trees(
 ) -> NDArray[np.float64]:
     from sklearn.ensemble import ExtraTreesRegressor
 
-    forest = ExtraTreesRegressor(_TREES, max_features=0.5, min_samples_leaf=1, random_state=seed).fit(x, y)
-    predicted = np.stack([tree.predict(new.astype(np.float32)) for tree in forest.estimators_])
-    return np.stack([predicted.mean(0), np.maximum(predicted.std(0), 1e-6)])
+    forest = ExtraTreesRegressor(_TREES, max_features=0.5, random_state=seed).fit(x, y)
+    predicted = np.stack([tree.predict(new) for tree in forest.estimators_])
+    return np.stack([predicted.mean(0), np.maximum(predicted.std(0), _SMALLEST_SPREAD)])

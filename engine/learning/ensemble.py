@@ -8,18 +8,21 @@ units: log10 for properties that span decades, linear otherwise.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from engine.acquire.posterior import MemberPosterior, PoolPosterior
-from engine.exceptions import TooFewLabelsError
+from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning.baselines import baseline_metrics
-from engine.learning.features import Featuriser
+from engine.learning.features import CHUNK, Featuriser, chunks
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.judgement import judge
+from engine.learning.mlp import PerceptronHead
+from engine.learning.seeding import one_thread
 from engine.learning.training import GraphData, Schedule
 from engine.metrics.calibration import shrunk_scale
 
@@ -48,6 +51,19 @@ class EnsembleSettings:
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     """Of the ``full`` strategy."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown words, and one member, which could not hold rows out."""
+        for name, value, known in (("strategy", self.strategy, Strategy), ("head", self.head, HeadKind)):
+            if value not in get_args(known):
+                raise TrainingError(f"unknown {name} {value!r}; choose one of {', '.join(get_args(known))}")
+        if self.members < 2:
+            raise TrainingError(f"an ensemble needs at least 2 members to hold rows out, got {self.members}")
+
+    @property
+    def member_seeds(self) -> list[int]:
+        """Seed of each member."""
+        return [self.seed * 1000 + k for k in range(self.members)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +98,27 @@ class Ensemble:
     metrics: dict[str, Any]
     """Cross-validated, for the model and the baselines on the same folds."""
     data_hash: str
+    seen: tuple[str, ...]
+    """First 12 hex digits of the content hash of every crystal it was trained on, so that leaks can be found."""
 
     def predict(self, featuriser: Featuriser, keys: Sequence[str]) -> MemberTable:
-        """Members' predictions for crystals that ``featuriser`` holds."""
-        means, stds = [], []
-        inputs = _Inputs(featuriser, self.settings.strategy, keys)
-        for head, noise in zip(self.heads, self.noise, strict=True):
-            mean, std = inputs.predict(head, np.arange(len(keys)))
-            means.append(mean)
-            stds.append(np.full(len(keys), noise) if std is None else std)
-        return MemberTable(np.array(means), np.array(stds))
+        """Members' predictions for crystals that ``featuriser`` holds, a chunk in memory at a time."""
+        mean, std = np.empty((2, len(self.heads), len(keys)))
+        for start, part in zip(range(0, len(keys), CHUNK), chunks(keys), strict=True):
+            inputs = _Inputs(featuriser, self.settings.strategy, part)
+            columns = slice(start, start + len(part))
+            for k, (head, noise) in enumerate(zip(self.heads, self.noise, strict=True)):
+                mean[k, columns], own_std = inputs.predict(head, np.arange(len(part)))
+                std[k, columns] = noise if own_std is None else own_std
+        return MemberTable(mean, std)
 
     def posterior(self, featuriser: Featuriser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
-        """The calibrated joint posterior over a pool, as the acquisition reads it."""
+        """Give the calibrated joint posterior over a pool, as the acquisition reads it."""
         if isinstance(self.heads[0], GaussianProcessHead):
-            return _FunctionPosterior(self, featuriser, tuple(keys), n_draws, seed)
+            return _FunctionPosterior(self, featuriser, keys, n_draws, seed)
         table = self.predict(featuriser, keys)
         rng = np.random.default_rng(seed)
-        return MemberPosterior.from_members(
-            table.mean, table.std, scale=self.calibration, n_draws=n_draws, rng=rng
-        )
+        return MemberPosterior.from_members(table.mean, table.std, scale=self.calibration, n_draws=n_draws, rng=rng)
 
 
 def train_ensemble(
@@ -113,8 +130,12 @@ def train_ensemble(
     property: str,
     scale: Scale,
     progress: Callable[[str], None] | None = None,
+    workers: int = 1,
 ) -> Ensemble:
     """Train on crystals that ``featuriser`` holds; ``values`` (n) are in learned units.
+
+    With more than one of ``workers`` the members of the ``full`` strategy train in as many processes, to the same
+    numbers.
 
     Raises
     ------
@@ -125,31 +146,35 @@ def train_ensemble(
     _check_labels(values, settings, property)
     folds = assign_folds(keys, settings.members, settings.seed)
     inputs = _Inputs(featuriser, settings.strategy, keys, values)
-    heads, noise = [], []
-    mean, std = np.empty_like(values), np.empty_like(values)
-    for k, head in enumerate(_fit_members(inputs, values, folds, settings)):
-        held = np.flatnonzero(folds == k)
-        mean[held], own_std = inputs.predict(head, held)
-        error = float(np.sqrt(np.mean(np.square(mean[held] - values[held]))))
-        std[held] = error if own_std is None else own_std
-        heads.append(head)
-        noise.append(error)
-        if progress:
-            progress(f"member {k + 1} of {settings.members}: held-out error {error:.3f}")
+    heads = []
+    mean, std = np.empty_like(values), np.full_like(values, np.nan)
+    with one_thread():
+        for k, head in enumerate(_fit_members(inputs, values, folds, settings, workers)):
+            held = np.flatnonzero(folds == k)
+            mean[held], own_std = inputs.predict(head, held)
+            if own_std is not None:
+                std[held] = own_std
+            heads.append(head)
+            if progress:
+                progress(f"member {k + 1} of {settings.members}: held-out error {_rms(mean[held] - values[held]):.3f}")
+    error = mean - values
+    without_own = np.isnan(std)
+    std[without_own] = _spread_from_other_folds(error, folds)[without_own]
     return Ensemble(
         backbone=featuriser.backbone,
         settings=settings,
         property=property,
         scale=scale,
         heads=tuple(heads),
-        noise=tuple(noise),
-        calibration=shrunk_scale((values - mean) / std),
+        noise=tuple(_rms(error[folds == k]) for k in range(settings.members)),
+        calibration=shrunk_scale(error / std),
         metrics={
             "labels": len(values),
             "model": judge(values, mean, _cross_calibrated(values, mean, std, folds)),
             **baseline_metrics(inputs.statistics, values, folds, settings.seed),
         },
         data_hash=labels_hash(keys, values),
+        seen=tuple(sorted(key[:12] for key in keys)),
     )
 
 
@@ -178,14 +203,13 @@ def labels_hash(keys: Sequence[str], values: NDArray[np.float64]) -> str:
 class _FunctionPosterior:
     """Posterior of an ensemble of Gaussian processes: each draw is a function of one member, scaled for calibration."""
 
-    def __init__(self, ensemble: Ensemble, featuriser: Featuriser, keys: tuple[str, ...], n_draws: int, seed: int):
+    def __init__(self, ensemble: Ensemble, featuriser: Featuriser, keys: Sequence[str], n_draws: int, seed: int):
         self._ensemble = ensemble
         self._featuriser = featuriser
         self._keys = keys
-        self._seed = seed
-        per_member = -(-n_draws // len(ensemble.heads))
-        self._per_member = per_member
-        self.n_draws = per_member * len(ensemble.heads)
+        each = math.ceil(n_draws / len(ensemble.heads))
+        self._functions = [head.functions(each, seed * 1009 + k) for k, head in enumerate(ensemble.heads)]
+        self.n_draws = each * len(ensemble.heads)
         self.n_rows = len(keys)
 
     def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -195,18 +219,17 @@ class _FunctionPosterior:
 
     def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """``D x len(rows)``; the same functions whatever the rows."""
-        embeddings = self._featuriser.embeddings(self._select(rows))
-        drawn = np.empty((self.n_draws, len(rows)), dtype=np.float32)
-        means = []
-        for k, head in enumerate(self._ensemble.heads):
-            part = slice(k * self._per_member, (k + 1) * self._per_member)
-            drawn[part] = head.draws(embeddings, self._per_member, seed=self._seed * 1009 + k)
-            means.append(head.predict(embeddings)[0])
-        centre = np.mean(means, axis=0).astype(np.float32)
-        return centre + np.float32(self._ensemble.calibration) * (drawn - centre)
+        out = np.empty((self.n_draws, len(rows)), dtype=np.float32)
+        for start, part in zip(range(0, len(rows), CHUNK), chunks(self._select(rows)), strict=True):
+            embeddings = self._featuriser.embeddings(part)
+            means, drawn = zip(*(functions(embeddings) for functions in self._functions), strict=True)
+            centre = np.mean(means, axis=0)
+            deviations = np.concatenate(drawn) - centre
+            out[:, start : start + len(part)] = centre + self._ensemble.calibration * deviations
+        return out
 
     def _select(self, rows: NDArray[np.int64]) -> list[str]:
-        return [self._keys[i] for i in rows]
+        return [self._keys[i] for i in rows.tolist()]
 
 
 class _Inputs:
@@ -240,21 +263,28 @@ class _Inputs:
 
 
 def _fit_members(
-    inputs: _Inputs, values: NDArray[np.float64], folds: NDArray[np.int64], settings: EnsembleSettings
-) -> Any:
-    seeds = [settings.seed * 1000 + k for k in range(settings.members)]
-    for k, seed in enumerate(seeds):
-        rows = np.flatnonzero(folds != k)
-        if inputs.graph_data is not None:
-            from engine.learning.finetune import NetworkHead
+    inputs: _Inputs, values: NDArray[np.float64], folds: NDArray[np.int64], settings: EnsembleSettings, workers: int
+) -> Iterator[Any]:
+    jobs = [(np.flatnonzero(folds != k), seed) for k, seed in enumerate(settings.member_seeds)]
+    if inputs.graph_data is not None:
+        from engine.learning.finetune import fit_heads
 
-            yield NetworkHead.fit(inputs.backbone, inputs.graph_data, rows, settings.schedule, seed)
-        elif settings.head == "gp":
+        yield from fit_heads(inputs.backbone, inputs.graph_data, jobs, settings.schedule, workers)
+        return
+    for rows, seed in jobs:
+        if settings.head == "gp":
             yield GaussianProcessHead.fit(inputs.embeddings[rows], values[rows], inputs.groups, seed)
         else:
-            from engine.learning.mlp import PerceptronHead
-
             yield PerceptronHead.fit(inputs.embeddings[rows], values[rows], seed)
+
+
+def _spread_from_other_folds(error: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Root mean square error of the other folds for each row: what a member without a spread of its own expects."""
+    return np.array([_rms(error[folds != k]) for k in range(folds.max() + 1)])[folds]
+
+
+def _rms(error: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.square(error).mean()))
 
 
 def _cross_calibrated(
@@ -270,12 +300,14 @@ def _cross_calibrated(
 
 def _check_labels(values: NDArray[np.float64], settings: EnsembleSettings, property: str) -> None:
     needed = minimum_labels(settings.members)
-    if settings.members < 2:
-        raise TooFewLabelsError(f"an ensemble needs at least 2 members to hold rows out, got {settings.members}")
     if len(values) < needed:
         raise TooFewLabelsError(
             f"{property} has {len(values)} labels, {settings.members} members need at least {needed}; "
             "add labels or ask for fewer members"
+        )
+    if not np.isfinite(values).all():
+        raise TrainingError(
+            f"{np.count_nonzero(~np.isfinite(values))} labels of {property} are not finite; remove them"
         )
     if np.ptp(values) == 0:
         raise TooFewLabelsError(f"all {len(values)} labels of {property} are equal ({values[0]:g}); check the column")

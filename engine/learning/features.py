@@ -28,8 +28,8 @@ CHUNK = 2048
 class Featuriser:
     """What a model sees of a crystal, from ``folder`` where it is known already.
 
-    Keys are content hashes. Embeddings (N x d, see :attr:`Backbone.groups`) live in one folder a backbone, graphs in one
-    folder a cutoff.
+    Keys are content hashes. Embeddings (N x d, see :attr:`Backbone.groups`) live in one folder a backbone, graphs in
+    one folder a cutoff.
     """
 
     def __init__(self, backbone: Backbone, folder: Path | str):

@@ -1,8 +1,8 @@
 """Exact Gaussian-process heads on embeddings: one Matern 5/2 kernel for each group of columns, summed.
 
-Groups (composition statistics, readout, trunk) get a length scale and a weight each, so that a wide group does not drown
-a narrow one. Hyperparameters are fitted with GPyTorch; prediction and function draws are plain linear algebra on the
-fitted numbers, so that a trained head is a handful of tensors.
+Groups (composition statistics, readout, trunk) get a length scale and a weight each, so that a wide group does not
+drown a narrow one. Hyperparameters are fitted with GPyTorch; prediction and function draws are plain linear algebra on
+the fitted numbers, so that a trained head is a handful of tensors.
 
 Function draws follow Wilson et al., J. Mach. Learn. Res. 22, 105 (2021): a prior function from random Fourier features
 (Rahimi and Recht 2007; the spectral density of a Matern 5/2 kernel is a multivariate t with 5 degrees of freedom), plus
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError
+from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +40,8 @@ class GaussianProcessHead:
 
     tensors: Mapping[str, Tensor]
     """``centre``, ``scale`` (d): column standardisation with the group's width folded in; ``x`` (n x d) standardised
-    training rows; ``target`` (n) their standardised values; ``lengthscale``, ``outputscale`` (g) and ``noise``, in units
-    of the standardised target; ``mean``, ``std`` of the target."""
+    training rows; ``target`` (n) their standardised values; ``lengthscale``, ``outputscale`` (g) and ``noise``, in
+    units of the standardised target; ``mean``, ``std`` of the target."""
     groups: Mapping[str, slice]
 
     @cached_property
@@ -82,7 +83,8 @@ class GaussianProcessHead:
         target = (y - mean) / std
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(y), generator=generator)[:_FIT_ROWS]
-        lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
+        with seeded(seed):  # BoTorch starts again from random hyperparameters where a fit fails
+            lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
         names = ("centre", "scale", "x", "target", "lengthscale", "outputscale", "noise", "mean", "std")
         found = (centre, scale, x, target, lengthscale, outputscale, noise, mean, std)
         return cls(dict(zip(names, found, strict=True)), dict(groups))
@@ -97,21 +99,15 @@ class GaussianProcessHead:
         variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
         return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
 
-    def draws(self, embeddings: NDArray[np.float32], n_draws: int, seed: int) -> NDArray[np.float32]:
-        """``n_draws`` x N values of functions drawn from the posterior (noise-free).
-
-        The same ``seed`` gives the same functions whatever the rows, so parts of a pool can be drawn apart.
-        """
+    def functions(self, n_functions: int, seed: int) -> PosteriorFunctions:
+        """Draw functions from the posterior (noise-free); the same ``seed`` gives the same functions."""
         t = self.tensors
         generator = torch.Generator().manual_seed(seed)
-        prior = _PriorFunctions(self, n_draws, generator)
-        noise = torch.randn(n_draws, len(t["x"]), generator=generator, dtype=torch.float64) * t["noise"].sqrt()
-        # weights = K^-1 y is stored; the update needs K^-1 (y - f(x) - e), by linearity
+        prior = _PriorFunctions(self, n_functions, generator)
+        noise = torch.randn(n_functions, len(t["x"]), generator=generator, dtype=torch.float64) * t["noise"].sqrt()
+        # K^-1 (y - f(x) - e): the first term, the mean's, is stored
         correction = torch.cholesky_solve((prior(t["x"]) + noise).T, self.cholesky).T
-        update = self.weights[None, :] - correction
-        x = self._standardise(embeddings)
-        standardised = prior(x) + update @ self._kernel(t["x"], x)
-        return (standardised * t["std"] + t["mean"]).to(torch.float32).numpy()
+        return PosteriorFunctions(self, prior, correction)
 
     def _standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
@@ -121,19 +117,38 @@ class GaussianProcessHead:
         return _kernel(a, b, self.groups, self.tensors["lengthscale"], self.tensors["outputscale"])
 
 
+@dataclass(frozen=True, eq=False)
+class PosteriorFunctions:
+    """F functions drawn from a head's posterior, to be evaluated at any rows, whole pools in parts."""
+
+    head: GaussianProcessHead
+    prior: _PriorFunctions
+    correction: Tensor
+    """F x n: what the labels, seen through each prior function, take from it."""
+
+    def __call__(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean of the posterior (N) and the functions' values (F x N) at N embeddings, in units of the values."""
+        t = self.head.tensors
+        x = self.head._standardise(embeddings)
+        cross = self.head._kernel(t["x"], x)
+        mean = self.head.weights @ cross * t["std"] + t["mean"]
+        deviation = (self.prior(x) - self.correction @ cross) * t["std"]
+        return mean.numpy(), (mean + deviation).numpy()
+
+
 class _PriorFunctions:
     """Random functions with the head's prior covariance, as Fourier features common to all of them."""
 
     def __init__(self, head: GaussianProcessHead, n_functions: int, generator: torch.Generator):
         t, f = head.tensors, _FOURIER_FEATURES
-        options = {"generator": generator, "dtype": torch.float64}
+        normal = partial(torch.randn, generator=generator, dtype=torch.float64)
         self.parts = []
         for columns, length, amplitude in zip(head.groups.values(), t["lengthscale"], t["outputscale"], strict=True):
             width = columns.stop - columns.start
-            chi_square = torch.randn(5, f, **options).square().sum(0)
-            frequency = torch.randn(width, f, **options) * (5.0 / chi_square).sqrt() / length
-            phase = torch.rand(f, **options) * 2 * math.pi
-            weight = torch.randn(n_functions, f, **options) * (2 * amplitude / f).sqrt()
+            chi_square = normal(5, f).square().sum(0)
+            frequency = normal(width, f) * (5.0 / chi_square).sqrt() / length
+            phase = torch.rand(f, generator=generator, dtype=torch.float64) * 2 * math.pi
+            weight = normal(n_functions, f) * (2 * amplitude / f).sqrt()
             self.parts.append((columns, frequency, phase, weight))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -150,9 +165,7 @@ def _kernel(a: Tensor, b: Tensor, groups: Mapping[str, slice], lengthscale: Tens
     return total
 
 
-def _fit_hyperparameters(
-    x: Tensor, target: Tensor, groups: Mapping[str, slice]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fit_hyperparameters(x: Tensor, target: Tensor, groups: Mapping[str, slice]) -> tuple[Tensor, Tensor, Tensor]:
     """Length scales, output scales (one a group) and noise variance by penalised maximum likelihood."""
     import gpytorch
     from botorch.fit import fit_gpytorch_mll

@@ -16,7 +16,7 @@ Judgement = dict[str, float | int | None]
 
 def judge(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Judgement:
     """Accuracy and honesty of n Gaussian predictions in learned units; ``None`` where a figure is not defined."""
-    error = accuracy(values, mean)
+    error = accuracy(values, mean, scale="linear")  # every figure below is in learned units
     honesty = calibration(values, mean, std)
     return {
         "rows": error.n,

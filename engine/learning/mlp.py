@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.learning.seeding import seeded
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -32,16 +34,16 @@ class PerceptronHead:
     def fit(cls, embeddings: NDArray[np.float32], values: NDArray[np.float64], seed: int) -> PerceptronHead:
         """Fit on n embeddings (n x d) and their values (n); a tenth of the rows chooses the epoch."""
         generator = np.random.default_rng(seed)
-        torch.manual_seed(seed)
         rows = generator.permutation(len(values))
         held, used = rows[: len(rows) // 10], rows[len(rows) // 10 :]
         raw = torch.as_tensor(embeddings, dtype=torch.float32)
         centre, scale = raw[used].mean(0), raw[used].std(0).clamp_min(1e-6)
         x = (raw - centre) / scale
-        values = torch.as_tensor(np.asarray(values), dtype=torch.float32)
-        mean, std = values[used].mean(), values[used].std().clamp_min(1e-6)
-        y = (values - mean) / std
-        network = _layers(x.shape[1])
+        raw_y = torch.as_tensor(np.asarray(values), dtype=torch.float32)
+        mean, std = raw_y[used].mean(), raw_y[used].std().clamp_min(1e-6)
+        y = (raw_y - mean) / std
+        with seeded(seed):
+            network = _layers(x.shape[1])
         optimiser = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
         steps = max(1, math.ceil(len(used) / _BATCH))
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, epochs=_EPOCHS, steps_per_epoch=steps)

@@ -31,6 +31,9 @@ class GraphNetwork(nn.Module):
         Width of the shared layers between readout and heads.
     """
 
+    statistics_mean: Tensor
+    statistics_std: Tensor
+
     def __init__(self, body: nn.Module, readout_size: int, properties: Sequence[str], trunk_size: int = 128):
         super().__init__()
         self.body = body
@@ -66,20 +69,24 @@ class GraphNetwork(nn.Module):
         return self.heads(self.embed(batch, statistics)[1])
 
 
-def body_readout(body: nn.Module, batch: Data) -> Tensor:
-    """Crystal embeddings (N x d) of a MatGL model: its readout, averaged over atoms where it is one row an atom."""
+def body_readout(body: Any, batch: Data) -> Tensor:
+    """Crystal embeddings (N x d) of a MatGL model: its readout, averaged over atoms where it is one row an atom.
+
+    A model of extensive quantities reads out one energy an atom; its last atom features stand for it.
+    """
     n = batch.num_graphs
-    arguments: dict[str, Any] = {"g": batch}
-    if getattr(body, "include_state_embedding", False) or hasattr(body, "state_encoder"):
-        arguments["state_attr"] = batch.pos.new_zeros(n, 2)
-    body(**arguments)
-    try:
-        readout = body.feature_dict["readout"]
-    except (AttributeError, KeyError) as error:
+    body(g=batch, state_attr=_state(body, batch))
+    # emptied, since it would keep the whole pass alive and cannot be copied while it holds gradients
+    features, body.feature_dict = body.feature_dict, {}
+    readout = features.get("readout")
+    if readout is None:
         raise BackboneError(
             f"{type(body).__name__} leaves no 'readout' in feature_dict, so it has no crystal embedding; "
-            "use a MatGL property model such as MEGNet, M3GNet or TensorNet"
-        ) from error
+            "use a MatGL model such as MEGNet, M3GNet or TensorNet"
+        )
+    if readout.shape[1] == 1:
+        blocks = [block for name, block in features.items() if name.startswith("gc_")]
+        readout = blocks[-1]["node_feat"]
     if readout.shape[0] == n:
         return readout
     if readout.shape[0] == batch.pos.shape[0]:
@@ -89,3 +96,16 @@ def body_readout(body: nn.Module, batch: Data) -> Tensor:
         f"{type(body).__name__} gives a readout of shape {tuple(readout.shape)} for {n} crystals and "
         f"{batch.pos.shape[0]} atoms; expected one row a crystal or one row an atom"
     )
+
+
+def _state(body: Any, batch: Data) -> Tensor | None:
+    """Give the neutral global state (N x its size) to a MatGL model that takes one."""
+    embedding: Any = getattr(body, "embedding", None)
+    if not getattr(embedding, "include_state", False):
+        return None
+    if embedding.ntypes_state is not None or embedding.dim_state_feats is not None:
+        raise BackboneError(
+            f"{type(body).__name__} wants a learned state for every crystal (ntypes_state {embedding.ntypes_state}, "
+            f"dim_state_feats {embedding.dim_state_feats}), which no crystal of ours has; use a model without"
+        )
+    return batch.pos.new_zeros(batch.num_graphs, embedding.dim_state_embedding)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from engine.exceptions import TooFewLabelsError
+from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.graphs.crystal_graph import build_graph
-from engine.learning.backbone import Backbone, node_types
+from engine.learning.backbone import Backbone
 from engine.learning.composition import composition_statistics
+from engine.learning.seeding import seeded
 from engine.learning.training import Epoch, GraphData, Schedule, predict_network, train_network
 from engine.metrics.accuracy import accuracy
 
@@ -63,19 +65,20 @@ def pretrain(
 ) -> Backbone:
     """Train the body of ``start`` with a fresh trunk and heads on ``materials``; returns the new backbone.
 
-    Materials with more than ``max_sites`` sites or an element unknown to the body are left out; their number is in the
-    card.
+    Materials with more than ``max_sites`` sites, an element unknown to the body or none of the properties are left out;
+    their number is in the card.
 
     Raises
     ------
     TooFewLabelsError
-        If a property has fewer than 50 labels.
+        If a property has fewer than 50 labels, or labels that are all equal.
     """
     import torch
 
     from engine.learning.network import GraphNetwork
 
-    usable = [m for m in materials if len(m.crystal) <= recipe.max_sites and set(m.crystal.symbols) <= start.elements]
+    names = [t.name for t in recipe.tasks]
+    usable = [m for m in materials if _is_usable(m, start, recipe)]
     values = _targets(usable, recipe.tasks)
     held_out = _held_out(usable, recipe)
     scaled, centre, width = _standardise(values, ~held_out)
@@ -83,11 +86,11 @@ def pretrain(
         graphs=[build_graph(m.crystal, start.cutoff) for m in usable],
         statistics=composition_statistics(m.crystal for m in usable),
         targets=scaled,
-        node_types=node_types(start.body),
+        node_types=start.node_types,
     )
-    torch.manual_seed(recipe.seed)
-    names = [t.name for t in recipe.tasks]
-    network = GraphNetwork(copy.deepcopy(start.body), start.network.readout_size, names, recipe.trunk_size)
+    with seeded(recipe.seed):
+        body = copy.deepcopy(start.body)
+        network = GraphNetwork(body, start.network.readout_size, names, recipe.trunk_size)
     training = np.flatnonzero(~held_out)
     network.fit_statistics(torch.from_numpy(data.statistics[training]))
     history = train_network(network, data, training, recipe.schedule, recipe.seed, on_epoch)
@@ -113,7 +116,7 @@ def pretrain(
 
 
 def read_recipe(name: str | Path) -> PretrainingRecipe:
-    """A recipe shipped with this package (by name) or in a JSON file."""
+    """Read a recipe shipped with this package (by name) or a JSON file."""
     folder = resources.files("engine.learning") / "recipes"
     shipped = folder / f"{name}.json"
     if shipped.is_file():
@@ -123,9 +126,12 @@ def read_recipe(name: str | Path) -> PretrainingRecipe:
     else:
         known = sorted(p.name.removesuffix(".json") for p in folder.iterdir())
         raise FileNotFoundError(f"no recipe {str(name)!r}; give a JSON file or one of {', '.join(known)}")
-    data = json.loads(text)
-    tasks = tuple(PropertyTask(**task) for task in data.pop("tasks"))
-    return PretrainingRecipe(tasks=tasks, schedule=Schedule(**data.pop("schedule")), **data)
+    try:
+        data = json.loads(text)
+        tasks = tuple(PropertyTask(**task) for task in data.pop("tasks"))
+        return PretrainingRecipe(tasks=tasks, schedule=Schedule(**data.pop("schedule", {})), **data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"recipe {name} cannot be read ({error}); compare it with a shipped one") from error
 
 
 def merge_copies(materials: Iterable[Material]) -> list[Material]:
@@ -145,6 +151,11 @@ def materials_hash(materials: Sequence[Material]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _is_usable(material: Material, start: Backbone, recipe: PretrainingRecipe) -> bool:
+    fits = len(material.crystal) <= recipe.max_sites and set(material.crystal.symbols) <= start.elements
+    return fits and any(math.isfinite(_number(material.properties, task.name)) for task in recipe.tasks)
+
+
 def _seen(materials: Sequence[Material], tasks: Sequence[PropertyTask]) -> dict[str, list[str]]:
     """First 12 hex digits of the content hash of every crystal a property was known of, so that leaks can be found."""
     return {t.name: sorted(m.content_hash[:12] for m in materials if t.name in m.properties) for t in tasks}
@@ -157,17 +168,24 @@ def _targets(materials: Sequence[Material], tasks: Sequence[PropertyTask]) -> ND
             positive = values[:, column] > 0
             values[~positive, column] = np.nan
             values[positive, column] = np.log10(values[positive, column])
-        known = int(np.isfinite(values[:, column]).sum())
-        if known < MIN_LABELS:
+        known = values[np.isfinite(values[:, column]), column]
+        if len(known) < MIN_LABELS:
             raise TooFewLabelsError(
-                f"property {task.name!r} has {known} usable labels, {MIN_LABELS} are needed; check its name or leave it out"
+                f"property {task.name!r} has {len(known)} usable labels, {MIN_LABELS} are needed; "
+                "check its name or leave it out"
+            )
+        if np.ptp(known) == 0:
+            raise TooFewLabelsError(
+                f"all {len(known)} labels of {task.name!r} are equal ({known[0]:g}); leave this property out"
             )
     return values
 
 
 def _number(properties: Mapping[str, Any], name: str) -> float:
     value = properties.get(name)
-    return float(value) if isinstance(value, int | float) else np.nan
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return np.nan
 
 
 def _held_out(materials: Sequence[Material], recipe: PretrainingRecipe) -> NDArray[np.bool_]:
@@ -196,13 +214,16 @@ def _held_out_table(
     table: dict[str, dict[str, float | int | None]] = {}
     for column, task in enumerate(tasks):
         known = np.isfinite(data.targets[rows, column])
-        truth, guess = data.targets[rows, column][known].astype(float), predicted[known, column].astype(float)
-        found = accuracy(truth, guess)
         table[task.name] = {
             "labels_trained": int(np.isfinite(data.targets[~held_out, column]).sum()),
             "labels_held_out": int(known.sum()),
-            "mae": found.mae * float(width[column]),
-            "mae_of_the_mean": float(np.abs(truth).mean()) * float(width[column]),
-            "spearman": found.spearman,
         }
+        if known.any():
+            truth, guess = data.targets[rows, column][known].astype(float), predicted[known, column].astype(float)
+            found = accuracy(truth, guess, scale="linear")
+            table[task.name] |= {
+                "mae": found.mae * float(width[column]),
+                "mae_of_the_mean": float(np.abs(truth).mean()) * float(width[column]),
+                "spearman": found.spearman,
+            }
     return table

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,8 @@ RECORD = "ensemble.json"
 def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str | None = None) -> dict[str, Any]:
     """Write ``ensemble`` under ``folder`` and return its record; the record is written last, so it vouches for all.
 
-    ``backbones`` is a folder in which models share backbones, one sub-folder a hash; without it the model holds its own.
+    ``backbones`` is a folder in which models share backbones, one sub-folder a hash; without it the model holds its
+    own.
     """
     from safetensors.torch import save
 
@@ -36,10 +36,9 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     folder.mkdir(parents=True, exist_ok=True)
     members = []
     for k, (head, noise) in enumerate(zip(ensemble.heads, ensemble.noise, strict=True)):
-        content = save({name: t.contiguous() for name, t in _tensors(head).items()})
-        path = f"member-{k}.safetensors"
+        content = save({name: t.contiguous() for name, t in head.tensors.items()})
+        path, seed = f"member-{k}.safetensors", ensemble.settings.member_seeds[k]
         (folder / path).write_bytes(content)
-        seed = ensemble.settings.seed * 1000 + k
         members.append({"path": path, "sha256": hashlib.sha256(content).hexdigest(), "seed": seed, "noise": noise})
     home = Path(backbones) / ensemble.backbone.sha256[:32] if backbones else folder / "backbone"
     if not (home / CARD).is_file():
@@ -57,6 +56,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
         "members": members,
         "data_hash": ensemble.data_hash,
         "metrics": ensemble.metrics,
+        "seen": list(ensemble.seen),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return record
@@ -75,12 +75,14 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     folder = Path(folder)
     record = read_record(folder)
     backbone = load_backbone(folder / record["backbone"]["path"])
+    if backbone.sha256 != record["backbone"]["sha256"]:
+        raise ModelFileError(
+            f"{folder} was trained on backbone {record['backbone']['sha256'][:12]}..., {record['backbone']['path']} is "
+            f"{backbone.sha256[:12]}...; restore the backbone or train again"
+        )
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
-    heads = []
-    for path, intact in verify_ensemble(folder):
-        if not intact:
-            raise ModelFileError(f"{path} does not have the SHA-256 of its record; restore it or train again")
-        heads.append(_head(settings, backbone, load(path.read_bytes())))
+    contents = [_read_checked(folder / member["path"], member["sha256"]) for member in record["members"]]
+    heads = [_head(settings, backbone, load(content)) for content in contents]
     return Ensemble(
         backbone=backbone,
         settings=settings,
@@ -91,27 +93,23 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         calibration=record["calibration"],
         metrics=record["metrics"],
         data_hash=record["data_hash"],
+        seen=tuple(record["seen"]),
     )
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
-    """The JSON record of a trained ensemble."""
+    """Read the JSON record of a trained ensemble."""
     path = Path(folder) / RECORD
     if not path.is_file():
-        raise ModelFileError(f"{folder} holds no {RECORD}, so it is no trained model; give the folder that `train` wrote")
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
-
-
-def verify_ensemble(folder: Path | str) -> Iterator[tuple[Path, bool]]:
-    """Each member file with whether it is there and has the recorded SHA-256."""
-    for member in read_record(folder)["members"]:
-        path = Path(folder) / member["path"]
-        intact = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == member["sha256"]
-        yield path, intact
+        raise ModelFileError(f"{folder} holds no {RECORD}, so it is no trained model; give a folder that `train` wrote")
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ModelFileError(f"{path} is not JSON ({error}); restore it or train again") from error
 
 
 def load_start(name: str | Path) -> Backbone:
-    """A backbone to start from: as :func:`load_backbone`, or the network inside a trained model of ours.
+    """Load a backbone to start from: as :func:`load_backbone`, or the network inside a trained model of ours.
 
     A fine-tuned (``full``) model gives the network of its first member, a ``frozen`` one the backbone it stands on.
     """
@@ -119,17 +117,21 @@ def load_start(name: str | Path) -> Backbone:
     if not (folder / RECORD).is_file() or (folder / CARD).is_file():
         return load_backbone(name)
     ensemble = load_ensemble(folder)
-    stage = {"start": str(folder.name), "properties": [ensemble.property], "data_hash": ensemble.data_hash}
-    lineage = [*ensemble.backbone.card.get("lineage", []), stage]
     if ensemble.settings.strategy == "frozen":
         return ensemble.backbone
-    network = ensemble.heads[0].network
-    card = {**ensemble.backbone.card, "lineage": lineage}
-    return Backbone(f"{folder.name}/member-0", network, card)
+    before, property_ = ensemble.backbone.card, ensemble.property
+    stage = {"start": folder.name, "properties": [property_], "data_hash": ensemble.data_hash}
+    seen = {**before.get("seen", {})}
+    seen[property_] = sorted({*seen.get(property_, ()), *ensemble.seen})
+    card = {**before, "lineage": [*before.get("lineage", []), stage], "seen": seen}
+    return Backbone(f"{folder.name}/member-0", ensemble.heads[0].network, card)
 
 
-def _tensors(head: Any) -> dict[str, Tensor]:
-    return dict(head.tensors() if callable(head.tensors) else head.tensors)
+def _read_checked(path: Path, sha256: str) -> bytes:
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelFileError(f"{path} is missing or does not have the SHA-256 of its record; restore it or train again")
+    return content
 
 
 def _head(settings: EnsembleSettings, backbone: Backbone, tensors: dict[str, Tensor]) -> Any:

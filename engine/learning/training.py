@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from engine.exceptions import TrainingError
 from engine.graphs.crystal_graph import CrystalGraph, collate, pack
+from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class GraphData:
-    """N crystals ready for a network: graphs, composition statistics (N x 28) and targets (N x P, NaN where unknown)."""
+    """N crystals ready for a network: graphs, statistics (N x 28) and targets (N x P, NaN where unknown)."""
 
     graphs: Sequence[CrystalGraph]
     statistics: NDArray[np.float32]
@@ -80,39 +81,8 @@ def train_network(
     TrainingError
         If the loss becomes NaN or infinite; the network then holds its last good weights.
     """
-    generator = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    validation, training = _split(rows, schedule.validation_fraction, generator)
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    steps = math.ceil(len(training) / schedule.batch_size)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, schedule.learning_rate, epochs=schedule.epochs, steps_per_epoch=steps
-    )
-    history: list[Epoch] = []
-    best_weights, best_loss = copy.deepcopy(network.state_dict()), math.inf
-    for number in range(1, schedule.epochs + 1):
-        network.train()
-        losses = []
-        for chosen in np.array_split(generator.permutation(training), steps):
-            loss = _step(network, data.batch(chosen), optimiser, parameters, schedule.clip_norm)
-            if not math.isfinite(loss):
-                network.load_state_dict(best_weights)
-                raise TrainingError(
-                    f"the loss became {loss} in epoch {number}; the weights of the best epoch before are kept. "
-                    f"Lower the learning rate (now {schedule.learning_rate:g}) or look for extreme labels"
-                )
-            cycle.step()
-            losses.append(loss)
-        epoch = Epoch(number, float(np.mean(losses)), _evaluate(network, data, validation))
-        history.append(epoch)
-        if epoch.validation_loss <= best_loss or not len(validation):
-            best_weights, best_loss = copy.deepcopy(network.state_dict()), epoch.validation_loss
-        if on_epoch:
-            on_epoch(epoch)
-    network.load_state_dict(best_weights)
-    network.eval()
-    return history
+    with seeded(seed):  # dropout, where the body has it
+        return _train(network, data, rows, schedule, np.random.default_rng(seed), on_epoch)
 
 
 def predict_network(network: GraphNetwork, data: GraphData, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -135,6 +105,49 @@ def masked_loss(prediction: Tensor, target: Tensor) -> Tensor:
     error = nn.functional.smooth_l1_loss(prediction, torch.where(known, target, prediction.detach()), reduction="none")
     count = known.sum(0)
     return ((error * known).sum(0)[count > 0] / count[count > 0]).mean()
+
+
+def _train(
+    network: GraphNetwork,
+    data: GraphData,
+    rows: NDArray[np.int64],
+    schedule: Schedule,
+    generator: np.random.Generator,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> list[Epoch]:
+    validation, training = _split(rows, schedule.validation_fraction, generator)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    steps = math.ceil(len(training) / schedule.batch_size)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, schedule.learning_rate, epochs=schedule.epochs, steps_per_epoch=steps
+    )
+    judged = bool(np.isfinite(data.targets[validation]).any())
+    history: list[Epoch] = []
+    best_weights, best_loss = copy.deepcopy(network.state_dict()), math.inf
+    for number in range(1, schedule.epochs + 1):
+        network.train()
+        losses = []
+        for chosen in np.array_split(generator.permutation(training), steps):
+            loss = _step(network, data.batch(chosen), optimiser, parameters, schedule.clip_norm)
+            if not math.isfinite(loss):
+                network.load_state_dict(best_weights)
+                network.eval()
+                raise TrainingError(
+                    f"the loss became {loss} in epoch {number}; the weights of the best epoch before are kept. "
+                    f"Lower the learning rate (now {schedule.learning_rate:g}) or look for extreme labels"
+                )
+            cycle.step()
+            losses.append(loss)
+        epoch = Epoch(number, float(np.mean(losses)), _evaluate(network, data, validation))
+        history.append(epoch)
+        if epoch.validation_loss <= best_loss or not judged:
+            best_weights, best_loss = copy.deepcopy(network.state_dict()), epoch.validation_loss
+        if on_epoch:
+            on_epoch(epoch)
+    network.load_state_dict(best_weights)
+    network.eval()
+    return history
 
 
 def _split(

@@ -1,23 +1,24 @@
-"""How far predictions lie from values: errors in log10, relative error in true units, rank correlation."""
+"""How far predictions lie from values: errors in learned units, relative error in true units, rank correlation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.stats import spearmanr
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """Accuracy over n rows.
 
-    ``mae`` and ``rmse`` are in log10; ``mape`` is the mean absolute relative error in true units (1 is 100 %);
-    ``r2`` is ``None`` when the values are constant, ``spearman`` when values or predictions are: they are undefined.
+    ``mae`` and ``rmse`` are in learned units (log10, or the unit itself on a linear scale); ``mape`` is the mean
+    absolute relative error in true units (1 is 100 %), ``None`` when a value is 0; ``r2`` is ``None`` when the values
+    are constant, ``spearman`` when values or predictions are: they are undefined.
     """
 
     n: int
@@ -25,13 +26,13 @@ class Accuracy:
     rmse: float
     r2: float | None
     spearman: float | None
-    mape: float
+    mape: float | None
 
 
-def accuracy(log10_true: ArrayLike, log10_predicted: ArrayLike) -> Accuracy:
-    """Compare n predictions with n values, both in log10 of the true unit."""
-    true = np.asarray(log10_true, dtype=np.float64)
-    predicted = np.asarray(log10_predicted, dtype=np.float64)
+def accuracy(true: ArrayLike, predicted: ArrayLike, scale: Literal["log10", "linear"] = "log10") -> Accuracy:
+    """Compare n predictions with n values, both in log10 of the true unit or, on a ``linear`` scale, in the unit."""
+    true = np.asarray(true, dtype=np.float64)
+    predicted = np.asarray(predicted, dtype=np.float64)
     if true.shape != predicted.shape or true.ndim != 1 or len(true) == 0:
         raise ValueError(
             f"expected two arrays of n values, received shapes {true.shape} and {predicted.shape}; pass the same rows"
@@ -45,5 +46,11 @@ def accuracy(log10_true: ArrayLike, log10_predicted: ArrayLike) -> Accuracy:
         rmse=float(np.sqrt(np.square(error).mean())),
         r2=float(1 - np.square(error).sum() / spread) if varies else None,
         spearman=float(spearmanr(true, predicted).statistic) if varies and np.ptp(predicted) > 0 else None,
-        mape=float(np.abs(10.0**error - 1).mean()),
+        mape=_relative_error(true, error, scale),
     )
+
+
+def _relative_error(true: NDArray[np.float64], error: NDArray[np.float64], scale: str) -> float | None:
+    if scale == "log10":
+        return float(np.abs(10.0**error - 1).mean())
+    return float(np.abs(error / true).mean()) if true.all() else None

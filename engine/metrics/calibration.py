@@ -74,15 +74,15 @@ def coverage(z: ArrayLike, levels: ArrayLike) -> NDArray[np.float64]:
 
 
 def shrunk_scale(z: ArrayLike, level: float = 0.9, prior_rows: int = 10) -> float:
-    """As :func:`fit_scale` for any number of rows, few or none: drawn towards 1 by ``prior_rows`` rows of an honest model.
+    """As :func:`fit_scale` for any number of rows, few or none: drawn towards 1 by rows of an honest model.
 
-    The imagined rows stand at the quantiles of a standard normal residual, so that with no data the spreads stay as they
-    are and with many rows the imagined ones do not matter. Without the finite-sample correction, which would take the
-    largest of a handful of residuals and make early intervals useless.
+    The ``prior_rows`` imagined rows stand at the quantiles of a standard normal residual, so that with no data the
+    spreads stay as they are and with many rows the imagined ones do not matter. Without the finite-sample correction,
+    which would take the largest of a handful of residuals and make early intervals useless.
     """
     honest = norm.ppf(0.5 + (np.arange(prior_rows) + 0.5) / (2 * prior_rows))
     size = np.concatenate([np.abs(np.asarray(z, dtype=np.float64)), honest])
-    return float(np.quantile(size, level, method="median_unbiased") / norm.ppf(0.5 + level / 2))
+    return float(np.quantile(size, level, method="hazen") / norm.ppf(0.5 + level / 2))
 
 
 def fit_scale(z: ArrayLike, level: float = 0.9) -> float:
