@@ -270,10 +270,14 @@ def embedding(evidence: Evidence) -> Panel:
         else f"{found.sampled:,} of {found.pool_size:,} materials, drawn at random, and all labelled and queued ones"
     )
     coloured = "; the colour of the pool is the predicted value" if found.predicted else ""
+    search = (
+        " Diamonds far from all circles explore, diamonds among them exploit."
+        if rows["labelled"] and rows["queued"]
+        else ""
+    )
     reading = (
-        f"Materials that the backbone finds alike lie close together (principal components of the standardised "
-        f"embeddings; {drawn}){coloured}. Diamonds far from "
-        "all circles explore, diamonds among them exploit."
+        "Materials that the backbone finds alike lie close together (principal components of the standardised "
+        f"embeddings; {drawn}){coloured}.{search}"
     )
     return Panel(key, title, reading, figure, "map")
 
