@@ -234,7 +234,7 @@ def embedding(evidence: Evidence) -> Panel:
     key, title = "map", "Where the queue lies"
     found = evidence.embedding_map()
     if found is None:
-        return Panel(key, title, "No embeddings on disk yet: the first round makes them.")
+        return Panel(key, title, "No embeddings on disk yet: the first round makes them.", shape="map")
     figure = _figure()
     queued, labelled = evidence.on_the_map(), set(evidence.labels)
     ids = [k.material_id for k in found.keys]
