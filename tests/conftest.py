@@ -1,0 +1,27 @@
+"""What all tests share: the shared data, and one thread a process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# read by torch and BLAS when they are loaded, here and in every process that a test starts; threads on shared cores fight
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Give a path under ``../shared``, or skip the test where it is missing."""
+
+    def find(name: str) -> Path:
+        path = REPOSITORY.parent / "shared" / name
+        if not path.exists():
+            pytest.skip(f"../shared/{name} is missing")
+        return path
+
+    return find
