@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# read by torch and BLAS when they are loaded, here and in every process that a test starts; threads on shared cores fight
+# read by torch and BLAS when they are loaded, here and in every process a test starts; threads on shared cores fight
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -72,9 +73,9 @@ def test_a_batch_keeps_its_graphs_apart():
 )
 def test_every_crystal_is_packed_once_and_within_the_budget(n_edges, max_edges, max_graphs):
     batches = [batch.tolist() for batch in pack(n_edges, max_edges, max_graphs)]
-    assert sorted(sum(batches, [])) == list(range(len(n_edges)))
+    assert sorted(chain(*batches)) == list(range(len(n_edges)))
     for batch in batches:
         assert 1 <= len(batch) <= max_graphs
         assert len(batch) == 1 or sum(n_edges[i] for i in batch) <= max_edges
-    sizes = [n_edges[i] for batch in batches for i in batch]
+    sizes = [n_edges[i] for i in chain(*batches)]
     assert sizes == sorted(sizes), "batches are of similar size"
