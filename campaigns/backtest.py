@@ -10,25 +10,28 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
-from campaigns.training_set import Scale
+from campaigns.training_set import Scale, flaw
+from engine.materials.crystal import Material
+from engine.materials.duplicates import link_duplicates
 from engine.metrics.discovery import DiscoveryPoint, acceleration, discovery_curve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.learning.backbone import Backbone
-    from engine.materials.crystal import Material
 
 HEADS = ("gp", "mlp", "full")
 ACQUISITIONS = ("ucb", "qUCB", "qLogEI", "greedy", "thompson")
@@ -42,12 +45,12 @@ class Protocol:
 
     files: tuple[str, ...]
     property: str
-    goal: str
+    goal: Literal["min", "max"]
     initial: int
     batch: int
     rounds: int
     seeds: tuple[int, ...]
-    scale: str
+    scale: Literal["log10", "linear"]
     start: str = "megnet-multiproperty"
     """Backbone or trained model that every strategy starts from."""
     members: int = 5
@@ -104,24 +107,64 @@ def backtest(
         If the pool is smaller than what would be asked for, or the starting model has seen the answers.
     """
     materials = _labelled(protocol)
-    _check_size(protocol, len(materials))
+    copies = sum(original is not None for _, original in link_duplicates(materials, {}))
+    if copies:
+        say(f"{copies} of {len(materials)} records are copies of another; a copy is acquired only in an initial set")
+    _check_size(protocol, len(materials) - copies)
+    for seed in protocol.seeds:
+        initial_ids(protocol, [m.id for m in materials], seed)
     backbone = _check_leak(protocol, materials)
-    jobs = [(strategy, seed) for strategy in strategies for seed in protocol.seeds]
+    jobs = list(dict.fromkeys((strategy, seed) for strategy in strategies for seed in protocol.seeds))
+    if out:
+        write_results(out, protocol, [])  # whatever is wrong with the path is wrong now
     cores = workers or len(os.sched_getaffinity(0))
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:
         folder = Path(name)
         say(f"{len(materials)} materials; making embeddings with {backbone.name}")
         _embed(backbone, materials, folder / "features")
-        with ProcessPoolExecutor(min(cores, len(jobs)), mp_context=get_context("spawn")) as pool:
-            waiting = {pool.submit(_run_alone, protocol, materials, *job, folder): job for job in jobs}
-            for future in as_completed(waiting):
-                run = future.result()
-                runs.append(run)
-                say(describe_run(run))
-                if out:
-                    write_results(out, protocol, _in_order(runs, jobs))
+        for run in _run_all(protocol, materials, jobs, folder, min(cores, len(jobs))):
+            runs.append(run)
+            say(describe_run(run))
+            if out:
+                write_results(out, protocol, _in_order(runs, jobs))
     return _in_order(runs, jobs)
+
+
+def _run_all(
+    protocol: Protocol, materials: Sequence[Material], jobs: Sequence[tuple[str, int]], folder: Path, workers: int
+) -> Iterator[Run]:
+    """Every run as it is finished."""
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(_run_alone, protocol, materials, *job, folder) for job in jobs]
+            try:
+                for future in as_completed(waiting):
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    except BrokenProcessPool as error:
+        raise CampaignError("a process of the backtest died, probably out of memory; use fewer --workers") from error
+
+
+def read_initial_ids(path: Path) -> dict[str, list[str]]:
+    """Read the initial ids of each seed: ``{"0": ["id", ...], "1": [...]}``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CampaignError(f"--initial-ids {path} cannot be read: {error}") from error
+    lists = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(ids, list) and all(isinstance(id_, str) for id_ in ids) for ids in lists):
+        raise CampaignError(f'--initial-ids {path}: give {{"0": ["id", ...], "1": [...]}}, one list of ids a seed')
+    return dict(content)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0,1,2``: whole numbers from zero up."""
+    seeds = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in seeds):
+        raise CampaignError(f"--seeds {text!r}: give whole numbers from zero up with commas, e.g. 0,1,2")
+    return tuple(dict.fromkeys(int(part) for part in seeds))
 
 
 def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
@@ -159,29 +202,30 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _labelled(protocol: Protocol) -> list[Material]:
-    """Records of the files that have the property, in file order."""
+    """Read the records that have the property, in file order; all must be usable: the initial sets count them."""
     from engine.materials.checks import Rejection
     from engine.materials.loading import load
 
-    found, refused = [], []
-    for part in load(protocol.files):
-        for outcome in part:
-            if isinstance(outcome, Rejection):
-                refused.append(outcome)
-            elif _is_number(outcome.properties.get(protocol.property)):
-                found.append(outcome)
-    if refused:
-        first = refused[0]
-        raise CampaignError(
-            f"{len(refused)} records cannot be used, the first {first.source} ({first.message}); a backtest needs the "
-            "whole pool, so that its initial sets are those of other programs: remove them from the file"
-        )
+    outcomes = [outcome for part in load(protocol.files) for outcome in part]
+    refused = [f"{o.source} ({o.message})" for o in outcomes if isinstance(o, Rejection)]
+    materials = [o for o in outcomes if isinstance(o, Material)]
+    found = [m for m in materials if protocol.property in m.properties]
     if not found:
-        raise CampaignError(f"no record has the property {protocol.property!r}; check --property")
-    ids = [m.id for m in found]
-    if len(set(ids)) != len(ids):
-        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
-        raise CampaignError(f"the id {twice!r} stands twice in the pool; ids must be unique")
+        fields = sorted({name for m in materials for name in m.properties})
+        raise CampaignError(
+            f"no record has the property {protocol.property!r} (there are: {', '.join(fields) or 'none'}); "
+            "check --property"
+        )
+    flaws = ((m, flaw(m.properties[protocol.property], protocol.scale)) for m in found)
+    refused += [f"{m.id} ({protocol.property} {problem})" for m, problem in flaws if problem]
+    if refused:
+        raise CampaignError(
+            f"{len(refused)} of {len(outcomes)} records cannot be used, the first {refused[0]}; a backtest needs the "
+            "whole pool, so that its initial sets are those of other programs: leave them out of the file"
+        )
+    twice = [id_ for id_, count in Counter(m.id for m in found).items() if count > 1]
+    if twice:
+        raise CampaignError(f"the id {twice[0]!r} stands twice in the pool; ids must be unique")
     return found
 
 
@@ -222,10 +266,14 @@ def initial_ids(protocol: Protocol, ids: Sequence[str], seed: int) -> list[str]:
         if given is None:
             raise CampaignError(f"the file of initial ids has no entry for seed {seed}; it needs one list a seed")
         absent = sorted(set(given) - set(ids))
-        if absent or len(given) != protocol.initial:
+        if absent:
             raise CampaignError(
-                f"initial ids of seed {seed}: {len(given)} given, {protocol.initial} asked for, "
-                f"{len(absent)} not in the pool ({', '.join(absent[:3])})"
+                f"initial ids of seed {seed}: {len(absent)} are not in the pool, the first {absent[0]!r}; correct them"
+            )
+        if len(set(given)) != protocol.initial:
+            raise CampaignError(
+                f"initial ids of seed {seed}: {len(set(given))} different ones given, --initial asks for "
+                f"{protocol.initial}; make them agree"
             )
         return list(given)
     rows = np.random.default_rng(seed).choice(len(ids), protocol.initial, replace=False)
@@ -261,7 +309,7 @@ def _run_campaign(
     answers = {m.id: float(v) for m, v in zip(materials, values, strict=True)}
     with Campaign.create_from(directory, _configuration(directory.name, protocol, run)) as campaign:
         campaign.features = folder / "features"
-        campaign.labeler = Replay(campaign.configuration, directory, answers)
+        campaign.labeler = Replay(campaign.configuration.campaign, answers, "backtest")
         add_materials(campaign.store, materials, IngestReport())
         unit = campaign.configuration.campaign.unit
         campaign.store.add_labels(
@@ -277,7 +325,7 @@ def _run_campaign(
 
 def _configuration(name: str, protocol: Protocol, run: Run) -> str:
     head, acquisition = run.strategy.split("-")
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "campaign": {
             "name": name,
             "goal": protocol.goal,
@@ -297,11 +345,10 @@ def _configuration(name: str, protocol: Protocol, run: Run) -> str:
         "acquisition": {"function": acquisition},
         "labeler": {"kind": "replay", "source": "backtest"},
     }
-    lines = [
-        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+    return "\n".join(
+        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in keys.items())
         for section, keys in settings.items()
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _run_baseline(
@@ -365,7 +412,3 @@ def _judge(
 
 def _in_order(runs: Sequence[Run], jobs: Sequence[tuple[str, int]]) -> list[Run]:
     return sorted(runs, key=lambda run: jobs.index((run.strategy, run.seed)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

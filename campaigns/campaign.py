@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,23 +12,25 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from campaigns.configuration import FILE, Configuration, read_configuration
-from campaigns.exceptions import CampaignBusyError, CampaignError, MixedFidelitiesError, NoCandidatesError
+from campaigns.configuration import FILE, Configuration, parse_configuration, read_configuration
+from campaigns.exceptions import CampaignBusyError, CampaignError, NoCandidatesError
 from campaigns.files import write_whole
 from campaigns.ingestion import IngestReport, LabelField, ingest
 from campaigns.label_files import read_labels
 from campaigns.labelers import Labeler, make_labeler
 from campaigns.training_set import best_value, training_labels
-from db.records import CampaignRecord, LabelReport, QueueEntryRecord, RoundRecord
-from db.states import CampaignState, QueueState, RoundState
+from db.exceptions import LabelError
+from db.records import CampaignRecord, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord, RoundRecord
+from db.states import QUEUE_MOVES, UNFINISHED, CampaignState, FailureReason, QueueState, RoundState
 from db.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+    from filelock import FileLock
 
     from engine.learning.backbone import Backbone
 
-_AWAITED = (QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
+Stopped = Literal["rounds", "waiting", "budget", "candidates"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class RunReport:
 
     rounds: tuple[int, ...]
     """Numbers of the rounds that were queued or judged."""
-    stopped: Literal["rounds", "waiting", "budget", "candidates"]
+    stopped: Stopped
     message: str
 
 
@@ -65,7 +68,7 @@ class Campaign:
     ) -> Campaign:
         """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched."""
         directory = Path(directory)
-        defaults = {
+        given = {
             "name": directory.resolve().name,
             "goal": goal,
             "property": property,
@@ -75,23 +78,32 @@ class Campaign:
             "budget": 200,
             "labeler": "dft",
             "replay": "",
-        }
-        return cls.create_from(directory, _template(template).format(**defaults | values))
+        } | values
+        # a JSON string is a TOML string; "replay" is a line of TOML already
+        filled = {k: v if k == "replay" else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
+        return cls.create_from(directory, _template(template).format(**filled))
 
     @classmethod
     def create_from(cls, directory: Path, text: str) -> Campaign:
-        """Make a new campaign from the text of its ``campaign.toml``."""
+        """Make a new campaign from the text of its ``campaign.toml``, which is written last and vouches for it all."""
         path = directory / FILE
         if path.exists():
             raise CampaignError(f"{path} exists already; choose another directory, or edit it to change the campaign")
+        configuration = parse_configuration(text, str(path))
+        section = configuration.campaign
         try:
-            write_whole(path, text)
-            configuration = read_configuration(path)
-            section = configuration.campaign
+            directory.mkdir(parents=True, exist_ok=True)
             with Store.open(_store_url(configuration, directory), create=True) as store:
-                store.create_campaign(CampaignRecord(section.name, section.goal, section.property, seed=section.seed))
+                left = [] if configuration.store.url else [c.name for c in store.campaigns()]
+                if section.name not in left:  # an earlier attempt may have been killed here
+                    store.create_campaign(
+                        CampaignRecord(section.name, section.goal, section.property, seed=section.seed)
+                    )
+            write_whole(path, text)
         except OSError as error:
-            raise CampaignError(f"cannot write to {directory} ({error.strerror}); choose a directory of yours") from error
+            raise CampaignError(
+                f"cannot write to {directory} ({error.strerror}); choose a directory of yours"
+            ) from error
         return cls.open(directory)
 
     @classmethod
@@ -119,11 +131,11 @@ class Campaign:
 
     @cached_property
     def labeler(self) -> Labeler:
-        """The labeler that ``campaign.toml`` names."""
+        """Labeler that ``campaign.toml`` names."""
         return make_labeler(self.configuration, self.directory)
 
     def backbone(self, name: str) -> Backbone:
-        """A checked backbone by name, or by a path relative to the campaign directory."""
+        """Load a checked backbone by name, or by a path relative to the campaign directory."""
         beside = self.directory / name
         return _backbone(str(beside) if beside.exists() else name)
 
@@ -137,28 +149,52 @@ class Campaign:
         progress: Callable[[int], None] | None = None,
     ) -> IngestReport:
         """Add candidates from files, folders, archives or built-in sets."""
-        return ingest(self.store, sources, labels, workers, progress)
+        with self.locked():
+            return ingest(self.store, sources, labels, workers, progress)
 
     def import_labels(self, paths: Sequence[Path | str]) -> LabelReport:
-        """Labels from CSV or JSON lines, all files or none; queue entries whose label came in are done."""
-        labels, locations = [], []
-        for path in paths:
-            found, where = read_labels(Path(path))
-            labels += found
-            locations += where
-        report = self.store.add_labels(labels, locations)
-        self._finish_entries("label imported")
+        """Import labels from CSV or JSON lines, all files or none; queue entries whose label came in are done.
+
+        Raises
+        ------
+        LabelError
+            With every bad row of every file.
+        """
+        files = [read_labels(Path(path)) for path in paths]
+        labels = [label for file in files for label in file.labels]
+        places = [place for file in files for place in file.places]
+        problems = [problem for file in files for problem in file.problems]
+        with self.locked(), self.store.transaction():
+            try:
+                report = self.store.add_labels(labels, places)
+            except LabelError as error:
+                problems += error.problems
+            if problems:
+                order = {place: i for i, place in enumerate(place for file in files for place in file.order)}
+                raise LabelError(sorted(problems, key=lambda p: order[p.location]), len(order))
+            self._finish_entries("label imported")
         return report
 
     def record(self, material_id: str, value: float, **fields: Any) -> LabelReport:
         """Record one label of the campaign's property from a notebook; ``fields`` as in :class:`LabelRecord`."""
-        from db.records import LabelRecord
-
         section = self.configuration.campaign
         values = {"property": section.property, "unit": section.unit, "fidelity": section.fidelity} | fields
-        report = self.store.add_labels([LabelRecord(material_id=material_id, value=value, **values)])
-        self._finish_entries("label recorded")
+        with self.locked(), self.store.transaction():
+            report = self.store.add_labels([LabelRecord(material_id=material_id, value=value, **values)])
+            self._finish_entries("label recorded")
         return report
+
+    def fail(self, ids: Sequence[str], reason: FailureReason, message: str = "") -> list[QueueEntryRecord]:
+        """Record that the calculations of these materials gave no label; their queue entries are failed."""
+        section = self.configuration.campaign
+        with self.locked(), self.store.transaction():
+            chosen = self._unfinished(ids)
+            self.store.add_failures(
+                FailureRecord(e.material_id, section.property, e.fidelity, reason, message, source=_author())
+                for e in chosen
+            )
+            self._move(chosen, QueueState.FAILED, f"{reason}: {message}" if message else str(reason))
+        return chosen
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -171,52 +207,59 @@ class Campaign:
     ) -> RunReport:
         """Do as many rounds as the labeler, the budget and ``rounds`` allow, going on where an earlier run ended.
 
-        With ``wait=False`` a new round starts although results of the last are awaited; what is awaited is conditioned
-        on, never asked for again.
+        With ``wait=False`` a new round (or as many as ``rounds``) starts although results of the last are awaited; what
+        is awaited is conditioned on, never asked for again.
         """
         from campaigns.round import finish_round, open_round
 
-        with self._lock():
-            touched: dict[int, None] = {}
-            opened = 0
+        with self.locked():
+            _ = self.labeler  # a replay without answers stops here, before anything expensive
+            done: list[int] = []
+            begun = self._go_on(say)
+            done += begun
             while True:
-                last = next(reversed(self.store.rounds()), None)
-                if last is not None and last.state.step < RoundState.QUEUED.step:
-                    touched[finish_round(self, last, say).number] = None
-                    opened += 1
-                for number in self._collect():
-                    say(f"round {number}: judged")
-                    touched[number] = None
-                left = self._awaited()
-                if left and wait:
-                    self._set_state(CampaignState.WAITING)
-                    return RunReport(tuple(touched), "waiting", self._waiting(left))
-                if rounds is not None and opened >= rounds:
-                    return RunReport(tuple(touched), "rounds", f"{rounds} rounds done, as asked")
+                done += self._collect(say)
+                left = self.store.queue(UNFINISHED)
+                if left and (wait or len(begun) >= (rounds or 1)):
+                    return self._stop(CampaignState.WAITING, "waiting", done, self._waiting(left))
+                if rounds is not None and len(begun) >= rounds:
+                    return RunReport(_unique(done), "rounds", f"rounds asked for and done: {rounds}")
                 batch = self._batch_within_budget()
                 if batch < 1:
-                    self._set_state(CampaignState.STOPPED)
-                    budget = self.configuration.campaign.budget
-                    return RunReport(
-                        tuple(touched), "budget", f"the budget of {budget} labels is spent; raise it in {FILE} to go on"
-                    )
-                self._check_fidelity(say)
-                self._set_state(CampaignState.ACTIVE)
+                    spent = f"the budget of {self.configuration.campaign.budget} labels is spent; raise it in {FILE}"
+                    return self._stop(CampaignState.STOPPED, "budget", done, f"{spent} to go on")
+                if not begun and (note := self.fidelity_note()):
+                    say(note)
                 try:
                     record = open_round(self, batch)
                 except NoCandidatesError as error:
-                    if not touched:
+                    if not done:
                         raise
-                    return RunReport(tuple(touched), "candidates", str(error))
-                touched[finish_round(self, record, say).number] = None
-                opened += 1
+                    return self._stop(CampaignState.STOPPED, "candidates", done, str(error))
+                self._set_state(CampaignState.ACTIVE)
+                finish_round(self, record, say)
+                begun.append(record.number)
+                done.append(record.number)
+
+    def fidelity_note(self) -> str | None:
+        """Say which labels of the campaign's property do not train its models, if there are any."""
+        section = self.configuration.campaign
+        known = self.store.fidelities(section.property)
+        used = known.pop(section.fidelity, 0)
+        if not known:
+            return None
+        others = ", ".join(f"{n} of fidelity {name!r}" for name, n in known.items())
+        return (
+            f"labels of {section.property} that train: {used} of fidelity {section.fidelity!r}; that do not: {others} "
+            f"(one fidelity trains a campaign, set in {FILE})"
+        )
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 
     def queue_entries(
         self, states: Sequence[QueueState] | None = None, round: int | None = None
     ) -> list[QueueEntryRecord]:
-        """Queue entries by round and rank."""
+        """List queue entries by round and rank."""
         return self.store.queue(states, round)
 
     def queue(self) -> pd.DataFrame:
@@ -233,57 +276,100 @@ class Campaign:
 
     def with_formula(self, entries: Sequence[QueueEntryRecord]) -> list[tuple[QueueEntryRecord, str]]:
         """Entries with the formula of their material."""
-        formulas = {m.material_id: m.formula for m in self.store.materials(dict.fromkeys(e.material_id for e in entries))}
+        ids = dict.fromkeys(e.material_id for e in entries)
+        formulas = {m.material_id: m.formula for m in self.store.materials(ids)}
         return [(e, formulas[e.material_id]) for e in entries]
 
     def move(self, ids: Sequence[str], to: QueueState, note: str = "") -> list[QueueEntryRecord]:
         """Approve or withdraw the unfinished entries of these materials; without ids, all that may move so."""
-        from db.states import QUEUE_MOVES
-
-        with self._lock():
-            entries = [e for e in self.store.queue() if not e.state.is_finished]
-            if ids:
-                wanted = set(self.store.resolve_all(ids).values())
-                absent = wanted - {e.material_id for e in entries}
-                if absent:
-                    raise CampaignError(
-                        f"not in the queue, or finished: {', '.join(sorted(absent))}; `kappascout queue list` shows it"
-                    )
-                chosen = [e for e in entries if e.material_id in wanted]
-            else:
-                chosen = [e for e in entries if to in QUEUE_MOVES[e.state]]
-            self.store.move([e.id for e in chosen if e.id], to, _author(), note)
+        with self.locked(), self.store.transaction():
+            chosen = self._unfinished(ids) if ids else [
+                e for e in self.store.queue(UNFINISHED) if to in QUEUE_MOVES[e.state]
+            ]  # fmt: skip
+            self._move(chosen, to, note)
         return chosen
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from changing the campaign; the second says so and stops."""
+        from filelock import Timeout
+
+        try:
+            with self._file_lock.acquire(timeout=0):
+                yield
+        except Timeout as error:
+            raise CampaignBusyError(
+                f"another process works on {self.directory}; wait until it has finished, then run the command again"
+            ) from error
+        except PermissionError as error:
+            raise CampaignError(
+                f"no permission to write to {error.filename or self.directory}; change its owner, or copy the campaign "
+                "to a directory of yours"
+            ) from error
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _collect(self) -> list[int]:
+    @cached_property
+    def _file_lock(self) -> FileLock:
+        from filelock import FileLock
+
+        return FileLock(self.directory / ".lock")
+
+    def _go_on(self, say: Callable[[str], None]) -> list[int]:
+        """Finish the round that an earlier run left unfinished, if it did; its number."""
+        from campaigns.round import changed_settings, finish_round
+
+        last = next(reversed(self.store.rounds()), None)
+        if last is None or last.state.step >= RoundState.QUEUED.step:
+            return []
+        say(f"round {last.number}: going on after its last finished step, {last.state}")
+        if changed := changed_settings(self.configuration, last):
+            say(f"round {last.number}: keeps the settings it began with; changed since: {', '.join(changed)}")
+        finish_round(self, last, say)
+        return [last.number]
+
+    def _collect(self, say: Callable[[str], None]) -> list[int]:
         """Let the labeler work, finish entries whose label is there, judge rounds whose entries are all finished."""
-        entries = [e for e in self.store.queue() if not e.state.is_finished]
-        if entries:
-            self.labeler.work(self.store, entries)
-            self._finish_entries("label found")
         from campaigns.judging import judge_round
 
+        if entries := self.store.queue(UNFINISHED):
+            self.labeler.work(self.store, entries)
+            with self.store.transaction():
+                self._finish_entries("label found")
         judged = []
         for record in self.store.rounds():
             if record.state is RoundState.QUEUED:
                 own = self.store.queue(round=record.number)
                 if all(e.state.is_finished for e in own):
                     judge_round(self, record, own)
+                    say(f"round {record.number}: judged")
                     judged.append(record.number)
         return judged
 
     def _finish_entries(self, note: str) -> None:
         """Move entries whose label is in the store to done; a label for a proposed entry approves it."""
-        known = training_labels(self.store, self.configuration.campaign)
-        open_entries = [e for e in self.store.queue() if not e.state.is_finished and e.material_id in known]
-        proposed = [e.id for e in open_entries if e.state is QueueState.PROPOSED and e.id]
-        self.store.move(proposed, QueueState.APPROVED, _author(), note)
-        self.store.move([e.id for e in open_entries if e.id], QueueState.DONE, _author(), note)
+        entries = self.store.queue(UNFINISHED)
+        if not entries:
+            return
+        properties = {r.number: r.manifest["settings"]["campaign"]["property"] for r in self.store.rounds()}
+        known = {(label.material_id, label.property, label.fidelity) for label in self.store.labels()}
+        found = [e for e in entries if (e.material_id, properties[e.round or 0], e.fidelity) in known]
+        self._move([e for e in found if e.state is QueueState.PROPOSED], QueueState.APPROVED, note)
+        self._move(found, QueueState.DONE, note)
 
-    def _awaited(self) -> list[QueueEntryRecord]:
-        return [e for e in self.store.queue() if not e.state.is_finished]
+    def _unfinished(self, ids: Sequence[str]) -> list[QueueEntryRecord]:
+        """Unfinished entries of these materials, under any id they are known by."""
+        entries = {e.material_id: e for e in self.store.queue(UNFINISHED)}
+        owners = self.store.resolve_all(ids)
+        absent = [id_ for id_ in ids if owners[id_] not in entries]
+        if absent:
+            raise CampaignError(
+                f"not in the queue, or finished: {', '.join(absent)}; `kappascout queue list {self.directory}` shows it"
+            )
+        return [entries[material_id] for material_id in dict.fromkeys(owners[id_] for id_ in ids)]
+
+    def _move(self, entries: Sequence[QueueEntryRecord], to: QueueState, note: str) -> None:
+        self.store.move([e.id for e in entries if e.id is not None], to, _author(), note)
 
     def _waiting(self, left: Sequence[QueueEntryRecord]) -> str:
         proposed = sum(e.state is QueueState.PROPOSED for e in left)
@@ -296,44 +382,28 @@ class Campaign:
     def _batch_within_budget(self) -> int:
         """How many labels the next round may ask for: the batch, less what the budget no longer covers."""
         section = self.configuration.campaign
-        asked = sum(e.state is not QueueState.WITHDRAWN for e in self.store.queue())
-        return min(section.batch, section.budget - asked)
+        return min(section.batch, section.budget - self.asked())
 
-    def _check_fidelity(self, say: Callable[[str], None]) -> None:
-        section = self.configuration.campaign
-        known = self.store.fidelities(section.property)
-        if known and section.fidelity not in known and not self.store.rounds():
-            others = ", ".join(f"{n} of fidelity {f!r}" for f, n in known.items())
-            say(
-                f"there are no labels of fidelity {section.fidelity!r}, but {others}; "
-                f"set fidelity in {FILE} if those should train the model"
-            )
+    def asked(self) -> int:
+        """How many labels the campaign has asked for; withdrawn entries do not count."""
+        counts = self.store.queue_counts()
+        return sum(counts.values()) - counts[QueueState.WITHDRAWN]
+
+    def _stop(self, state: CampaignState, stopped: Stopped, done: list[int], message: str) -> RunReport:
+        self._set_state(state)
+        return RunReport(_unique(done), stopped, message)
 
     def _set_state(self, state: CampaignState) -> None:
-        if self.store.campaign().state is not state:
-            if state is CampaignState.WAITING and self.store.campaign().state is CampaignState.STOPPED:
+        with self.store.transaction():
+            present = self.store.campaign().state
+            if state is CampaignState.WAITING and present is CampaignState.STOPPED:
                 self.store.set_campaign_state(CampaignState.ACTIVE)
-            self.store.set_campaign_state(state)
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One process at a time changes the campaign; the second says so and stops."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.directory / ".lock")
-        try:
-            with lock.acquire(timeout=0):
-                yield
-        except Timeout as error:
-            raise CampaignBusyError(
-                f"another process works on {self.directory}; wait until it has finished, then run the command again"
-            ) from error
-        except PermissionError as error:
-            raise CampaignError(f"no permission to write to {self.directory}; change its owner or copy it") from error
+            if present is not state:
+                self.store.set_campaign_state(state)
 
 
 def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
-    """A queue entry as people read it: one flat row."""
+    """Write a queue entry as people read it: one flat row."""
     return {
         "round": entry.round,
         "rank": entry.rank,
@@ -353,7 +423,7 @@ def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
 
 
 def round_row(record: RoundRecord) -> dict[str, Any]:
-    """A round as people read it: labels, error before and after, coverage, hits, best, cost."""
+    """Write a round as people read it: labels, error before and after, coverage, hits, best, cost."""
     before, after = record.metrics_before or {}, record.metrics_after or {}
     model = before.get("model", {})
     return {
@@ -388,7 +458,6 @@ def status(campaign: Campaign) -> dict[str, Any]:
     section = campaign.configuration.campaign
     store = campaign.store
     labels = training_labels(store, section)
-    asked = sum(e.state is not QueueState.WITHDRAWN for e in store.queue())
     rounds = store.rounds()
     return {
         "campaign": section.name,
@@ -402,7 +471,7 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "rounds": len(rounds),
         "last_round": str(rounds[-1].state) if rounds else None,
         "queue": {str(state): n for state, n in store.queue_counts().items() if n},
-        "asked": asked,
+        "asked": campaign.asked(),
         "budget": section.budget,
     }
 
@@ -418,7 +487,7 @@ def _template(name: str) -> str:
     if not path.is_file():
         known = ", ".join(sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")))
         raise CampaignError(f"no template {name!r}; there are: {known}")
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def _store_url(configuration: Configuration, directory: Path) -> str | Path:
@@ -427,9 +496,9 @@ def _store_url(configuration: Configuration, directory: Path) -> str | Path:
 
 @lru_cache(maxsize=4)
 def _backbone(name: str) -> Backbone:
-    from engine.learning.backbone import load_backbone
+    from engine.learning.storage import load_start
 
-    return load_backbone(name)
+    return load_start(name)
 
 
 def _author() -> str:
@@ -438,3 +507,6 @@ def _author() -> str:
     except (KeyError, OSError):
         return "unknown"
 
+
+def _unique(numbers: Sequence[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(numbers))

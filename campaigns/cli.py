@@ -7,16 +7,17 @@ Reports go to standard output, progress and messages to standard error. Exit cod
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from campaigns.output import Format, Progress, emit, emit_one, message
+from campaigns.output import Count, Format, Progress, emit, emit_one, message
+from db.states import FailureReason, QueueState
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
-    from db.states import QueueState
 
 app = typer.Typer(
     name="kappascout",
@@ -32,33 +33,47 @@ db_app = typer.Typer(no_args_is_help=True, help="Look after the store.")
 for name, sub in (("label", label_app), ("queue", queue_app), ("models", models_app), ("db", db_app)):
     app.add_typer(sub, name=name)
 
+_SHOWN = 20
+_REJECTION_COLUMNS = ["source", "record_id", "reason", "message", "remedy"]
+
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Campaign directory.")]
 OutFormat = Annotated[Format, typer.Option("--format", help="How to report.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Goal = Annotated[Literal["min", "max"], typer.Option("--goal", help="Whether low or high values are wanted.")]
+Field = Annotated[str, typer.Option("--property", help="Field of the records' properties.")]
+Scale = Annotated[
+    Literal["log10", "linear"] | None,
+    typer.Option("--scale", help="Scale it is learned on; log10 for kappa* and linear otherwise if not given."),
+]
+Start = Annotated[
+    str,
+    typer.Option(
+        "--from", metavar="MODEL", help="Backbone or trained model to start from; the shipped one if not given."
+    ),
+]
+Note = Annotated[str, typer.Option("--note", help="Kept with the change.")]
+OfRound = Annotated[int | None, typer.Option("--round", help="Only this round.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.")]
 
 
-def main() -> None:
-    """Run the command line; errors of the domain become one message and exit code 1."""
-    from engine.exceptions import EngineError
-
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what goes wrong in the domain becomes one message and exit code 1."""
     try:
-        app()
-    except EngineError as error:
-        _fail(error)
-    except (FileNotFoundError, PermissionError) as error:
+        app(arguments)
+    except OSError as error:
         _fail(error)
     except Exception as error:
         from campaigns.exceptions import CampaignError
         from db.exceptions import StoreError
+        from engine.exceptions import EngineError
 
-        if isinstance(error, CampaignError | StoreError):
+        if isinstance(error, CampaignError | EngineError | StoreError):
             _fail(error)
         raise
 
 
-def _fail(error: BaseException) -> None:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    message(f"error: {text}")
+def _fail(error: Exception) -> None:
+    message(f"error: {error}")
     sys.exit(1)
 
 
@@ -78,31 +93,31 @@ def demo(
 @app.command()
 def init(
     directory: Dir,
-    goal: Annotated[str, typer.Option(help="min or max.")] = "min",
+    goal: Goal = "min",
     property: Annotated[str, typer.Option("--property", help="Property to learn and rank.")] = "kappa_300K",
     template: Annotated[str, typer.Option(help="Template of campaign.toml.")] = "default",
 ) -> None:
     """Make a new campaign with a commented campaign.toml."""
     from campaigns.campaign import Campaign
 
-    if goal not in ("min", "max"):
-        raise typer.BadParameter(f"{goal!r} is neither min nor max", param_hint="--goal")
-    with Campaign.create(directory, goal, property, template):  # type: ignore[arg-type]
-        pass
-    message(f"made {directory / 'campaign.toml'}; look through it, then `kappascout ingest {directory} FILE...`")
+    with Campaign.create(directory, goal, property, template) as campaign:
+        unit = campaign.configuration.campaign.unit
+    fill = "" if unit else f", give the unit of {property} in it"
+    message(f"made {directory / 'campaign.toml'}; look through it{fill}, then `kappascout ingest {directory} FILE...`")
 
 
 @app.command()
 def ingest(
     directory: Dir,
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, archives, builtin:reference, builtin:candidates.")
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Files, folders, archives, builtin:reference, builtin:candidates."),
     ],
     label: Annotated[
         list[str] | None, typer.Option("--label", help="FIELD=PROPERTY@FIDELITY[:UNIT]; may be repeated.")
     ] = None,
     format: OutFormat = Format.TABLE,
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core if not given.")] = None,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """Add candidates; prints how many were added, duplicate or rejected, and why."""
@@ -110,7 +125,7 @@ def ingest(
 
     fields = [LabelField.parse(text) for text in label or ()]
     with _open(directory) as campaign, Progress(quiet) as progress:
-        report = campaign.ingest(sources, fields, workers, lambda n: progress.say(f"{n} records read"))
+        report = campaign.ingest(sources, fields, workers, lambda n: progress.say(Count(f"{n} records read")))
     counts = {
         "read": report.read,
         "added": report.added,
@@ -122,15 +137,26 @@ def ingest(
     if format is Format.TABLE:
         emit([counts], format)
         if report.rejected:
-            columns = ["source", "record_id", "reason", "message", "remedy"]
-            emit([vars(r) for r in report.rejected[:20]], format, "rejected (the first 20)", columns)
-        for copy, original in report.duplicates[:20]:
+            left = len(report.rejected) - _SHOWN
+            title = f"rejected (`kappascout rejections {directory}` lists {left} more)" if left > 0 else "rejected"
+            emit([vars(r) for r in report.rejected[:_SHOWN]], format, title, _REJECTION_COLUMNS)
+        for copy, original in report.duplicates[:_SHOWN]:
             message(f"duplicate: {copy} is the same crystal as {original}")
+        if len(report.duplicates) > _SHOWN:
+            message(f"... and {len(report.duplicates) - _SHOWN} more duplicates")
     elif format is Format.JSON:
         detail = {"duplicates": report.duplicates, "rejections": [vars(r) for r in report.rejected]}
         emit_one(counts | {"reasons": report.reasons()} | detail, format)
     else:
         emit([counts], format)
+
+
+@app.command()
+def rejections(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """List what was refused on the way in: file, reason, and how to mend it."""
+    with _open(directory) as campaign:
+        rows = [vars(record) for record in campaign.store.rejections()]
+    emit(rows, format, columns=_REJECTION_COLUMNS)
 
 
 @label_app.command("import")
@@ -142,12 +168,15 @@ def label_import(
     """Bring in labels: columns id, property, value, unit, fidelity; every file or none."""
     with _open(directory) as campaign:
         report = campaign.import_labels(paths)
-        counts = {
-            "added": len(report.added),
-            "unchanged": len(report.unchanged),
-            "superseded": len(report.superseded),
-        }
+        note = campaign.fidelity_note()
+    counts = {
+        "added": len(report.added),
+        "unchanged": len(report.unchanged),
+        "superseded": len(report.superseded),
+    }
     emit_one(counts, format) if format is Format.JSON else emit([counts], format)
+    if note:
+        message(note)
 
 
 @label_app.command("list")
@@ -210,13 +239,15 @@ def report(
 @queue_app.command("list")
 def queue_list(
     directory: Dir,
-    round: Annotated[int | None, typer.Option("--round", help="Only this round.")] = None,
-    state: Annotated[list[str] | None, typer.Option("--state", help="Only these states; may be repeated.")] = None,
+    round: OfRound = None,
+    state: Annotated[list[QueueState] | None, typer.Option("--state", help="Only this state; may be repeated.")] = None,
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List queue entries with the reason for each."""
+    from campaigns.campaign import queue_row
+
     with _open(directory) as campaign:
-        rows = _queue_rows(campaign, round, state)
+        rows = [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(state or None, round))]
     columns = ["round", "rank", "id", "formula", "state", "mean", "lower", "upper", "reason"]
     emit(rows, format, columns=columns)
 
@@ -225,11 +256,9 @@ def queue_list(
 def queue_approve(
     directory: Dir,
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Materials; all proposed if none.")] = None,
-    note: Annotated[str, typer.Option(help="Kept with the change.")] = "",
+    note: Note = "",
 ) -> None:
     """Agree that entries are computed."""
-    from db.states import QueueState
-
     _move(directory, ids, QueueState.APPROVED, note)
 
 
@@ -237,20 +266,31 @@ def queue_approve(
 def queue_withdraw(
     directory: Dir,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Materials.")],
-    note: Annotated[str, typer.Option(help="Kept with the change.")] = "",
+    note: Note = "",
 ) -> None:
     """Take entries off the queue; their materials are not proposed again."""
-    from db.states import QueueState
-
     _move(directory, ids, QueueState.WITHDRAWN, note)
+
+
+@queue_app.command("fail")
+def queue_fail(
+    directory: Dir,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Materials.")],
+    reason: Annotated[FailureReason, typer.Option("--reason", help="Why there is no label.")],
+    note: Note = "",
+) -> None:
+    """Record that calculations gave no label; a round whose entries are all done, failed or withdrawn is judged."""
+    with _open(directory) as campaign:
+        failed = campaign.fail(ids, reason, note)
+    message(f"{len(failed)} entries failed")
 
 
 @queue_app.command("export")
 def queue_export(
     directory: Dir,
     to: Annotated[Path, typer.Option("--to", help="Folder (cif) or file (csv, json) to write.")],
-    format: Annotated[str, typer.Option("--format", help="cif, csv or json.")] = "cif",
-    round: Annotated[int | None, typer.Option("--round", help="Only this round.")] = None,
+    format: Annotated[Literal["cif", "csv", "json"], typer.Option("--format", help="What to write.")] = "cif",
+    round: OfRound = None,
 ) -> None:
     """Write approved entries for the calculation, and mark them exported."""
     from campaigns.export import export_queue
@@ -263,15 +303,17 @@ def queue_export(
 @app.command()
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
-    property: Annotated[str, typer.Option("--property", help="Field of the records' properties.")],
+    property: Field,
     out: Annotated[Path, typer.Option("--out", metavar="MODELDIR", help="Folder to write.")],
-    start: Annotated[str, typer.Option("--from", metavar="MODEL", help="Backbone or trained model to start from.")] = "",
-    strategy: Annotated[str, typer.Option(help="frozen or full.")] = "frozen",
-    head: Annotated[str, typer.Option(help="gp or mlp, for frozen.")] = "gp",
+    start: Start = "",
+    strategy: Annotated[
+        Literal["frozen", "full"], typer.Option(help="Heads on fixed embeddings, or every weight is trained.")
+    ] = "frozen",
+    head: Annotated[Literal["gp", "mlp"], typer.Option(help="Head of the frozen strategy.")] = "gp",
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    scale: Annotated[str, typer.Option(help="log10 or linear; log10 for kappa* if not given.")] = "",
-    epochs: Annotated[int, typer.Option(min=1, help="Of the full strategy.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Root of every random choice.")] = 0,
+    scale: Scale = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the full strategy.")] = 30,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
@@ -281,10 +323,10 @@ def train(
     request = TrainRequest(files, property, out, start, strategy, head, members, seed, scale, epochs)
     with Progress(quiet) as progress:
         record = train_model(request, progress.say)
-    names = ("model", "constant", "extra_trees")
-    rows = [{"": name, **record["metrics"][name]} for name in names]
-    columns = ["", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
+    rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
+    columns = ["predictor", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
     emit(rows, format, f"cross-validated, {record['scale']} {property}", columns)
+    message(f"model written to {out}")
 
 
 @app.command()
@@ -307,8 +349,8 @@ def predict(
 @app.command()
 def backtest(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
-    property: Annotated[str, typer.Option("--property", help="Field of the records' properties.")],
-    goal: Annotated[str, typer.Option(help="min or max.")],
+    property: Field,
+    goal: Goal,
     initial: Annotated[int, typer.Option(min=1, help="Labels before the first round.")],
     batch: Annotated[int, typer.Option(min=1, help="Labels a round.")],
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")],
@@ -316,23 +358,33 @@ def backtest(
     strategy: Annotated[
         str, typer.Option(help="Comma-separated: gp-ucb, gp-qLogEI, mlp-ucb, full-ucb, ..., random, extra-trees.")
     ] = "gp-ucb",
-    initial_ids: Annotated[Path | None, typer.Option(help="JSON: initial ids by seed.")] = None,
-    start: Annotated[str, typer.Option("--from", metavar="MODEL", help="Backbone or trained model to start from.")] = "",
-    scale: Annotated[str, typer.Option(help="log10 or linear; log10 for kappa* if not given.")] = "",
+    initial_ids: Annotated[Path | None, typer.Option(help='JSON file of initial ids: {"SEED": ["ID", ...]}.')] = None,
+    start: Start = "",
+    scale: Scale = None,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
     out: Annotated[Path | None, typer.Option(help="JSON to write; it grows with every finished run.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")] = None,
+    workers: Workers = None,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
     """Replay labelled data with the production code; prints what each strategy finds, mean and spread over seeds."""
     import campaigns.backtest as bt
-    from campaigns.standalone import backtest_protocol
+    from campaigns.training_set import default_scale
+    from engine.learning.backbone import DEFAULT_BACKBONE
 
-    protocol = backtest_protocol(
-        files, property, goal, (initial, batch, rounds), seeds, scale=scale, start=start, members=members,
-        initial_ids=initial_ids,
-    )  # fmt: skip
+    protocol = bt.Protocol(
+        files=tuple(files),
+        property=property,
+        goal=goal,
+        initial=initial,
+        batch=batch,
+        rounds=rounds,
+        seeds=bt.parse_seeds(seeds),
+        scale=scale or default_scale(property),
+        start=start or DEFAULT_BACKBONE,
+        members=members,
+        initial_ids=bt.read_initial_ids(initial_ids) if initial_ids else None,
+    )
     with Progress(quiet) as progress:
         runs = bt.backtest(protocol, bt.parse_strategies(strategy), out=out, workers=workers, say=progress.say)
     columns = [
@@ -348,6 +400,7 @@ def pretrain(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Crystals with the recipe's properties.")],
     start: Annotated[str, typer.Option("--from", metavar="MODEL", help="Backbone to start from.")],
     out: Annotated[Path, typer.Option("--out", metavar="BACKBONEDIR", help="Folder to write.")],
+    format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a backbone on several properties; prints errors on held-out formulas."""
@@ -355,7 +408,8 @@ def pretrain(
 
     with Progress(quiet) as progress:
         card = pretrain_backbone(recipe, files, start, out, progress.say)
-    emit([{"property": name, **row} for name, row in card["held_out"].items()], Format.TABLE, "held-out formulas")
+    emit([{"property": name, **row} for name, row in card["held_out"].items()], format, "held-out formulas")
+    message(f"backbone written to {out}")
 
 
 @models_app.command("list")
@@ -390,7 +444,10 @@ def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     emit(rows, format)
     bad = [row for row in rows if row["state"] != "intact"]
     if bad:
-        message(f"error: {len(bad)} of {len(rows)} checkpoints are missing or changed; restore them from a copy")
+        named = ", ".join(row["checkpoint"] for row in bad[:3]) + (", ..." if len(bad) > 3 else "")
+        message(
+            f"error: {len(bad)} of {len(rows)} checkpoints are missing or changed ({named}); restore them from a copy"
+        )
         raise typer.Exit(1)
 
 
@@ -407,17 +464,6 @@ def _open(directory: Path) -> Campaign:
     from campaigns.campaign import Campaign
 
     return Campaign.open(directory)
-
-
-def _queue_rows(campaign: Campaign, round: int | None, states: list[str] | None) -> list[dict[str, Any]]:
-    from campaigns.campaign import queue_row
-    from db.states import QueueState
-
-    try:
-        wanted = [QueueState(name) for name in states] if states else None
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}; states are {', '.join(QueueState)}", param_hint="--state") from error
-    return [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(wanted, round))]
 
 
 def _move(directory: Path, ids: list[str] | None, to: QueueState, note: str) -> None:

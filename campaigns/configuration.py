@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import builtins
 import difflib
+import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from campaigns.exceptions import ConfigurationError
+from campaigns.training_set import default_scale
+from engine.materials.elements import ATOMIC_NUMBERS
+
+if TYPE_CHECKING:
+    from db.records import RoundRecord
 
 FILE = "campaign.toml"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class CampaignSection(_Section):
     """What is sought."""
 
-    name: str = Field(description="Name of the campaign in the store.")
+    name: str = Field(min_length=1, description="Name of the campaign in the store.")
     goal: Literal["min", "max"] = Field(description="Whether low or high values are wanted.")
-    property: str = Field(default="kappa_300K", description="The property that is learned and ranked.")
-    unit: str = Field(default="W/(m K)", description="Unit of the property, for reports.")
+    property: str = Field(default="kappa_300K", min_length=1, description="The property that is learned and ranked.")
+    unit: str = Field(default="W/(m K)", description="Unit of the property.")
     scale: Literal["auto", "log10", "linear"] = Field(
         default="auto", description="Scale it is learned on; auto takes log10 for kappa* and linear otherwise."
     )
-    fidelity: str = Field(default="dft", description="Only labels of this fidelity train the model.")
+    fidelity: str = Field(default="dft", min_length=1, description="Only labels of this fidelity train the model.")
     batch: int = Field(default=20, ge=1, description="Materials queued in a round.")
     budget: int = Field(default=200, ge=1, description="Labels that the campaign may ask for in all.")
     hit: float | None = Field(
@@ -37,18 +43,24 @@ class CampaignSection(_Section):
     )
     seed: int = Field(default=0, ge=0, description="Root of every random choice.")
 
+    @model_validator(mode="after")
+    def _hit_has_a_logarithm(self) -> CampaignSection:
+        if self.hit is not None and self.hit <= 0 and self.learned_scale == "log10":
+            raise ValueError(f"hit = {self.hit:g} has no logarithm; give a value above zero, or scale = 'linear'")
+        return self
+
     @builtins.property  # the field above hides the name
     def learned_scale(self) -> Literal["log10", "linear"]:
-        """The scale that ``auto`` stands for."""
-        if self.scale != "auto":
-            return self.scale
-        return "log10" if self.property.startswith("kappa") else "linear"
+        """Scale that ``auto`` stands for."""
+        return default_scale(self.property) if self.scale == "auto" else self.scale
 
 
 class ModelSection(_Section):
     """The ensemble."""
 
-    backbone: str = Field(default="megnet-multiproperty", description="Shipped name, folder, or MatGL name.")
+    backbone: str = Field(
+        default="megnet-multiproperty", min_length=1, description="Shipped name, folder, or MatGL name."
+    )
     strategy: Literal["frozen", "full"] = Field(
         default="frozen", description="frozen: heads on cached embeddings; full: every weight is trained."
     )
@@ -64,7 +76,12 @@ class AcquisitionSection(_Section):
         default="ucb", description="Acquisition function."
     )
     beta: float = Field(default=1.0, ge=0, description="Weight of the variance in ucb and qUCB.")
-    draws: int = Field(default=512, ge=8, le=4096, description="Joint draws of the posterior; more keep a large batch joint for longer.")
+    draws: int = Field(
+        default=512,
+        ge=8,
+        le=4096,
+        description="Joint draws of the posterior; more keep a large batch joint for longer.",
+    )
 
 
 class Range(_Section):
@@ -92,6 +109,14 @@ class ConstraintsSection(_Section):
     exclude_elements: tuple[str, ...] = Field(default=(), description="No material with any of these.")
     only_elements: tuple[str, ...] = Field(default=(), description="Only materials made of these.")
     max_sites: int | None = Field(default=None, ge=1, description="Largest primitive cell.")
+
+    @field_validator("exclude_elements", "only_elements")
+    @classmethod
+    def _known(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [symbol for symbol in symbols if symbol not in ATOMIC_NUMBERS]
+        if unknown:
+            raise ValueError(f"no element {', '.join(unknown)}; use symbols such as Mg or Si")
+        return symbols
 
 
 class LabelerSection(_Section):
@@ -126,6 +151,14 @@ class Configuration(_Section):
     labeler: LabelerSection = Field(default_factory=LabelerSection)
     store: StoreSection = Field(default_factory=StoreSection)
 
+    @model_validator(mode="after")
+    def _replay_has_a_unit(self) -> Configuration:
+        if self.labeler.kind == "replay" and not self.campaign.unit:
+            raise ValueError(
+                "[campaign] unit is empty, and labeler 'replay' writes labels, which need one; give a unit"
+            )
+        return self
+
 
 def read_configuration(path: Path) -> Configuration:
     """Read and check a ``campaign.toml``.
@@ -138,39 +171,59 @@ def read_configuration(path: Path) -> Configuration:
     if not path.is_file():
         raise ConfigurationError(f"{path} does not exist; make a campaign with `kappascout init {path.parent}`")
     try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is no valid TOML: {error}") from error
-    return check_configuration(data, str(path))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
+    return parse_configuration(text, str(path))
+
+
+def parse_configuration(text: str, where: str) -> Configuration:
+    """Check the text of a ``campaign.toml``; ``where`` names it in messages."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{where} is no valid TOML: {error}; text stands in double quotes") from error
+    return check_configuration(data, where)
 
 
 def check_configuration(data: dict[str, Any], where: str) -> Configuration:
     """Check settings given as a dictionary; ``where`` names them in messages."""
     try:
-        return Configuration.model_validate(data)
+        # as JSON, because strict types then still admit a list for a tuple and a table for a section
+        return Configuration.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         raise ConfigurationError(f"{where}: " + "; ".join(problems)) from error
 
 
+def round_settings(record: RoundRecord) -> Configuration:
+    """Read the settings that a round began with, whatever ``campaign.toml`` says by now."""
+    return check_configuration(record.manifest["settings"], f"manifest of round {record.number}")
+
+
 def _explain(problem: Any) -> str:
+    """Say one problem with the key's place as it stands in the file."""
     *section, key = [str(part) for part in problem["loc"]] or [""]
-    name = f"[{'.'.join(section)}] {key}" if section else key
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(section)
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-        return f"unknown key {name}; {hint}"
-    if problem["type"] == "missing":
-        return f"{name} is missing"
-    return f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+    kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and isinstance(problem["input"], dict):
+        return f"[{'.'.join([*section, key])}]: {message}" if key else message
+    name = f"[{'.'.join(section)}] {key}" if section else f"[{key}]"
+    if kind == "extra_forbidden":
+        return f"unknown key {name}; {_hint(section, key)}"
+    return f"{name} is missing" if kind == "missing" else f"{name} = {problem['input']!r}: {message}"
+
+
+def _hint(section: list[str], key: str) -> str:
+    known = _known_keys(section)
+    if close := difflib.get_close_matches(key, known, n=1):
+        return f"did you mean {close[0]!r}?"
+    homes = [f"[{home}]" for home in Configuration.model_fields if key in _known_keys([home])]
+    return f"it belongs to {' or '.join(homes)}" if homes else f"known here: {', '.join(known)}"
 
 
 def _known_keys(section: list[str]) -> list[str]:
     model: Any = Configuration
     for part in section:
         field = model.model_fields.get(part)
-        if field is None:
-            return list(Range.model_fields)
-        model = field.annotation if hasattr(field.annotation, "model_fields") else Range
+        model = field.annotation if field is not None and hasattr(field.annotation, "model_fields") else Range
     return list(model.model_fields)

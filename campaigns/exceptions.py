@@ -18,8 +18,4 @@ class NoCandidatesError(CampaignError):
 
 
 class LabelFileError(CampaignError):
-    """A file of labels that cannot be read, or that holds bad rows."""
-
-
-class MixedFidelitiesError(CampaignError):
-    """Labels of several fidelities where one was asked for."""
+    """A file of labels that cannot be read as a whole."""

@@ -25,30 +25,38 @@ def export_queue(campaign: Campaign, to: Path, format: str, round: int | None = 
     """Write every approved entry (and again those exported before) to ``to``; approved ones become exported.
 
     ``cif``: a folder with one file an entry and ``queue.csv``; ``csv`` and ``json``: one file. Files are written whole
-    before any entry moves, so that an entry that counts as exported is on disk.
+    before any entry moves, so that an exported entry is on disk; writing them again gives the same bytes.
     """
     if format not in FORMATS:
         raise CampaignError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
-    entries = campaign.queue_entries(_EXPORTABLE, round)
-    if not entries:
-        proposed = len(campaign.queue_entries([QueueState.PROPOSED], round))
-        hint = f"approve some first: `kappascout queue approve {campaign.directory}`" if proposed else "run a round first"
-        raise CampaignError(f"no approved entry to export ({proposed} proposed); {hint}")
-    rows = [queue_row(e, formula) for e, formula in campaign.with_formula(entries)]
-    try:
-        if format == "cif":
-            _write_cifs(campaign, entries, to)
-            _write_csv(to / "queue.csv", rows)
-        elif format == "csv":
-            _write_csv(to, rows)
-        else:
-            write_whole(to, json.dumps(_with_structures(campaign, rows), indent=1) + "\n")
-    except OSError as error:
-        raise CampaignError(f"cannot write to {to} ({error.strerror}); no entry was marked as exported") from error
-    approved = [e for e in entries if e.state is QueueState.APPROVED]
-    if approved:
-        campaign.move([e.material_id for e in approved], QueueState.EXPORTED, f"written to {to} as {format}")
+    with campaign.locked():
+        entries = campaign.queue_entries(_EXPORTABLE, round)
+        if not entries:
+            proposed = len(campaign.queue_entries([QueueState.PROPOSED], round))
+            approve = f"approve some first: `kappascout queue approve {campaign.directory}`"
+            hint = approve if proposed else f"do a round first: `kappascout run {campaign.directory}`"
+            raise CampaignError(f"no approved entry to export ({proposed} proposed); {hint}")
+        try:
+            _write(campaign, entries, to, format)
+        except OSError as error:
+            raise CampaignError(f"cannot write to {to} ({error.strerror}); no entry was marked as exported") from error
+        approved = [e.material_id for e in entries if e.state is QueueState.APPROVED]
+        if approved:
+            campaign.move(approved, QueueState.EXPORTED, f"written to {to} as {format}")
     return entries
+
+
+def _write(campaign: Campaign, entries: list[QueueEntryRecord], to: Path, format: str) -> None:
+    # without the state, which changes by being exported
+    rows = [queue_row(e, f) for e, f in campaign.with_formula(entries)]
+    rows = [{name: value for name, value in row.items() if name != "state"} for row in rows]
+    if format == "csv":
+        _write_csv(to, rows)
+    elif format == "json":
+        write_whole(to, json.dumps(_with_structures(campaign, rows), indent=1) + "\n")
+    else:
+        _write_cifs(campaign, entries, to)
+        _write_csv(to / "queue.csv", rows)
 
 
 def _write_cifs(campaign: Campaign, entries: list[QueueEntryRecord], folder: Path) -> None:

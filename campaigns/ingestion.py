@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import CampaignError
-from db.exceptions import StoreError
+from campaigns.training_set import default_scale, flaw
+from db.exceptions import InvalidRecordError
 from db.records import LabelRecord, MaterialRecord, RejectionRecord, SourceRecord
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal, Material
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 REFERENCE = "builtin:reference"
 CANDIDATES = "builtin:candidates"
+BAD_LABEL = "bad_label"
+"""Reason of a rejection beside those of :class:`RejectionReason`."""
 _LATER = ("mp:", "optimade:", "aflow:")
 
 
@@ -80,19 +84,22 @@ def ingest(
     ``progress`` is called with the number of records read so far.
     """
     report = IngestReport()
+    found: set[str] = set()
     for outcomes in open_sources(sources, workers):
         materials = [o for o in outcomes if isinstance(o, Material)]
         refused = [_rejection(o) for o in outcomes if isinstance(o, Rejection)]
-        labels, bad_labels = _labels(materials, label_fields)
-        unlabelled = {r.record_id for r in bad_labels}
-        kept = [m for m in materials if m.id not in unlabelled]
-        refused += bad_labels + add_materials(store, kept, report)
-        store.add_rejections(refused)
+        refused += [r for m in materials if (r := _bad_label(m, label_fields))]
+        bad = {id(m) for m in materials if _bad_label(m, label_fields)}
+        with store.transaction():
+            kept, conflicts = add_materials(store, [m for m in materials if id(m) not in bad], report)
+            refused += conflicts
+            store.add_rejections(refused)
+            report.labels += len(store.add_labels(_labels(kept, label_fields)).added)
         report.rejected += refused
-        conflicting = {r.record_id for r in refused}
-        report.labels += len(store.add_labels([x for x in labels if x.material_id not in conflicting]).added)
+        found.update(name for m in materials for name in m.properties)
         if progress:
             progress(report.read)
+    _check_fields(label_fields, found)
     return report
 
 
@@ -123,12 +130,13 @@ def open_sources(sources: Sequence[str], workers: int | None = None) -> Iterator
 
 
 def material_record(material: Material) -> MaterialRecord:
-    """A material of the engine as the store keeps it."""
+    """Turn a material of the engine into one of the store; a property that is not finite becomes a note."""
+    broken = {name: v for name, v in material.properties.items() if isinstance(v, float) and not math.isfinite(v)}
     source = SourceRecord(
         record_id=material.id,
         origin=material.source,
         retrieved_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        note="; ".join(material.notes),
+        note="; ".join([*material.notes, *(f"property {name} is {v}, left out" for name, v in broken.items())]),
         content_hash=material.content_hash,
     )
     return MaterialRecord(
@@ -140,13 +148,13 @@ def material_record(material: Material) -> MaterialRecord:
         n_sites=len(material.crystal),
         bucket=material.bucket,
         structure=material.crystal.to_dict(),
-        properties={k: v for k, v in material.properties.items() if v is not None and v == v},
+        properties={name: v for name, v in material.properties.items() if name not in broken},
         sources=(source,),
     )
 
 
 def stored_material(record: MaterialRecord) -> Material:
-    """A stored material as the engine knows it."""
+    """Turn a stored material into one of the engine."""
     return Material(
         record.material_id,
         Crystal.from_dict(record.structure),
@@ -156,83 +164,94 @@ def stored_material(record: MaterialRecord) -> Material:
     )
 
 
-def add_materials(store: Store, materials: Sequence[Material], report: IngestReport) -> list[RejectionRecord]:
-    """Add new crystals and link copies; returns the refused."""
+def add_materials(
+    store: Store, materials: Sequence[Material], report: IngestReport
+) -> tuple[list[Material], list[RejectionRecord]]:
+    """Add new crystals and link copies; returns those that are in the store now, and the refused."""
+    first = {m.id: m for m in reversed(materials)}
+    kept = [m for m in materials if first[m.id].content_hash == m.content_hash]
+    refused = [
+        _conflict(m, f"id {m.id!r} stands in this source before with another crystal")
+        for m in materials
+        if first[m.id].content_hash != m.content_hash
+    ]
+    with store.transaction():
+        conflicts = _add(store, kept, report)
+    refused += [_conflict(m, conflicts[m.id]) for m in kept if m.id in conflicts]
+    return [m for m in kept if m.id not in conflicts], refused
+
+
+def _add(store: Store, materials: Sequence[Material], report: IngestReport) -> dict[str, str]:
+    """Add materials that differ in id or are the same; ids that the store knows with another crystal, and why."""
     present = store.materials_in_buckets({m.bucket for m in materials})
     known = {bucket: [stored_material(r) for r in records] for bucket, records in present.items()}
     pairs = link_duplicates(materials, known)
-    near = [(m, original) for m, original in pairs if original and original.content_hash != m.content_hash]
-    near_ids = {m.id for m, _ in near}
-    added = store.add_materials(material_record(m) for m in materials if m.id not in near_ids)
-    for material, original in near:
-        if original.id == material.id:  # the same entry, written with other digits
-            report.unchanged += 1
+    copies = {id(m): original for m, original in pairs if original and original.content_hash != m.content_hash}
+    added = store.add_materials(material_record(m) for m in materials if id(m) not in copies)
+    report.added += len(added.added)
+    report.unchanged += len(added.unchanged)
+    report.duplicates += added.duplicates
+    conflicts = dict(added.conflicts)
+    orphans = []
+    for material in materials:
+        original = copies.get(id(material))
+        if original is None:
+            continue
+        if original.id in conflicts:
+            orphans.append(material)
             continue
         record = material_record(material)
         try:
             store.link_duplicate(original.id, record.sources[0], record.properties)
             report.duplicates.append((material.id, original.id))
-        except StoreError as error:
-            added.conflicts.append((material.id, str(error)))
-    report.added += len(added.added)
-    report.unchanged += len(added.unchanged)
-    report.duplicates += added.duplicates
-    origin = {m.id: m.source for m in materials}
+        except InvalidRecordError as error:
+            conflicts[material.id] = str(error)
+    return conflicts | _add(store, orphans, report) if orphans else conflicts
+
+
+def _conflict(material: Material, message: str) -> RejectionRecord:
+    remedy = "give this structure an id of its own, or leave it out if it is an outdated version"
+    return RejectionRecord(material.source, material.id, RejectionReason.ID_CONFLICT, message, remedy)
+
+
+def _bad_label(material: Material, label_fields: Sequence[LabelField]) -> RejectionRecord | None:
+    """Refuse a material with an impossible label, rather than keep it without one."""
+    for wanted in label_fields:
+        if wanted.field in material.properties:
+            value = material.properties[wanted.field]
+            if problem := flaw(value, default_scale(wanted.property)):
+                message = f"{wanted.field} is {value!r}, which {problem}"
+                remedy = "correct the value or remove the field"
+                return RejectionRecord(material.source, material.id, BAD_LABEL, message, remedy)
+    return None
+
+
+def _labels(materials: Sequence[Material], label_fields: Sequence[LabelField]) -> list[LabelRecord]:
     return [
-        RejectionRecord(
-            origin.get(id_, ""),
-            id_,
-            RejectionReason.ID_CONFLICT,
-            message,
-            "give this structure an id of its own, or leave it out if it is an outdated version",
+        LabelRecord(
+            material_id=material.id,
+            property=wanted.property,
+            value=float(material.properties[wanted.field]),
+            unit=wanted.unit,
+            fidelity=wanted.fidelity,
+            source=material.source,
+            provenance={"field": wanted.field},
+            record_id=material.id,
         )
-        for id_, message in added.conflicts
+        for material in materials
+        for wanted in label_fields
+        if wanted.field in material.properties
     ]
 
 
-def _labels(
-    materials: Sequence[Material], label_fields: Sequence[LabelField]
-) -> tuple[list[LabelRecord], list[RejectionRecord]]:
-    """Labels in the records' properties; a material with an impossible one is refused rather than kept without it."""
-    labels, refused = [], []
-    for material in materials:
-        for wanted in label_fields:
-            value = material.properties.get(wanted.field)
-            if value is None:
-                continue
-            problem = _impossible(value, wanted.property)
-            if problem:
-                refused.append(
-                    RejectionRecord(
-                        material.source,
-                        material.id,
-                        "bad_label",
-                        f"{wanted.field} is {value!r}, {problem}",
-                        "correct the value or remove the field",
-                    )
-                )
-                break
-            labels.append(
-                LabelRecord(
-                    material_id=material.id,
-                    property=wanted.property,
-                    value=float(value),
-                    unit=wanted.unit,
-                    fidelity=wanted.fidelity,
-                    source=material.source,
-                    provenance={"field": wanted.field},
-                    record_id=material.id,
-                )
-            )
-    return labels, refused
-
-
-def _impossible(value: Any, property_: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "which is no number"
-    if value != value or value in (float("inf"), float("-inf")):
-        return "which is not finite"
-    return "but a conductivity is positive" if property_.startswith("kappa") and value <= 0 else ""
+def _check_fields(label_fields: Sequence[LabelField], found: set[str]) -> None:
+    absent = [f.field for f in label_fields if f.field not in found]
+    if absent:
+        raise CampaignError(
+            f"no record has the property {', '.join(map(repr, absent))} that --label asks for (there are: "
+            f"{', '.join(sorted(found)) or 'none'}); the crystals were kept without it: give the right name and "
+            "ingest again, what is there already is passed over"
+        )
 
 
 def _rejection(rejection: Rejection) -> RejectionRecord:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaigns.configuration import round_settings
 from campaigns.training_set import Scale, best_value, training_labels
 from db.states import QueueState
 from engine.learning.judgement import judge
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntryRecord]) -> RoundRecord:
     """Compare the predictions of a round's queue with the labels that have arrived, and keep the figures."""
-    settings = campaign.configuration.campaign
+    settings = round_settings(record).campaign
     scale = Scale(settings.learned_scale)
     labels = training_labels(campaign.store, settings)
     done = [e for e in entries if e.state is QueueState.DONE and e.material_id in labels]
@@ -30,7 +31,7 @@ def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntr
         "best": best_value(labels, settings.goal),
         "best_of_round": best_value({e.material_id: labels[e.material_id] for e in done}, settings.goal),
         "cost": sum(labels[e.material_id].cost or 0.0 for e in done),
-        **_hits(campaign, record, values),
+        **_hits(campaign, record, settings.goal, values),
     }
     predicted = [e for e in done if "learned_mean" in e.details]
     if predicted:
@@ -42,7 +43,7 @@ def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntr
     return campaign.store.set_judgement(record.number, metrics)
 
 
-def _hits(campaign: Campaign, record: RoundRecord, values: np.ndarray) -> dict[str, float | int | None]:
+def _hits(campaign: Campaign, record: RoundRecord, goal: str, values: np.ndarray) -> dict[str, float | int | None]:
     """Hits of the round, and how many times more than a random choice would have given.
 
     What random would give is the share of hits among all answers where the labeler knows them (``replay``), else the
@@ -51,7 +52,6 @@ def _hits(campaign: Campaign, record: RoundRecord, values: np.ndarray) -> dict[s
     hit = record.manifest["hit"]
     if hit is None:
         return {"hit": None, "hits": None, "enhancement": None}
-    goal = campaign.configuration.campaign.goal
     hits = count_hits(values, goal, hit) if len(values) else 0
     known = campaign.labeler.hit_rate(hit, goal)
     rate = known if known is not None else (record.metrics_before or {}).get("expected_hit_rate")

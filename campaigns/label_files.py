@@ -3,103 +3,152 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from campaigns.exceptions import LabelFileError
+from db.exceptions import LabelProblem
 from db.records import LabelRecord
 
 REQUIRED = ("id", "property", "value", "unit", "fidelity")
-OPTIONAL = ("temperature", "uncertainty", "method", "source")
+OPTIONAL = ("temperature", "uncertainty", "method", "source", "cost")
+"""``cost`` is in core-hours."""
+TEMPERATURE_TOLERANCE = 0.01
+"""Of the temperature in a property's name: a value at room temperature passes as one at 300 K."""
 _FORMATS = "CSV with the columns id, property, value, unit, fidelity, or JSON lines with those keys"
 
 
-def read_labels(path: Path) -> tuple[list[LabelRecord], list[str]]:
-    """Labels of a file and where each stood (``labels.csv line 7``).
+@dataclass
+class LabelFile:
+    """What a file of labels holds: the labels, and the rows that are none."""
 
-    Columns beyond the known ones are kept as provenance.
+    labels: list[LabelRecord] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    """Where each label stood (``labels.csv line 7``)."""
+    problems: list[LabelProblem] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    """Where each row stood, label or not."""
+
+
+def read_labels(path: Path) -> LabelFile:
+    """Read the labels of a file; columns beyond the known ones are kept as provenance.
 
     Raises
     ------
     LabelFileError
-        If the file cannot be read, a column is missing, or with every row whose value is no number.
+        If the file cannot be read or a column is missing. A bad row is a problem in what is returned.
     """
-    labels, locations, problems = [], [], []
+    content = LabelFile()
     for line, row in _rows(path):
-        where = f"{path.name} line {line}"
+        place = f"{path} line {line}"
+        content.order.append(place)
         try:
-            labels.append(_label(row))
-            locations.append(where)
+            content.labels.append(_label(row))
+            content.places.append(place)
         except ValueError as error:
-            problems.append(f"{where}: {error}")
-    if problems:
-        shown = "\n".join(problems[:20]) + (f"\n... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise LabelFileError(f"{len(problems)} bad rows, nothing was imported:\n{shown}")
-    return labels, locations
+            content.problems.append(LabelProblem(place, str(row.get("id") or ""), row.get("value"), str(error)))
+    if not content.order:
+        raise LabelFileError(f"{path} holds no labels; give {_FORMATS}")
+    return content
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise LabelFileError(f"{path} does not exist or is no file; give {_FORMATS}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LabelFileError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); give {_FORMATS}") from error
+        problem = f"{error.reason} at byte {error.start}"
+        raise LabelFileError(f"{path} is not UTF-8 text ({problem}); give {_FORMATS}") from error
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         yield from _json_rows(path, text)
-        return
-    reader = csv.DictReader(text.splitlines())
-    missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
-    if missing:
-        found = ", ".join(reader.fieldnames or ["nothing"])
-        raise LabelFileError(f"{path} lacks the columns {', '.join(missing)} (found: {found}); give {_FORMATS}")
-    for row in reader:
-        yield reader.line_num, row
+    else:
+        yield from _csv_rows(path, text)
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [name.strip() for name in reader.fieldnames or []]
+        missing = [name for name in REQUIRED if name not in columns]
+        if missing:
+            raise LabelFileError(
+                f"{path} lacks the columns {', '.join(missing)} (found: {', '.join(columns) or 'nothing'}); "
+                f"give {_FORMATS}"
+            )
+        reader.fieldnames = columns
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise LabelFileError(f"{path} line {reader.line_num} is no CSV: {error}; give {_FORMATS}") from error
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, content in enumerate(text.splitlines(), start=1):
+    for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         try:
             row = json.loads(content)
         except json.JSONDecodeError as error:
-            raise LabelFileError(f"{path.name} line {line} is no JSON ({error}); give one object a line") from error
+            raise LabelFileError(f"{path} line {line} is no JSON ({error}); give one object a line") from error
         if not isinstance(row, dict):
-            raise LabelFileError(f"{path.name} line {line} is a {type(row).__name__}; give one object a line")
+            raise LabelFileError(f"{path} line {line} is a {type(row).__name__}; give one object a line")
         yield line, row
 
 
-def _label(row: dict[str, Any]) -> LabelRecord:
-    empty = [name for name in REQUIRED if row.get(name) in (None, "")]
+def _label(row: dict[Any, Any]) -> LabelRecord:
+    if None in row:
+        raise ValueError(f"{len(row[None])} fields too many; put text that holds commas in double quotes")
+    text = {name: str(row[name]).strip() for name in REQUIRED if row.get(name) is not None}
+    empty = [name for name in REQUIRED if not text.get(name)]
     if empty:
         raise ValueError(f"no {', '.join(empty)}; every label needs {', '.join(REQUIRED)}")
-    if None in row:
-        raise ValueError(f"{len(row[None])} fields too many; put text that holds commas in double quotes")  # type: ignore[call-overload]
-    extra = {k: v for k, v in row.items() if k not in (*REQUIRED, *OPTIONAL) and v not in (None, "")}
+    value = _number(row, "value")
+    assert value is not None
+    temperature = _number(row, "temperature")
+    _check_temperature(text["property"], temperature)
     return LabelRecord(
-        material_id=str(row["id"]),
-        property=str(row["property"]),
-        value=_number(row, "value"),
-        unit=str(row["unit"]),
-        fidelity=str(row["fidelity"]),
-        temperature=_number(row, "temperature") if row.get("temperature") not in (None, "") else None,
-        uncertainty=_number(row, "uncertainty") if row.get("uncertainty") not in (None, "") else None,
+        material_id=text["id"],
+        property=text["property"],
+        value=value,
+        unit=text["unit"],
+        fidelity=text["fidelity"],
+        temperature=temperature,
+        uncertainty=_number(row, "uncertainty"),
+        cost=_number(row, "cost"),
         method=str(row.get("method") or ""),
         source=str(row.get("source") or ""),
-        provenance=extra,
-        record_id=str(row["id"]),
+        provenance={k: v for k, v in row.items() if k not in (*REQUIRED, *OPTIONAL) and v not in (None, "")},
+        record_id=text["id"],
     )
 
 
-def _number(row: dict[str, Any], name: str) -> float:
+def _number(row: dict[Any, Any], name: str) -> float | None:
+    given = row.get(name)
+    if given is None or given == "":
+        return None
     try:
-        value = float(row[name])
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {row[name]!r}, which is no number") from None
+        value = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} is {row[name]!r}; a label is a finite number")
+        raise ValueError(f"{name} is {given!r}, not a finite number; correct it, or leave the row out")
     return value
+
+
+def _check_temperature(property_: str, temperature: float | None) -> None:
+    """Compare with the temperature that a property's name ends in (``kappa_300K``)."""
+    named = re.search(r"_(\d+(?:\.\d+)?)K$", property_)
+    if named is None or temperature is None:
+        return
+    if abs(temperature - float(named[1])) > TEMPERATURE_TOLERANCE * float(named[1]):
+        raise ValueError(
+            f"temperature is {temperature:g} K, but {property_} is the value at {named[1]} K; correct it, or name the "
+            f"property {property_[: named.start()]}_{temperature:g}K"
+        )

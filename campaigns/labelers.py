@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from campaigns.exceptions import ConfigurationError
+from campaigns.training_set import flaw
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
 from engine.metrics.discovery import count_hits
 
 if TYPE_CHECKING:
-    from campaigns.configuration import Configuration
+    from campaigns.configuration import CampaignSection, Configuration
     from db.store import Store
+
+REFERENCE = "reference"
 
 
 class Labeler(Protocol):
@@ -43,91 +45,106 @@ class Dft:
 class Replay:
     """Answers from labelled records, to rehearse a campaign; a material without an answer fails."""
 
-    def __init__(self, configuration: Configuration, directory: Path, answers: Mapping[str, float] | None = None):
-        """``answers`` (value by record id) are read from ``[labeler] source`` when first needed, unless given."""
-        self._settings = configuration.campaign
-        self._section = configuration.labeler
-        self._directory = directory
-        if answers is not None:
-            self.answers = answers
+    def __init__(self, settings: CampaignSection, answers: Mapping[str, float], source: str):
+        """``answers`` are values by any id of a material."""
+        self._settings = settings
+        self._answers = answers
+        self._source = source
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord]) -> None:
-        """Approve, answer and finish every entry."""
+        """Approve, answer and finish every entry, in one transaction."""
         answers = self._of_store(store, entries)
-        self._move(store, entries, QueueState.PROPOSED, QueueState.APPROVED)
-        labels = [self._label(e.material_id, answers[e.material_id]) for e in entries if e.material_id in answers]
-        store.add_labels(labels)
         done = [e for e in entries if e.material_id in answers]
         failed = [e for e in entries if e.material_id not in answers]
-        store.add_failures(
-            FailureRecord(
-                e.material_id,
-                self._settings.property,
-                self._settings.fidelity,
-                FailureReason.REJECTED,
-                f"{self._section.source} has no answer for it",
-                method="replay",
-            )
-            for e in failed
-        )
-        store.move([e.id for e in done if e.id], QueueState.DONE, "replay")
-        store.move([e.id for e in failed if e.id], QueueState.FAILED, "replay", "no answer")
+        with store.transaction():
+            _move(store, [e for e in entries if e.state is QueueState.PROPOSED], QueueState.APPROVED)
+            store.add_labels(self._label(e, answers[e.material_id]) for e in done)
+            _move(store, done, QueueState.DONE)
+            store.add_failures(self._failure(e) for e in failed)
+            _move(store, failed, QueueState.FAILED, "no answer")
 
     def hit_rate(self, hit: float, goal: str) -> float | None:
         """Share of all answers beyond ``hit``."""
-        values = np.array(list(self.answers.values()))
-        return count_hits(values, goal, hit) / len(values)
-
-    @cached_property
-    def answers(self) -> Mapping[str, float]:
-        """Value by record id."""
-        if self._section.source == "reference":
-            from engine.materials.reference import reference_labels
-
-            return {label["id"]: label["value"] for label in reference_labels(self._settings.fidelity)}
-        from engine.materials.crystal import Material
-        from engine.materials.loading import load
-
-        path = (self._directory / self._section.source).resolve()
-        if not path.exists():
-            raise ConfigurationError(f"[labeler] source = {self._section.source!r}: {path} does not exist")
-        field = self._section.field or self._settings.property
-        found = {
-            m.id: float(m.properties[field])
-            for part in load([path])
-            for m in part
-            if isinstance(m, Material) and isinstance(m.properties.get(field), int | float)
-        }
-        if not found:
-            raise ConfigurationError(f"no record of {path} has the property {field!r}; set [labeler] field")
-        return found
+        return count_hits(np.array(list(self._answers.values())), goal, hit) / len(self._answers)
 
     def _of_store(self, store: Store, entries: Sequence[QueueEntryRecord]) -> dict[str, float]:
         """Answer by material id; an answer may be kept under any id the material ever came in by."""
         found = {}
         for record in store.materials([e.material_id for e in entries]):
             names = [record.material_id, *(s.record_id for s in record.sources)]
-            value = next((self.answers[name] for name in names if name in self.answers), None)
+            value = next((self._answers[name] for name in names if name in self._answers), None)
             if value is not None:
                 found[record.material_id] = value
         return found
 
-    def _label(self, material_id: str, value: float) -> LabelRecord:
+    def _label(self, entry: QueueEntryRecord, value: float) -> LabelRecord:
         return LabelRecord(
-            material_id=material_id,
+            material_id=entry.material_id,
             property=self._settings.property,
             value=value,
             unit=self._settings.unit,
-            fidelity=self._settings.fidelity,
+            fidelity=entry.fidelity,
             method="replay",
-            source=self._section.source,
+            source=self._source,
         )
 
-    @staticmethod
-    def _move(store: Store, entries: Sequence[QueueEntryRecord], before: QueueState, after: QueueState) -> None:
-        store.move([e.id for e in entries if e.state is before and e.id], after, "replay")
+    def _failure(self, entry: QueueEntryRecord) -> FailureRecord:
+        return FailureRecord(
+            material_id=entry.material_id,
+            property=self._settings.property,
+            fidelity=entry.fidelity,
+            reason=FailureReason.REJECTED,
+            message=f"{self._source} has no answer for it",
+            method="replay",
+        )
 
 
 def make_labeler(configuration: Configuration, directory: Path) -> Labeler:
-    """The labeler that ``campaign.toml`` names."""
-    return Replay(configuration, directory) if configuration.labeler.kind == "replay" else Dft()
+    """Make the labeler that ``campaign.toml`` names."""
+    if configuration.labeler.kind == "dft":
+        return Dft()
+    source = configuration.labeler.source
+    read = _reference_answers if source == REFERENCE else _file_answers
+    return Replay(configuration.campaign, read(configuration, directory), source)
+
+
+def _reference_answers(configuration: Configuration, directory: Path) -> dict[str, float]:
+    from engine.materials.reference import PROPERTY, reference_labels
+
+    section = configuration.campaign
+    known = sorted({label["fidelity"] for label in reference_labels()})
+    if section.property != PROPERTY or section.fidelity not in known:
+        raise ConfigurationError(
+            f"the reference table answers {PROPERTY} at fidelity {' or '.join(known)}, not {section.property} at "
+            f"{section.fidelity!r}; change [campaign] property or fidelity, or give another [labeler] source"
+        )
+    return {label["id"]: label["value"] for label in reference_labels(section.fidelity)}
+
+
+def _file_answers(configuration: Configuration, directory: Path) -> dict[str, float]:
+    """Usable values of the field by record id; what cannot be a label is no answer."""
+    from engine.materials.crystal import Material
+    from engine.materials.loading import load
+
+    section = configuration.campaign
+    path = (directory / configuration.labeler.source).resolve()
+    if not path.exists():
+        raise ConfigurationError(f"[labeler] source = {configuration.labeler.source!r}: {path} does not exist")
+    field = configuration.labeler.field or section.property
+    records = [m for part in load([path]) for m in part if isinstance(m, Material)]
+    answers = {
+        m.id: float(m.properties[field])
+        for m in records
+        if field in m.properties and not flaw(m.properties[field], section.learned_scale)
+    }
+    if not answers:
+        fields = sorted({name for m in records for name in m.properties})
+        raise ConfigurationError(
+            f"no record of {path} has a usable {field!r} (there are: {', '.join(fields) or 'no properties'}); "
+            "set [labeler] field"
+        )
+    return answers
+
+
+def _move(store: Store, entries: Sequence[QueueEntryRecord], to: QueueState, note: str = "") -> None:
+    store.move([e.id for e in entries if e.id is not None], to, "replay", note)

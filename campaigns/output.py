@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import sys
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -25,7 +28,7 @@ def emit(rows: Sequence[dict[str, Any]], format: Format, title: str = "", column
     elif format is Format.CSV:
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else list(columns or ()), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
     else:
         _table(rows, title, columns or (list(rows[0]) if rows else []))
 
@@ -35,13 +38,13 @@ def emit_one(record: dict[str, Any], format: Format, title: str = "") -> None:
     if format is Format.JSON:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")
     elif format is Format.CSV:
-        emit([{k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in record.items()}], format)
+        emit([record], format)
     else:
         _table([{"": k, "value": v} for k, v in record.items()], title, ["", "value"])
 
 
 def show(value: Any) -> str:
-    """A value for people: three significant digits, a dash for nothing."""
+    """Write a value for people: three significant digits, a dash for nothing."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -53,8 +56,17 @@ def show(value: Any) -> str:
     return str(value)
 
 
+class Count(str):
+    """A line that the next count of its kind replaces (``512 of 3406 crystals embedded``)."""
+
+    __slots__ = ()
+
+
 class Progress:
-    """Long work, said on standard error: one live line on a terminal, plain lines elsewhere, at most one a second."""
+    """Long work, said on standard error: lines, and counts as one live line on a terminal, elsewhere one a second.
+
+    No line is lost but a count that another of its kind follows; kinds are told apart by their words.
+    """
 
     def __init__(self, quiet: bool = False):
         from rich.console import Console
@@ -62,7 +74,8 @@ class Progress:
         self._console = Console(stderr=True, highlight=False)
         self._quiet = quiet
         self._status: Any = None
-        self._last = 0.0
+        self._held: Count | None = None
+        self._printed_at = -math.inf
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal and not self._quiet:
@@ -71,30 +84,47 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._print_held()
         if self._status:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """Say where the work stands; counts that change quickly are thinned out."""
-        import time
-
+        """Say where the work stands."""
         if self._quiet:
             return
-        counting = text.split(": ")[-1][:1].isdigit()
-        now = time.monotonic()
+        if self._held is None or not isinstance(text, Count) or _words(text) != _words(self._held):
+            self._print_held()
         if self._status:
             self._status.update(text)
-            if counting:
-                return
-        elif counting and now - self._last < 1.0:
-            return
-        self._last = now
+        if not isinstance(text, Count):
+            self._print(text)
+        elif self._status or time.monotonic() - self._printed_at < 1.0:
+            self._held = text
+        else:
+            self._held = None
+            self._print(text)
+            self._printed_at = time.monotonic()
+
+    def _print_held(self) -> None:
+        if self._held is not None:
+            self._print(self._held)
+            self._held = None
+
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
 
 def message(text: str) -> None:
-    """A line for the person, on standard error."""
+    """Print a line for the person on standard error."""
     sys.stderr.write(text + "\n")
+
+
+def _words(text: str) -> str:
+    return re.sub(r"\d+", "", text)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list | tuple) else value
 
 
 def _table(rows: Sequence[dict[str, Any]], title: str, columns: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaigns.exceptions import NoCandidatesError
+from campaigns.exceptions import CampaignError, NoCandidatesError
 from db.states import QueueState
 from engine.acquire.constraints import Columns, Constraint, Elements, Missing, PropertyRange, apply_constraints
 from engine.materials.crystal import Crystal
@@ -36,7 +37,7 @@ class Pool:
 
     @classmethod
     def of(cls, store: Store, elements: Collection[str], size: int | None = None) -> Pool:
-        """The store's materials; with ``size``, only the first so many (a round keeps the pool it started with)."""
+        """Read the store's materials; with ``size``, only the first so many (a round keeps its pool)."""
         index = store.material_index()[:size]
         known = set(elements)
         fits = [set(key.chemical_system.split("-")) <= known for key in index]
@@ -76,6 +77,8 @@ class Pool:
         NoCandidatesError
             If none is left, with how many each constraint removed.
         """
+        if not len(self) + len(self.unknown):
+            raise NoCandidatesError("the campaign holds no materials; add some with `kappascout ingest DIR FILE...`")
         selection = apply_constraints(_constraints(constraints), self._columns(store, constraints), len(self))
         free = np.ones(len(self), dtype=bool)
         free[self.rows_of(taken)] = False
@@ -83,7 +86,8 @@ class Pool:
         if not len(left):
             reasons = [f"{len(self.unknown)} hold an element the backbone does not know"] if self.unknown else []
             reasons += [f"{words} removed {count}" for words, count in selection.removed]
-            reasons.append(f"{int((selection.mask & ~free).sum())} are labelled, queued or withdrawn")
+            if used := int((selection.mask & ~free).sum()):
+                reasons.append(f"{used} are labelled, or were queued before")
             total = len(self) + len(self.unknown)
             raise NoCandidatesError(
                 f"none of the {total} materials can be queued: {'; '.join(reasons)}; "
@@ -93,13 +97,19 @@ class Pool:
 
     def _columns(self, store: Store, constraints: ConstraintsSection) -> Columns:
         names = list(constraints.properties)
-        known = store.property_values(names) if names else {}
-        available = store.property_names() if names else {}
-        values = {
-            name: np.array([_number(known[name].get(id_)) for id_ in self.ids])
-            for name in {*names} & {*available}
-        }
-        values["n_sites"] = np.array([key.n_sites for key in self.rows], dtype=np.float64)
+        values = {"n_sites": np.array([key.n_sites for key in self.rows], dtype=np.float64)}
+        if names:
+            available = {*store.property_names(), *values}
+            if unknown := [name for name in names if name not in available]:
+                near = difflib.get_close_matches(unknown[0], available, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(available))}"
+                raise CampaignError(f"[constraints]: no material has the property {unknown[0]!r}; {hint}")
+            known = store.property_values(names)
+            values |= {
+                name: np.array([_number(known[name].get(id_)) for id_ in self.ids])
+                for name in names
+                if name not in values
+            }
         return Columns(values, [key.chemical_system for key in self.rows])
 
 
@@ -143,4 +153,3 @@ def _constraints(section: ConstraintsSection) -> list[Constraint]:
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
-

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.configuration import Configuration, check_configuration
+from campaigns.configuration import Configuration, round_settings
+from campaigns.exceptions import CampaignError
 from campaigns.files import replaced, write_whole
+from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
 from campaigns.training_set import Scale, best_value, training_labels
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
@@ -39,30 +41,36 @@ if TYPE_CHECKING:
 
 Z90 = 1.6448536269514722
 """Half width of a central 90 % interval in standard deviations."""
+_CANDIDATES = "candidates.npy"
 _COLD_POOL = 20_000
 """A first batch is spread over at most this many candidates, drawn at random from a larger pool."""
 
 
 def open_round(campaign: Campaign, batch: int) -> RoundRecord:
-    """Start the next round: fix in its manifest all that decides its outcome."""
+    """Start the next round: fix in its manifest all that decides its outcome.
+
+    Whatever its settings make impossible is refused here, because a round that has begun keeps its settings.
+    """
     settings = campaign.configuration
     store = campaign.store
     backbone = campaign.backbone(settings.model.backbone)
     pool = Pool.of(store, backbone.elements)
     labels = training_labels(store, settings.campaign)
+    Scale(settings.campaign.learned_scale).learned([label.value for label in labels.values()])
     pending, spent = queued_ids(store, settings.campaign.fidelity)
-    pool.candidates(store, settings.constraints, {*labels, *pending, *spent})  # a round with nothing to rank never starts
+    candidates = pool.candidates(store, settings.constraints, {*labels, *pending, *spent})
     manifest = {
-        "settings": settings.model_dump(mode="json", exclude={"store", "labeler"}),
+        "settings": _settings(settings),
         "materials": len(pool) + len(pool.unknown),
         "pool_sha256": pool.sha256,
+        "candidates": len(candidates),
+        "candidates_sha256": _keep_candidates(campaign, candidates),
         "labels": len(labels),
         "labels_up_to": max((label.id or 0 for label in store.labels(current_only=False)), default=0),
         "backbone_sha256": backbone.sha256,
         "code_version": code_version(),
         "batch": batch,
         "pending": sorted(pending),
-        "spent": sorted(spent),
         "hit": _hit_threshold(campaign, labels),
     }
     return store.start_round(manifest)
@@ -76,6 +84,17 @@ def finish_round(campaign: Campaign, record: RoundRecord, say: Callable[[str], N
     return work.record
 
 
+def changed_settings(settings: Configuration, record: RoundRecord) -> list[str]:
+    """Name the settings (``[model] head``) that are not those a round began with."""
+    began = record.manifest["settings"]
+    return [
+        f"[{section}] {key}"
+        for section, keys in _settings(settings).items()
+        for key, value in keys.items()
+        if began[section].get(key) != value
+    ]
+
+
 def code_version() -> str:
     """Version of this program, for manifests and models."""
     return version("kappascout")
@@ -86,11 +105,9 @@ class _Round:
         self.campaign = campaign
         self.store = campaign.store
         self.record = record
-        self.say = lambda text: say(f"round {record.number}: {text}")
+        self.say = lambda text: say(type(text)(f"round {record.number}: {text}"))
         self.manifest = record.manifest
-        self.settings: Configuration = check_configuration(
-            self.manifest["settings"], f"manifest of round {record.number}"
-        )
+        self.settings = round_settings(record)
         section = self.settings.campaign
         self.scale = Scale(section.learned_scale)
         backbone = campaign.backbone(self.settings.model.backbone)
@@ -98,10 +115,11 @@ class _Round:
         self.pool = Pool.of(self.store, backbone.elements, self.manifest["materials"])
         self.labels = training_labels(self.store, section, self.manifest["labels_up_to"])
         self.seed = int(np.random.SeedSequence([section.seed, record.number]).generate_state(1)[0])
-        self.folder = campaign.artifacts / "rounds" / f"{record.number:03d}"
+        self.folder = _folder(campaign, record.number)
+        self._check_inputs()
 
     def next_step(self) -> RoundRecord:
-        """The step after the last finished one."""
+        """Do the step after the last finished one."""
         steps = {
             RoundState.STARTED: self.embed,
             RoundState.EMBEDDED: self.train,
@@ -114,10 +132,11 @@ class _Round:
     def embed(self) -> RoundRecord:
         """Every candidate gets its embedding."""
         if self.pool.unknown:
-            shown = ", ".join(key.material_id for key in self.pool.unknown[:5])
-            self.say(f"{len(self.pool.unknown)} materials hold elements the backbone does not know ({shown}, ...)")
+            shown = ", ".join(f"{key.material_id} ({key.formula})" for key in self.pool.unknown[:5])
+            more = ", ..." if len(self.pool.unknown) > 5 else ""
+            self.say(f"{len(self.pool.unknown)} materials left out, the backbone lacks an element: {shown}{more}")
         for done in embed_pool(self.store, self.featuriser, self.pool):
-            self.say(f"{done} of {len(self.pool)} crystals embedded")
+            self.say(Count(f"{done} of {len(self.pool)} crystals embedded"))
         return self._finish(RoundState.EMBEDDED)
 
     def train(self) -> RoundRecord:
@@ -142,9 +161,7 @@ class _Round:
         except TooFewLabelsError as error:
             self.say(f"no model can be trained ({error}): a space-filling batch instead")
             return self._rank_without_model()
-        return self._finish(
-            RoundState.TRAINED, model=self._keep_model(ensemble), metrics_before=ensemble.metrics
-        )
+        return self._finish(RoundState.TRAINED, model=self._keep_model(ensemble), metrics_before=ensemble.metrics)
 
     def score(self) -> RoundRecord:
         """Predict the whole pool; the table is an artifact, chunk by chunk, never in memory at once."""
@@ -178,7 +195,7 @@ class _Round:
                 if hit is not None:
                     z = (float(self.scale.learned(hit)) - mean) / std
                     expected += float(norm.cdf(z if self.settings.campaign.goal == "min" else -z).sum())
-                self.say(f"{start + len(rows)} of {len(self.pool)} crystals scored")
+                self.say(Count(f"{start + len(rows)} of {len(self.pool)} crystals scored"))
         metrics = {**(self.record.metrics_before or {}), "expected_hit_rate": expected / len(self.pool)}
         artifact = ArtifactRecord(self._relative(path), _sha256(path), len(self.pool))
         return self._finish(RoundState.SCORED, predictions=artifact, metrics_before=metrics)
@@ -284,11 +301,29 @@ class _Round:
         )
 
     def _candidates(self) -> NDArray[np.int64]:
-        taken = {*self.labels, *self.manifest["pending"], *self.manifest["spent"]}
-        candidates = self.pool.candidates(self.store, self.settings.constraints, taken)
+        path = self.folder / _CANDIDATES
+        if not path.is_file() or _sha256(path) != self.manifest["candidates_sha256"]:
+            raise CampaignError(
+                f"{path} is missing or changed since round {self.record.number} began; restore it from a copy"
+            )
+        candidates: NDArray[np.int64] = np.load(path)
         if len(candidates) < self.manifest["batch"]:
-            self.say(f"only {len(candidates)} candidates are left for a batch of {self.manifest['batch']}: all are queued")
+            batch = self.manifest["batch"]
+            self.say(f"only {len(candidates)} candidates are left for a batch of {batch}: all are queued")
         return candidates
+
+    def _check_inputs(self) -> None:
+        """Refuse to go on with other weights or another pool than the round began with."""
+        number, model = self.record.number, self.settings.model
+        if self.featuriser.backbone.sha256 != self.manifest["backbone_sha256"]:
+            raise CampaignError(
+                f"the backbone {model.backbone!r} is not the one that round {number} began with (SHA-256 "
+                f"{self.featuriser.backbone.sha256[:12]}, was {self.manifest['backbone_sha256'][:12]}); restore it"
+            )
+        if self.pool.sha256 != self.manifest["pool_sha256"]:
+            raise CampaignError(
+                f"the pool is not the one that round {number} began with; restore the store from a copy"
+            )
 
     def _keep_batch(self, entries: list[QueueEntryRecord]) -> RoundRecord:
         names = [n for n in QueueEntryRecord.__dataclass_fields__ if n not in ("id", "round", "state", "history")]
@@ -361,8 +396,25 @@ class _ScoredPosterior:
         return self._joint
 
 
+def _settings(settings: Configuration) -> dict[str, Any]:
+    """All settings that decide a round's outcome."""
+    return settings.model_dump(mode="json", exclude={"store", "labeler"})
+
+
+def _folder(campaign: Campaign, number: int) -> Path:
+    return campaign.artifacts / "rounds" / f"{number:03d}"
+
+
+def _keep_candidates(campaign: Campaign, candidates: NDArray[np.int64]) -> str:
+    """Write the rows that the round about to start may queue; their file's SHA-256."""
+    path = _folder(campaign, len(campaign.store.rounds()) + 1) / _CANDIDATES
+    with replaced(path) as partial, partial.open("wb") as handle:
+        np.save(handle, candidates)
+    return _sha256(path)
+
+
 def _hit_threshold(campaign: Campaign, labels: dict[str, LabelRecord]) -> float | None:
-    """What counts as a hit: as configured, or the best tenth of the labels that the first model learned from."""
+    """Find what counts as a hit: as configured, or the best tenth of the labels that the first model learned from."""
     section = campaign.configuration.campaign
     if section.hit is not None:
         return section.hit

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
+import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from campaigns.backtest import Protocol
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced
-from campaigns.training_set import Scale
+from campaigns.output import Count
+from campaigns.training_set import Scale, default_scale, flaw
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 
@@ -34,30 +35,28 @@ class TrainRequest:
     property: str
     out: Path
     start: str = ""
-    strategy: str = "frozen"
-    head: str = "gp"
+    strategy: Literal["frozen", "full"] = "frozen"
+    head: Literal["gp", "mlp"] = "gp"
     members: int = 5
     seed: int = 0
-    scale: str = ""
+    scale: Literal["log10", "linear"] | None = None
     epochs: int = 30
 
 
 def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
     from engine.learning.backbone import DEFAULT_BACKBONE
-    from engine.learning.ensemble import EnsembleSettings, HeadKind, Strategy, train_ensemble
+    from engine.learning.ensemble import EnsembleSettings, train_ensemble
     from engine.learning.features import Featuriser
     from engine.learning.storage import RECORD, load_start, save_ensemble
     from engine.learning.training import Schedule
 
-    _one_of("--strategy", request.strategy, get_args(Strategy))
-    _one_of("--head", request.head, get_args(HeadKind))
     if (request.out / RECORD).exists():
         raise CampaignError(f"{request.out} holds a trained model already; choose another folder")
-    scale = _scale(request.scale, request.property)
+    scale = request.scale or default_scale(request.property)
     backbone = load_start(request.start or DEFAULT_BACKBONE)
     with tempfile.TemporaryDirectory(prefix="kappascout-train-") as cache:
-        materials = _labelled(request.files, request.property, say)
+        materials = _labelled(request.files, request.property, scale, backbone.elements, say)
         featuriser = Featuriser(backbone, cache)
         featuriser.add({key: m.crystal for key, m in materials.items()})
         say(f"{len(materials)} labelled crystals embedded")
@@ -66,11 +65,7 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
             list(materials),
             Scale(scale).learned([float(m.properties[request.property]) for m in materials.values()]),
             EnsembleSettings(
-                request.strategy,  # type: ignore[arg-type]
-                request.head,  # type: ignore[arg-type]
-                request.members,
-                request.seed,
-                Schedule(epochs=request.epochs),
+                request.strategy, request.head, request.members, request.seed, Schedule(epochs=request.epochs)
             ),
             property=request.property,
             scale=scale,
@@ -105,13 +100,17 @@ def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> Pr
             nonlocal predicted
             for outcomes in load(files, allowed_elements=ensemble.backbone.elements, chunk=1024):
                 materials = [o for o in outcomes if isinstance(o, Material)]
-                refused.extend(f"{r.source}, {r.record_id}: {r.message}; {r.remedy}" for r in outcomes if isinstance(r, Rejection))
+                refused.extend(
+                    f"{r.source}, {r.record_id}: {r.message}; {r.remedy}" for r in outcomes if isinstance(r, Rejection)
+                )
                 if materials:
                     yield _predict(ensemble, featuriser, materials)
                 predicted += len(materials)
-                say(f"{predicted} crystals predicted")
+                say(Count(f"{predicted} crystals predicted"))
 
         (_write_csv if out.suffix == ".csv" else _write_parquet)(partial, rows())
+        if not predicted:
+            raise CampaignError(f"no crystal could be predicted, {out} was not written; the first: {refused[0]}")
     return PredictOutcome(predicted, tuple(refused))
 
 
@@ -119,10 +118,12 @@ def pretrain_backbone(recipe: str, files: Sequence[Path], start: str, out: Path,
     """Pre-train a backbone on the crystals of ``files`` and write it; returns its card."""
     import torch
 
-    from engine.learning.backbone import load_backbone
+    from engine.learning.backbone import CARD, load_backbone
     from engine.learning.pretraining import merge_copies, pretrain, read_recipe
     from engine.materials.loading import load
 
+    if (out / CARD).exists():
+        raise CampaignError(f"{out} holds a backbone already; choose another folder")
     torch.set_num_threads(1)  # the sum of many threads depends on their number, and so would the weights
     plan = read_recipe(recipe)
     backbone = load_backbone(start)
@@ -134,85 +135,66 @@ def pretrain_backbone(recipe: str, files: Sequence[Path], start: str, out: Path,
         backbone,
         materials,
         plan,
-        lambda e: say(f"epoch {e.number} of {plan.schedule.epochs}: loss {e.train_loss:.4f}, validation {e.validation_loss:.4f}"),
+        lambda e: say(
+            f"epoch {e.number} of {plan.schedule.epochs}: loss {e.train_loss:.4f}, validation {e.validation_loss:.4f}"
+        ),
     )
     made.save(out)
     return dict(made.card)
 
 
-def backtest_protocol(
-    files: Sequence[str],
-    property: str,
-    goal: str,
-    sizes: tuple[int, int, int],
-    seeds: str,
-    *,
-    scale: str,
-    start: str,
-    members: int,
-    initial_ids: Path | None,
-) -> Protocol:
-    """A backtest's protocol from the command line's words; ``sizes`` are initial, batch and rounds."""
-    from engine.learning.backbone import DEFAULT_BACKBONE
-
-    _one_of("--goal", goal, ("min", "max"))
-    try:
-        numbers = tuple(int(seed) for seed in seeds.split(","))
-    except ValueError:
-        raise CampaignError(f"--seeds {seeds!r}: give whole numbers with commas, e.g. 0,1,2") from None
-    return Protocol(
-        files=tuple(files),
-        property=property,
-        goal=goal,
-        initial=sizes[0],
-        batch=sizes[1],
-        rounds=sizes[2],
-        seeds=numbers,
-        scale=_scale(scale, property),
-        start=start or DEFAULT_BACKBONE,
-        members=members,
-        initial_ids=None if initial_ids is None else json.loads(initial_ids.read_text()),
-    )
-
-
 def verify_models(campaign: Campaign) -> list[dict[str, Any]]:
-    """State of every checkpoint of every model: intact, changed or missing."""
-    import hashlib
+    """State of every checkpoint of every model, and of the backbones they stand on: intact, changed or missing."""
+    from engine.learning.backbone import WEIGHTS
 
-    rows = []
+    checkpoints: dict[tuple[str, str], str] = {}
     for record in campaign.store.models():
-        for member in record.members:
-            path = campaign.directory / member.path
-            if not path.is_file():
-                state = "missing"
-            else:
-                intact = hashlib.sha256(path.read_bytes()).hexdigest() == member.sha256
-                state = "intact" if intact else "changed"
-            rows.append({"model": record.model_id, "checkpoint": member.path, "state": state})
-    return rows
+        backbone = f"artifacts/backbones/{record.backbone_hash[:32]}/{WEIGHTS}"
+        checkpoints |= {(record.model_id, member.path): member.sha256 for member in record.members}
+        checkpoints[record.model_id, backbone] = record.backbone_hash
+    return [
+        {"model": model, "checkpoint": path, "state": _state(campaign.directory / path, sha256)}
+        for (model, path), sha256 in checkpoints.items()
+    ]
 
 
-def _labelled(files: Sequence[Path], property_: str, say: Say) -> dict[str, Material]:
+def _state(path: Path, sha256: str) -> str:
+    if not path.is_file():
+        return "missing"
+    with path.open("rb") as handle:
+        return "intact" if hashlib.file_digest(handle, "sha256").hexdigest() == sha256 else "changed"
+
+
+def _labelled(
+    files: Sequence[Path], property_: str, scale: str, elements: Collection[str], say: Say
+) -> dict[str, Material]:
     """Labelled crystals by content hash; of several copies the first counts."""
     from engine.materials.loading import load
 
     found: dict[str, Material] = {}
-    copies = refused = without = 0
-    for part in load(files):
+    fields: set[str] = set()
+    left_out: Counter[str] = Counter()
+    for part in load(files, allowed_elements=elements):
         for outcome in part:
             if isinstance(outcome, Rejection):
-                refused += 1
-            elif not isinstance(outcome.properties.get(property_), int | float):
-                without += 1
+                left_out[f"refused ({outcome.reason.sentence})"] += 1
+                continue
+            fields.update(outcome.properties)
+            if property_ not in outcome.properties:
+                left_out[f"without {property_}"] += 1
+            elif problem := flaw(outcome.properties[property_], scale):
+                left_out[f"whose {property_} {problem}"] += 1
             elif outcome.content_hash in found:
-                copies += 1
+                left_out["copies of another crystal"] += 1
             else:
                 found[outcome.content_hash] = outcome
-        say(f"{len(found)} labelled crystals read")
+        say(Count(f"{len(found)} labelled crystals read"))
+    why = "; ".join(f"{count} {words}" for words, count in left_out.items())
     if not found:
-        raise CampaignError(f"no record has the property {property_!r} ({without} records without it); check --property")
-    if refused or without or copies:
-        say(f"left out: {refused} refused records, {without} without {property_}, {copies} copies of a crystal")
+        known = f"there are: {', '.join(sorted(fields)) or 'none'}"
+        raise CampaignError(f"no record has a usable {property_!r} ({why or 'no records'}; {known}); check --property")
+    if why:
+        say(f"records left out: {why}")
     return found
 
 
@@ -248,15 +230,3 @@ def _write_parquet(path: Path, parts: Iterator[list[dict[str, Any]]]) -> None:
     with parquet.ParquetWriter(path, schema) as writer:
         for part in parts:
             writer.write_table(pa.Table.from_pylist(part, schema=schema))
-
-
-def _scale(asked: str, property_: str) -> Literal["log10", "linear"]:
-    if asked:
-        _one_of("--scale", asked, ("log10", "linear"))
-        return asked  # type: ignore[return-value]
-    return "log10" if property_.startswith("kappa") else "linear"
-
-
-def _one_of(option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise CampaignError(f"{option} {value!r} is not known; choose one of {', '.join(known)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -40,10 +41,22 @@ class Scale:
         return learned if self.name == "linear" else 10.0**learned
 
 
-def training_labels(
-    store: Store, settings: CampaignSection, up_to: int | None = None
-) -> dict[str, LabelRecord]:
-    """The label of each material that trains the model: of the campaign's property and fidelity, the latest written.
+def flaw(value: object, scale: str) -> str:
+    """Say what keeps a value from being a label, or nothing if it can be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "is no number"
+    if not math.isfinite(value):
+        return "is not finite"
+    return "is not above zero and has no logarithm" if scale == "log10" and value <= 0 else ""
+
+
+def default_scale(property: str) -> Literal["log10", "linear"]:
+    """Scale a property is learned on unless the user says otherwise: conductivities span decades."""
+    return "log10" if property.startswith("kappa") else "linear"
+
+
+def training_labels(store: Store, settings: CampaignSection, up_to: int | None = None) -> dict[str, LabelRecord]:
+    """Find each material's label that trains the model: of the campaign's property and fidelity, the latest written.
 
     ``up_to`` is the id of the last label that counts, so that an interrupted round learns from what it started with.
     """
@@ -57,7 +70,7 @@ def training_labels(
 
 
 def best_value(labels: Mapping[str, LabelRecord], goal: str) -> float | None:
-    """The best label so far, in the label's unit."""
+    """Find the best label so far, in the label's unit."""
     values = [label.value for label in labels.values()]
     if not values:
         return None

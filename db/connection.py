@@ -73,6 +73,7 @@ class StoreConnection:
         self.timeout = timeout
         self._campaign_name = campaign
         self._campaign_pk: int | None = None
+        self._joined: Session | None = None
         self._engine = make_engine(url, timeout)
         self._writer = self._engine.execution_options(writes=True)
 
@@ -84,9 +85,25 @@ class StoreConnection:
     @contextmanager
     def session(self, write: bool = False) -> Iterator[Session]:
         """Run one transaction: committed at the end, rolled back on any error, errors wrapped, always closed."""
+        if self._joined is not None:
+            self._joined.flush()
+            self._joined.expire_all()  # what an earlier verb wrote is read again
+            yield self._joined
+            return
         engine = self._writer if write else self._engine
         with wrapped_errors(self.url, self.timeout), Session(engine) as session, session.begin():
             yield session
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make one transaction of the verbs inside: all of them are kept, or none."""
+        outer = self._joined
+        with self.session(write=True) as session:
+            self._joined = session
+            try:
+                yield
+            finally:
+                self._joined = outer
 
     def campaign_pk(self, session: Session) -> int:
         """Row of the campaign that is worked on: the one named at open, or the only one."""

@@ -94,7 +94,8 @@ class LabelError(StoreError, ValueError):
 
     def __init__(self, problems: Sequence[LabelProblem], total: int):
         self.problems = tuple(problems)
-        lines = [f"{len(problems)} of {total} labels cannot be kept, so none was written; mend these and import again:"]
+        bad = len({problem.location for problem in problems})
+        lines = [f"{bad} of {total} labels cannot be kept, so none was written; mend these and import again:"]
         lines += [f"  {problem}" for problem in problems[: self.shown]]
         if len(problems) > self.shown:
             lines.append(f"  ... and {len(problems) - self.shown} more")

@@ -12,13 +12,12 @@ from db.connection import StoreConnection, chunks
 from db.exceptions import IllegalMoveError, StaleQueueError, UnknownRecordError
 from db.materials import resolve_owners
 from db.records import PREDICTED_FIELDS, QueueEntryRecord, StateChange, utc_now
-from db.states import QUEUE_MOVES, QueueState
+from db.states import QUEUE_MOVES, UNFINISHED, QueueState
 from db.tables import QueueChange, QueueEntry, Round
 
 PLAIN_FIELDS = (
     "rank", *PREDICTED_FIELDS, "acquisition_value", "expected_cost", "reason", "fidelity", "details",
 )  # fmt: skip
-UNFINISHED = tuple(state for state in QueueState if not state.is_finished)
 
 
 class Queue(StoreConnection):
@@ -119,7 +118,7 @@ def _refuse_pending(session: Session, campaign_pk: int, entries: dict[int, Queue
 def _refusal(row: QueueEntry, to: QueueState) -> str:
     legal = ", ".join(state for state in QueueState if state in QUEUE_MOVES[row.state])
     return f"queue entry {row.id} ({row.material.material_id}) cannot go from {row.state} to {to}; " + (
-        f"from {row.state} it may go to {legal}" if legal else f"{row.state} is final, propose the material again"
+        f"from {row.state} it may go to {legal}" if legal else f"{row.state} is final"
     )
 
 

@@ -28,7 +28,7 @@ class QueueState(_Explained):
     EXPORTED = "exported", "Its inputs are written; the calculation has not been seen to start."
     RUNNING = "running", "The calculation has started."
     DONE = "done", "Its label is in the store."
-    FAILED = "failed", "The calculation ended without a label; the material may be proposed again."
+    FAILED = "failed", "The calculation ended without a label; rounds do not propose the material again."
     WITHDRAWN = "withdrawn", "Taken off the queue on purpose; the material is not proposed again."
 
     @property
@@ -98,6 +98,8 @@ QUEUE_MOVES: MappingProxyType[QueueState, frozenset[QueueState]] = MappingProxyT
         QueueState.WITHDRAWN: frozenset(),
     }
 )
+
+UNFINISHED = tuple(state for state in QueueState if not state.is_finished)
 
 CAMPAIGN_MOVES: MappingProxyType[CampaignState, frozenset[CampaignState]] = MappingProxyType(
     {
