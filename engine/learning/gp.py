@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 MIN_LABELS = 4
 _FIT_ROWS = 700
 """Hyperparameters are fitted on at most this many rows; the head is then conditioned on all of them."""
-_FOURIER_FEATURES = 512
+_FREQUENCIES = 512
+"""Random frequencies a group of columns."""
 _SQRT5 = math.sqrt(5.0)
 
 
@@ -137,24 +138,30 @@ class PosteriorFunctions:
 
 
 class _PriorFunctions:
-    """Random functions with the head's prior covariance, as Fourier features common to all of them."""
+    """Random functions with the head's prior covariance, as Fourier features common to all of them.
+
+    Sines and cosines of the same frequencies, which are exact at distance 0, rather than cosines of random phase: near
+    labelled rows the posterior is a small difference of large prior terms.
+    """
 
     def __init__(self, head: GaussianProcessHead, n_functions: int, generator: torch.Generator):
-        t, f = head.tensors, _FOURIER_FEATURES
+        t, f = head.tensors, _FREQUENCIES
         normal = partial(torch.randn, generator=generator, dtype=torch.float64)
         self.parts = []
         for columns, length, amplitude in zip(head.groups.values(), t["lengthscale"], t["outputscale"], strict=True):
             width = columns.stop - columns.start
             chi_square = normal(5, f).square().sum(0)
             frequency = normal(width, f) * (5.0 / chi_square).sqrt() / length
-            phase = torch.rand(f, generator=generator, dtype=torch.float64) * 2 * math.pi
-            weight = normal(n_functions, f) * (2 * amplitude / f).sqrt()
-            self.parts.append((columns, frequency, phase, weight))
+            weight = normal(n_functions, 2 * f) * (amplitude / f).sqrt()
+            self.parts.append((columns, frequency, weight))
 
     def __call__(self, x: Tensor) -> Tensor:
         """``n_functions`` x N values at standardised rows (N x d)."""
-        values = [weight @ torch.cos(x[:, c] @ frequency + phase).T for c, frequency, phase, weight in self.parts]
-        return torch.stack(values).sum(0)
+        total = torch.zeros((), dtype=x.dtype)
+        for columns, frequency, weight in self.parts:
+            angle = x[:, columns] @ frequency
+            total = total + weight @ torch.cat([torch.cos(angle), torch.sin(angle)], dim=1).T
+        return total
 
 
 def _kernel(a: Tensor, b: Tensor, groups: Mapping[str, slice], lengthscale: Tensor, outputscale: Tensor) -> Tensor:

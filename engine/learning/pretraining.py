@@ -129,7 +129,9 @@ def read_recipe(name: str | Path) -> PretrainingRecipe:
     try:
         data = json.loads(text)
         tasks = tuple(PropertyTask(**task) for task in data.pop("tasks"))
-        return PretrainingRecipe(tasks=tasks, schedule=Schedule(**data.pop("schedule", {})), **data)
+        if "schedule" in data:
+            data["schedule"] = Schedule(**data["schedule"])
+        return PretrainingRecipe(tasks=tasks, **data)
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"recipe {name} cannot be read ({error}); compare it with a shipped one") from error
 

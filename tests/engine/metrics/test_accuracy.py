@@ -36,3 +36,14 @@ def test_shapes_that_do_not_fit():
         accuracy([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="same rows"):
         accuracy([], [])
+
+
+def test_a_linear_scale_compares_in_the_unit_itself():
+    result = accuracy([100.0, 400.0], [150.0, 200.0], scale="linear")
+    assert result.mae == pytest.approx(125)
+    assert result.mape == pytest.approx(0.5)
+    assert accuracy([-900.0, 900.0], [900.0, -900.0], scale="linear").mape == pytest.approx(2)
+
+
+def test_no_relative_error_of_zero():
+    assert accuracy([0.0, 1.0], [1.0, 1.0], scale="linear").mape is None

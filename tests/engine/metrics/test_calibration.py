@@ -8,7 +8,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from engine.exceptions import TooFewLabelsError
-from engine.metrics.calibration import calibration, coverage, fit_scale, minimum_count
+from engine.metrics.calibration import calibration, coverage, fit_scale, minimum_count, shrunk_scale
 
 
 def test_likelihood_and_crps_of_one_prediction():
@@ -68,3 +68,27 @@ def test_predictions_without_spread_are_refused():
         fit_scale(np.zeros(20))
     with pytest.raises(ValueError, match="three arrays"):
         calibration([1.0], [1.0, 2.0], [0.1, 0.2])
+
+
+class TestShrunkScale:
+    def test_without_data_spreads_stay_as_they_are(self):
+        assert shrunk_scale([]) == pytest.approx(1.0, abs=0.05)
+        assert shrunk_scale([], level=0.5) == pytest.approx(1.0, abs=0.05)
+
+    def test_many_rows_have_their_way(self):
+        z = np.random.default_rng(0).standard_normal(20_000)
+        for truth in (0.5, 1.0, 3.0):
+            assert shrunk_scale(truth * z) == pytest.approx(truth, rel=0.03)
+
+    def test_a_handful_moves_it_only_part_of_the_way(self):
+        few, more = (np.full(n, 5.0) for n in (1, 8))
+        assert 1.0 < shrunk_scale(few) < shrunk_scale(more) <= 5.0 / norm.ppf(0.95) + 1e-9
+        assert 0.5 < shrunk_scale(np.zeros(8)) < 1.0
+
+    def test_early_intervals_cover(self):
+        rng = np.random.default_rng(1)
+        covered = [
+            abs(rng.standard_normal() * 1.5) <= norm.ppf(0.95) * shrunk_scale(1.5 * rng.standard_normal(40))
+            for _ in range(4000)
+        ]
+        assert np.mean(covered) == pytest.approx(0.88, abs=0.03)

@@ -1,0 +1,201 @@
+"""Ensembles hold rows out, calibrate on what they held out and say how far off they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.exceptions import TooFewLabelsError, TrainingError
+from engine.learning import ensemble as module
+from engine.learning.ensemble import (
+    EnsembleSettings,
+    MemberTable,
+    assign_folds,
+    labels_hash,
+    minimum_labels,
+    train_ensemble,
+)
+from engine.learning.training import Schedule
+from engine.metrics.calibration import shrunk_scale
+
+SHORT = Schedule(epochs=2, batch_size=16)
+SETTINGS = {
+    "gp": EnsembleSettings(members=3, seed=5),
+    "mlp": EnsembleSettings(head="mlp", members=3, seed=5),
+    "full": EnsembleSettings(strategy="full", members=3, seed=5, schedule=SHORT),
+}
+
+
+def train(labelled, settings, values=None, **options):
+    values = labelled.values if values is None else values
+    given = {"property": "kappa", "scale": "log10", **options}
+    return train_ensemble(labelled.featuriser, labelled.keys, values, settings, **given)
+
+
+@pytest.fixture(scope="module")
+def ensembles(labelled):
+    return {name: train(labelled, settings) for name, settings in SETTINGS.items()}
+
+
+class TestFolds:
+    @given(st.lists(st.text(min_size=1), unique=True, max_size=40), st.integers(2, 6), st.integers(0, 9), st.randoms())
+    def test_every_row_is_held_out_once_whatever_the_order(self, keys, n_folds, seed, random):
+        folds = dict(zip(keys, assign_folds(keys, n_folds, seed).tolist(), strict=True))
+        shuffled = random.sample(keys, len(keys))
+        assert dict(zip(shuffled, assign_folds(shuffled, n_folds, seed).tolist(), strict=True)) == folds
+        sizes = np.bincount(list(folds.values()), minlength=n_folds) if keys else np.zeros(n_folds)
+        assert len(sizes) == n_folds
+        assert sizes.max() - sizes.min() <= 1
+
+    def test_the_seed_changes_them(self):
+        keys = [str(i) for i in range(50)]
+        assert (assign_folds(keys, 5, 0) != assign_folds(keys, 5, 1)).any()
+
+    def test_the_hash_of_labels_knows_no_order(self):
+        assert labels_hash(["a", "b"], np.array([1.0, 2.0])) == labels_hash(["b", "a"], np.array([2.0, 1.0]))
+        assert labels_hash(["a", "b"], np.array([1.0, 2.0])) != labels_hash(["a", "b"], np.array([2.0, 1.0]))
+
+
+class TestMemberTable:
+    def test_total_spread_is_that_between_and_within_members(self):
+        table = MemberTable(np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([[0.6, 0.3], [0.8, 0.4]]))
+        mean, std = table.total(calibration=2.0)
+        np.testing.assert_allclose(mean, [2, 0])
+        np.testing.assert_allclose(std, 2 * np.sqrt([2 + 0.5, 0.125]))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+class TestEveryStrategy:
+    def test_shapes_and_order(self, ensembles, labelled, name):
+        ensemble = ensembles[name]
+        table = ensemble.predict(labelled.featuriser, labelled.keys)
+        assert table.mean.shape == table.std.shape == (3, 60)
+        assert (table.std > 0).all()
+        some = ensemble.predict(labelled.featuriser, labelled.keys[10:4:-1])
+        np.testing.assert_allclose(some.mean, table.mean[:, 10:4:-1], atol=1e-4)
+        assert ensemble.predict(labelled.featuriser, []).mean.shape == (3, 0)
+
+    def test_a_pool_is_predicted_in_chunks(self, ensembles, labelled, name, monkeypatch):
+        whole = ensembles[name].predict(labelled.featuriser, labelled.keys)
+        monkeypatch.setattr(module, "CHUNK", 17)
+        monkeypatch.setattr(module, "chunks", lambda keys: [keys[i : i + 17] for i in range(0, len(keys), 17)])
+        parts = ensembles[name].predict(labelled.featuriser, labelled.keys)
+        np.testing.assert_allclose(parts.mean, whole.mean, atol=1e-4)
+
+    def test_a_held_out_label_does_not_reach_the_member_that_predicts_it(self, ensembles, labelled, name):
+        settings = SETTINGS[name]
+        folds = assign_folds(labelled.keys, 3, settings.seed)
+        row = int(np.flatnonzero(folds == 1)[0])
+        values = labelled.values.copy()
+        values[row] += 2.0
+        before = ensembles[name].predict(labelled.featuriser, labelled.keys[row : row + 1]).mean[:, 0]
+        after = train(labelled, settings, values).predict(labelled.featuriser, labelled.keys[row : row + 1]).mean[:, 0]
+        assert after[1] == pytest.approx(before[1], abs=1e-6)
+        assert np.abs(after - before)[[0, 2]].min() > 1e-4
+
+    def test_metrics_stand_beside_baselines_on_the_same_rows(self, ensembles, name):
+        metrics = ensembles[name].metrics
+        assert set(metrics) == {"labels", "model", "constant", "extra_trees"}
+        for judged in ("model", "constant", "extra_trees"):
+            assert metrics[judged]["rows"] == metrics["labels"] == 60
+            assert set(metrics[judged]) == set(metrics["model"])
+        assert metrics["constant"]["r2"] < 0.05
+        assert metrics["extra_trees"]["mae"] < metrics["constant"]["mae"]
+        assert {"mae", "r2", "spearman", "nll", "coverage_50", "coverage_90"} <= set(metrics["model"])
+
+    def test_calibration_is_that_of_the_held_out_rows(self, ensembles, labelled, name):
+        ensemble = ensembles[name]
+        folds = assign_folds(labelled.keys, 3, 5)
+        table = ensemble.predict(labelled.featuriser, labelled.keys)
+        error = table.mean[folds, np.arange(60)] - labelled.values
+        rms = np.array([np.sqrt(np.mean(error[folds == k] ** 2)) for k in range(3)])
+        np.testing.assert_allclose(ensemble.noise, rms, rtol=1e-3)
+        if name == "gp":
+            std = table.std[folds, np.arange(60)]
+        else:
+            std = np.array([np.sqrt(np.mean(error[folds != k] ** 2)) for k in range(3)])[folds]
+        assert ensemble.calibration == pytest.approx(shrunk_scale(error / std), rel=1e-3)
+
+    def test_joint_draws_are_centred_and_as_wide_as_the_marginals(self, ensembles, labelled, name):
+        posterior = ensembles[name].posterior(labelled.featuriser, labelled.keys, n_draws=600, seed=4)
+        rows = np.arange(60)
+        mean, std = posterior.mean_std(rows)
+        draws = posterior.draws(rows)
+        assert draws.shape == (posterior.n_draws, 60) == (600, 60)
+        assert draws.dtype == np.float32
+        assert (np.abs(draws.mean(0) - mean) < 0.25 * std).all()
+        assert (draws.std(0) < 1.2 * std).all(), "draws of a function carry no label noise"
+        some = np.array([41, 3, 17])
+        np.testing.assert_allclose(posterior.draws(some), draws[:, some], atol=1e-3)
+        again = ensembles[name].posterior(labelled.featuriser, labelled.keys, n_draws=600, seed=4)
+        np.testing.assert_array_equal(again.draws(rows), draws)
+
+    def test_the_same_seed_gives_the_same_ensemble(self, ensembles, labelled, name):
+        again = train(labelled, SETTINGS[name])
+        first = ensembles[name]
+        assert (again.calibration, again.noise, again.metrics) == (first.calibration, first.noise, first.metrics)
+        assert again.data_hash == first.data_hash == labels_hash(labelled.keys, labelled.values)
+        table, expected = (e.predict(labelled.featuriser, labelled.keys) for e in (again, first))
+        np.testing.assert_array_equal(table.mean, expected.mean)
+
+    def test_a_linear_property_of_hundreds(self, labelled, name):
+        """Such as a bulk modulus in GPa: nothing may take it for a logarithm."""
+        ensemble = train(labelled, SETTINGS[name], 300 + 200 * labelled.values, property="bulk", scale="linear")
+        mean, std = ensemble.predict(labelled.featuriser, labelled.keys).total(ensemble.calibration)
+        assert 100 < mean.mean() < 1000
+        assert np.isfinite(std).all()
+        for judged in ("model", "constant", "extra_trees"):
+            assert all(v is None or np.isfinite(v) for v in ensemble.metrics[judged].values())
+
+
+def test_gaussian_processes_beat_the_constant(ensembles):
+    metrics = ensembles["gp"].metrics
+    assert metrics["model"]["mae"] < 0.8 * metrics["constant"]["mae"]
+    assert metrics["model"]["coverage_90"] > 0.75
+
+
+def test_reported_spread_never_used_its_own_fold(labelled):
+    """A fold of impossible labels widens the intervals of the others, not its own."""
+    folds = assign_folds(labelled.keys, 3, 5)
+    values = labelled.values + np.where(folds == 0, 8.0, 0.0)
+    metrics = train(labelled, SETTINGS["mlp"], values).metrics["model"]
+    assert metrics["coverage_90"] < 0.8
+
+
+def test_progress_and_lineage(labelled):
+    lines: list[str] = []
+    ensemble = train(labelled, SETTINGS["gp"], progress=lines.append)
+    assert [line.split(":")[0] for line in lines] == [f"member {k} of 3" for k in (1, 2, 3)]
+    assert ensemble.seen == tuple(sorted(key[:12] for key in labelled.keys))
+    assert SETTINGS["gp"].member_seeds == [5000, 5001, 5002]
+
+
+def test_too_few_and_useless_labels(labelled):
+    def few(n, members=3, values=labelled.values):
+        settings = EnsembleSettings(members=members)
+        return train_ensemble(
+            labelled.featuriser, labelled.keys[:n], values[:n], settings, property="kappa", scale="log10"
+        )
+
+    assert minimum_labels(3) == 8
+    assert minimum_labels(12) == 12
+    with pytest.raises(TooFewLabelsError, match="kappa has 7 labels, 3 members need at least 8"):
+        few(7)
+    with pytest.raises(TooFewLabelsError, match="kappa has 11 labels, 12 members need at least 12"):
+        few(11, members=12)
+    with pytest.raises(TooFewLabelsError, match=r"all 10 labels of kappa are equal \(1.5\)"):
+        few(10, values=np.full(60, 1.5))
+    with pytest.raises(TrainingError, match="1 labels of kappa are not finite"):
+        few(10, values=np.where(np.arange(60) == 4, np.nan, labelled.values))
+    assert few(8).metrics["labels"] == 8
+
+
+def test_settings_are_checked_before_anything_expensive():
+    with pytest.raises(TrainingError, match="at least 2 members to hold rows out, got 1"):
+        EnsembleSettings(members=1)
+    with pytest.raises(TrainingError, match="unknown strategy 'last'; choose one of frozen, full"):
+        EnsembleSettings(strategy="last")
+    with pytest.raises(TrainingError, match="unknown head 'forest'; choose one of gp, mlp"):
+        EnsembleSettings(head="forest")
