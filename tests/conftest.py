@@ -7,9 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # read by torch and BLAS when they are loaded, here and in every process a test starts; threads on shared cores fight
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# how long an example takes says nothing on a busy machine
+settings.register_profile("kappascout", deadline=None)
+settings.load_profile("kappascout")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engine.exceptions import TooFewLabelsError
+from engine.learning import gp
 from engine.learning.gp import GaussianProcessHead
 
 GROUPS = {"a": slice(0, 2), "b": slice(2, 7)}
@@ -101,10 +102,11 @@ def test_the_same_seed_gives_the_same_head(head):
         assert torch.equal(tensor, again.tensors[name]), name
 
 
-def test_hyperparameters_come_from_a_part_of_many_rows_but_all_are_conditioned_on():
-    x, y = data(760)
+def test_hyperparameters_come_from_a_part_of_many_rows_but_all_are_conditioned_on(monkeypatch):
+    monkeypatch.setattr(gp, "_FIT_ROWS", 30)
+    x, y = data(90)
     head = GaussianProcessHead.fit(x, y, GROUPS, seed=0)
-    assert head.tensors["x"].shape == (760, 7)
+    assert head.tensors["x"].shape == (90, 7)
     mean, _, _ = textbook(head, x, y, x[:3])
     np.testing.assert_allclose(head.predict(x[:3])[0], mean, atol=1e-6)
 
