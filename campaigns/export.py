@@ -64,7 +64,7 @@ def _write_cifs(campaign: Campaign, entries: list[QueueEntryRecord], folder: Pat
     for entry in entries:
         crystal = Crystal.from_dict(structures[entry.material_id])
         name = f"{entry.round:03d}-{entry.rank:04d}-{_file_name(entry.material_id)}.cif"
-        write_whole(folder / name, crystal.to_structure().to(fmt="cif", symprec=0.01))
+        write_whole(folder / name, crystal.to_structure().to(fmt="cif"))
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,221 @@
+"""A queue that waits: approve, export, import results, judge."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.materials.crystal import Material
+from engine.materials.duplicates import same_crystal
+from engine.materials.loading import load
+from tests.campaigns.helpers import configure, done, kappascout, label_rows, queue, refused, write_lines
+
+
+@pytest.fixture
+def waiting(dft: Path) -> Path:
+    """Give a campaign whose first queue waits."""
+    done("run", dft)
+    return dft
+
+
+def results(directory: Path, records: list[dict[str, Any]], count: int | None = None) -> Path:
+    """Write the published values of the unfinished queue entries as a file of labels."""
+    wanted = [e["id"] for e in queue(directory, "proposed", "approved", "exported")][:count]
+    return write_lines(directory / "results.jsonl", label_rows([r for r in records if r["id"] in wanted]))
+
+
+def test_the_queue_waits_and_goes_on_with_results(dft: Path, records: list[dict[str, Any]]) -> None:
+    first = done("run", dft, "--format", "json")
+    assert [row["state"] for row in first.json] == ["queued"]
+    assert "waiting for 4 results (4 not approved yet): `kappascout queue approve" in first.err
+    assert done("status", dft, "--format", "json").json["state"] == "waiting"
+    assert done("run", dft, "--format", "json").json == []
+    assert len(queue(dft)) == 4
+
+    assert "4 entries approved" in done("queue", "approve", dft, "--note", "fine").err
+    assert "0 entries approved" in done("queue", "approve", dft).err
+    assert "waiting for 4 results (0 not approved yet): `kappascout label import" in done("run", dft).err
+    done("queue", "export", dft, "--to", dft / "out", "--format", "cif")
+    assert [e["state"] for e in queue(dft)] == ["exported"] * 4
+
+    half = done("label", "import", dft, results(dft, records, 2), "--format", "json")
+    assert half.json == {"added": 2, "unchanged": 0, "superseded": 0}
+    assert sorted(e["state"] for e in queue(dft)) == ["done", "done", "exported", "exported"]
+    assert "waiting for 2 results" in done("run", dft).err
+    done("label", "import", dft, results(dft, records))
+    assert {e["state"] for e in queue(dft)} == {"done"}
+    second = done("run", dft, "--format", "json").json
+    assert [(row["round"], row["state"]) for row in second] == [(1, "judged"), (2, "queued")]
+    assert second[0]["new_labels"] == 4
+    assert second[0]["mae"] is not None
+    assert second[1]["labels"] == 18
+
+
+def test_a_label_for_a_proposed_entry_approves_it(waiting: Path, records: list[dict[str, Any]]) -> None:
+    from campaigns.campaign import Campaign
+
+    done("label", "import", waiting, results(waiting, records))
+    with Campaign.open(waiting) as campaign:
+        (entry, *_) = campaign.store.queue()
+    assert [change.to_state for change in entry.history] == ["proposed", "approved", "done"]
+    assert {change.note for change in entry.history[1:]} == {"label imported"}
+
+
+def test_a_withdrawn_material_is_never_proposed_again(waiting: Path) -> None:
+    """It gives its place in the budget back."""
+    configure(waiting, {"campaign": {"batch": 100, "budget": 1000}})
+    gone = [e["id"] for e in queue(waiting)]
+    assert "1 entries withdrawn" in done("queue", "withdraw", waiting, gone[0], "--note", "toxic").err
+    assert done("status", waiting, "--format", "json").json["asked"] == 3
+    done("queue", "withdraw", waiting, *gone[1:])
+    done("run", waiting)
+    assert len(queue(waiting, "proposed")) == 42
+    assert not {e["id"] for e in queue(waiting, "proposed")} & set(gone)
+
+
+def test_a_failed_calculation_is_recorded_and_the_round_judged(waiting: Path, records: list[dict[str, Any]]) -> None:
+    ids = [e["id"] for e in queue(waiting)]
+    done("queue", "approve", waiting)
+    done("queue", "fail", waiting, ids[0], "--reason", "imaginary_modes", "--note", "at X")
+    done("label", "import", waiting, results(waiting, records))
+    rows = done("run", waiting, "--format", "json").json
+    assert (rows[0]["state"], rows[0]["new_labels"], rows[0]["failed"]) == ("judged", 3, 1)
+    assert ids[0] not in {e["id"] for e in queue(waiting, "proposed")}
+    from campaigns.campaign import Campaign
+
+    with Campaign.open(waiting) as campaign:
+        (failure,) = campaign.store.failures()
+    assert (failure.material_id, failure.reason, failure.message) == (ids[0], "imaginary_modes", "at X")
+
+
+def test_moves_that_cannot_be_made_say_why(waiting: Path) -> None:
+    first = queue(waiting)[0]["id"]
+    assert "nothing" in refused("queue", "approve", waiting, "nothing")
+    assert "cannot go from proposed to failed" in refused("queue", "fail", waiting, first, "--reason", "timed_out")
+    done("queue", "withdraw", waiting, first)
+    message = refused("queue", "approve", waiting, first)
+    assert f"not in the queue, or finished: {first}; `kappascout queue list" in message
+    assert kappascout("queue", "fail", waiting, first, "--reason", "bored").code == 2
+    assert kappascout("queue", "list", waiting, "--state", "lost").code == 2
+
+
+def test_without_waiting_what_is_pending_is_not_proposed_again(waiting: Path) -> None:
+    """One more round a run, unless more are asked for; never beyond the budget."""
+    ran = done("run", waiting, "--no-wait", "--format", "json")
+    assert [row["round"] for row in ran.json] == [2]
+    assert "waiting for 8 results" in ran.err
+    assert len({e["id"] for e in queue(waiting)}) == 8
+    assert "budget of 8 labels is spent" in done("run", waiting, "--no-wait").err
+    configure(waiting, {"campaign": {"budget": 100}})
+    assert [r["round"] for r in done("run", waiting, "--no-wait", "--rounds", 2, "--format", "json").json] == [3, 4]
+    assert len({e["id"] for e in queue(waiting)}) == 16
+
+
+@pytest.mark.parametrize("function", ["qUCB", "qLogEI", "thompson"])
+def test_joint_rules_condition_on_what_is_pending(waiting: Path, function: str) -> None:
+    configure(waiting, {"acquisition": {"function": function, "draws": 64}})
+    done("run", waiting, "--no-wait")
+    assert len({e["id"] for e in queue(waiting)}) == 8
+
+
+def test_exported_crystals_come_back_as_themselves(waiting: Path, pool_file: Path) -> None:
+    done("queue", "approve", waiting)
+    done("queue", "export", waiting, "--to", waiting / "out", "--format", "cif")
+    entries = queue(waiting)
+    files = sorted((waiting / "out").glob("*.cif"))
+    assert [f.name for f in files] == [f"001-{e['rank']:04d}-{e['id']}.cif" for e in entries]
+    known = {m.id: m for part in load([pool_file], 1) for m in part if isinstance(m, Material)}
+    for file, entry in zip(files, entries, strict=True):
+        (crystal,) = [m for part in load([file], 1) for m in part]
+        assert isinstance(crystal, Material)
+        assert same_crystal(crystal, known[entry["id"]])
+    with (waiting / "out" / "queue.csv").open() as handle:
+        assert [row["id"] for row in csv.DictReader(handle)] == [e["id"] for e in entries]
+
+
+@pytest.mark.parametrize(("format", "name"), [("cif", "out"), ("csv", "out.csv"), ("json", "out.json")])
+def test_exporting_again_gives_the_same_bytes(waiting: Path, format: str, name: str) -> None:
+    done("queue", "approve", waiting)
+
+    def export() -> dict[str, bytes]:
+        done("queue", "export", waiting, "--to", waiting / name, "--format", format)
+        target = waiting / name
+        files = sorted(target.iterdir()) if target.is_dir() else [target]
+        return {f.name: f.read_bytes() for f in files}
+
+    first = export()
+    assert {e["state"] for e in queue(waiting)} == {"exported"}
+    assert export() == first
+    if format == "json":
+        (content,) = first.values()
+        assert [set(e["structure"]["lattice"]) >= {"matrix"} for e in json.loads(content)] == [True] * 4
+
+
+def test_exports_that_cannot_be_written_mark_nothing(waiting: Path) -> None:
+    assert "(4 proposed); approve some first" in refused("queue", "export", waiting, "--to", waiting / "out")
+    done("queue", "approve", waiting)
+    blocked = waiting / "campaign.toml" / "out"
+    assert "no entry was marked as exported" in refused("queue", "export", waiting, "--to", blocked)
+    assert {e["state"] for e in queue(waiting)} == {"approved"}
+    assert kappascout("queue", "export", waiting, "--to", waiting / "o", "--format", "docx").code == 2
+
+
+def test_labels_may_come_while_a_round_is_unfinished(dft: Path, records: list[dict[str, Any]]) -> None:
+    """A label that arrives for a material that the round then queues finishes its entry: it is not asked for again."""
+    from campaigns.campaign import Campaign
+    from campaigns.round import open_round
+
+    with Campaign.open(dft) as campaign:
+        open_round(campaign, 4)
+    done("label", "import", dft, write_lines(dft / "all.jsonl", label_rows(records[14:], source="others")))
+    ran = done("run", dft, "--rounds", 1)
+    assert "round 1: going on after its last finished step, started" in ran.err
+    assert [e["state"] for e in queue(dft)] == ["done"] * 4
+    assert done("rounds", dft, "--format", "json").json[0]["labels"] == 14
+
+
+def test_settings_changed_within_a_round_wait_for_the_next(dft: Path) -> None:
+    from campaigns.campaign import Campaign
+    from campaigns.round import open_round
+
+    with Campaign.open(dft) as campaign:
+        open_round(campaign, 4)
+    configure(dft, {"campaign": {"batch": 7}, "acquisition": {"function": "greedy"}})
+    ran = done("run", dft)
+    changed = "round 1: keeps the settings it began with; changed since: [campaign] batch, [acquisition] function"
+    assert changed in ran.err
+    assert ["ucb)" in e["reason"] or "(ucb" in e["reason"] for e in queue(dft)] == [True] * 4
+
+
+def test_a_round_refuses_other_inputs_than_it_began_with(dft: Path) -> None:
+    from campaigns.campaign import Campaign
+    from campaigns.round import open_round
+
+    with Campaign.open(dft) as campaign:
+        open_round(campaign, 4)
+    candidates = dft / "artifacts" / "rounds" / "001" / "candidates.npy"
+    kept = candidates.read_bytes()
+    candidates.write_bytes(kept + b"x")
+    assert f"{candidates} is missing or changed since round 1 began" in refused("run", dft)
+    candidates.write_bytes(kept)
+    done("run", dft)
+
+
+def test_record_and_tables_from_a_notebook(waiting: Path) -> None:
+    """A campaign in Python says what the command line says."""
+    from campaigns.campaign import Campaign
+    from db.exceptions import LabelError
+
+    with Campaign.open(waiting) as campaign:
+        table = campaign.queue()
+        assert list(table["state"]) == ["proposed"] * 4
+        report = campaign.record(table["id"][0], 3.5, method="measured by hand")
+        assert len(report.added) == 1
+        assert list(campaign.queue()["state"]) == ["done", *["proposed"] * 3]
+        assert campaign.labels()["value"].iloc[-1] == 3.5
+        with pytest.raises(LabelError, match="must be above zero"):
+            campaign.record(table["id"][1], -3.5)
