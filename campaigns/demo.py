@@ -20,16 +20,14 @@ from campaigns.files import write_whole
 from campaigns.ingestion import CANDIDATES, REFERENCE, IngestReport, add_materials, open_sources
 from campaigns.report import write_report
 from db.records import LabelRecord
-from db.states import QueueState
+from db.states import QueueState, RoundState
 from engine.materials.crystal import Material
 from engine.metrics.discovery import DiscoveryPoint, discovery_curve
 
 NAME = "kappascout-demo"
-INITIAL = 20
 BATCH = 15
 ROUNDS = 6
 QUEUE = 20
-SEED = 0
 _PROPERTY = "kappa_300K"
 _FIDELITY = "dft"
 _ANSWER = f"{_PROPERTY}_{_FIDELITY}"
@@ -79,7 +77,7 @@ def run_demo(directory: Path, say: Callable[[str], None]) -> DemoOutcome:
     with Campaign.open(directory) as campaign:
         say("adding generated candidates")
         report = campaign.ingest([CANDIDATES])
-        if len(campaign.store.rounds()) == ROUNDS:
+        if _queued_rounds(campaign) == ROUNDS:
             campaign.run(rounds=1, say=say)
         if campaign.queue_entries([QueueState.PROPOSED]):
             campaign.move([], QueueState.APPROVED, "demo")
@@ -110,22 +108,16 @@ def _add_reference(campaign: Campaign) -> dict[str, float]:
 
 
 def _rehearse(campaign: Campaign, pool: dict[str, float], say: Callable[[str], None]) -> list[DiscoveryPoint]:
-    """Start from a few random labels, let the rounds choose the rest; judged against all published values."""
-    ids = list(pool)
-    start = [ids[i] for i in np.random.default_rng(SEED).choice(len(ids), INITIAL, replace=False)]
-    campaign.store.add_labels(_label(id_, pool[id_]) for id_ in start)
-    missing = ROUNDS - len(campaign.store.rounds())
-    if missing > 0:
-        campaign.run(rounds=missing, say=say)
-    position = {id_: i for i, id_ in enumerate(ids)}
+    """Start without a label and let the rounds choose; judged against all published values."""
+    campaign.run(rounds=max(0, ROUNDS - _queued_rounds(campaign)), say=say)
+    position = {id_: i for i, id_ in enumerate(pool)}
     chosen = [e.material_id for e in campaign.store.queue() if e.round is not None and e.round <= ROUNDS]
-    return discovery_curve(
-        np.log10(list(pool.values())),
-        [position[id_] for id_ in [*start, *chosen]],
-        goal="min",
-        initial=INITIAL,
-        batch=BATCH,
-    )
+    values = np.log10(list(pool.values()))
+    return discovery_curve(values, [position[id_] for id_ in chosen], goal="min", initial=BATCH, batch=BATCH)
+
+
+def _queued_rounds(campaign: Campaign) -> int:
+    return sum(record.state.step >= RoundState.QUEUED.step for record in campaign.store.rounds())
 
 
 def _reveal(campaign: Campaign, pool: dict[str, float]) -> None:

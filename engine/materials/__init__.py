@@ -1,0 +1,1 @@
+"""Crystals in: readers, checks, identity, duplicates; the reference table, prototypes and candidates."""
