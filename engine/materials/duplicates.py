@@ -33,7 +33,9 @@ def same_crystal(a: Material, b: Material) -> bool:
     volumes = sorted((a.crystal.volume, b.crystal.volume))
     if volumes[1] > MAX_VOLUME_RATIO * volumes[0]:
         return False
-    return bool(_matcher().fit(a.crystal.to_structure(), b.crystal.to_structure()))
+    # reduced here because the matcher's own cache compares structures site by site, which takes longer than matching
+    reduced = (m.crystal.to_structure().get_reduced_structure() for m in (a, b))
+    return bool(_matcher().fit(*reduced, skip_structure_reduction=True))
 
 
 def link_duplicates(
