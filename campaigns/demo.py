@@ -92,8 +92,10 @@ def run_demo(directory: Path, say: Callable[[str], None]) -> DemoOutcome:
 def _open_or_create(directory: Path) -> Campaign:
     path = directory / FILE
     if not path.exists():
-        replay = {"labeler": "replay", "replay": _SOURCE, "batch": BATCH, "budget": BATCH * ROUNDS + QUEUE}
-        return Campaign.create(directory, "min", _PROPERTY, name=NAME, **replay)
+        budget = BATCH * ROUNDS + QUEUE
+        return Campaign.create(
+            directory, "min", _PROPERTY, name=NAME, labeler="replay", replay=_SOURCE, batch=BATCH, budget=budget
+        )
     if read_configuration(path).campaign.name != NAME:
         raise CampaignError(f"{directory} holds another campaign; give the demo an empty directory")
     return Campaign.open(directory)

@@ -161,7 +161,9 @@ class _Round:
         except TooFewLabelsError as error:
             self.say(f"no model can be trained ({error}): a space-filling batch instead")
             return self._rank_without_model()
-        return self._finish(RoundState.TRAINED, model=self._keep_model(ensemble), metrics_before=ensemble.metrics)
+        held_out = dict(zip(ids, ensemble.held_out.tolist(), strict=True))
+        metrics = {**ensemble.metrics, "held_out": held_out}
+        return self._finish(RoundState.TRAINED, model=self._keep_model(ensemble), metrics_before=metrics)
 
     def score(self) -> RoundRecord:
         """Predict the whole pool; the table is an artifact, chunk by chunk, never in memory at once."""

@@ -70,6 +70,7 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
             property=request.property,
             scale=scale,
             progress=say,
+            workers=len(os.sched_getaffinity(0)),
         )
     return save_ensemble(ensemble, request.out)
 

@@ -38,8 +38,6 @@ class Predictions:
     """Labels in learned units."""
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
-    held_out: bool
-    """Whether no label was known to the member that predicted it."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -130,15 +128,13 @@ class Evidence:
             values=self.scale.learned([self.labels[e.material_id].value for e, _ in met]),
             mean=np.array([e.details["learned_mean"] for e, _ in met]),
             std=np.array([e.details["learned_std"] for e, _ in met]),
-            held_out=True,
         )
 
     def before(self) -> Predictions | None:
-        """Collect predictions of the latest model on its labels: cross-validated where kept, else in-sample."""
+        """Collect the latest model's cross-validated predictions of its own labels."""
         for record in reversed(self.trained):
             labels = training_labels(self.campaign.store, self.section, record.manifest["labels_up_to"])
-            held_out = (record.metrics_before or {}).get("held_out")
-            rows: dict[str, Any] = held_out or self._predicted(record, labels, ("learned_mean", "learned_std"))
+            rows: dict[str, Any] = (record.metrics_before or {})["held_out"]
             ids = [id_ for id_ in labels if id_ in rows]
             if ids:
                 return Predictions(
@@ -148,7 +144,6 @@ class Evidence:
                     values=self.scale.learned([labels[id_].value for id_ in ids]),
                     mean=np.array([rows[id_][0] for id_ in ids]),
                     std=np.array([rows[id_][1] for id_ in ids]),
-                    held_out=bool(held_out),
                 )
         return None
 

