@@ -86,7 +86,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise LabelFileError(f"{path} line {reader.line_num} is no CSV: {error}; give {_FORMATS}") from error
+        raise LabelFileError(f"{path} is no CSV near line {reader.line_num}: {error}; give {_FORMATS}") from error
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -71,7 +71,7 @@ class Progress:
     def __init__(self, quiet: bool = False):
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._quiet = quiet
         self._status: Any = None
         self._held: Count | None = None
@@ -95,7 +95,9 @@ class Progress:
         if self._held is None or not isinstance(text, Count) or _words(text) != _words(self._held):
             self._print_held()
         if self._status:
-            self._status.update(text)
+            from rich.text import Text
+
+            self._status.update(Text(text))
         if not isinstance(text, Count):
             self._print(text)
         elif self._status or time.monotonic() - self._printed_at < 1.0:
@@ -111,7 +113,7 @@ class Progress:
             self._held = None
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
 
 def message(text: str) -> None:
@@ -131,7 +133,8 @@ def _table(rows: Sequence[dict[str, Any]], title: str, columns: Sequence[str]) -
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    # without markup, which would take what stands in brackets for a style
+    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:
         numeric = rows and all(isinstance(r.get(name), int | float | None) for r in rows)

@@ -81,7 +81,7 @@ def to_toml(settings: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{_value(k)} = {_value(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -109,7 +109,8 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 def label_rows(records: Iterable[Mapping[str, Any]], **fields: Any) -> list[dict[str, Any]]:
     """Labels of records as rows of a label file."""
     return [
-        {"id": r["id"], "property": FIELD, "value": r["properties"][FIELD], "unit": "W/(m K)", "fidelity": "dft"} | fields
+        {"id": r["id"], "property": FIELD, "value": r["properties"][FIELD], "unit": "W/(m K)", "fidelity": "dft"}
+        | fields
         for r in records
     ]
 

@@ -54,7 +54,7 @@ def test_killed_once(replay: Path, tmp_path: Path, point: str) -> None:
 
 
 def _kill_once(directory: Path, passed: list[str], wanted: str = "") -> str | None:
-    """Run in a child that kills itself at the first point not ``passed`` yet; that point, or None if it came through."""
+    """Run in a child that kills itself at the first point not ``passed``; that point, or None if it came through."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

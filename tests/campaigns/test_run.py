@@ -203,7 +203,9 @@ def test_a_material_without_an_answer_fails(replay: Path, records: list[dict[str
 
 def test_values_without_logarithm_are_refused_before_the_round(dft: Path, records: list[dict[str, Any]]) -> None:
     """Otherwise the round, which keeps its settings, could never be finished."""
-    rows = [row | {"property": "dipole", "unit": "D", "value": float(i - 7)} for i, row in enumerate(label_rows(records))]
+    rows = [
+        row | {"property": "dipole", "unit": "D", "value": float(i - 7)} for i, row in enumerate(label_rows(records))
+    ]
     done("label", "import", dft, write_lines(dft / "dipole.jsonl", rows))
     configure(dft, {"campaign": {"property": "dipole", "unit": "D", "scale": "log10"}})
     assert "-7 has no logarithm; learn this property with scale = 'linear'" in refused("run", dft)

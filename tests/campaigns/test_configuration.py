@@ -1,0 +1,176 @@
+"""``campaign.toml``: every setting checked when it is read, every message in the file's own words."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from campaigns.campaign import Campaign
+from campaigns.configuration import Configuration, check_configuration, parse_configuration, read_configuration
+from campaigns.exceptions import ConfigurationError
+from engine.materials.elements import SYMBOLS
+from tests.campaigns.helpers import done, refused, to_toml
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "campaigns" / "templates" / "default.toml"
+LEAST_TEXT = "[campaign]\nname = 'c'\ngoal = 'min'\n"
+LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LEAST_TEXT + "bacth = 3", "unknown key [campaign] bacth; did you mean 'batch'?"),
+        (LEAST_TEXT + "[aquisition]", "unknown key [aquisition]; did you mean 'acquisition'?"),
+        (LEAST_TEXT + "[model]\nbudget = 3", "unknown key [model] budget; it belongs to [campaign]"),
+        (LEAST_TEXT + "zzz = 3", "unknown key [campaign] zzz; known here: name, goal, property"),
+        (
+            LEAST_TEXT + "[constraints.properties.band_gap_eV]\nmni = 1",
+            "unknown key [constraints.properties.band_gap_eV] mni; did you mean 'min'?",
+        ),
+        ("[campaign]\nname = 'c'", "[campaign] goal is missing"),
+        ("[model]\nmembers = 5", "[campaign] is missing"),
+        ("[campaign]\nname = 'c'\ngoal = 'low'", "[campaign] goal = 'low': Input should be 'min' or 'max'"),
+        ("[campaign]\nname = ''\ngoal = 'min'", "[campaign] name = '': String should have at least 1 character"),
+        (LEAST_TEXT + "batch = '20'", "[campaign] batch = '20': Input should be a valid integer"),
+        (LEAST_TEXT + "batch = true", "[campaign] batch = True: Input should be a valid integer"),
+        (LEAST_TEXT + "batch = 0", "[campaign] batch = 0: Input should be greater than or equal"),
+        (LEAST_TEXT + "seed = -1", "[campaign] seed = -1: Input should be greater than or equal"),
+        (LEAST_TEXT + "hit = nan", "[campaign] hit = nan: Input should be a finite number"),
+        (LEAST_TEXT + "hit = 0", "[campaign]: hit = 0 has no logarithm"),
+        (LEAST_TEXT + "[model]\nmembers = 1", "[model] members = 1: Input should be greater"),
+        (LEAST_TEXT + "[acquisition]\nfunction = 'ei'", "[acquisition] function = 'ei': Input should be"),
+        (LEAST_TEXT + "[constraints]\nonly_elements = ['Xx']", "no element Xx; use symbols such as Mg"),
+        (
+            LEAST_TEXT + "[constraints.properties]\ng = { min = 3, max = 1 }",
+            "[constraints.properties.g]: min 3 is above max 1",
+        ),
+        (LEAST_TEXT + "[constraints.properties]\ng = {}", "give min, max or both"),
+        (LEAST_TEXT + "[labeler]\nkind = 'replay'", "[labeler]: kind 'replay' needs source"),
+        (
+            LEAST_TEXT + "unit = ''\n[labeler]\nkind = 'replay'\nsource = 'x'",
+            "[campaign] unit is empty, and labeler 'replay' writes labels",
+        ),
+        ("campaign = 3", "[campaign] = 3: "),
+        ("[campaign\nname = 'c'", "is no valid TOML"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_configuration(text, "here.toml")
+    assert "here.toml" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_all_problems_come_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_configuration("[campaign]\nname = 1\ngoal = 'up'\nbacth = 2\n[model]\nhaed = 'gp'", "x")
+    assert all(word in str(caught.value) for word in ("name", "goal", "'batch'", "'head'"))
+
+
+def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"does not exist; make a campaign with `kappascout init"):
+        read_configuration(tmp_path / "campaign.toml")
+    (tmp_path / "campaign.toml").write_bytes(b"\xff\xfe[campaign]")
+    with pytest.raises(ConfigurationError, match="is not UTF-8 text"):
+        read_configuration(tmp_path / "campaign.toml")
+    assert "make a campaign with `kappascout init" in refused("status", tmp_path / "nowhere")
+
+
+def test_every_key_of_the_template_is_valid_and_none_is_missing(tmp_path: Path) -> None:
+    """Also those that are off; what a template shows as default is the default."""
+    with Campaign.create(tmp_path / "c", replay='source = "reference"\n', labeler="replay") as campaign:
+        given = campaign.configuration
+    text = (tmp_path / "c" / "campaign.toml").read_text()
+    everything = re.sub(r"(?m)^# (\w+ = )", r"\1", text).replace('source = "labelled.jsonl.gz"', "")
+    assert everything.count("\n") == text.count("\n")
+    parse_configuration(everything, "template")
+    shown = {section: set(keys) for section, keys in tomllib.loads(everything).items()}
+    assert shown == {section: set(getattr(given, section).model_dump()) for section in Configuration.model_fields}
+
+    plain = parse_configuration(text, "template").model_dump()
+    plain["labeler"] = Configuration(**LEAST).model_dump()["labeler"]  # type: ignore[arg-type]
+    assert plain == Configuration(**LEAST).model_dump()  # type: ignore[arg-type]
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12)
+
+
+@given(name=TEXT, property=TEXT)
+def test_any_name_makes_a_valid_file(name: str, property: str) -> None:
+    """Names with quotes, backslashes or braces are text like any other."""
+    import json
+
+    text = TEMPLATE.read_text().format(
+        name=json.dumps(name, ensure_ascii=False), property=json.dumps(property, ensure_ascii=False), goal='"max"',
+        unit='"W"', fidelity='"dft"', labeler='"dft"', replay="", batch=2, budget=3,
+    )  # fmt: skip
+    read = parse_configuration(text, "template").campaign
+    assert (read.name, read.property) == (name, property)
+
+
+RANGES = st.tuples(st.floats(-9, 9), st.floats(0, 9)).map(lambda t: {"min": t[0], "max": t[0] + t[1]})
+SETTINGS = st.fixed_dictionaries(
+    {
+        "campaign": st.fixed_dictionaries(
+            {"name": TEXT, "goal": st.sampled_from(["min", "max"])},
+            optional={
+                "property": TEXT,
+                "unit": TEXT,
+                "scale": st.sampled_from(["auto", "log10", "linear"]),
+                "batch": st.integers(1, 10**6),
+                "budget": st.integers(1, 10**6),
+                "hit": st.floats(1e-6, 1e6),
+                "seed": st.integers(0, 2**32),
+            },
+        ),
+        "constraints": st.fixed_dictionaries(
+            {},
+            optional={
+                "properties": st.dictionaries(TEXT, RANGES, max_size=3),
+                "missing": st.sampled_from(["keep", "drop"]),
+                "exclude_elements": st.lists(st.sampled_from(SYMBOLS[1:104]), max_size=4),
+                "max_sites": st.integers(1, 500),
+            },
+        ),
+    }
+)
+
+
+@given(SETTINGS)
+def test_settings_survive_the_file_and_the_manifest(settings: dict[str, dict[str, Any]]) -> None:
+    read = parse_configuration(to_toml(settings), "file")
+    for section, keys in settings.items():
+        for key, value in keys.items():
+            kept = getattr(getattr(read, section), key)
+            assert (list(kept) if isinstance(kept, tuple) else _plain(kept)) == value
+    assert check_configuration(read.model_dump(mode="json"), "manifest") == read
+
+
+def _plain(value: Any) -> Any:
+    return {k: v.model_dump() for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def test_init_makes_what_it_says(tmp_path: Path) -> None:
+    assert "look through it, then `kappascout ingest" in done("init", tmp_path / "c").err
+    assert "campaign.toml exists already" in refused("init", tmp_path / "c")
+    told = done("init", tmp_path / "g", "--goal", "max", "--property", "bulk modulus")
+    assert "give the unit of bulk modulus in it" in told.err
+    made = read_configuration(tmp_path / "g" / "campaign.toml").campaign
+    assert (made.name, made.goal, made.property, made.learned_scale) == ("g", "max", "bulk modulus", "linear")
+    assert "no template 'none'; there are: default" in refused("init", tmp_path / "t", "--template", "none")
+    (tmp_path / "file").write_text("")
+    assert "choose a directory of yours" in refused("init", tmp_path / "file" / "c")
+
+
+def test_init_goes_on_where_one_was_killed(tmp_path: Path) -> None:
+    """``campaign.toml`` is written last; a store without it is taken up."""
+    done("init", tmp_path / "c")
+    (tmp_path / "c" / "campaign.toml").unlink()
+    done("init", tmp_path / "c")
+    assert done("status", tmp_path / "c", "--format", "json").json["materials"] == 0

@@ -1,0 +1,242 @@
+"""Crystals in: added, linked, or refused with reason and remedy; nothing stops the rest."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from campaigns.exceptions import CampaignError
+from campaigns.ingestion import LabelField
+from tests.campaigns.helpers import done, kappascout, refused, write_lines
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """Give a campaign without materials."""
+    done("init", tmp_path / "c")
+    return tmp_path / "c"
+
+
+def salt(id_: str, a: float = 5.64, **changes: Any) -> dict[str, Any]:
+    """Give rocksalt NaCl as a record, lattice constant in Angstrom."""
+    half = [[0.0, a / 2, a / 2], [a / 2, 0.0, a / 2], [a / 2, a / 2, 0.0]]
+    record = {"id": id_, "lattice": half, "species": ["Na", "Cl"], "frac_coords": [[0, 0, 0], [0.5, 0.5, 0.5]]}
+    return record | {"properties": {}} | changes
+
+
+def ingest(directory: Path, *arguments: object) -> dict[str, Any]:
+    """Ingest, and give the report."""
+    report: dict[str, Any] = done("ingest", directory, *arguments, "--workers", 1, "--format", "json").json
+    assert report["read"] == report["added"] + report["duplicate"] + report["unchanged"] + report["rejected"]
+    return report
+
+
+def test_the_rest_goes_on_and_the_refused_are_kept(empty: Path, tmp_path: Path) -> None:
+    """One folder with everything that can be wrong, and one good crystal."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = salt("good")
+    (folder / "good.json").write_text(json.dumps(good))
+    (folder / "garbage.cif").write_text("data_x\n_cell_length_a nonsense\n")
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(good).encode() * 50)[:60])
+    (folder / "notes.docx").write_text("?")
+    (folder / "disordered.cif").write_text(
+        "data_d\n_cell_length_a 4\n_cell_length_b 4\n_cell_length_c 4\n_cell_angle_alpha 90\n_cell_angle_beta 90\n"
+        "_cell_angle_gamma 90\n_symmetry_space_group_name_H-M 'P 1'\nloop_\n_atom_site_label\n_atom_site_type_symbol\n"
+        "_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n_atom_site_occupancy\n"
+        "Fe1 Fe 0 0 0 0.5\nNi1 Ni 0 0 0 0.5\n"
+    )
+    write_lines(
+        folder / "rows.jsonl",
+        [
+            salt("flat", lattice=[[1, 0, 0], [2, 0, 0], [0, 0, 1]]),
+            salt("touching", frac_coords=[[0, 0, 0], [0, 0, 0.01]]),
+            salt("unknown", species=["Na", "Qq"]),
+            salt("nan", lattice=[[float("nan"), 0, 0], [0, 4, 0], [0, 0, 4]]),
+            {"id": "less", "species": ["Na"]},
+        ],
+    )
+    report = ingest(empty, folder)
+    assert (report["added"], report["rejected"]) == (1, 9)
+    reasons = {r["record_id"]: r["reason"] for r in report["rejections"]}
+    assert reasons["flat"] == "zero_volume"
+    assert reasons["touching"] == "overlapping_atoms"
+    assert reasons["unknown"] == "unknown_element"
+    assert reasons["nan"] == "not_finite"
+    assert reasons["less"] == "missing_field"
+    assert reasons["disordered"] == "disordered"
+    assert reasons["garbage"] == "unreadable"
+    assert reasons["notes.docx"] == "unknown_format"
+    assert sum(report["reasons"].values()) == 9
+    for rejection in report["rejections"]:
+        assert rejection["message"]
+        assert rejection["remedy"]
+        assert str(folder) in rejection["source"]
+
+    kept = done("rejections", empty, "--format", "json").json
+    assert [{k: v for k, v in r.items() if k != "at"} for r in kept] == [
+        {k: v for k, v in r.items() if k != "at"} for r in report["rejections"]
+    ]
+    again = kappascout("ingest", empty, folder, "--workers", 1)
+    assert again.code == 0
+    assert "zero_volume" in again.out
+    assert "read  added  duplicate  unchanged  rejected" in again.out
+    assert len(done("rejections", empty, "--format", "json").json) == 9
+    (row,) = csv.DictReader(io.StringIO(done("ingest", empty, folder, "--format", "csv").out))
+    assert (row["unchanged"], row["rejected"]) == ("1", "9")
+
+
+def test_copies_are_linked_and_polymorphs_kept(empty: Path, tmp_path: Path) -> None:
+    """The same crystal in another cell or from another functional is one; another structure of one formula is not."""
+    cube = 5.64
+    conventional = salt("conventional") | {
+        "lattice": [[cube, 0, 0], [0, cube, 0], [0, 0, cube]],
+        "species": ["Na"] * 4 + ["Cl"] * 4,
+        "frac_coords": [
+            [0, 0, 0],
+            [0, 0.5, 0.5],
+            [0.5, 0, 0.5],
+            [0.5, 0.5, 0],
+            [0.5, 0.5, 0.5],
+            [0.5, 0, 0],
+            [0, 0.5, 0],
+            [0, 0, 0.5],
+        ],  # fmt: skip
+    }
+    cesium_chloride = salt("B2") | {"lattice": [[3.4, 0, 0], [0, 3.4, 0], [0, 0, 3.4]]}
+    rows = [salt("first"), conventional, salt("relaxed", 5.70), cesium_chloride]
+    report = ingest(empty, write_lines(tmp_path / "x.jsonl", rows))
+    assert report["added"] == 2
+    assert sorted(report["duplicates"]) == [["conventional", "first"], ["relaxed", "first"]]
+    label = {"property": "kappa_300K", "value": 6.5, "unit": "W/(m K)", "fidelity": "dft", "id": "relaxed"}
+    done("label", "import", empty, write_lines(tmp_path / "l.jsonl", [label]))
+    assert done("label", "list", empty, "--format", "json").json[0]["material_id"] == "first"
+    told = done("ingest", empty, tmp_path / "x.jsonl")
+    assert "duplicate: relaxed is the same crystal as first" in told.err
+
+
+def test_one_id_with_two_structures(empty: Path, tmp_path: Path) -> None:
+    """Within a file and between files; the first stays, with its label."""
+    other = salt("x", species=["K", "Br"], properties={"k": 2.0})
+    path = write_lines(tmp_path / "x.jsonl", [salt("x", properties={"k": 1.0}), other, salt("y", species=["K", "Cl"])])
+    report = ingest(empty, path, "--label", "k=kappa_300K@agl")
+    assert (report["added"], report["rejected"], report["labels"]) == (2, 1, 1)
+    (rejection,) = report["rejections"]
+    assert (rejection["record_id"], rejection["reason"]) == ("x", "id_conflict")
+    assert "give this structure an id of its own" in rejection["remedy"]
+    (label,) = done("label", "list", empty, "--format", "json").json
+    assert (label["material_id"], label["value"]) == ("x", 1.0)
+    report = ingest(empty, write_lines(tmp_path / "later.jsonl", [other]))
+    assert (report["unchanged"], report["rejected"]) == (0, 1)
+    assert "known already with another crystal (material 'x'" in report["rejections"][0]["message"]
+    assert done("status", empty, "--format", "json").json["materials"] == 2
+
+
+def test_a_copy_of_a_refused_crystal_is_a_crystal_of_its_own(empty: Path, tmp_path: Path) -> None:
+    """Otherwise it would be linked to the other structure that has the refused one's id."""
+    ingest(empty, write_lines(tmp_path / "a.jsonl", [salt("x", species=["K", "Br"], a=6.6)]))
+    report = ingest(empty, write_lines(tmp_path / "b.jsonl", [salt("x", 5.64), salt("z", 5.70)]))
+    assert (report["added"], report["rejected"], report["duplicate"]) == (1, 1, 0)
+
+
+def test_labels_from_the_records(empty: Path, tmp_path: Path) -> None:
+    """Rows with an impossible value are refused by name, the rest is kept; a record without the field has no label."""
+    values: list[Any] = [6.5, -1.0, 0, float("nan"), float("inf"), True, "6.5", None]
+    salts = ["LiF", "LiCl", "NaF", "NaCl", "KF", "KCl", "RbF", "RbCl"]
+    rows = [
+        salt(
+            name, 5.0 + 0.1 * i, species=[name[:-1] if name.endswith("F") else name[:-2], "F" if "F" in name else "Cl"]
+        )
+        | {"properties": {"k": value} if value is not None else {}}
+        for i, (name, value) in enumerate(zip(salts, values, strict=True))
+    ]
+    path = write_lines(tmp_path / "x.jsonl", rows)
+    report = ingest(empty, path, "--label", "k=kappa_300K@agl")
+    assert (report["added"], report["labels"], report["rejected"]) == (2, 1, 6)
+    assert {r["record_id"]: r["reason"] for r in report["rejections"]} == dict.fromkeys(salts[1:7], "bad_label")
+    messages = {r["record_id"]: r["message"] for r in report["rejections"]}
+    assert messages["LiCl"] == "k is -1.0, which is not above zero and has no logarithm"
+    assert messages["NaCl"] == "k is nan, which is not finite"
+    assert messages["RbF"] == "k is '6.5', which is no number"
+    report = ingest(empty, path)
+    assert (report["added"], report["unchanged"], report["rejected"]) == (6, 2, 0)
+    assert len(done("label", "list", empty, "--format", "json").json) == 1
+
+
+def test_a_label_field_that_no_record_has(empty: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", [salt("x", properties={"kappa": 6.5, "gap": 5.0})])
+    message = refused("ingest", empty, path, "--label", "kapa=kappa_300K@agl")
+    assert "no record has the property 'kapa' that --label asks for (there are: gap, kappa)" in message
+    report = ingest(empty, path, "--label", "kappa=kappa_300K@agl", "--label", "gap=band_gap@dft:eV")
+    assert (report["unchanged"], report["labels"]) == (1, 2)
+    message = refused("ingest", empty, path, "--label", "gap=band_gap@agl:meV")
+    assert "band_gap is kept in 'eV' here" in message
+
+
+@pytest.mark.parametrize("text", ["kappa", "k=", "k=kappa", "k=kappa@", "=kappa@agl", "k=gap@dft", "k=@dft"])
+def test_label_words_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(CampaignError, match=r"write FIELD=PROPERTY@FIDELITY, and :UNIT"):
+        LabelField.parse(text)
+
+
+def test_label_words() -> None:
+    assert LabelField.parse("a=kappa_300K@agl") == LabelField("a", "kappa_300K", "agl", "W/(m K)")
+    assert LabelField.parse("b=gap@dft:eV") == LabelField("b", "gap", "dft", "eV")
+
+
+def test_properties_that_are_not_finite_are_left_out_with_a_note(empty: Path, tmp_path: Path) -> None:
+    from campaigns.campaign import Campaign
+
+    gap = {"band_gap_eV": float("inf"), "energy": float("nan"), "e": 1.5}
+    ingest(empty, write_lines(tmp_path / "x.jsonl", [salt("x", properties=gap)]))
+    with Campaign.open(empty) as campaign:
+        record = campaign.store.material("x")
+    assert record.properties == {"e": 1.5}
+    assert "property band_gap_eV is inf, left out; property energy is nan, left out" in record.sources[0].note
+
+
+@pytest.mark.parametrize("source", ["mp:Si", "optimade:https://example.org", "aflow:Si"])
+def test_sources_that_need_a_network(empty: Path, source: str) -> None:
+    assert "this version reads files only; download the entries" in refused("ingest", empty, source)
+
+
+def test_a_source_that_is_not_there(empty: Path) -> None:
+    assert "nowhere.cif does not exist; give a file, a folder or an archive" in refused("ingest", empty, "nowhere.cif")
+
+
+def test_archives_and_several_sources(empty: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("one.json", json.dumps(salt("one")))
+        archive.writestr("two.json", json.dumps(salt("two", species=["K", "Cl"], a=6.3)))
+    report = ingest(
+        empty, tmp_path / "a.zip", write_lines(tmp_path / "b.jsonl", [salt("three", a=6.6, species=["K", "Br"])])
+    )
+    assert report["added"] == 3
+
+
+def test_the_built_in_reference(empty: Path) -> None:
+    report = ingest(empty, "builtin:reference")
+    assert report["added"] == report["read"] > 200
+
+
+@pytest.mark.slow
+def test_the_shared_cif_archive_goes_in_whole(empty: Path, shared: Callable[[str], Path]) -> None:
+    report = ingest(empty, shared("data/aflow_cif_sample.tar.gz"))
+    assert (report["added"], report["rejected"]) == (487, 0)
+
+
+@pytest.mark.slow
+def test_the_shared_agl_file_goes_in_whole_with_its_labels(empty: Path, shared: Callable[[str], Path]) -> None:
+    report = done(
+        "ingest", empty, shared("data/aflow_agl.jsonl.gz"), "--label", "kappa_agl_300K_W_mK=kappa_300K@agl",
+        "--format", "json",
+    ).json  # fmt: skip
+    assert (report["added"], report["labels"], report["rejected"], report["duplicate"]) == (3406, 3406, 0, 0)
