@@ -32,6 +32,8 @@ _FIT_ROWS = 700
 """Hyperparameters are fitted on at most this many rows; the head is then conditioned on all of them."""
 _FREQUENCIES = 512
 """Random frequencies a group of columns."""
+_BLOCK = 1024
+"""Rows predicted together."""
 _SQRT5 = math.sqrt(5.0)
 
 
@@ -91,12 +93,14 @@ class GaussianProcessHead:
         return cls(dict(zip(names, found, strict=True)), dict(groups))
 
     def predict(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of a new label (noise included) at N embeddings, in units of the values."""
+        """Mean and standard deviation of a new label (noise included) at N embeddings, in units of the values.
+
+        In single precision, a block that fits the processor's cache at a time: every round predicts the whole pool.
+        """
         t = self.tensors
-        x = self._standardise(embeddings)
-        cross = self._kernel(x, t["x"])
-        mean = cross @ self.weights
-        explained = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False).square().sum(0)
+        rows = torch.tensor(np.asarray(embeddings), dtype=torch.float32)
+        means, parts = zip(*(self._standardised(block) for block in rows.split(_BLOCK)), strict=True)
+        mean, explained = torch.cat(means).double(), torch.cat(parts).double()
         variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
         return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
 
@@ -109,6 +113,19 @@ class GaussianProcessHead:
         # K^-1 (y - f(x) - e): the first term, the mean's, is stored
         correction = torch.cholesky_solve((prior(t["x"]) + noise).T, self.cholesky).T
         return PosteriorFunctions(self, prior, correction)
+
+    @cached_property
+    def _single(self) -> tuple[Tensor, ...]:
+        """What prediction reads, in single precision: centre, scale, x, upper factor, weights."""
+        t = self.tensors
+        return tuple(v.float().contiguous() for v in (t["centre"], t["scale"], t["x"], self.cholesky.T, self.weights))
+
+    def _standardised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, and the variance that the labels explain, each N, in units of the standardised target."""
+        centre, scale, x, factor, weights = self._single
+        cross = self._kernel((rows - centre) / scale, x)
+        seen = torch.linalg.solve_triangular(factor, cross, upper=True, left=False)
+        return cross @ weights, seen.square().sum(1)
 
     def _standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
@@ -165,10 +182,11 @@ class _PriorFunctions:
 
 
 def _kernel(a: Tensor, b: Tensor, groups: Mapping[str, slice], lengthscale: Tensor, outputscale: Tensor) -> Tensor:
-    total = torch.zeros(len(a), len(b), dtype=a.dtype)
+    total = a.new_zeros(len(a), len(b))
     for columns, length, amplitude in zip(groups.values(), lengthscale, outputscale, strict=True):
-        scaled = torch.cdist(a[:, columns], b[:, columns]) * (_SQRT5 / length)
-        total += amplitude * (1 + scaled + scaled.square() / 3) * torch.exp(-scaled)
+        distance = torch.cdist(a[:, columns], b[:, columns]).mul_(_SQRT5 / length)
+        polynomial = distance.square().div_(3).add_(distance).add_(1)
+        total.addcmul_(polynomial, distance.neg_().exp_(), value=float(amplitude))
     return total
 
 
