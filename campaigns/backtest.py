@@ -116,7 +116,7 @@ def backtest(
     backbone = _check_leak(protocol, materials)
     jobs = list(dict.fromkeys((strategy, seed) for strategy in strategies for seed in protocol.seeds))
     if out:
-        write_results(out, protocol, [])  # whatever is wrong with the path is wrong now
+        _check_writable(out)
     cores = workers or len(os.sched_getaffinity(0))
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:
@@ -135,6 +135,9 @@ def _run_all(
     protocol: Protocol, materials: Sequence[Material], jobs: Sequence[tuple[str, int]], folder: Path, workers: int
 ) -> Iterator[Run]:
     """Every run as it is finished."""
+    if workers == 1:
+        yield from (_run_alone(protocol, materials, *job, folder) for job in jobs)
+        return
     try:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             waiting = [pool.submit(_run_alone, protocol, materials, *job, folder) for job in jobs]
@@ -236,6 +239,15 @@ def _check_size(protocol: Protocol, size: int) -> None:
             f"{protocol.initial} + {protocol.rounds} x {protocol.batch} = {asked} labels are asked for, the pool has "
             f"{size}; lower --initial, --batch or --rounds"
         )
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the runs, not after, that their results cannot be written; what is there stays."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass
+    if out.is_dir():
+        raise CampaignError(f"--out {out} is a folder; name a JSON file")
 
 
 def _check_leak(protocol: Protocol, materials: Sequence[Material]) -> Backbone:

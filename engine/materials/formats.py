@@ -122,7 +122,7 @@ def _parse_json(content: dict[str, Any]) -> _Parsed:
     if isinstance(content.get("structure"), dict):
         crystal = _from_pymatgen(content["structure"])
         for holder in (content["structure"].get("properties"), content.get("data"), content):
-            more, _ = _scalars(holder or {})
+            more, _ = _scalars({k: v for k, v in (holder or {}).items() if k not in _NOT_PROPERTIES})
             properties = {**more, **properties}
     elif "sites" in content:
         crystal = _from_pymatgen(content)
@@ -133,7 +133,7 @@ def _parse_json(content: dict[str, Any]) -> _Parsed:
 
 def _scalars(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
     """Keep the values a property can have, with a note on each of the others; null means not known."""
-    kept = {k: v for k, v in values.items() if isinstance(v, float | int | str | bool) and k not in _NOT_PROPERTIES}
+    kept = {k: v for k, v in values.items() if isinstance(v, float | int | str | bool)}
     dropped = [k for k, v in values.items() if isinstance(v, list | dict)]
     return kept, [f"property {k} is a list or object and was left out" for k in dropped]
 

@@ -97,19 +97,11 @@ def test_the_rest_goes_on_and_the_refused_are_kept(empty: Path, tmp_path: Path) 
 def test_copies_are_linked_and_polymorphs_kept(empty: Path, tmp_path: Path) -> None:
     """The same crystal in another cell or from another functional is one; another structure of one formula is not."""
     cube = 5.64
+    corners = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
     conventional = salt("conventional") | {
         "lattice": [[cube, 0, 0], [0, cube, 0], [0, 0, cube]],
         "species": ["Na"] * 4 + ["Cl"] * 4,
-        "frac_coords": [
-            [0, 0, 0],
-            [0, 0.5, 0.5],
-            [0.5, 0, 0.5],
-            [0.5, 0.5, 0],
-            [0.5, 0.5, 0.5],
-            [0.5, 0, 0],
-            [0, 0.5, 0],
-            [0, 0, 0.5],
-        ],  # fmt: skip
+        "frac_coords": [*corners, *([x + 0.5, y, z] for x, y, z in corners)],
     }
     cesium_chloride = salt("B2") | {"lattice": [[3.4, 0, 0], [0, 3.4, 0], [0, 0, 3.4]]}
     rows = [salt("first"), conventional, salt("relaxed", 5.70), cesium_chloride]

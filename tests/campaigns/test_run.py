@@ -49,6 +49,8 @@ def test_two_rounds_end_to_end(replay: Path, records: list[dict[str, Any]]) -> N
     assert len(verified) == 2 * (3 + 1)
     assert "no approved entry to export (0 proposed)" in refused("queue", "export", replay, "--to", replay / "x")
     assert "is spent" in done("run", replay).err
+    page = done("report", replay, "--out", replay / "page.html").out.strip()
+    assert (page, "<html" in Path(page).read_text()) == (str(replay / "page.html"), True)
 
 
 def test_a_changed_checkpoint_is_named(replay: Path) -> None:
