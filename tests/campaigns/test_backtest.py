@@ -96,10 +96,8 @@ def test_the_scorer_of_other_programs_reads_it(shared: Callable[[str], Path], tm
     pool = [shared("data/ltc_l96.jsonl.gz"), shared("data/ltc_hh143.jsonl.gz")]
     out = tmp_path / "r.json"
     named = ("--property", "kappa_300K_W_mK", "--goal", "max")
-    done(
-        "backtest", *pool, *named, "--initial", 8, "--batch", 8, "--rounds", 2, "--seeds", "0,1", "--strategy", "random",
-        "--workers", 1, "--out", out,
-    )  # fmt: skip
+    sizes = ("--initial", 8, "--batch", 8, "--rounds", 2, "--seeds", "0,1")
+    done("backtest", *pool, *named, *sizes, "--strategy", "random", "--workers", 1, "--out", out)
     command = [sys.executable, scorer, "--pool", *pool, *named, "--acquired", out, "--n0", "8", "--batch", "8"]
     scored = subprocess.run(
         [*map(str, command), "--check-init", "--json"], capture_output=True, text=True, check=True
@@ -152,8 +150,11 @@ def test_what_cannot_be_replayed_says_why(pool_file: Path, records: list[dict[st
     assert f"the id {records[3]['id']!r} stands twice in the pool" in message(twice)
 
 
-def test_a_start_that_knows_the_answers_is_refused(pool_file: Path, tmp_path: Path) -> None:
+def test_a_start_that_knows_the_answers_is_refused(
+    pool_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also when the answers came in by fine-tuning; heads on a fixed backbone leave it as it was."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})  # new processes would import torch for seconds
     train = ("train", pool_file, "--property", FIELD, "--members", 2)
     done(*train, "--strategy", "full", "--epochs", 1, "--out", tmp_path / "full")
     done(*train, "--out", tmp_path / "frozen")
