@@ -116,6 +116,7 @@ class _Round:
         self.labels = training_labels(self.store, section, self.manifest["labels_up_to"])
         self.seed = int(np.random.SeedSequence([section.seed, record.number]).generate_state(1)[0])
         self.folder = _folder(campaign, record.number)
+        self._model: Ensemble | None = None
         self._check_inputs()
 
     def next_step(self) -> RoundRecord:
@@ -339,6 +340,7 @@ class _Round:
         model_id = f"round-{self.record.number:03d}-{ensemble.data_hash[:8]}"
         folder = self.campaign.artifacts / "models" / model_id
         record = save_ensemble(ensemble, folder, self.campaign.artifacts / "backbones")
+        self._model = ensemble
         members = tuple(
             MemberRecord(k, m["seed"], self._relative(folder / m["path"]), m["sha256"], {"held_out_rmse": m["noise"]})
             for k, m in enumerate(record["members"])
@@ -358,8 +360,10 @@ class _Round:
     def _ensemble(self) -> Ensemble:
         from engine.learning.storage import load_ensemble
 
-        assert self.record.model_id is not None
-        return load_ensemble(self.campaign.artifacts / "models" / self.record.model_id)
+        if self._model is None:
+            assert self.record.model_id is not None
+            self._model = load_ensemble(self.campaign.artifacts / "models" / self.record.model_id)
+        return self._model
 
     def _finish(self, state: RoundState, **made: Any) -> RoundRecord:
         return self.store.finish_step(self.record.number, state, **made)
