@@ -171,7 +171,7 @@ def read_configuration(path: Path) -> Configuration:
     if not path.is_file():
         raise ConfigurationError(f"{path} does not exist; make a campaign with `kappascout init {path.parent}`")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
     return parse_configuration(text, str(path))

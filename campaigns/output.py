@@ -133,6 +133,9 @@ def _table(rows: Sequence[dict[str, Any]], title: str, columns: Sequence[str]) -
     from rich.console import Console
     from rich.table import Table
 
+    if not rows:
+        sys.stdout.write("none\n")
+        return
     # without markup, which would take what stands in brackets for a style
     console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")

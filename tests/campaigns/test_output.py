@@ -126,6 +126,8 @@ def test_rows_in_every_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert "detail" not in table
     emit([], Format.CSV, columns=["id"])
     assert capsys.readouterr().out == "id\n"
+    emit([], Format.TABLE, columns=["id"])
+    assert capsys.readouterr().out == "none\n"
     emit([], Format.JSON)
     assert json.loads(capsys.readouterr().out) == []
 

@@ -39,24 +39,15 @@ def test_a_second_process_says_so_and_stops(replay: Path, records: list[dict[str
         ("queue", "approve", replay),
         ("queue", "export", replay, "--to", replay / "out"),
     )
+    message = f"error: another process works on {replay}; wait until it has finished, then run the command again\n"
     with Campaign.open(replay) as campaign, campaign.locked():
-        # from a process of its own, because a lock lets its own process in
-        script = "import sys; from tests.campaigns.test_processes import report; report(sys.argv[1:])"
+        script = "import sys; from campaigns.cli import main; main(sys.argv[1:])"
+        second = _python(script, "run", replay)
+        assert (second.returncode, second.stdout, second.stderr) == (1, "", message)
         for command in commands:
-            outcome = _python(script, *command)
-            assert outcome.returncode == 1, outcome.stderr
-            assert outcome.stderr == (
-                f"error: another process works on {replay}; wait until it has finished, then run the command again\n"
-            )
+            assert refused(*command) == message
         assert done("status", replay, "--format", "json").json["labels"] == 14
     done("run", replay, "--rounds", 1)
-
-
-def report(arguments: list[str]) -> None:
-    """Run the command line in a process started by a test."""
-    from campaigns.cli import main
-
-    main(arguments)
 
 
 def test_the_lock_ends_with_its_process(replay: Path) -> None:

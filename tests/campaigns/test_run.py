@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.campaigns.helpers import configure, done, kappascout, label_rows, queue, refused, write_lines
@@ -33,6 +34,18 @@ def test_two_rounds_end_to_end(replay: Path, records: list[dict[str, Any]]) -> N
     assert all(e["lower"] < e["mean"] < e["upper"] for e in entries)
     labelled = {*(r["id"] for r in records[:14]), *(e["id"] for e in entries)}
     assert ran.json[-1]["best"] == min(answers[id_] for id_ in labelled)
+    for row in ran.json:
+        own = [e for e in entries if e["round"] == row["round"]]
+        truth = np.log10([answers[e["id"]] for e in own])
+        error = np.abs(truth - [e["log10_mean"] for e in own])
+        inside = [e["lower"] <= answers[e["id"]] <= e["upper"] for e in own]
+        assert row["mae"] == pytest.approx(error.mean())
+        assert row["coverage_90"] == pytest.approx(np.mean(inside))
+        first = sorted(answers[r["id"]] for r in records[:14])
+        hit = float(np.quantile(first, 0.1, method="nearest"))
+        assert row["hits"] == sum(answers[e["id"]] <= hit for e in own)
+        rate = sum(value <= hit for value in answers.values()) / len(answers)
+        assert row["enhancement"] == pytest.approx(row["hits"] / 4 / rate)
     labels = done("label", "list", replay, "--format", "json").json
     assert {label["material_id"]: label["value"] for label in labels} == {id_: answers[id_] for id_ in labelled}
 

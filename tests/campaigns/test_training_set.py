@@ -1,0 +1,79 @@
+"""Labels as the ensemble learns them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from campaigns.configuration import parse_configuration
+from campaigns.exceptions import CampaignError
+from campaigns.training_set import Scale, best_value, default_scale, flaw, training_labels
+from db.records import CampaignRecord, LabelRecord, MaterialRecord
+from db.store import Store
+
+SECTION = parse_configuration('[campaign]\nname = "c"\ngoal = "min"', "settings").campaign
+WRITES = st.lists(
+    st.tuples(
+        st.sampled_from("abc"), st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from(["m1", "m2"]),
+        st.sampled_from(["dft", "agl"]),
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(WRITES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+def test_labels_up_to_a_moment_are_those_of_that_moment(tmp_path_factory: Any, writes: list[tuple[Any, ...]]) -> None:
+    """Whatever was corrected or added later: a killed round learns from what it began with."""
+    path: Path = tmp_path_factory.mktemp("store") / "s.sqlite"
+    with Store.open(path, create=True) as store:
+        store.create_campaign(CampaignRecord("c", "min", "kappa_300K"))
+        store.add_materials(MaterialRecord(id_, id_, "NaCl", "Cl-Na", 225, 2, "b", {"x": 1}) for id_ in "abc")
+        moments = []
+        for id_, value, method, fidelity in writes:
+            store.add_labels([LabelRecord(id_, "kappa_300K", value, "W/(m K)", fidelity, method=method)])
+            last = max(label.id or 0 for label in store.labels(current_only=False))
+            moments.append((last, _values(training_labels(store, SECTION))))
+        for last, expected in moments:
+            assert _values(training_labels(store, SECTION, last)) == expected
+
+
+def _values(labels: dict[str, LabelRecord]) -> dict[str, float]:
+    return {id_: label.value for id_, label in labels.items()}
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1))
+def test_scales_invert(values: list[float]) -> None:
+    for name in ("log10", "linear"):
+        np.testing.assert_allclose(Scale(name).true(Scale(name).learned(values)), values, rtol=1e-12)
+
+
+def test_values_without_logarithm() -> None:
+    with pytest.raises(CampaignError, match="-1 has no logarithm; learn this property with scale = 'linear'"):
+        Scale("log10").learned([2.0, -1.0])
+    assert Scale("linear").learned([2.0, -1.0]).tolist() == [2.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "scale", "words"),
+    [
+        (1.0, "log10", ""), (1, "log10", ""), (-1.0, "linear", ""), (0, "linear", ""), (0, "log10", "not above zero"),
+        (-1.0, "log10", "not above zero"), (math.nan, "linear", "not finite"), (math.inf, "log10", "not finite"),
+        (True, "linear", "no number"), ("1", "linear", "no number"), (None, "linear", "no number"),
+    ],
+)  # fmt: skip
+def test_flaws(value: object, scale: str, words: str) -> None:
+    assert words in flaw(value, scale)
+    assert bool(words) == bool(flaw(value, scale))
+
+
+def test_best_and_default() -> None:
+    labels = {x: LabelRecord(x, "p", v, "u", "dft") for x, v in (("a", 2.0), ("b", 1.0))}
+    assert (best_value(labels, "min"), best_value(labels, "max"), best_value({}, "min")) == (1.0, 2.0, None)
+    assert (default_scale("kappa_agl_300K"), default_scale("band_gap")) == ("log10", "linear")
