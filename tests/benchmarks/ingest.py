@@ -28,7 +28,7 @@ def measure() -> list[Measure]:
         small, large = pool_files(folder), large_pool_files(folder)
         measures = _compare(small, repeats=REPEATS)
         if large != small:
-            measures += _compare(large, repeats=1)
+            measures += _compare(large, repeats=2)
         return measures
 
 
