@@ -227,7 +227,8 @@ class Campaign:
                 batch = self._batch_within_budget()
                 if batch < 1:
                     spent = f"the budget of {self.configuration.campaign.budget} labels is spent; raise it in {FILE}"
-                    return self._stop(CampaignState.STOPPED, "budget", done, f"{spent} to go on")
+                    state = CampaignState.WAITING if left else CampaignState.STOPPED
+                    return self._stop(state, "budget", done, f"{spent} to go on")
                 if not begun and (note := self.fidelity_note()):
                     say(note)
                 try:

@@ -110,6 +110,7 @@ def test_without_waiting_what_is_pending_is_not_proposed_again(waiting: Path) ->
     assert "waiting for 8 results" in ran.err
     assert len({e["id"] for e in queue(waiting)}) == 8
     assert "budget of 8 labels is spent" in done("run", waiting, "--no-wait").err
+    assert done("status", waiting, "--format", "json").json["state"] == "waiting"
     configure(waiting, {"campaign": {"budget": 100}})
     assert [r["round"] for r in done("run", waiting, "--no-wait", "--rounds", 2, "--format", "json").json] == [3, 4]
     assert len({e["id"] for e in queue(waiting)}) == 16

@@ -30,10 +30,14 @@ def test_verbs_read_what_those_before_them_wrote(store: Store, make_material: Ca
 
 
 def test_an_error_takes_back_all(store: Store, pool: list[str], make_material: Callable[..., MaterialRecord]) -> None:
-    with pytest.raises(ZeroDivisionError), store.transaction():
-        store.add_materials([make_material("new")])
-        store.add_labels([label(pool[0])])
-        raise ZeroDivisionError
+    def fail_after_writing() -> None:
+        with store.transaction():
+            store.add_materials([make_material("new")])
+            store.add_labels([label(pool[0])])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_writing()
     assert store.counts()["materials"] == len(pool)
     assert store.labels() == []
     store.add_labels([label(pool[0])])
@@ -41,11 +45,15 @@ def test_an_error_takes_back_all(store: Store, pool: list[str], make_material: C
 
 
 def test_one_within_another_is_the_same(store: Store, pool: list[str]) -> None:
-    with pytest.raises(ZeroDivisionError), store.transaction():
+    def fail_after_the_inner_one() -> None:
         with store.transaction():
-            store.add_labels([label(pool[0])])
-        store.add_labels([label(pool[1])])
-        raise ZeroDivisionError
+            with store.transaction():
+                store.add_labels([label(pool[0])])
+            store.add_labels([label(pool[1])])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_the_inner_one()
     assert store.labels() == []
 
 
