@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,18 +166,26 @@ def test_exports_that_cannot_be_written_mark_nothing(waiting: Path) -> None:
     assert kappascout("queue", "export", waiting, "--to", waiting / "o", "--format", "docx").code == 2
 
 
-def test_labels_may_come_while_a_round_is_unfinished(dft: Path, records: list[dict[str, Any]]) -> None:
-    """A label that arrives for a material that the round then queues finishes its entry: it is not asked for again."""
+def test_what_comes_while_a_round_is_unfinished_waits_for_the_next(
+    dft: Path, records: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """New labels and crystals change nothing in its queue; a label that came is not asked for again."""
     from campaigns.campaign import Campaign
     from campaigns.round import open_round
 
+    undisturbed = Path(shutil.copytree(dft, tmp_path / "undisturbed"))
+    done("run", undisturbed, "--rounds", 1)
     with Campaign.open(dft) as campaign:
         open_round(campaign, 4)
     done("label", "import", dft, write_lines(dft / "all.jsonl", label_rows(records[14:], source="others")))
+    done("ingest", dft, "builtin:reference")
     ran = done("run", dft, "--rounds", 1)
     assert "round 1: going on after its last finished step, started" in ran.err
     assert [e["state"] for e in queue(dft)] == ["done"] * 4
-    assert done("rounds", dft, "--format", "json").json[0]["labels"] == 14
+    predicted = ("id", "mean", "lower", "upper", "reason")
+    assert [[e[name] for name in predicted] for e in queue(dft)] == [
+        [e[name] for name in predicted] for e in queue(undisturbed)
+    ]
 
 
 def test_settings_changed_within_a_round_wait_for_the_next(dft: Path) -> None:

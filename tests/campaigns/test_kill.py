@@ -22,11 +22,16 @@ WRITES = (
     "start_round", "finish_step", "set_judgement", "move", "add_labels", "add_failures", "set_campaign_state",
 )  # fmt: skip
 """Verbs of the store that a run calls; each is a transaction, or part of one."""
+SMALL = {
+    "campaign": {"batch": 3, "budget": 6},
+    "model": {"members": 2},
+    "acquisition": {"function": "thompson", "draws": 64},  # a rule that draws at random
+}
 
 
 def test_killed_before_and_after_every_write(replay: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:
     """One campaign, killed once at every point of its run, ends as one that was never killed."""
-    configure(replay, {"campaign": {"batch": 3, "budget": 6}, "model": {"members": 2}})
+    configure(replay, SMALL)
     whole = Path(shutil.copytree(replay, tmp_path / "whole"))
     points: list[str] = []
     _run(whole, points.append)
@@ -44,7 +49,7 @@ def test_killed_before_and_after_every_write(replay: Path, records: list[dict[st
 
 def test_killed_once(replay: Path, tmp_path: Path) -> None:
     """A single kill, then an ordinary run."""
-    configure(replay, {"campaign": {"batch": 3, "budget": 6}, "model": {"members": 2}})
+    configure(replay, SMALL)
     whole = Path(shutil.copytree(replay, tmp_path / "whole"))
     done("run", whole)
     assert _kill_once(replay, [], "before finish_step 1 ranked") is not None

@@ -77,17 +77,16 @@ def test_a_changed_checkpoint_is_named(replay: Path) -> None:
     assert sorted(row["state"] for row in outcome.json) == ["changed", "intact", "intact", "missing"]
 
 
-def test_the_same_seed_gives_the_same_queue(replay: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(replay, tmp_path / "other"))
-    done("run", replay)
-    done("run", other)
-    assert queue(replay) == queue(other)
-    third = Path(shutil.copytree(tmp_path / "other", tmp_path / "third"))
-    configure(third, {"campaign": {"seed": 1, "budget": 12}, "acquisition": {"function": "random"}})
-    configure(other, {"campaign": {"budget": 12}, "acquisition": {"function": "random"}})
-    done("run", third)
-    done("run", other)
-    assert queue(third) != queue(other)
+@pytest.mark.parametrize("function", ["thompson", "random"])
+def test_the_same_seed_gives_the_same_queue(replay: Path, tmp_path: Path, function: str) -> None:
+    """In another directory too; another seed gives another."""
+    configure(replay, {"acquisition": {"function": function, "draws": 64}, "campaign": {"budget": 4}})
+    same, other = (Path(shutil.copytree(replay, tmp_path / name)) for name in ("same", "other"))
+    configure(other, {"campaign": {"seed": 1}})
+    for directory in (replay, same, other):
+        done("run", directory)
+    assert queue(replay) == queue(same)
+    assert {e["id"] for e in queue(replay)} != {e["id"] for e in queue(other)}
 
 
 @pytest.mark.parametrize("function", ["qUCB", "qLogEI", "greedy", "thompson", "random"])
