@@ -128,8 +128,8 @@ def embed_pool(store: Store, featuriser: Featuriser, pool: Pool) -> Iterator[int
     done = len(pool) - len(todo)
     yield done
     chunk: dict[str, Crystal] = {}
-    for record in store.materials(todo):
-        chunk[record.content_hash] = Crystal.from_dict(record.structure)
+    for content_hash, structure in store.structures(todo):
+        chunk[content_hash] = Crystal.from_dict(structure)
         if len(chunk) == 1024:
             featuriser.add(chunk)
             done += len(chunk)

@@ -79,6 +79,17 @@ class Materials(StoreConnection):
         """Find the material known under ``any_id``."""
         return next(self.materials([any_id]))
 
+    def structures(self, ids: Iterable[str], chunk: int = 1000) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Content hash and structure of the materials under ``ids`` in their order, without what else is known."""
+        for part in chunks(ids, chunk):
+            with self.session() as session:
+                owners = resolve_owners(session, self.campaign_pk(session), part)
+                found: dict[int, tuple[str, dict[str, Any]]] = {}
+                for pks in chunks({pk for pk, _ in owners.values()}):
+                    query = select(Material.id, Material.content_hash, Material.structure).where(Material.id.in_(pks))
+                    found |= {pk: (digest, structure) for pk, digest, structure in session.execute(query)}
+            yield from (found[owners[id_][0]] for id_ in part)
+
     def material_index(self) -> list[MaterialKey]:
         """Light columns of the whole pool, in order of insertion."""
         with self.session() as session:

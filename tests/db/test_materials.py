@@ -133,6 +133,14 @@ def test_writing_while_reading_in_chunks(store, pool, make_material):
     assert store.counts()["materials"] == 20
 
 
+def test_structures_by_any_id_in_the_order_asked_for(store, pool, make_material):
+    store.add_materials([make_material("mp-22862", "hash of m1")])
+    wanted = ["m7", "mp-22862", "m0", "m1"]
+    expected = [(m.content_hash, m.structure) for m in store.materials(wanted)]
+    assert list(store.structures(wanted, chunk=3)) == expected
+    assert list(store.structures([])) == []
+
+
 def test_unknown_ids_are_all_named(store, pool):
     with pytest.raises(UnknownMaterialError, match=r"'x', 'y'; ingest") as caught:
         store.resolve_all(["m1", "x", "y"])
