@@ -46,7 +46,7 @@ class DemoOutcome:
     report: Path
 
     def describe(self) -> str:
-        """The demo's closing words."""
+        """Give the demo's closing words."""
         end = self.curve[-1]
         share = end.labels / self.pool
         lines = [
