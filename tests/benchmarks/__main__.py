@@ -41,7 +41,7 @@ def main() -> None:
 def _in_own_process(name: str) -> list[Measure]:
     """So that its peak memory and its imports are its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        return executor.submit(import_module(f"tests.benchmarks.{name}").measure).result()  # type: ignore[no-any-return]
+        return executor.submit(import_module(f"tests.benchmarks.{name}").measure).result()
 
 
 def _machine() -> dict[str, object]:

@@ -65,10 +65,10 @@ def _compare(files: Sequence[Path], repeats: int) -> list[Measure]:
 
 
 def _cells(files: Sequence[Path]) -> list[Cell]:
-    from engine.materials.formats import Record, parse
+    from engine.materials.formats import RawRecord, Record, parse
     from engine.materials.readers import read
 
-    records = [parse(raw) for raw in read(files)]
+    records = [parse(raw) for raw in read(files) if isinstance(raw, RawRecord)]
     return [(r.crystal.lattice, r.crystal.frac_coords, r.crystal.numbers) for r in records if isinstance(r, Record)]
 
 

@@ -71,7 +71,7 @@ def _label(campaign: Campaign, count: int) -> None:
     known = campaign.store.property_values([KAPPA])[KAPPA]
     ids = np.random.default_rng(0).permutation(sorted(known))[:count]
     campaign.store.add_labels(
-        [LabelRecord(material_id=str(i), property="kappa_300K", value=float(known[i]), unit="W/(m K)", fidelity="agl")  # type: ignore[arg-type]
+        [LabelRecord(material_id=str(i), property="kappa_300K", value=float(known[i]), unit="W/(m K)", fidelity="agl")
          for i in ids]
     )  # fmt: skip
 
