@@ -1,8 +1,9 @@
 """An ensemble: K members on one backbone, each trained without one fold, calibrated on what it did not see.
 
 Every training row is held out by exactly one member, so that cross-validated metrics, the calibration factor and the
-baselines beside them cost nothing extra and never touch a row that a member was trained on. All values are in learned
-units: log10 for properties that span decades, linear otherwise.
+baselines beside them never touch a row that the judged member was trained on. Gaussian-process members that score the
+pool share the hyperparameters of one fit to all labels, and with them their kernel. All values are in learned units:
+log10 for properties that span decades, linear otherwise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -19,7 +21,7 @@ from engine.acquire.posterior import MemberPosterior, PoolPosterior
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning.baselines import baseline_metrics
 from engine.learning.features import CHUNK, Featuriser, chunks
-from engine.learning.gp import GaussianProcessHead
+from engine.learning.gp import FoldPredictor, GaussianProcessHead
 from engine.learning.judgement import judge
 from engine.learning.mlp import PerceptronHead
 from engine.learning.seeding import one_thread
@@ -109,10 +111,18 @@ class Ensemble:
         for start, part in zip(range(0, len(keys), CHUNK), chunks(keys), strict=True):
             inputs = _Inputs(featuriser, self.settings.strategy, part)
             columns = slice(start, start + len(part))
+            if self._folds is not None:
+                mean[:, columns], std[:, columns] = self._folds(inputs.embeddings)
+                continue
             for k, (head, noise) in enumerate(zip(self.heads, self.noise, strict=True)):
                 mean[k, columns], own_std = inputs.predict(head, np.arange(len(part)))
                 std[k, columns] = noise if own_std is None else own_std
         return MemberTable(mean, std)
+
+    @cached_property
+    def _folds(self) -> FoldPredictor | None:
+        """What Gaussian-process members share, so that the pool's kernel is made once for all of them."""
+        return FoldPredictor(self.heads) if isinstance(self.heads[0], GaussianProcessHead) else None
 
     def posterior(self, featuriser: Featuriser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
         """Give the calibrated joint posterior over a pool, as the acquisition reads it."""
@@ -159,6 +169,8 @@ def train_ensemble(
             heads.append(head)
             if progress:
                 progress(f"member {k + 1} of {settings.members}: held-out error {_rms(mean[held] - values[held]):.3f}")
+    if isinstance(heads[0], GaussianProcessHead):
+        heads = _members_of_one(inputs, values, folds, settings)
     error = mean - values
     without_own = np.isnan(std)
     std[without_own] = _spread_from_other_folds(error, folds)[without_own]
@@ -280,6 +292,18 @@ def _fit_members(
             yield GaussianProcessHead.fit(inputs.embeddings[rows], values[rows], inputs.groups, seed)
         else:
             yield PerceptronHead.fit(inputs.embeddings[rows], values[rows], seed)
+
+
+def _members_of_one(
+    inputs: _Inputs, values: NDArray[np.float64], folds: NDArray[np.int64], settings: EnsembleSettings
+) -> list[GaussianProcessHead]:
+    """Members that score the pool: one process fitted to all labels, each member without the labels of its fold.
+
+    The members that held rows out were fitted without them, hyperparameters and scalers included, and gave the metrics
+    and the calibration; these know a little more and share their kernel.
+    """
+    whole = GaussianProcessHead.fit(inputs.embeddings, values, inputs.groups, settings.seed)
+    return [whole.keeping(np.flatnonzero(folds != k)) for k in range(settings.members)]
 
 
 def _spread_from_other_folds(error: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import torch
 
 from engine.exceptions import TooFewLabelsError
 from engine.learning import gp
-from engine.learning.gp import GaussianProcessHead
+from engine.learning.gp import FoldPredictor, GaussianProcessHead
 
 SINGLE = 1e-3
 """Relative error of a variance in single precision; means are ten times as exact."""
@@ -58,6 +58,22 @@ def test_prediction_is_gp_algebra(head):
     expected, covariance, noise = textbook(head, x, y, new)
     np.testing.assert_allclose(mean, expected, atol=SINGLE / 10)
     np.testing.assert_allclose(std**2, np.diag(covariance) + noise, rtol=SINGLE)
+
+
+def test_members_of_one_head_are_predicted_together_as_they_are_alone(head):
+    new, _ = data(2100, seed=5)
+    folds = np.random.default_rng(3).permutation(40) % 4
+    members = [head.keeping(np.flatnonzero(folds != k)) for k in range(4)]
+    mean, std = FoldPredictor(members)(new)
+    assert mean.shape == std.shape == (4, 2100)
+    for k, member in enumerate(members):
+        assert len(member.tensors["x"]) == np.count_nonzero(folds != k)
+        alone_mean, alone_std = member.predict(new)
+        np.testing.assert_allclose(mean[k], alone_mean, atol=SINGLE / 10)
+        np.testing.assert_allclose(std[k], alone_std, rtol=SINGLE)
+    whole_mean, whole_std = head.predict(new)
+    assert np.abs(mean - whole_mean).max() > 0.01
+    assert (std >= whole_std * (1 - SINGLE)).all(), "a member knows less than the head it was taken from"
 
 
 def test_it_learns(head):
