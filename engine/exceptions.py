@@ -26,10 +26,6 @@ class BackboneError(EngineError):
     """A backbone's file is missing, altered, or gives wrong numbers on known compounds."""
 
 
-class TransferError(EngineError):
-    """Starting weights that do not fit the model they should start."""
-
-
 class TooFewLabelsError(EngineError):
     """Fewer labels than a model needs."""
 

@@ -120,16 +120,6 @@ class Selection:
     mask: NDArray[np.bool_]
     removed: tuple[tuple[str, int], ...]
 
-    def describe(self) -> str:
-        """``8 of 10 rows left; band_gap_eV <= 1 removed 2``."""
-        counts = "".join(f"; {words} removed {count}" for words, count in self.removed)
-        return f"{np.count_nonzero(self.mask)} of {len(self.mask)} rows left{counts}"
-
-    def require_rows(self) -> None:
-        """Raise when nothing is left, saying which constraint removed how many."""
-        if not self.mask.any():
-            raise AcquisitionError(f"the constraints leave no candidate: {self.describe()}; relax one of them")
-
 
 def apply_constraints(constraints: Sequence[Constraint], columns: Columns, n_rows: int) -> Selection:
     """Apply the constraints one after the other; each counts the rows that the ones before it had left."""

@@ -49,7 +49,7 @@ def reason(
     known = "no value known yet"
     if best is not None:
         improves = float(probability_to_improve(mean, std, best=best, goal=goal))
-        known = f"best known {_shown(best, scale)}; probability to improve {improves:.2f}"
+        known = f"best known {_shown(best, scale)}; probability to improve {_probability(improves)}"
     return f"predicted {middle} ({low}-{high}) {unit}, {known}; {_rule_in_words(rule, goal, mean, std, beta, scale)}"
 
 
@@ -75,6 +75,11 @@ def _rule_in_words(rule: str, goal: str, mean: float, std: float, beta: float, s
         bound = mean + (-1 if goal == "min" else 1) * np.sqrt(beta) * std
         return f"may be as {'low' if goal == 'min' else 'high'} as {_shown(bound, scale)} (ucb)"
     return f"chosen jointly with the rest of the batch ({rule})"
+
+
+def _probability(value: float) -> str:
+    """Two digits; a small chance is never shown as none."""
+    return "< 0.01" if value < 0.005 else f"{value:.2f}"
 
 
 def _shown(value: float, scale: str) -> str:

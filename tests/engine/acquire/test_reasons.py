@@ -42,6 +42,10 @@ def test_three_significant_digits_in_any_size():
     assert linear.startswith("predicted 0.0123 (0.0123-0.0123) eV, best known 0.5; probability to improve 1.00")
 
 
+def test_a_small_chance_is_not_none():
+    assert "to improve < 0.01;" in reason(goal="min", rule="ucb", mean=0.0, std=0.1, best=-2.0)
+
+
 def test_probability_to_improve():
     assert probability_to_improve(1.0, 0.5, best=1.0, goal="min") == pytest.approx(0.5)
     assert probability_to_improve(0.5, 0.5, best=1.0, goal="min") == pytest.approx(0.8413447)
