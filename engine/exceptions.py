@@ -44,3 +44,7 @@ class TrainingError(EngineError):
 
 class ModelFileError(EngineError):
     """A trained model on disk that is missing, incomplete or altered."""
+
+
+class PotentialError(EngineError):
+    """A potential that is missing, altered, or gives wrong numbers on known compounds."""

@@ -1,0 +1,60 @@
+"""What a calculation ends with: a thermal conductivity, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Reason = Literal[
+    "imaginary_modes",
+    "not_converged",
+    "timed_out",
+    "symmetry_broken",
+    "below_floor",
+    "bad_output",
+    "calculator_error",
+    "rejected",
+]
+"""Words for why a calculation gave no value; the store has the same ones, with a sentence for each."""
+
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+@dataclass(frozen=True)
+class Calculated:
+    """A lattice thermal conductivity and how it came about."""
+
+    kappa: float
+    """W/(m K); the mean over the three directions of a tensor."""
+    temperature: float
+    """Kelvin."""
+    method: str
+    """In a few words, e.g. ``quasi-harmonic Debye model``."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Settings, versions and intermediate results, JSON-ready: text keys, finite plain numbers."""
+    core_seconds: float = 0.0
+    """Processor time it took."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A calculation that gave no value."""
+
+    reason: Reason
+    message: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """As of :class:`Calculated`, as far as it came."""
+    core_seconds: float = 0.0
+    """Processor time it took."""
+
+
+Outcome = Calculated | Failed
+
+
+class CalculationError(Exception):
+    """Raised inside a calculation that cannot give a value; it ends as :class:`Failed` with this reason."""
+
+    def __init__(self, reason: Reason, message: str):
+        super().__init__(message)
+        self.reason: Reason = reason
+        self.message = message
