@@ -48,3 +48,7 @@ class ModelFileError(EngineError):
 
 class PotentialError(EngineError):
     """A potential that is missing, altered, or gives wrong numbers on known compounds."""
+
+
+class SupercellError(EngineError):
+    """A supercell that cannot be made, or a number of displaced ones that nobody wants to compute."""
