@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from engine.metrics.accuracy import accuracy
-from engine.metrics.calibration import calibration
+from engine.metrics.calibration import ERROR_GRID, calibration, coverage, error_against_spread, pit_counts
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Judgement = dict[str, float | int | None]
+Curves = dict[str, Any]
 
 
 def judge(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Judgement:
@@ -28,5 +31,29 @@ def judge(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[n
         "crps": honesty.crps,
         **{f"coverage_{level:.0%}".rstrip("%"): share for level, share in honesty.coverage.items()},
         "calibration_error": honesty.calibration_error,
+        "normalised_error": honesty.normalised_error,
         "sharpness": honesty.sharpness,
     }
+
+
+def judge_curves(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Curves:
+    """Curves behind the figures of :func:`judge`, as JSON.
+
+    ``reliability``: observed coverage of the central intervals ``levels``; ``error_against_spread``: see
+    :class:`engine.metrics.calibration.SpreadCurve`; ``pit``: counts of the probability integral transform in ten bins.
+    """
+    z = (values - mean) / std
+    curve = asdict(error_against_spread(values - mean, std))
+    return {
+        "reliability": {"levels": ERROR_GRID.round(2).tolist(), "observed": coverage(z, ERROR_GRID).tolist()},
+        "error_against_spread": {name: list(points) for name, points in curve.items()},
+        "pit": pit_counts(z).tolist(),
+    }
+
+
+def judge_folds(
+    values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64], folds: NDArray[np.int64]
+) -> list[Judgement]:
+    """Figures of each fold, in the order of their numbers; their scatter tells how far to trust the figures of all."""
+    parts = [np.flatnonzero(folds == k) for k in np.unique(folds)]
+    return [judge(values[rows], mean[rows], std[rows]) for rows in parts]

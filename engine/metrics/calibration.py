@@ -1,9 +1,10 @@
 """Whether predicted spreads are honest, and the one factor that makes them so.
 
 Sources: CRPS of a Gaussian, Gneiting, Raftery, Westveld, Goldman, Mon. Weather Rev. 133, 1098 (2005), eq. 5;
-calibration error and sharpness, Kuleshov, Fenner, Ermon, ICML 2018, arXiv:1807.00263; the finite-sample quantile,
-Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World (2005) and Lei et al., J. Am. Stat. Assoc. 113, 1094
-(2018).
+calibration error and sharpness, Kuleshov, Fenner, Ermon, ICML 2018, arXiv:1807.00263; error against spread and its
+expected normalised error, Levi, Gispan, Giladi, Fetaya, Sensors 22, 5540 (2022), arXiv:1905.11659; the probability
+integral transform, Gneiting, Balabdaoui, Raftery, J. R. Stat. Soc. B 69, 243 (2007); the finite-sample quantile, Vovk,
+Gammerman, Shafer, Algorithmic Learning in a Random World (2005) and Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 LEVELS = (0.50, 0.80, 0.90, 0.95)
 ERROR_GRID = np.linspace(0.05, 0.95, 19)
+ROWS_A_BIN = 8
+"""Fewest rows whose root mean square error is worth a point of the error-against-spread curve."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Calibration:
     ``nll`` is the mean negative log likelihood (natural logarithm); ``crps`` the mean continuous ranked probability
     score, in log10 units; ``coverage`` the fraction of values inside the central interval of each level;
     ``calibration_error`` the mean absolute difference between observed and nominal coverage over the levels .05 to .95;
-    ``sharpness`` the root mean predicted variance (smaller is sharper, worth something only when calibrated).
+    ``sharpness`` the root mean predicted variance (smaller is sharper, worth something only when calibrated);
+    ``normalised_error`` the mean relative distance between error and spread over bins of spread (ENCE; 0 where rows of
+    every spread err by as much as they say).
     """
 
     n: int
@@ -42,6 +47,25 @@ class Calibration:
     coverage: dict[float, float]
     calibration_error: float
     sharpness: float
+    normalised_error: float
+
+
+@dataclass(frozen=True)
+class SpreadCurve:
+    """Error against spread: rows in order of their predicted spread, in bins of equal number.
+
+    ``spread`` is each bin's root mean predicted variance, ``rmse`` its root mean square error, both in learned units;
+    ``rows`` how many rows it holds. Honest spreads lie on the diagonal; spreads that tell nothing lie on a level.
+    """
+
+    spread: tuple[float, ...]
+    rmse: tuple[float, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def normalised_error(self) -> float:
+        """Expected normalised calibration error: mean of ``|rmse - spread| / spread`` over the bins."""
+        return float(np.mean([abs(e - s) / s for s, e in zip(self.spread, self.rmse, strict=True)]))
 
 
 def calibration(
@@ -64,7 +88,29 @@ def calibration(
         coverage=dict(zip(levels, coverage(z, levels).tolist(), strict=True)),
         calibration_error=float(np.abs(coverage(z, ERROR_GRID) - ERROR_GRID).mean()),
         sharpness=float(np.sqrt(np.square(std).mean())),
+        normalised_error=error_against_spread(true - mean, std).normalised_error,
     )
+
+
+def error_against_spread(error: ArrayLike, std: ArrayLike, bins: int = 10) -> SpreadCurve:
+    """Sort n rows by predicted spread into at most ``bins`` bins of at least 8 rows, one bin where there are fewer."""
+    error, std = np.asarray(error, dtype=np.float64), np.asarray(std, dtype=np.float64)
+    order = np.argsort(std, kind="stable")
+    parts = np.array_split(order, max(1, min(bins, len(order) // ROWS_A_BIN)))
+    return SpreadCurve(
+        spread=tuple(float(np.sqrt(np.square(std[rows]).mean())) for rows in parts),
+        rmse=tuple(float(np.sqrt(np.square(error[rows]).mean())) for rows in parts),
+        rows=tuple(len(rows) for rows in parts),
+    )
+
+
+def pit_counts(z: ArrayLike, bins: int = 10) -> NDArray[np.int64]:
+    """Count the predicted probabilities of falling below the value that came, ``Phi(z)``, in bins of equal width.
+
+    Level counts are honest; a hollow is too sure, a hump too careful, a slope biased.
+    """
+    probability = norm.cdf(np.asarray(z, dtype=np.float64))
+    return np.bincount(np.minimum((probability * bins).astype(np.int64), bins - 1), minlength=bins)
 
 
 def coverage(z: ArrayLike, levels: ArrayLike) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.learning.baselines import baseline_metrics
-from engine.learning.judgement import judge
+from engine.learning.judgement import judge, judge_curves, judge_folds
 
 
 def test_a_judgement_is_plain_json():
@@ -25,6 +25,26 @@ def test_a_judgement_is_plain_json():
         "coverage_95",
     }
     assert found["coverage_90"] == pytest.approx(0.9, abs=0.05)
+
+
+def test_curves_agree_with_the_figures():
+    rng = np.random.default_rng(2)
+    std = rng.uniform(0.1, 0.5, 300)
+    values = std * rng.normal(size=300)
+    figures, curves = judge(values, 0 * std, std), judge_curves(values, 0 * std, std)
+    assert json.loads(json.dumps(curves)) == curves
+    reliability = curves["reliability"]
+    assert dict(zip(reliability["levels"], reliability["observed"], strict=True))[0.9] == figures["coverage_90"]
+    gaps = np.abs(np.subtract(reliability["observed"], reliability["levels"]))
+    assert gaps.mean() == pytest.approx(figures["calibration_error"])
+    assert sum(curves["pit"]) == sum(curves["error_against_spread"]["rows"]) == 300
+
+
+def test_folds_are_judged_apart():
+    values, mean = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.2, 1.5, 1.5])
+    found = judge_folds(values, mean, np.ones(4), np.array([0, 1, 1, 0]))
+    assert [fold["rows"] for fold in found] == [2, 2]
+    assert [fold["mae"] for fold in found] == pytest.approx([0.3, 0.35])
 
 
 def test_one_row_has_no_rank():

@@ -8,7 +8,15 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from engine.exceptions import TooFewLabelsError
-from engine.metrics.calibration import calibration, coverage, fit_scale, minimum_count, shrunk_scale
+from engine.metrics.calibration import (
+    calibration,
+    coverage,
+    error_against_spread,
+    fit_scale,
+    minimum_count,
+    pit_counts,
+    shrunk_scale,
+)
 
 
 def test_likelihood_and_crps_of_one_prediction():
@@ -36,6 +44,36 @@ def test_honest_spreads_are_calibrated_and_small_ones_are_not():
 
 def test_coverage_counts_residuals_inside():
     assert coverage([0.0, -1.0, 1.0, 5.0], [0.5, 0.9]).tolist() == [0.25, 0.75]
+
+
+def test_error_follows_an_honest_spread_and_not_a_shuffled_one():
+    rng = np.random.default_rng(4)
+    std = rng.uniform(0.1, 0.9, 40_000)
+    error = std * rng.standard_normal(40_000)
+    honest, shuffled = error_against_spread(error, std), error_against_spread(error, rng.permutation(std))
+    assert honest.rows == (4000,) * 10
+    assert honest.rmse == pytest.approx(honest.spread, rel=0.05)
+    assert honest.normalised_error < 0.03
+    assert np.ptp(shuffled.rmse) < 0.1 * np.ptp(shuffled.spread)
+    assert shuffled.normalised_error > 0.3
+
+
+def test_error_against_spread_of_a_few_rows():
+    curve = error_against_spread([3.0, -4.0], [5.0, 12.0])
+    assert curve.rows == (2,)
+    assert curve.spread == pytest.approx((np.sqrt(84.5),))
+    assert curve.rmse == pytest.approx((np.sqrt(12.5),))
+    assert curve.normalised_error == pytest.approx(1 - np.sqrt(12.5 / 84.5))
+    assert error_against_spread(np.ones(17), np.arange(1.0, 18.0)).rows == (9, 8)
+
+
+def test_probability_integral_transform():
+    """Every bin's share is the chance of its probabilities; a spread too small empties the middle."""
+    z = np.random.default_rng(5).standard_normal(20_000)
+    assert pit_counts(z) / 20_000 == pytest.approx(np.full(10, 0.1), abs=0.01)
+    proud = pit_counts(2 * z) / 20_000
+    assert proud[0] == pytest.approx(norm.cdf(norm.ppf(0.1) / 2), abs=0.01)
+    assert pit_counts([-9.0, 0.01, 9.0]).tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
 
 
 def test_the_scale_makes_a_new_row_fall_inside_with_the_promised_probability():
