@@ -1,1 +1,1 @@
-"""Cheap and real calculators of the lattice thermal conductivity: potentials, the quasi-harmonic Debye model, phonons."""
+"""Calculators of the lattice thermal conductivity: potentials, the quasi-harmonic Debye model, phonons."""

@@ -1,0 +1,378 @@
+"""Potentials: energies and forces of any crystal, from MatGL weights or from published numbers, checked when loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.exceptions import PotentialError, UnknownElementError
+from engine.materials.crystal import Crystal
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+    from numpy.typing import NDArray
+
+CLASSICAL = ("lennard-jones:Ne|Ar|Kr|Xe", "tersoff:Si", "rigid-ion:NaCl|MgO|... (or rigid-ion for all its salts)")
+"""How classical potentials are asked for."""
+
+MADE_BEFORE_MATGL_3 = frozenset(
+    {
+        "d2dfa51a65d23a47fd935eb0628177d2a1088584562091ef3350ce3a002fce6a",  # TensorNet-MatPES-PBE-v2025.1-PES
+        "b1f87297bac09ada6f0e2f41d362d784f894ff0f1f031478187c55ec661b71ba",  # TensorNet-MatPES-r2SCAN-v2025.1-PES
+    }
+)
+"""SHA-256 of ``state.pt`` of TensorNet potentials whose embedding sums messages at the other end of an edge."""
+
+KNOWN_COMPOUNDS = {"MgO": (4.21, 160.0), "NaCl": (5.64, 25.0)}
+"""Lattice constant (Angstrom) and bulk modulus (GPa), experimental, of the rocksalt compounds a potential must get."""
+_IONS = {"MgO": ("Mg", "O"), "NaCl": ("Na", "Cl")}
+LATTICE_TOLERANCE = 0.03
+BULK_MODULUS_TOLERANCE = 0.5
+_MATGL_FILES = ("model.json", "model.pt", "state.pt")
+_MATGL_ORGANISATION = "materialyze"  # where MatGL looks for a name without owner
+
+
+class Potential(ABC):
+    """Energies and forces of crystals; what it stands on is told by :attr:`sha256`."""
+
+    name: str
+    """Short name, as people know it."""
+    sha256: str
+    """Of the weights, or of the published numbers."""
+    elements: frozenset[str]
+    """Symbols of the elements it knows."""
+
+    @abstractmethod
+    def calculator(self) -> Calculator:
+        """Make a fresh ASE calculator: eV, eV/Angstrom, eV/Angstrom^3; one thread."""
+
+    def energies(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+        """Energies of N cells in eV, shape ``N``."""
+        found = []
+        for crystal in crystals:
+            atoms = crystal.to_atoms()
+            atoms.calc = self.calculator()
+            found.append(float(atoms.get_potential_energy()))
+        return np.array(found)
+
+    def check_elements(self, crystal: Crystal) -> None:
+        """Raise :class:`UnknownElementError` if the potential cannot describe ``crystal``."""
+        if unknown := sorted(set(crystal.symbols) - self.elements):
+            raise UnknownElementError(
+                f"{crystal.formula}: potential {self.name} does not know {', '.join(unknown)}; choose another potential"
+            )
+
+    def describe(self) -> dict[str, str]:
+        """Say which potential it is, for a record."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+def load_potential(spec: str | Path) -> Potential:
+    """Load a potential and check it.
+
+    ``spec`` is a folder of a MatGL potential, a MatGL name (fetched from its hub), or a classical potential:
+    ``lennard-jones:Ar`` (Ne, Kr, Xe), ``tersoff:Si``, ``rigid-ion:NaCl`` (MgO and the other alkali halides of
+    rocksalt type; ``rigid-ion`` alone stands for each of them, by the formula of the crystal).
+
+    Raises
+    ------
+    PotentialError
+        If there is no such potential, or it is wrong on MgO or NaCl (by name and number).
+    """
+    kind, _, formula = str(spec).partition(":")
+    if kind == "lennard-jones":
+        return LennardJonesPotential(formula)
+    if kind == "tersoff":
+        return TersoffPotential(formula)
+    if kind == "rigid-ion":
+        return RigidIonPotential(formula)
+    return _load_matgl(str(spec))
+
+
+class LennardJonesPotential(Potential):
+    """One rare gas; right for its fcc crystal."""
+
+    def __init__(self, symbol: str):
+        """``symbol`` is Ne, Ar, Kr or Xe."""
+        from engine.physics.classical import LENNARD_JONES
+
+        _require_known("lennard-jones", symbol, LENNARD_JONES)
+        self.name = f"lennard-jones:{symbol}"
+        self.sha256 = _sha256_of(asdict(LENNARD_JONES[symbol]))
+        self.elements = frozenset({symbol})
+
+    def calculator(self) -> Calculator:
+        """Make a fresh ASE calculator."""
+        from engine.physics.classical import lennard_jones
+
+        return lennard_jones(*self.elements)
+
+
+class TersoffPotential(Potential):
+    """Silicon; right for its diamond structure."""
+
+    def __init__(self, symbol: str):
+        """``symbol`` is Si."""
+        from engine.physics.classical import TERSOFF_SILICON
+
+        _require_known("tersoff", symbol, {"Si"})
+        self.name = f"tersoff:{symbol}"
+        self.sha256 = _sha256_of(TERSOFF_SILICON)
+        self.elements = frozenset({symbol})
+
+    def calculator(self) -> Calculator:
+        """Make a fresh ASE calculator."""
+        from engine.physics.classical import tersoff_silicon
+
+        return tersoff_silicon()
+
+
+class RigidIonPotential(Potential):
+    """Point charges with short-range pair terms, fitted salt by salt; right for the rocksalt structure of each."""
+
+    def __init__(self, formula: str = ""):
+        """Take one salt by its ``formula``, or all of them and choose by the crystal."""
+        from engine.physics.classical import RIGID_IONS
+
+        if formula:
+            _require_known("rigid-ion", formula, RIGID_IONS)
+        self.name = f"rigid-ion:{formula}" if formula else "rigid-ion"
+        self._models = {formula: RIGID_IONS[formula]} if formula else RIGID_IONS
+        numbers = {
+            name: {"charges": model.charges, "pairs": {"-".join(k): asdict(t) for k, t in model.pairs.items()}}
+            for name, model in self._models.items()
+        }
+        self.sha256 = _sha256_of(numbers)
+        self.elements = frozenset(symbol for model in self._models.values() for symbol in model.charges)
+
+    def calculator(self) -> Calculator:
+        """Make a fresh ASE calculator, which chooses the salt by the composition it is given."""
+        from engine.physics.classical import RigidIonCalculator
+
+        return RigidIonCalculator(self._models)
+
+    def check_elements(self, crystal: Crystal) -> None:
+        """Raise :class:`UnknownElementError` unless the crystal is one of the salts."""
+        if crystal.formula not in self._models:
+            raise UnknownElementError(
+                f"{crystal.formula}: potential {self.name} knows {', '.join(self._models)} only; "
+                "choose another potential"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class MatGLPotential(Potential):
+    """A graph neural network; single precision, one thread."""
+
+    name: str
+    sha256: str
+    """Of ``state.pt``."""
+    module: Any
+    """The ``matgl.apps.pes.Potential``."""
+
+    @property
+    def elements(self) -> frozenset[str]:  # type: ignore[override]
+        """Symbols of the elements it knows."""
+        return frozenset(self.module.model.element_types)
+
+    def calculator(self) -> Calculator:
+        """Make a fresh ASE calculator around the shared network."""
+        from matgl.ext.ase import PESCalculator
+
+        return PESCalculator(self.module, stress_unit="eV/A3", use_voigt=True)
+
+    def energies(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+        """Energies of N cells in eV, shape ``N``: one batch, double precision, no gradients."""
+        import torch
+        from torch_geometric.data import Batch
+
+        found = [self._converter.get_graph(crystal.to_atoms()) for crystal in crystals]
+        lattices = torch.stack([lattice.reshape(3, 3) for _, lattice, _ in found])
+        states = torch.tensor(np.array([state for _, _, state in found]))
+        with torch.no_grad():
+            energies = self._energy_only(Batch.from_data_list([graph for graph, _, _ in found]), lattices, states)[0]
+        return np.atleast_1d(energies.numpy()).astype(np.float64)
+
+    @cached_property
+    def _energy_only(self) -> Any:
+        """The same network in double precision: a Grueneisen parameter is a third derivative of the energy."""
+        import copy
+
+        module = copy.deepcopy(self.module).double()
+        module.calc_forces = module.calc_stresses = False
+        return module
+
+    @cached_property
+    def _converter(self) -> Any:
+        from matgl.ext.ase import Atoms2Graph
+
+        return Atoms2Graph(self.module.model.element_types, self.module.model.cutoff)
+
+
+def check_compounds(potential: Potential) -> None:
+    """Raise :class:`PotentialError` unless MgO and NaCl have the right lattice constant and bulk modulus.
+
+    Elements would not do: a wrong direction of messages leaves them as they are.
+    """
+    for formula, (cation, anion) in _IONS.items():
+        length, modulus = KNOWN_COMPOUNDS[formula]
+        if unknown := {cation, anion} - potential.elements:
+            raise PotentialError(
+                f"potential {potential.name} does not know {', '.join(sorted(unknown))}, so it cannot be checked "
+                f"against {formula}; use a potential that covers {' and '.join(KNOWN_COMPOUNDS)}"
+            )
+        lengths = length * np.linspace(0.92, 1.08, 17, dtype=np.float64)
+        half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+        cells = [
+            Crystal.from_symbols(a * half, [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]]) for a in lengths.tolist()
+        ]
+        _check_curve(potential.name, formula, lengths, potential.energies(cells), length, modulus)
+
+
+def _check_curve(
+    name: str, formula: str, lengths: NDArray[np.float64], energies: NDArray[np.float64], length: float, modulus: float
+) -> None:
+    advice = (
+        "its weights were probably made before MatGL 3, which turned the direction of messages, or are not of a "
+        "potential: get the current weights"
+    )
+    lowest = int(np.argmin(energies)) if np.isfinite(energies).all() else 0
+    if not 2 <= lowest <= len(lengths) - 3:
+        raise PotentialError(
+            f"potential {name} has no energy minimum of {formula} between {lengths[2]:.2f} and {lengths[-3]:.2f} "
+            f"Angstrom (known is {length:.2f}); {advice}"
+        )
+    near = slice(lowest - 2, lowest + 3)
+    volumes = lengths[near] ** 3 / 4
+    curve = np.polynomial.Polynomial.fit(volumes, energies[near], 3)
+    stationary = [v.real for v in curve.deriv().roots() if abs(v.imag) < 1e-9 and volumes[0] <= v.real <= volumes[-1]]
+    minima = [v for v in stationary if curve.deriv(2)(v) > 0]
+    volume = minima[0] if minima else float(volumes[2])
+    found_length = (4 * volume) ** (1 / 3)
+    found_modulus = volume * float(curve.deriv(2)(volume)) * 160.21766208
+    if abs(found_length / length - 1) > LATTICE_TOLERANCE:
+        raise PotentialError(
+            f"potential {name} gives {formula} a lattice constant of {found_length:.2f} Angstrom, known is "
+            f"{length:.2f} (within {LATTICE_TOLERANCE:.0%} is let through); {advice}"
+        )
+    if abs(found_modulus / modulus - 1) > BULK_MODULUS_TOLERANCE:
+        raise PotentialError(
+            f"potential {name} gives {formula} a bulk modulus of {found_modulus:.0f} GPa, known is {modulus:.0f} "
+            f"(within {BULK_MODULUS_TOLERANCE:.0%} is let through); {advice}"
+        )
+
+
+def _load_matgl(spec: str) -> MatGLPotential:
+    folder = _matgl_folder(spec)
+    sha256 = hashlib.sha256((folder / "state.pt").read_bytes()).hexdigest()
+    old = sha256 in MADE_BEFORE_MATGL_3
+    module = _read_matgl(spec, folder, old)
+    if old:
+        _turn_messages(module.model.tensor_embedding)
+    potential = MatGLPotential(Path(spec).name, sha256, module.eval().requires_grad_(False))
+    check_compounds(potential)
+    return potential
+
+
+def _matgl_folder(spec: str) -> Path:
+    """Folder of a MatGL model: the one given, or the cached copy of what MatGL's hub has under this name."""
+    path = Path(spec)
+    if path.exists() or len(path.parts) > 2 or spec.startswith((".", "/")):
+        if absent := [f for f in _MATGL_FILES if not (path / f).is_file()]:
+            raise PotentialError(
+                f"{spec} is no whole MatGL potential ({', '.join(absent)} missing); give its folder, a MatGL name, or "
+                f"{', '.join(CLASSICAL)}"
+            )
+        return path
+    from huggingface_hub import hf_hub_download
+    from matgl.config import MATGL_CACHE
+
+    repository = spec if "/" in spec else f"{_MATGL_ORGANISATION}/{spec}"
+    try:
+        files = [hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE)) for file in _MATGL_FILES]
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PotentialError(
+            f"no potential {spec!r}: no such folder is here, and it cannot be had from {repository} on the Hugging "
+            f"Face hub ({reason}); give a folder, or one of {', '.join(CLASSICAL)}"
+        ) from error
+    return Path(files[0]).parent
+
+
+def _read_matgl(spec: str, folder: Path, old: bool) -> Any:
+    import matgl
+    import torch
+    from matgl.apps.pes import Potential as MatGLModule
+
+    torch.set_num_threads(1)  # threads of several processes fight; see load_potential's callers, one process a core
+    try:
+        with warnings.catch_warnings(record=True) as noted:
+            warnings.simplefilter("always")
+            module = matgl.load_model(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PotentialError(
+            f"MatGL cannot load {spec} ({error.__cause__ or error}); get the current weights of this potential"
+        ) from error
+    for note in noted:
+        if not str(note.message).startswith("Incompatible model version"):
+            warnings.warn_explicit(note.message, note.category, note.filename, note.lineno)
+        elif not old:  # MatGL goes on, and with wrong numbers
+            raise PotentialError(
+                f"the weights of {spec} have another meaning in the installed MatGL ({matgl.__version__}); get the "
+                "current weights of this potential"
+            )
+    if not isinstance(module, MatGLModule):
+        raise PotentialError(
+            f"{spec} is a MatGL {type(module).__name__}, not a potential; choose one that gives forces"
+        )
+    _require_all_loaded(spec, folder, module)
+    return module
+
+
+def _require_all_loaded(spec: str, folder: Path, module: Any) -> None:
+    """MatGL loads with ``strict=False``, which leaves out what it does not know."""
+    import torch
+
+    stored = set(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
+    stored.discard("element_refs.onehot")  # a table that newer versions make themselves
+    expected = set(module.state_dict())
+    if stored != expected:
+        raise PotentialError(
+            f"{spec} stores {len(stored)} tensors, its network has {len(expected)} "
+            f"(differing: {', '.join(sorted(stored ^ expected)[:3])}); get the current weights of this potential"
+        )
+
+
+def _turn_messages(embedding: Any) -> None:
+    """Let a TensorNet embedding sum messages at the other end of an edge, as MatGL did before version 3; exact.
+
+    Every edge i -> j with vector v has a partner j -> i with -v. Summing at j over the first is summing at i over the
+    second, with the two atoms exchanged (columns of ``emb2``) and the vector reversed (the antisymmetric part, which
+    ``distance_proj2`` scales, changes sign).
+    """
+    import torch
+
+    units = embedding.units
+    with torch.no_grad():
+        weight = embedding.emb2.weight
+        weight.copy_(torch.cat([weight[:, units:], weight[:, :units]], dim=1))
+        embedding.distance_proj2.weight.neg_()
+        embedding.distance_proj2.bias.neg_()
+
+
+def _require_known(kind: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise PotentialError(f"there is no {kind}:{name}; there are {', '.join(f'{kind}:{k}' for k in known)}")
+
+
+def _sha256_of(numbers: Any) -> str:
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
