@@ -3,20 +3,16 @@
 Sources: CRPS of a Gaussian, Gneiting, Raftery, Westveld, Goldman, Mon. Weather Rev. 133, 1098 (2005), eq. 5;
 calibration error and sharpness, Kuleshov, Fenner, Ermon, ICML 2018, arXiv:1807.00263; error against spread and its
 expected normalised error, Levi, Gispan, Giladi, Fetaya, Sensors 22, 5540 (2022), arXiv:1905.11659; the probability
-integral transform, Gneiting, Balabdaoui, Raftery, J. R. Stat. Soc. B 69, 243 (2007); the finite-sample quantile, Vovk,
-Gammerman, Shafer, Algorithmic Learning in a Random World (2005) and Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018).
+integral transform, Gneiting, Balabdaoui, Raftery, J. R. Stat. Soc. B 69, 243 (2007).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import norm
-
-from engine.exceptions import TooFewLabelsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,49 +116,15 @@ def coverage(z: ArrayLike, levels: ArrayLike) -> NDArray[np.float64]:
 
 
 def shrunk_scale(z: ArrayLike, level: float = 0.9, prior_rows: int = 10) -> float:
-    """As :func:`fit_scale` for any number of rows, few or none: drawn towards 1 by rows of an honest model.
+    """Factor for all standard deviations that makes the central interval cover, for any number of rows, few or none.
+
+    The empirical quantile of ``|z|``, drawn towards 1 by rows of an honest model.
 
     The ``prior_rows`` imagined rows stand at the quantiles of a standard normal residual, so that with no data the
-    spreads stay as they are and with many rows the imagined ones do not matter. Without the finite-sample correction,
-    which would take the largest of a handful of residuals and make early intervals useless.
+    spreads stay as they are and with many rows the imagined ones do not matter. Without the finite-sample correction of
+    :mod:`engine.metrics.conformal`, which would take the largest of a handful of residuals and make early intervals
+    useless.
     """
     honest = norm.ppf(0.5 + (np.arange(prior_rows) + 0.5) / (2 * prior_rows))
     size = np.concatenate([np.abs(np.asarray(z, dtype=np.float64)), honest])
     return float(np.quantile(size, level, method="hazen") / norm.ppf(0.5 + level / 2))
-
-
-def fit_scale(z: ArrayLike, level: float = 0.9) -> float:
-    """Factor for all standard deviations that makes the central interval of this level cover.
-
-    Parameters
-    ----------
-    z
-        Standardised residuals ``(true - mean) / std`` of n held-out training rows.
-    level
-        Nominal coverage of the central interval.
-
-    Returns
-    -------
-    The ``ceil((n + 1) level)``-th smallest ``|z|`` over the Gaussian quantile of the level. A new exchangeable row then
-    falls inside with a probability of at least ``level`` (split conformal); at most ``1 / (n + 1)`` more without ties.
-    """
-    size = np.sort(np.abs(np.asarray(z, dtype=np.float64)))
-    if len(size) < minimum_count(level):
-        raise TooFewLabelsError(
-            f"{len(size)} held-out residuals cannot calibrate a {level:.0%} interval, it takes {minimum_count(level)}; "
-            "add labels or calibrate a lower level"
-        )
-    if not np.isfinite(size[-1]) or size[-1] == 0:
-        raise ValueError(f"standardised residuals reach {size[-1]}; check the predicted standard deviations")
-    return float(size[_rank(len(size), level) - 1] / norm.ppf(0.5 + level / 2))
-
-
-def minimum_count(level: float) -> int:
-    """Fewest residuals whose finite-sample quantile exists: ``level / (1 - level)``, 9 for 90 %."""
-    if not 0 < level < 1:
-        raise ValueError(f"the level is {level}; choose one between 0 and 1")
-    return max(1, math.ceil(level / (1 - level) - 1e-9))
-
-
-def _rank(n: int, level: float) -> int:
-    return math.ceil((n + 1) * level - 1e-9)  # .9 is not exact in binary

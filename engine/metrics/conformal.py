@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.exceptions import TooFewLabelsError
-from engine.metrics.calibration import minimum_count
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -45,7 +44,7 @@ def split_quantile(residuals: ArrayLike, level: float, spread: ArrayLike | None 
     """
     scores = _scores(residuals, spread)
     _require(len(scores), level)
-    return float(np.sort(scores)[math.ceil((len(scores) + 1) * level - 1e-9) - 1])
+    return float(np.sort(scores)[_rank(len(scores), level) - 1])
 
 
 def cross_interval(
@@ -84,7 +83,7 @@ def cross_interval(
             f"received {len(folds)} up to {folds.max()}"
         )
     _require(len(scores), level)
-    rank = math.ceil((len(scores) + 1) * level - 1e-9) - 1
+    rank = _rank(len(scores), level) - 1
     lower, upper = np.empty((2, member_mean.shape[1]))
     for start in range(0, member_mean.shape[1], _BLOCK):
         part = slice(start, start + _BLOCK)
@@ -93,6 +92,17 @@ def cross_interval(
         upper[part] = np.partition(centre + reach, rank, axis=1)[:, rank]
         lower[part] = -np.partition(reach - centre, rank, axis=1)[:, rank]
     return lower, upper
+
+
+def minimum_count(level: float) -> int:
+    """Fewest residuals whose finite-sample quantile exists: ``level / (1 - level)``, 9 for 90 %."""
+    if not 0 < level < 1:
+        raise ValueError(f"the level is {level}; choose one between 0 and 1")
+    return max(1, math.ceil(level / (1 - level) - 1e-9))
+
+
+def _rank(n: int, level: float) -> int:
+    return math.ceil((n + 1) * level - 1e-9)  # .9 is not exact in binary
 
 
 def _scores(residuals: ArrayLike, spread: ArrayLike | None) -> NDArray[np.float64]:

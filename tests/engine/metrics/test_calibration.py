@@ -7,13 +7,10 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from engine.exceptions import TooFewLabelsError
 from engine.metrics.calibration import (
     calibration,
     coverage,
     error_against_spread,
-    fit_scale,
-    minimum_count,
     pit_counts,
     shrunk_scale,
 )
@@ -76,34 +73,9 @@ def test_probability_integral_transform():
     assert pit_counts([-9.0, 0.01, 9.0]).tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
 
 
-def test_the_scale_makes_a_new_row_fall_inside_with_the_promised_probability():
-    rng = np.random.default_rng(1)
-    covered = [
-        abs(rng.standard_normal() * 2) <= norm.ppf(0.95) * fit_scale(2 * rng.standard_normal(19)) for _ in range(4000)
-    ]
-    assert np.mean(covered) == pytest.approx(18 / 20, abs=0.015)
-
-
-def test_the_scale_is_the_finite_sample_quantile():
-    z = np.arange(1.0, 20.0)  # 19 residuals: the 18th of 20
-    assert fit_scale(z) == pytest.approx(18 / norm.ppf(0.95))
-    assert fit_scale(np.arange(1.0, 10.0)) == pytest.approx(9 / norm.ppf(0.95))
-    assert fit_scale(np.random.default_rng(2).standard_normal(20_000)) == pytest.approx(1.0, abs=0.03)
-
-
-def test_too_few_residuals():
-    assert [minimum_count(level) for level in (0.5, 0.8, 0.9, 0.95)] == [1, 4, 9, 19]
-    with pytest.raises(TooFewLabelsError, match="8 held-out residuals cannot calibrate a 90% interval, it takes 9"):
-        fit_scale(np.ones(8))
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        minimum_count(1.0)
-
-
 def test_predictions_without_spread_are_refused():
     with pytest.raises(ValueError, match="1 of 2 predicted standard deviations are not positive"):
         calibration([1.0, 2.0], [1.0, 2.0], [0.1, 0.0])
-    with pytest.raises(ValueError, match="reach 0"):
-        fit_scale(np.zeros(20))
     with pytest.raises(ValueError, match="three arrays"):
         calibration([1.0], [1.0, 2.0], [0.1, 0.2])
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import TooFewLabelsError
-from engine.metrics.conformal import cross_interval, split_quantile
+from engine.metrics.conformal import cross_interval, minimum_count, split_quantile
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95])
@@ -73,6 +73,14 @@ def test_one_member_gives_the_split_interval(monkeypatch: pytest.MonkeyPatch):
     half = split_quantile(residuals, 0.8)
     assert lower == pytest.approx(mean[0] - half)
     assert upper == pytest.approx(mean[0] + half)
+
+
+def test_the_quantile_is_the_finite_sample_one():
+    assert split_quantile(np.arange(1.0, 20.0), 0.9) == 18, "of 19 residuals the 18th of 20"
+    assert split_quantile(-np.arange(1.0, 10.0), 0.9) == 9
+    assert [minimum_count(level) for level in (0.5, 0.8, 0.9, 0.95)] == [1, 4, 9, 19]
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        minimum_count(1.0)
 
 
 def test_what_cannot_be_guaranteed_is_refused():
