@@ -135,6 +135,57 @@ class LabelerSection(_Section):
         return self
 
 
+class DftSection(_Section):
+    """What ``queue export --format phono3py`` and ``vasp`` write."""
+
+    relax: bool = Field(
+        default=True, description="Relax first and displace the relaxed cell; false: displace the crystal as it is."
+    )
+    min_length: float = Field(default=10.0, gt=0, description="Shortest supercell height for third order, Angstrom.")
+    fc2_min_length: float | None = Field(
+        default=None, gt=0, description="The same for a second-order supercell of its own; without it both share one."
+    )
+    displacements: Literal["random", "systematic"] = Field(
+        default="random", description="random: few supercells, fitted by symfc; systematic: all that symmetry leaves."
+    )
+    amplitude: float = Field(default=0.03, gt=0, le=0.5, description="Length of a displacement, Angstrom.")
+    pair_cutoff: float | None = Field(
+        default=None, gt=0, description="Third order between atoms farther apart is left out, Angstrom."
+    )
+    mesh_length: float = Field(default=60.0, gt=0, description="Density of the q-point mesh, Angstrom.")
+    solver: Literal["rta", "lbte"] = Field(default="rta", description="Solution of the Boltzmann equation.")
+    isotope: bool = Field(default=False, description="Scattering by natural isotopes.")
+    temperatures: tuple[float, ...] = Field(default=(300.0,), min_length=1, description="Kelvin.")
+    born: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Born charges and dielectric tensor; auto decides for polar insulators."
+    )
+    imaginary_tolerance: float = Field(
+        default=0.1, ge=0, description="A result with a mode further below zero is a failure, THz."
+    )
+    max_supercells: int = Field(default=1000, ge=1, description="Entries that take more supercells are passed over.")
+    max_atoms: int = Field(default=400, ge=1, description="Entries whose supercell has more atoms are passed over.")
+    core_hours: float = Field(
+        default=10.0, gt=0, description="Cost of one supercell of 100 atoms; grows with the atoms squared."
+    )
+    incar: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="INCAR tags over those of pymatgen's input sets."
+    )
+    potcar: dict[str, str] = Field(default_factory=dict, description="Pseudopotential by element, over MPRelaxSet's.")
+    vasp_command: str = Field(default="srun vasp_std", min_length=1, description="How VASP is started.")
+    setup: str = Field(default="", description="Shell lines before the work, e.g. module load.")
+    slurm: dict[str, str | int] = Field(default_factory=dict, description="Options of sbatch, e.g. time = '24:00:00'.")
+    slurm_template: str = Field(
+        default="", description="Jinja template of the job script, relative to the campaign; empty: the shipped one."
+    )
+
+    @field_validator("temperatures")
+    @classmethod
+    def _above_zero(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if min(temperatures) <= 0:
+            raise ValueError(f"{min(temperatures):g} K; give temperatures above zero")
+        return temperatures
+
+
 class StoreSection(_Section):
     """Where the campaign's tables live."""
 
@@ -149,6 +200,7 @@ class Configuration(_Section):
     acquisition: AcquisitionSection = Field(default_factory=AcquisitionSection)
     constraints: ConstraintsSection = Field(default_factory=ConstraintsSection)
     labeler: LabelerSection = Field(default_factory=LabelerSection)
+    dft: DftSection = Field(default_factory=DftSection)
     store: StoreSection = Field(default_factory=StoreSection)
 
     @model_validator(mode="after")
