@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,9 +30,14 @@ from db.exceptions import (
 from db.tables import Campaign
 
 LOCK_TIMEOUT = 30.0
+"""Seconds to wait for another process that holds the store, or for a server that does not answer."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach a server; each is twice the one before
+SECRETS = ("password", "sslpassword")
+"""What a URL's query may hold that is never shown."""
 dump_json = partial(json.dumps, allow_nan=False, separators=(",", ":"))
 IN_CHUNK = 900  # values of one IN (...): older SQLite takes 999 parameters
 Item = TypeVar("Item")
+URL_HELP = "write it like postgresql+psycopg://user@host/database"
 CAUSES: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
     (
         ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03"),
@@ -52,14 +61,15 @@ CAUSES: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
         "{where} is not a store, or is damaged ({cause}); restore it from a copy",
     ),
     (
-        ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505"),
+        ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "23505", "40"),
         StoreChangedError,
         "another process changed the store {where} at the same time ({cause}); nothing was written, run again",
     ),
     (
         ("08", "28", "3D", "57"),
         StoreUnreachableError,
-        "the store {where} does not answer: {cause}; check the server and the URL",
+        "the store {where} does not answer ({cause}); nothing of this step was kept: "
+        "check the server and the URL, then run again",
     ),
 )
 """Codes of SQLite and SQLSTATEs of PostgreSQL, by what they mean to the user."""
@@ -74,8 +84,10 @@ class StoreConnection:
         self._campaign_name = campaign
         self._campaign_pk: int | None = None
         self._joined: Session | None = None
-        self._engine = make_engine(url, timeout)
-        self._writer = self._engine.execution_options(writes=True)
+        engine = make_engine(url, timeout)
+        self._writer = engine.execution_options(writes=True)
+        # a verb that reads sees one moment of the store, however many queries it takes; SQLite knows nothing else
+        self._engine = engine if _is_sqlite(url) else engine.execution_options(isolation_level="REPEATABLE READ")
 
     @property
     def where(self) -> str:
@@ -99,6 +111,7 @@ class StoreConnection:
         """Make one transaction of the verbs inside: all of them are kept, or none."""
         outer = self._joined
         with self.session(write=True) as session:
+            self.lock_campaign(session)  # before anything else, so that two transactions never wait for each other
             self._joined = session
             try:
                 yield
@@ -115,42 +128,72 @@ class StoreConnection:
             self._campaign_pk = found[names[0]]
         return self._campaign_pk
 
+    def lock_campaign(self, session: Session) -> int:
+        """Row of the campaign that is worked on, held until the transaction ends.
+
+        Whoever writes materials, labels, models or rounds takes it first, so that each decides on what the one before
+        has written, and ids follow the order in which rows become visible. Moves of queue entries do not need it. An
+        SQLite writer holds the whole file already.
+        """
+        pk = self.campaign_pk(session)
+        session.execute(select(Campaign.id).where(Campaign.id == pk).with_for_update(key_share=True))
+        return pk
+
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
 
 
 def to_url(url_or_path: str | Path) -> URL:
-    """Read a database URL; anything without ``://`` is the path of an SQLite file."""
-    if isinstance(url_or_path, str) and "://" in url_or_path:
-        try:
-            return make_url(url_or_path)
-        except ArgumentError as error:
-            raise StoreUnreachableError(
-                "the store's URL cannot be read; write it like postgresql+psycopg://user@host/database"
-            ) from error
-    return URL.create("sqlite", database=str(url_or_path))
+    """Read a database URL; anything without ``://`` is the path of an SQLite file.
+
+    ``${NAME}`` in any part of a URL stands for the environment variable of that name, so that a password need not be
+    written down.
+
+    Raises
+    ------
+    StoreUnreachableError
+        If the URL cannot be read, names neither SQLite nor PostgreSQL, or a variable that is not set.
+    """
+    if not isinstance(url_or_path, str) or "://" not in url_or_path:
+        return URL.create("sqlite", database=str(url_or_path))
+    try:
+        url = make_url(url_or_path)
+    except ArgumentError as error:
+        raise StoreUnreachableError(f"the store's URL cannot be read; {URL_HELP}") from error
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in {"sqlite", "postgresql+psycopg"}:
+        raise StoreUnreachableError(f"a store cannot be kept in {url.drivername!r}; {URL_HELP}")
+    parts = {name: _filled(getattr(url, name)) for name in ("username", "password", "host", "database")}
+    return url.set(**parts, query={key: _filled(value) for key, value in url.query.items()})
 
 
 def describe(url: URL) -> str:
     """Path of an SQLite store, URL without password of any other."""
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    if _is_sqlite(url):
+        return str(url.database)
+    return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
 
 
 def make_engine(url: URL, timeout: float, foreign_keys: bool = True) -> Engine:
-    """Make an engine whose transactions are ours to begin and which waits ``timeout`` seconds for a lock."""
-    sqlite = url.get_backend_name() == "sqlite"
+    """Make an engine whose transactions are ours to begin and which waits ``timeout`` seconds for a lock or server."""
     try:
-        engine = create_engine(url, connect_args={"timeout": timeout} if sqlite else {}, json_serializer=dump_json)
+        if _is_sqlite(url):
+            engine = create_engine(url, connect_args={"timeout": timeout}, json_serializer=dump_json)
+        else:
+            # a connection that a restarted server has dropped is made anew
+            given = {"connect_timeout": max(2, math.ceil(timeout))} if "connect_timeout" not in url.query else {}
+            engine = create_engine(url, connect_args=given, json_serializer=dump_json, pool_pre_ping=True)
     except (ImportError, NoSuchModuleError) as error:
         raise StoreUnreachableError(
-            f"no driver for {describe(url)}: {error}; install it with `pip install kappascout[postgres]` "
-            "and write the URL as postgresql+psycopg://user@host/database"
+            f"no driver for {describe(url)}: {error}; install it with `pip install kappascout[postgres]`"
         ) from error
-    if sqlite:
+    if _is_sqlite(url):
         event.listen(engine, "connect", lambda dbapi, _: _prepare_sqlite(dbapi, foreign_keys))
         event.listen(engine, "begin", _begin_sqlite)
     else:
+        event.listen(engine, "do_connect", partial(_reach_postgresql, timeout))
         event.listen(engine, "connect", lambda dbapi, _: _prepare_postgresql(dbapi, timeout))
     return engine
 
@@ -171,6 +214,24 @@ def chunks(items: Iterable[Item], size: int = IN_CHUNK) -> Iterator[list[Item]]:
         yield chunk
 
 
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _filled(text: Any) -> Any:
+    """Put environment variables in place of ``${NAME}``."""
+    if isinstance(text, tuple):
+        return tuple(map(_filled, text))
+    return text if text is None else re.sub(r"\$\{(\w+)\}", _variable, text)
+
+
+def _variable(match: re.Match[str]) -> str:
+    name = match[1]
+    if name not in os.environ:
+        raise StoreUnreachableError(f"the store's URL names the environment variable {name}, which is not set; set it")
+    return os.environ[name]
+
+
 def _prepare_sqlite(dbapi: Any, foreign_keys: bool) -> None:
     # Python's sqlite3 otherwise begins transactions late and commits before some statements
     dbapi.isolation_level = None
@@ -183,6 +244,29 @@ def _begin_sqlite(connection: Connection) -> None:
     """Begin; a writer takes its lock at once, so that it never has to give up half-way because another was first."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _reach_postgresql(timeout: float, dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+    """Connect; a server that does not answer, or is only starting, is tried again until the time is up."""
+    deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
+    while True:
+        try:
+            return dialect.connect(*arguments, **parameters)
+        except dialect.loaded_dbapi.OperationalError:
+            left = deadline - time.monotonic()
+            if left <= 0 or _answers(parameters):
+                raise
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _answers(parameters: dict[str, Any]) -> bool:
+    """Whether a PostgreSQL server takes connections at all, whatever it says to this user."""
+    from psycopg.conninfo import make_conninfo
+    from psycopg.pq import PGconn, Ping
+
+    plain = {name: value for name, value in parameters.items() if name != "context"}
+    return PGconn.ping(make_conninfo(**plain).encode()) not in {Ping.REJECT, Ping.NO_RESPONSE}
 
 
 def _prepare_postgresql(dbapi: Any, timeout: float) -> None:
@@ -198,7 +282,7 @@ def _translate(error: SQLAlchemyError, where: str, timeout: float) -> StoreError
         code = "08"  # psycopg gives no code where the server could not be reached at all
     for codes, kind, message in CAUSES:
         if code.startswith(codes):
-            return kind(message.format(where=where, cause=str(cause).strip(), timeout=timeout))
+            return kind(message.format(where=where, cause=" ".join(str(cause).split()), timeout=timeout))
     return StoreError(f"the store {where} refused: {cause}")
 
 

@@ -41,7 +41,7 @@ class Labels(StoreConnection):
         labels = list(batch)
         places = locations or [f"label {i}" for i in range(1, len(labels) + 1)]
         with self.session(write=True) as session:
-            campaign_pk = self.campaign_pk(session)
+            campaign_pk = self.lock_campaign(session)
             owners = find_owners(session, campaign_pk, (label.material_id for label in labels))
             units = _known_units(session, campaign_pk)
             problems = list(_problems(labels, places, owners, units))
@@ -83,9 +83,8 @@ class Labels(StoreConnection):
                     Label.superseded_by.is_(None),
                 )
                 .group_by(Label.fidelity)
-                .order_by(Label.fidelity)
             )
-            return dict(session.execute(query).all())
+            return dict(sorted(session.execute(query).all()))
 
     def labelled_properties(self) -> dict[str, int]:
         """How many current labels each property has."""
@@ -93,13 +92,13 @@ class Labels(StoreConnection):
             query = select(Label.property, func.count()).where(
                 Label.campaign_id == self.campaign_pk(session), Label.superseded_by.is_(None)
             )
-            return dict(session.execute(query.group_by(Label.property).order_by(Label.property)).all())
+            return dict(sorted(session.execute(query.group_by(Label.property)).all()))
 
     def add_failures(self, batch: Iterable[FailureRecord]) -> list[int]:
         """Record calculations that gave no label; return the ids of the new ones (the same failure again is not)."""
         failures = list(batch)
         with self.session(write=True) as session:
-            campaign_pk = self.campaign_pk(session)
+            campaign_pk = self.lock_campaign(session)
             owners = resolve_owners(session, campaign_pk, (failure.material_id for failure in failures))
             key = ("material_pk", "property", "fidelity", "reason", "message", "method", "source")
             query = select(*(getattr(Failure, name) for name in key)).where(Failure.campaign_id == campaign_pk)

@@ -35,7 +35,7 @@ class Materials(StoreConnection):
         """Add crystals in one transaction; the same crystal becomes a source, a known id never changes its crystal."""
         records = list(batch)
         with self.session(write=True) as session:
-            return _Addition(session, self.campaign_pk(session)).add(records)
+            return _Addition(session, self.lock_campaign(session)).add(records)
 
     def link_duplicate(
         self, existing_id: str, source: SourceRecord, properties: dict[str, PropertyValue] | None = None
@@ -51,7 +51,7 @@ class Materials(StoreConnection):
             )
         require_properties(properties or {}, source.record_id)
         with self.session(write=True) as session:
-            campaign_pk = self.campaign_pk(session)
+            campaign_pk = self.lock_campaign(session)
             owner = resolve_owners(session, campaign_pk, [existing_id])[existing_id]
             _Addition(session, campaign_pk).link(owner, source, properties or {})
 
@@ -125,9 +125,8 @@ class Materials(StoreConnection):
                 .join(Material)
                 .where(Material.campaign_id == self.campaign_pk(session))
                 .group_by(MaterialProperty.name)
-                .order_by(MaterialProperty.name)
             )
-            return dict(session.execute(query).all())
+            return dict(sorted(session.execute(query).all()))
 
     def property_values(self, names: Iterable[str]) -> dict[str, dict[str, PropertyValue]]:
         """Known values by property and material id; a material without the property is absent."""
@@ -146,7 +145,7 @@ class Materials(StoreConnection):
     def add_rejections(self, batch: Iterable[RejectionRecord]) -> int:
         """Keep what was refused; return how many were new (same source, id and reason is known already)."""
         with self.session(write=True) as session:
-            campaign_pk = self.campaign_pk(session)
+            campaign_pk = self.lock_campaign(session)
             query = select(Rejection.source, Rejection.record_id, Rejection.reason)
             known = {tuple(row) for row in session.execute(query.where(Rejection.campaign_id == campaign_pk))}
             new: dict[tuple[str, str, str], dict[str, Any]] = {}

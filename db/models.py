@@ -22,7 +22,7 @@ class Models(StoreConnection):
     def add_model(self, record: ModelRecord) -> None:
         """Keep a model; the same one again changes nothing, another one under its id is refused."""
         with self.session(write=True) as session:
-            insert_model(session, self.campaign_pk(session), record)
+            insert_model(session, self.lock_campaign(session), record)
 
     def models(self) -> list[ModelRecord]:
         """All models, oldest first."""

@@ -47,13 +47,26 @@ class Queue(StoreConnection):
             rows = self._entries_to_move(session, wanted)
             if refused := [row for row in rows if to not in QUEUE_MOVES[row.state]]:
                 raise IllegalMoveError("\n".join(_refusal(row, to) for row in refused))
-            now = utc_now()
-            for row in rows:
-                change = QueueChange(
-                    from_state=row.state, to_state=to, at=now, author=author, note=note, entry_pk=row.id
-                )
-                session.add(change)
-                row.state = to
+            _make_moves(session, rows, to, author, note)
+
+    def claim(self, count: int, author: str, note: str = "") -> list[QueueEntryRecord]:
+        """Take up to ``count`` approved entries to work on, by round and rank; they are running from here on.
+
+        Workers that claim at the same time get different entries, and on PostgreSQL none waits for another.
+        """
+        with self.session(write=True) as session:
+            query = select(QueueEntry).join(QueueEntry.round).order_by(Round.number, QueueEntry.rank).limit(count)
+            query = query.where(
+                QueueEntry.campaign_id == self.campaign_pk(session), QueueEntry.state == QueueState.APPROVED
+            )
+            rows = session.scalars(query.with_for_update(of=QueueEntry, skip_locked=True)).all()
+            _make_moves(session, rows, QueueState.RUNNING, author, note)
+            session.flush()
+            found: list[QueueEntryRecord] = []
+            for part in chunks(row.id for row in rows):
+                query = _full_entries().where(QueueEntry.id.in_(part)).order_by(Round.number, QueueEntry.rank)
+                found += (_entry_record(row) for row in session.scalars(query))
+            return found
 
     def _entries_to_move(self, session: Session, ids: Sequence[int]) -> list[QueueEntry]:
         campaign_pk = self.campaign_pk(session)
@@ -67,6 +80,14 @@ class Queue(StoreConnection):
                 f"no queue entries {', '.join(map(str, unknown))}; `kappascout queue list DIR` lists them"
             )
         return rows
+
+
+def _make_moves(session: Session, rows: Sequence[QueueEntry], to: QueueState, author: str, note: str) -> None:
+    now = utc_now()
+    for row in rows:
+        change = QueueChange(from_state=row.state, to_state=to, at=now, author=author, note=note, entry_pk=row.id)
+        session.add(change)
+        row.state = to
 
 
 def insert_entries(

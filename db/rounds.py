@@ -26,7 +26,7 @@ class Rounds(StoreConnection):
         """Open the next round; the one before must be queued at least."""
         require_json(manifest, "manifest")
         with self.session(write=True) as session:
-            campaign_pk = self.campaign_pk(session)
+            campaign_pk = self.lock_campaign(session)
             last = session.scalars(_of_campaign(campaign_pk).order_by(Round.number.desc()).limit(1)).one_or_none()
             if last is not None and last.state.step < RoundState.QUEUED.step:
                 raise IllegalMoveError(
@@ -64,7 +64,7 @@ class Rounds(StoreConnection):
         """
         require_json(metrics_before, "metrics_before")
         with self.session(write=True) as session:
-            campaign_pk = self.campaign_pk(session)
+            campaign_pk = self.lock_campaign(session)
             row = _find_round(session, campaign_pk, number)
             _advance(row, state)
             if model is not None:
@@ -84,14 +84,14 @@ class Rounds(StoreConnection):
     def add_queue(self, number: int, entries: Sequence[QueueEntryRecord], author: str = AUTHOR) -> None:
         """Write a round's queue as proposed; the same queue again changes nothing, so that a rerun is safe."""
         with self.session(write=True) as session:
-            campaign_pk = self.campaign_pk(session)
+            campaign_pk = self.lock_campaign(session)
             insert_entries(session, campaign_pk, _find_round(session, campaign_pk, number), entries, author)
 
     def set_judgement(self, number: int, metrics: Json) -> RoundRecord:
         """Keep how a round's predictions compare with the labels that arrived; again when more arrive."""
         require_json(metrics, "metrics")
         with self.session(write=True) as session:
-            row = _find_round(session, self.campaign_pk(session), number)
+            row = _find_round(session, self.lock_campaign(session), number)
             if not row.state.is_finished:
                 _advance(row, RoundState.JUDGED)
                 row.finished_at = row.steps[RoundState.JUDGED.value]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 6_075_077  # any number that nobody else takes: two processes never make or move the tables at once
 
 
 def read_version(url: URL, connection: Connection) -> str | None:
@@ -61,6 +62,8 @@ def upgrade(url: URL, timeout: float) -> tuple[str | None, str]:
     engine = make_engine(url, timeout, foreign_keys=False)
     try:
         with wrapped_errors(url, timeout), engine.execution_options(writes=True).begin() as connection:
+            if connection.dialect.name == "postgresql":  # an SQLite writer is alone already
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
             before = read_version(url, connection)
             if before is not None and before > SCHEMA_VERSION:
                 check_version(url, before)

@@ -127,7 +127,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, StoreConnection):
     def set_campaign_state(self, state: CampaignState) -> CampaignRecord:
         """Move the campaign to a state; the state it is in changes nothing."""
         with self.session(write=True) as session:
-            row = session.get_one(Campaign, self.campaign_pk(session))
+            row = session.get_one(Campaign, self.lock_campaign(session))
             if state is not row.state and state not in CAMPAIGN_MOVES[row.state]:
                 legal = ", ".join(sorted(CAMPAIGN_MOVES[row.state]))
                 raise IllegalMoveError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.postgresql import missing, server
 
 # read by torch and BLAS when they are loaded, here and in every process a test starts; threads on shared cores fight
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,3 +32,12 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """Give the URL of a PostgreSQL server of our own, or skip the test where there is none to start."""
+    if reason := missing():
+        pytest.skip(reason)
+    with server() as running:
+        yield running.url

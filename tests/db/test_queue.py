@@ -89,6 +89,18 @@ def test_moves_are_all_or_none_and_say_what_is_legal(store, ids):
     assert [entry.state for entry in store.queue()] == ["proposed", "withdrawn", "proposed"]
 
 
+def test_a_claim_takes_the_first_approved_entries(store, ids):
+    store.move([ids[0], ids[2]], QueueState.APPROVED, "Ada")
+    (first,) = store.claim(1, "worker 1", "on node 7")
+    assert first == store.queue()[0]
+    assert (first.rank, first.state) == (1, QueueState.RUNNING)
+    last = first.history[-1]
+    assert (last.from_state, last.author, last.note) == (QueueState.APPROVED, "worker 1", "on node 7")
+    assert [entry.rank for entry in store.claim(5, "worker 2")] == [3]
+    assert store.claim(5, "worker 2") == []
+    assert [entry.state for entry in store.queue()] == ["running", "proposed", "running"]
+
+
 def test_unknown_entries_are_named(store, ids):
     with pytest.raises(UnknownRecordError, match="no queue entries 998, 999"):
         store.move([*ids, 998, 999], QueueState.APPROVED, "test")
