@@ -42,6 +42,10 @@ class TrainingError(EngineError):
     """Training that cannot go on."""
 
 
+class DivergedError(TrainingError):
+    """A loss or a weight that is no number any more; the last good weights are kept."""
+
+
 class ModelFileError(EngineError):
     """A trained model on disk that is missing, incomplete or altered."""
 
@@ -52,3 +56,15 @@ class PotentialError(EngineError):
 
 class SupercellError(EngineError):
     """A supercell that cannot be made, or a number of displaced ones that nobody wants to compute."""
+
+
+class SourceError(EngineError):
+    """A database on the network that cannot be asked, does not answer, or contradicts itself."""
+
+
+class RefusedRequestError(SourceError):
+    """A database that answers and refuses a request; ``status`` is that of HTTP, 400 to 499."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status

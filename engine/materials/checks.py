@@ -46,6 +46,7 @@ class RejectionReason(StrEnum):
     IMPLAUSIBLE_DENSITY = "implausible_density"
     TOO_MANY_SITES = "too_many_sites"
     ID_CONFLICT = "id_conflict"
+    NOT_FOUND = "not_found"
 
     @property
     def sentence(self) -> str:
@@ -65,6 +66,7 @@ _SENTENCES = {
     RejectionReason.IMPLAUSIBLE_DENSITY: "The mass density is not that of a solid.",
     RejectionReason.TOO_MANY_SITES: "The cell has more sites than were asked for.",
     RejectionReason.ID_CONFLICT: "The id already belongs to another structure.",
+    RejectionReason.NOT_FOUND: "The database has no entry under this id.",
 }
 
 

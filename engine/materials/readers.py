@@ -1,25 +1,37 @@
-"""Files, folders and archives to raw records, one at a time, in constant memory.
+"""Files, folders, archives and databases in a file to raw records, one at a time, in constant memory.
 
-Archives are read in place, in their own order; no member is ever written to disk.
+Archives are read in place, in their own order; no member is ever written to disk. A CSV file with a column of ids,
+such as GNoME's summary, gives properties to the crystals that are read with it.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import os
 import re
+import sqlite3
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from engine.materials.checks import Rejection, RejectionReason
-from engine.materials.formats import Format, RawRecord
+import numpy as np
 
-READABLE = "CIF, POSCAR/CONTCAR/*.vasp, XYZ/extxyz, JSON, JSONL, each also as *.gz or in .tar, .tar.gz, .tgz, .zip"
+from engine.materials.checks import Rejection, RejectionReason
+from engine.materials.elements import SYMBOLS
+from engine.materials.formats import Format, RawRecord
+from engine.materials.property_tables import PropertyTables
+
+READABLE = (
+    "CIF, POSCAR/CONTCAR/*.vasp, XYZ/extxyz, JSON, JSONL, Parquet, each also as *.gz, *.bz2 or in .tar, .tar.gz, .tgz, "
+    ".zip; ASE databases (*.db), and CSV with a column of ids beside the crystals"
+)
 
 
 def read(paths: Iterable[str | Path] | str | Path) -> Iterator[RawRecord | Rejection]:
@@ -35,19 +47,39 @@ def read(paths: Iterable[str | Path] | str | Path) -> Iterator[RawRecord | Rejec
     for path in todo:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; give a file, a folder or an archive")
-    return (record for path in todo for file in _files(path) for record in _read_file(file))
+    return _read_all(todo)
+
+
+def _read_all(paths: list[Path]) -> Iterator[RawRecord | Rejection]:
+    with PropertyTables(file for path in paths for file in _files(path)) as tables:
+        for path in paths:
+            for file in _files(path):
+                if file in tables.files:
+                    continue
+                for record in _read_file(file):
+                    yield tables.joined(record) if isinstance(record, RawRecord) else record
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from sorted(p for p in path.rglob("*") if p.is_file())
-    else:
+    """Files of a folder in the order of their paths; memory holds the names of one folder."""
+    if not path.is_dir():
         yield path
+        return
+    with os.scandir(path) as found:
+        entries = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in found)
+    for name, is_folder, is_file in entries:
+        if is_folder:
+            yield from _files(path / name)
+        elif is_file:
+            yield path / name
 
 
 def _read_file(path: Path) -> Iterator[RawRecord | Rejection]:
     """One file on disk; damage ends the file, never the run."""
     source, name = path.as_posix(), path.name.lower()
+    if name.endswith(".db"):
+        yield from _read_ase_database(path, source)
+        return
     try:
         with path.open("rb") as stream:
             if name.endswith((".tar.gz", ".tgz")):
@@ -121,7 +153,7 @@ def _read_stream(path: PurePosixPath, stream: IO[bytes], source: str) -> Iterato
             f"rename it or leave it out; readable are {READABLE}",
         )
         return
-    content = gzip.GzipFile(fileobj=stream) if path.name.lower().endswith(".gz") else stream
+    content = _uncompressed(stream, path.name.lower())
     empty = True
     for record in splitter(content, stem, source):
         empty = False
@@ -132,33 +164,34 @@ def _read_stream(path: PurePosixPath, stream: IO[bytes], source: str) -> Iterato
         )
 
 
+def _uncompressed(stream: IO[bytes], name: str) -> IO[bytes]:
+    if name.endswith(".gz"):
+        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
+    return bz2.BZ2File(stream) if name.endswith(".bz2") else stream  # type: ignore[return-value]
+
+
 # --- names --------------------------------------------------------------------------------------------------------
 
-_SUFFIXES = (".cif", ".vasp", ".poscar", ".extxyz", ".xyz", ".jsonl", ".ndjson", ".json")
+_SUFFIXES = (
+    ".cif", ".vasp", ".poscar", ".extxyz", ".xyz", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".db",
+)  # fmt: skip
 _VASP_NAMES = ("poscar", "contcar")
 
 
 def _bare_name(path: PurePosixPath) -> str:
-    return path.name.lower().removesuffix(".gz")
+    return path.name.lower().removesuffix(".gz").removesuffix(".bz2")
 
 
 def _splitter(name: str) -> Any:
-    if name.endswith(".cif"):
-        return _cif_blocks
-    if name.endswith((".xyz", ".extxyz")):
-        return _xyz_frames
-    if name.endswith((".jsonl", ".ndjson")):
-        return _json_lines
-    if name.endswith(".json"):
-        return _json_document
-    if name.endswith((".vasp", ".poscar")) or name.startswith(_VASP_NAMES):
-        return _poscar
-    return None
+    for suffixes, splitter in _SPLITTERS.items():
+        if name.endswith(suffixes):
+            return splitter
+    return _poscar if name.startswith(_VASP_NAMES) else None
 
 
 def _stem(path: PurePosixPath) -> str:
     """Take format and compression off the name; a bare ``POSCAR`` goes by its folder's name."""
-    name = path.name.removesuffix(".gz")
+    name = path.name.removesuffix(".gz").removesuffix(".bz2")
     if name.lower() in _VASP_NAMES and path.parent.name:
         return path.parent.name
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), "")
@@ -184,16 +217,128 @@ def _json_lines(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecor
 
 
 def _json_document(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord | Rejection]:
+    """One object, or each of a list's: a list at the top (JARVIS) or under ``entries`` (Alexandria), as it streams."""
+    n = 0
     try:
-        document = json.loads(content.read())
+        with io.TextIOWrapper(content, encoding="utf-8-sig") as text:
+            for n, entry in enumerate(_json_entries(text), start=1):
+                if isinstance(entry, _Whole):
+                    yield RawRecord(stem, Format.JSON, entry.document, source)
+                else:
+                    yield RawRecord(_nth(stem, n), Format.JSON, entry, f"{source}[{n - 1}]")
     except ValueError as error:
+        yield _damaged(source, _nth(stem, n + 1), error)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A document that is one record."""
+
+    document: Any
+
+
+def _json_entries(text: IO[str]) -> Iterator[Any]:
+    start = text.read(_BLOCK)
+    if head := _LIST.match(start):
+        yield from _list_items(start[head.end() :], text)
+        return
+    document = json.loads(start + text.read())
+    entries = document.get("entries") if isinstance(document, dict) else None
+    yield from entries if isinstance(entries, list) else [_Whole(document)]
+
+
+_BLOCK = 1 << 20
+_LIST = re.compile(r'\s*(?:\{\s*"entries"\s*:\s*)?\[')
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def _list_items(block: str, rest: IO[str]) -> Iterator[Any]:
+    """Items of a JSON list whose bracket has been read, one at a time; a list that does not end is a ``ValueError``."""
+    decoder = json.JSONDecoder()
+    while True:
+        position = 0
+        while True:
+            position = _BETWEEN.match(block, position).end()  # type: ignore[union-attr]
+            if block.startswith("]", position):
+                return
+            try:
+                item, position = decoder.raw_decode(block, position)
+            except ValueError:
+                break
+            yield item
+        # as much again as is left, so that an item of any size is tried a few times only
+        more = rest.read(max(_BLOCK, len(block) - position))
+        if not more:
+            raise ValueError("the list does not end, or an item is no JSON")
+        block = block[position:] + more
+
+
+def _parquet_rows(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord | Rejection]:
+    """One record a row: a crystal's columns as in a JSON record, and every other column a property."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = content if content.seekable() else io.BytesIO(content.read())
+    n = 0
+    try:
+        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_ROWS):
+            for row in batch.to_pylist():
+                n += 1
+                properties = {k: v for k, v in row.items() if k not in _CRYSTAL_COLUMNS}
+                properties |= _as_dict(row.get("properties"))
+                payload = {k: v for k, v in row.items() if k in _CRYSTAL_COLUMNS} | {"properties": properties}
+                yield RawRecord(_nth(stem, n), Format.JSON, payload, f"{source}[{n - 1}]")
+    except (pa.ArrowException, OSError) as error:
+        yield _damaged(source, _nth(stem, n + 1), error)
+
+
+_ROWS = 256
+_CRYSTAL_COLUMNS = {
+    "id", "material_id", "task_id", "entry_id", "jid", "mat_id", "immutable_id", "formula", "data", "properties",
+    "lattice", "species", "frac_coords", "structure", "sites", "atoms", "cif",
+    "lattice_vectors", "cartesian_site_positions", "species_at_sites", "dimension_types",
+}  # fmt: skip
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    value = json.loads(value) if isinstance(value, str) else value
+    return value if isinstance(value, dict) else {}
+
+
+def _read_ase_database(path: Path, source: str) -> Iterator[RawRecord | Rejection]:
+    """One record a row of an ASE database in SQLite; its key-value pairs and its energy are properties."""
+    import ase.db
+
+    stem = _stem(PurePosixPath(source))
+    try:
+        with path.open("rb") as stream:
+            if stream.read(16) != b"SQLite format 3\0":
+                raise sqlite3.DatabaseError("it is not an SQLite file, as an ASE database is")
+        for row in ase.db.connect(path, type="db", use_lock_file=False).select():
+            where = f"{source}[{row.id}]"
+            if not row.pbc.all() or abs(np.linalg.det(row.cell)) < 1e-9:
+                message = "the row has no cell that repeats in three directions"
+                remedy = "leave molecules and slabs without a cell out"
+                yield Rejection(where, f"{stem}-{row.id}", RejectionReason.MISSING_FIELD, message, remedy)
+                continue
+            yield RawRecord(f"{stem}-{row.id}", Format.JSON, _ase_row(row), where)
+    except (sqlite3.Error, OSError, KeyError, ValueError) as error:
         yield _damaged(source, stem, error)
-        return
-    if not isinstance(document, list):
-        yield RawRecord(stem, Format.JSON, document, source)
-        return
-    for n, entry in enumerate(document, start=1):
-        yield RawRecord(_nth(stem, n), Format.JSON, entry, f"{source}[{n - 1}]")
+
+
+def _ase_row(row: Any) -> dict[str, Any]:
+    energy = {"energy_eV": float(row.energy)} if "energy" in row else {}
+    known = {
+        key: value.item() if isinstance(value, np.generic) else value for key, value in row.key_value_pairs.items()
+    }
+    own = {key: known[key] for key in ("id", "material_id", "jid", "mat_id") if key in known}
+    return {
+        **own,
+        "lattice": row.cell.tolist(),
+        "species": [SYMBOLS[z] for z in row.numbers],
+        "frac_coords": np.linalg.solve(row.cell.T, row.positions.T).T.tolist(),
+        "properties": energy | {key: value for key, value in known.items() if key not in own},
+    }
 
 
 def _cif_blocks(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord]:
@@ -246,6 +391,16 @@ def _xyz_frames(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecor
             return
         frame = [line, *(content.readline() for _ in range(int(line) + 1))]
         yield RawRecord(_nth(stem, n), Format.XYZ, b"".join(frame), f"{source}[{n - 1}]")
+
+
+_SPLITTERS = {
+    (".cif",): _cif_blocks,
+    (".xyz", ".extxyz"): _xyz_frames,
+    (".jsonl", ".ndjson"): _json_lines,
+    (".json",): _json_document,
+    (".parquet", ".pq"): _parquet_rows,
+    (".vasp", ".poscar"): _poscar,
+}
 
 
 # --- damage -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Databases on the network as sources of crystals: the Materials Project, OPTIMADE providers, AFLOW."""

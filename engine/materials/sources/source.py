@@ -1,0 +1,111 @@
+"""What a database on the network is to us: pages of raw records, each of which says where the next one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine.exceptions import SourceError
+from engine.materials.checks import Rejection, RejectionReason
+from engine.materials.formats import RawRecord
+from engine.materials.sources.server import Say
+
+
+@dataclass(frozen=True)
+class Page:
+    """One answer of a database."""
+
+    records: list[RawRecord | Rejection]
+    next: str | None
+    """Where the following page starts, to be given to :meth:`Source.pages`; None at the end."""
+    total: int | None = None
+    """How many records the database announces for the whole query; it may be wrong."""
+    version: str | None = None
+    """Of the database, in its own words."""
+    row_versions: Mapping[str, str] = field(default_factory=dict)
+    """By record id, where each row has a version of its own."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+
+
+class Source(Protocol):
+    """A query to one database."""
+
+    @property
+    def origin(self) -> str:
+        """The database, as it stands in the record of every row."""
+
+    @property
+    def query(self) -> str:
+        """What was asked for, in the database's language."""
+
+    def pages(self, start: str | None = None) -> Iterator[Page]:
+        """Every page from ``start``, the first if None, in a fixed order.
+
+        Raises
+        ------
+        SourceError
+            As :meth:`engine.materials.sources.server.Server.get`, and where the database contradicts itself.
+        """
+
+
+def is_remote(text: str) -> bool:
+    """Tell whether ``text`` names a database rather than a file."""
+    return text.partition(":")[0] in _OPENERS and ":" in text
+
+
+def open_source(text: str, say: Say) -> Source:
+    """Give the source that ``text`` names: ``mp:QUERY``, ``optimade:URL`` or ``optimade:NAME:FILTER``, ``aflow:QUERY``.
+
+    Raises
+    ------
+    SourceError
+        The query cannot be understood, the provider is not known, or a key is missing; nothing has been asked yet.
+    """
+    kind, _, query = text.partition(":")
+    return _OPENERS[kind](query.strip(), say)
+
+
+def not_an_object(document: Any, source: str, record_id: str) -> Rejection:
+    """Refuse an entry of a page that is no record at all."""
+    message = f"the entry is {type(document).__name__}, not an object"
+    return Rejection(source, record_id, RejectionReason.UNREADABLE, message, "report it to the database")
+
+
+def address(url: str) -> str:
+    """Give back an address without a password in it.
+
+    Raises
+    ------
+    SourceError
+        There is one: the address is kept with every row, and secrets are not.
+    """
+    if "@" in url.partition("?")[0]:
+        raise SourceError("the address holds a user or password, which would be kept with every row; leave it out")
+    return url
+
+
+def _materials_project(query: str, say: Say) -> Source:
+    from engine.materials.sources.materials_project import MaterialsProject
+
+    return MaterialsProject(query, say)
+
+
+def _optimade(query: str, say: Say) -> Source:
+    from engine.materials.sources.optimade import Optimade
+
+    return Optimade(query, say)
+
+
+def _aflow(query: str, say: Say) -> Source:
+    from engine.materials.sources.aflow import Aflow
+
+    return Aflow(query, say)
+
+
+_OPENERS: dict[str, Callable[[str, Say], Source]] = {
+    "mp": _materials_project,
+    "optimade": _optimade,
+    "aflow": _aflow,
+}
