@@ -288,16 +288,28 @@ def queue_fail(
 @queue_app.command("export")
 def queue_export(
     directory: Dir,
-    to: Annotated[Path, typer.Option("--to", help="Folder (cif) or file (csv, json) to write.")],
-    format: Annotated[Literal["cif", "csv", "json"], typer.Option("--format", help="What to write.")] = "cif",
+    to: Annotated[Path, typer.Option("--to", help="Folder (phono3py, vasp, cif) or file (csv, json) to write.")],
+    format: Annotated[
+        Literal["phono3py", "vasp", "cif", "csv", "json"],
+        typer.Option("--format", help="phono3py: everything down to kappa; vasp: relaxation; or structures alone."),
+    ] = "cif",
     round: OfRound = None,
+    max_supercells: Annotated[
+        int | None,
+        typer.Option("--max-supercells", min=1, help="In place of [dft] max_supercells; larger entries are left out."),
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Write approved entries for the calculation, and mark them exported."""
-    from campaigns.export import export_queue
+    """Write approved entries for the calculation, and mark them exported; writing again changes nothing."""
+    from campaigns.exchange.export import export_queue
 
-    with _open(directory) as campaign:
-        written = export_queue(campaign, to, format, round)
-    message(f"{len(written)} entries written to {to}")
+    with _open(directory) as campaign, Progress(quiet) as progress:
+        report = export_queue(campaign, to, format, round, max_supercells, progress.say)
+    for entry, reason in report.passed_over:
+        message(f"left out: {entry.material_id}: {reason}")
+    message(f"{len(report.written)} entries written to {to}")
+    if format in ("phono3py", "vasp"):
+        message(f"copy {to} to the cluster, `sbatch submit.sh` in it, then `kappascout label import {directory} {to}`")
 
 
 @app.command()

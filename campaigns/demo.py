@@ -15,7 +15,7 @@ import numpy as np
 from campaigns.campaign import Campaign
 from campaigns.configuration import FILE, read_configuration
 from campaigns.exceptions import CampaignError
-from campaigns.export import export_queue
+from campaigns.exchange.export import export_queue
 from campaigns.files import write_whole
 from campaigns.ingestion import CANDIDATES, REFERENCE, IngestReport, add_materials, open_sources
 from campaigns.report import write_report

@@ -19,3 +19,11 @@ class NoCandidatesError(CampaignError):
 
 class LabelFileError(CampaignError):
     """A file of labels that cannot be read as a whole."""
+
+
+class ExchangeError(CampaignError):
+    """An export that cannot be written, or results that cannot be read or are not what was asked for."""
+
+
+class TooLargeError(ExchangeError):
+    """A calculation beyond the limits of ``[dft]``."""

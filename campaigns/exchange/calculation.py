@@ -1,0 +1,332 @@
+"""From a queue entry to the files that compute it: supercells, mesh, VASP inputs, scripts.
+
+Number of random displacements: four times the fewest that determine third order (two for second), phono3py's rule.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from campaigns.exceptions import ExchangeError, TooLargeError
+from campaigns.exchange.manifest import (
+    ENTRY,
+    SCHEMA,
+    Entry,
+    Matrix,
+    Phonons,
+    Predicted,
+    Settings,
+    Work,
+    meaning_sha256,
+    text_sha256,
+)
+from campaigns.exchange.scripts import run_script
+from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, vasp_inputs
+from engine.materials.crystal import Crystal
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from phono3py import Phono3py
+    from pymatgen.core import Structure
+
+    from campaigns.configuration import CampaignSection, DftSection
+    from db.records import MaterialRecord, QueueEntryRecord
+
+Workflow = Literal["phono3py", "vasp"]
+PACKAGES = ("kappascout", "phono3py", "phonopy", "symfc", "pymatgen", "spglib")
+ROOM_TEMPERATURE = 300.0
+"""Kelvin."""
+
+
+@dataclass(frozen=True)
+class Calculation:
+    """One entry's calculation, decided but not written."""
+
+    entry: Entry
+    structure: Structure
+    dft: DftSection
+    inputs: dict[str, str]
+    """VASP's files by path."""
+
+    def write(self, folder: Path) -> None:
+        """Write all of it to ``folder``, which appears when it is whole; an earlier attempt's rest is removed."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        if partial.exists():
+            shutil.rmtree(partial)
+        try:
+            for path, text in self.files():
+                target = partial / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+            partial.replace(folder)
+        finally:
+            if partial.exists():
+                shutil.rmtree(partial)
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Every file by path, text by text."""
+        settings = self.entry.settings
+        text = poscar(self.structure)
+        yield "POSCAR", text
+        yield "structure.cif", str(self.structure.to(fmt="cif"))
+        if settings.relax:
+            yield "relax/POSCAR", text
+        yield from self.inputs.items()
+        if settings.phonons and not settings.relax:
+            yield from _displaced(self._phono3py, settings.phonons)
+        spacegroup = self._phono3py.symmetry.dataset.number if settings.phonons else self.entry.spacegroup
+        yield "run.sh", run_script(self.entry.formula, spacegroup, settings, self.dft)
+        yield ENTRY, self.entry.to_json()
+
+    @cached_property
+    def _phono3py(self) -> Phono3py:
+        assert self.entry.settings.phonons is not None
+        return _phono3py(self.structure, self.entry.settings.phonons)
+
+
+def plan_calculation(
+    entry: QueueEntryRecord, material: MaterialRecord, campaign: CampaignSection, dft: DftSection, workflow: Workflow
+) -> Calculation:
+    """Decide everything that is computed for a queue entry.
+
+    Raises
+    ------
+    TooLargeError
+        If it takes more supercells, or larger ones, than ``[dft]`` allows.
+    ExchangeError
+        If an element has no pseudopotential, or a package is missing.
+    """
+    structure = ordered_structure(Crystal.from_dict(material.structure))
+    crystal = Crystal.from_structure(structure)
+    full = workflow == "phono3py"
+    phonons = _decide(crystal, campaign, dft) if full else None
+    relax = dft.relax or not full
+    born = full and (dft.born == "always" or (dft.born == "auto" and is_polar(crystal, material.properties)))
+    inputs, notes = _inputs(structure, relax, born, phonons, dft)
+    settings = Settings(
+        relax=relax,
+        born=born,
+        phonons=phonons,
+        inputs={path: meaning_sha256(Path(path).name, text) for path, text in inputs.items()},
+    )
+    record = Entry(
+        schema_version=SCHEMA,
+        campaign=campaign.name,
+        property=campaign.property,
+        fidelity=entry.fidelity,
+        round=entry.round or 0,
+        rank=entry.rank,
+        id=entry.material_id,
+        formula=material.formula,
+        spacegroup=material.spacegroup,
+        content_hash=material.content_hash,
+        poscar_sha256=text_sha256(poscar(structure)),
+        predicted=Predicted(
+            mean=entry.predicted_mean,
+            lower=entry.predicted_lower,
+            upper=entry.predicted_upper,
+            log10_mean=entry.log10_mean,
+            log10_std=entry.log10_std,
+        ),
+        acquisition=entry.acquisition_value,
+        expected_cost=entry.expected_cost,
+        reason=entry.reason,
+        work=_work(crystal, phonons, dft) if phonons else None,
+        settings=settings,
+        settings_sha256=settings.sha256,
+        notes=notes,
+        versions=_versions(),
+    )
+    return Calculation(record, structure, dft, inputs)
+
+
+def named_temperature(property_: str) -> float:
+    """Temperature that a property's name ends in (``kappa_300K``); 300 K where it names none."""
+    named = re.search(r"_(\d+(?:\.\d+)?)K$", property_)
+    return float(named[1]) if named else ROOM_TEMPERATURE
+
+
+def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Phonons:
+    """Choose supercells and mesh, and count displacements."""
+    from engine.physics.supercells import supercell_matrix
+
+    _require_phono3py()
+    matrix = supercell_matrix(crystal, dft.min_length)
+    fc2_matrix = supercell_matrix(crystal, dft.fc2_min_length) if dft.fc2_min_length else None
+    random = dft.displacements == "random"
+    _refuse_large_supercells(crystal, [m for m in (matrix, fc2_matrix) if m is not None], dft)
+    snapshots = 4 * _fewest(crystal, matrix, 3, dft.pair_cutoff) if random else None
+    fc2_snapshots = 2 * _fewest(crystal, fc2_matrix, 2, None) if random and fc2_matrix is not None else None
+    return Phonons(
+        supercell=_matrix(matrix),
+        fc2_supercell=None if fc2_matrix is None else _matrix(fc2_matrix),
+        displacements=dft.displacements,
+        snapshots=snapshots,
+        fc2_snapshots=fc2_snapshots,
+        seed=campaign.seed,
+        amplitude=dft.amplitude,
+        pair_cutoff=dft.pair_cutoff,
+        mesh=_mesh(crystal, dft.mesh_length),
+        solver=dft.solver,
+        isotope=dft.isotope,
+        temperatures=tuple(sorted({*dft.temperatures, named_temperature(campaign.property)})),
+        imaginary_tolerance=dft.imaginary_tolerance,
+    )
+
+
+def _refuse_large_supercells(crystal: Crystal, matrices: list[NDArray[np.int64]], dft: DftSection) -> None:
+    """Refuse before anything is counted that takes minutes in cells of that size."""
+    from engine.physics.supercells import count_displacements
+
+    atoms = max(round(abs(np.linalg.det(m))) for m in matrices) * len(crystal)
+    if atoms > dft.max_atoms:
+        count = count_displacements(crystal, matrices[0], dft.pair_cutoff)
+        cost = _core_hours(count.fc3, count.n_atoms, dft)
+        raise TooLargeError(
+            f"its supercell has {atoms:,} atoms, above [dft] max_atoms = {dft.max_atoms} (all displacements: "
+            f"{count.fc3:,} supercells, about {cost:,.0f} core-hours); raise it, or lower min_length"
+        )
+
+
+def _work(crystal: Crystal, phonons: Phonons, dft: DftSection) -> Work:
+    """Count and price the force calculations, and refuse too many."""
+    from engine.physics.supercells import count_displacements
+
+    atoms = _size(crystal, phonons.supercell)
+    fc2_atoms = _size(crystal, phonons.fc2_supercell) if phonons.fc2_supercell else 0
+    if phonons.snapshots is not None:
+        supercells, fc2 = phonons.snapshots, phonons.fc2_snapshots or 0
+    else:
+        supercells = count_displacements(crystal, np.array(phonons.supercell), phonons.pair_cutoff).fc3
+        own = phonons.fc2_supercell
+        fc2 = count_displacements(crystal, np.array(own), pair_cutoff=1e-3).fc2 if own else 0
+    cost = _core_hours(supercells, atoms, dft) + _core_hours(fc2, fc2_atoms, dft)
+    if supercells + fc2 > dft.max_supercells:
+        raise TooLargeError(
+            f"it takes {supercells + fc2:,} displaced supercells of up to {max(atoms, fc2_atoms)} atoms, about "
+            f"{cost:,.0f} core-hours, above [dft] max_supercells = {dft.max_supercells:,}; raise the limit (or "
+            "--max-supercells), or use displacements = 'random', a pair_cutoff or a shorter min_length"
+        )
+    return Work(supercells=supercells + fc2, atoms=max(atoms, fc2_atoms), core_hours=round(cost, 1))
+
+
+def _core_hours(supercells: int, atoms: int, dft: DftSection) -> float:
+    return supercells * dft.core_hours * (atoms / 100) ** 2
+
+
+def _fewest(crystal: Crystal, matrix: NDArray[np.int64], order: int, cutoff: float | None) -> int:
+    """Supercells with random displacements that just determine the force constants of an order."""
+    from phonopy.interface.symfc import SymfcFCSolver
+    from phonopy.structure.cells import get_supercell
+    from phonopy.structure.symmetry import Symmetry
+
+    from engine.physics.supercells import SYMPREC, to_phonopy
+
+    supercell = get_supercell(to_phonopy(crystal), matrix, symprec=SYMPREC)
+    options = {"cutoff": {order: cutoff}} if cutoff else None
+    solver = SymfcFCSolver(supercell, symmetry=Symmetry(supercell, SYMPREC), options=options)
+    return max(1, int(solver.estimate_numbers_of_supercells(orders=[order])[order]))
+
+
+def _inputs(
+    structure: Structure, relax: bool, born: bool, phonons: Phonons | None, dft: DftSection
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """VASP's inputs by path, and what pymatgen warns of."""
+    calculations: dict[str, Any] = {}
+    if relax:
+        calculations["relax"] = vasp_inputs(structure, "relax", dft)
+    if born:
+        calculations["born"] = vasp_inputs(structure, "born", dft)
+    if phonons:
+        calculations["forces"] = vasp_inputs(_repeated(structure, phonons.supercell), "forces", dft)
+        if phonons.fc2_supercell:
+            calculations["forces_fc2"] = vasp_inputs(_repeated(structure, phonons.fc2_supercell), "forces", dft)
+    files = {f"{folder}/{name}": text for folder, made in calculations.items() for name, text in made.files.items()}
+    return files, tuple(dict.fromkeys(note for made in calculations.values() for note in made.notes))
+
+
+def _repeated(structure: Structure, matrix: Matrix) -> Structure:
+    """Give the supercell; pymatgen's matrices have the vectors in rows."""
+    return structure.make_supercell(np.array(matrix).T, in_place=False)
+
+
+def _phono3py(structure: Structure, phonons: Phonons) -> Phono3py:
+    from phono3py import Phono3py
+
+    from engine.physics.supercells import SYMPREC, to_phonopy
+
+    return Phono3py(
+        to_phonopy(Crystal.from_structure(structure)),
+        np.array(phonons.supercell),
+        primitive_matrix="P",
+        phonon_supercell_matrix=None if phonons.fc2_supercell is None else np.array(phonons.fc2_supercell),
+        symprec=SYMPREC,
+        calculator="vasp",
+        log_level=0,
+    )
+
+
+def _displaced(phono3py: Phono3py, phonons: Phonons) -> Iterator[tuple[str, str]]:
+    """Displaced supercells and the file that phono3py reads them by, as ``phono3py-init`` makes them."""
+    from phonopy.interface.vasp import get_vasp_structure_lines
+
+    phono3py.generate_displacements(
+        distance=phonons.amplitude,
+        cutoff_pair_distance=phonons.pair_cutoff,
+        number_of_snapshots=phonons.snapshots,
+        random_seed=phonons.seed,
+    )
+    sets = [("disp", phono3py.supercells_with_displacements)]
+    if phonons.fc2_supercell is not None:
+        if phonons.fc2_snapshots:
+            phono3py.generate_fc2_displacements(
+                distance=phonons.amplitude, number_of_snapshots=phonons.fc2_snapshots, random_seed=phonons.seed
+            )
+        sets.append(("disp_fc2", phono3py.phonon_supercells_with_displacements))
+    for name, cells in sets:
+        for number, cell in enumerate(cells, start=1):
+            if cell is not None:  # beyond the pair cutoff
+                yield f"{name}-{number:05d}/POSCAR", "\n".join(get_vasp_structure_lines(cell)) + "\n"
+    yield "phono3py_disp.yaml", str(phono3py.to_phono3py_yaml())
+
+
+def _mesh(crystal: Crystal, length: float) -> tuple[int, int, int]:
+    """Divisions of the reciprocal vectors, phonopy's rule; equal vectors are divided equally."""
+    reciprocal = np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+    a, b, c = (max(1, int(np.rint(n))) for n in np.round(length * reciprocal, 6))
+    return a, b, c
+
+
+def _matrix(matrix: NDArray[np.int64]) -> Matrix:
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    return (a, b, c), (d, e, f), (g, h, i)
+
+
+def _size(crystal: Crystal, matrix: Matrix) -> int:
+    return round(abs(np.linalg.det(np.array(matrix)))) * len(crystal)
+
+
+def _require_phono3py() -> None:
+    if importlib.util.find_spec("phono3py") is None:
+        raise ExchangeError("phono3py is not installed; `pip install 'kappascout[phonons]'`, or export as vasp or cif")
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,200 @@
+"""The queue written for those who compute it: calculations for phono3py or VASP, structures as CIF, or a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from campaigns.campaign import queue_row
+from campaigns.exceptions import CampaignError, ExchangeError, TooLargeError
+from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, write_manifest
+from campaigns.exchange.scripts import submit_script
+from campaigns.files import replaced, write_whole
+from campaigns.output import Count
+from db.states import QueueState
+from engine.materials.crystal import Crystal
+
+if TYPE_CHECKING:
+    from campaigns.campaign import Campaign
+    from campaigns.exchange.calculation import Calculation
+    from db.records import QueueEntryRecord
+
+FORMATS = ("cif", "csv", "json", "phono3py", "vasp")
+_EXPORTABLE = (QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
+_NAME_LENGTH = 50
+"""Characters of an id in a file name; a name may have 255 bytes."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote."""
+
+    written: tuple[QueueEntryRecord, ...]
+    """Entries that are on disk now, those of an earlier export included."""
+    passed_over: tuple[tuple[QueueEntryRecord, str], ...] = ()
+    """Entries that were left out, and why; they stay approved."""
+
+
+def export_queue(
+    campaign: Campaign,
+    to: Path,
+    format: str,
+    round: int | None = None,
+    max_supercells: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> ExportReport:
+    """Write every approved entry (and again those exported before) to ``to``; approved ones become exported.
+
+    ``phono3py`` and ``vasp``: a folder with one folder an entry, ``manifest.json``, and a Slurm script; a folder that
+    is there already is left as it is. ``cif``: a folder with one file an entry and ``queue.csv``; ``csv`` and ``json``:
+    one file. An entry moves only when all its files are on disk, whole; writing again gives the same bytes.
+
+    Parameters
+    ----------
+    max_supercells
+        In place of ``[dft] max_supercells``.
+    say
+        Told how far it came.
+
+    Raises
+    ------
+    CampaignError
+        If nothing is approved, nothing can be written, or ``to`` holds other calculations under the same names.
+    """
+    if format not in FORMATS:
+        raise CampaignError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
+    with campaign.locked():
+        entries = campaign.queue_entries(_EXPORTABLE, round)
+        if not entries:
+            proposed = len(campaign.queue_entries([QueueState.PROPOSED], round))
+            approve = f"approve some first: `kappascout queue approve {campaign.directory}`"
+            hint = approve if proposed else f"do a round first: `kappascout run {campaign.directory}`"
+            raise CampaignError(f"no approved entry to export ({proposed} proposed); {hint}")
+        try:
+            if format in ("phono3py", "vasp"):
+                report = _write_calculations(campaign, entries, to, format, max_supercells, say)
+            else:
+                _write_listing(campaign, entries, to, format)
+                report = ExportReport(tuple(entries))
+        except OSError as error:
+            raise CampaignError(f"cannot write to {to} ({error.strerror}); no entry was marked as exported") from error
+        approved = [e.material_id for e in report.written if e.state is QueueState.APPROVED]
+        if approved:
+            campaign.move(approved, QueueState.EXPORTED, f"written to {to} as {format}")
+    return report
+
+
+def export_records(campaign: Campaign) -> Path:
+    """Folder where a campaign keeps what it exported, one file a calculation, to compare results with."""
+    return campaign.artifacts / "exports"
+
+
+# -- calculations -----------------------------------------------------------------------------------------------------
+
+
+def _write_calculations(
+    campaign: Campaign,
+    entries: Sequence[QueueEntryRecord],
+    to: Path,
+    format: Any,
+    max_supercells: int | None,
+    say: Callable[[str], None],
+) -> ExportReport:
+    from campaigns.exchange.calculation import plan_calculation
+
+    section, dft = campaign.configuration.campaign, campaign.configuration.dft
+    if max_supercells is not None:
+        dft = dft.model_copy(update={"max_supercells": max_supercells})
+    materials = {m.material_id: m for m in campaign.store.materials([e.material_id for e in entries])}
+    planned: dict[str, tuple[QueueEntryRecord, Calculation]] = {}
+    passed_over = []
+    for i, entry in enumerate(entries, start=1):
+        try:
+            calculation = plan_calculation(entry, materials[entry.material_id], section, dft, format)
+            planned[_folder_name(entry)] = entry, calculation
+        except ExchangeError as error:
+            passed_over.append((entry, str(error)))
+        say(Count(f"{i} of {len(entries)} calculations planned"))
+    if not planned:
+        reasons = "\n".join(f"  {entry.material_id}: {reason}" for entry, reason in passed_over)
+        raise TooLargeError(f"no entry can be exported:\n{reasons}")
+    present = _present(to)
+    _refuse_others(to, {name: c.entry for name, (_, c) in planned.items()}, present)
+    # before anything that costs time is written
+    submit = submit_script(section.name, sorted({*present, *planned}), dft, campaign.directory)
+    for i, (name, (_, calculation)) in enumerate(planned.items(), start=1):
+        if name not in present:
+            to.mkdir(parents=True, exist_ok=True)
+            calculation.write(to / name)
+            present[name] = calculation.entry
+        text = present[name].to_json()
+        write_whole(export_records(campaign) / f"{text_sha256(text)}.json", text)
+        say(Count(f"{i} of {len(planned)} calculations written"))
+    write_whole(to / "entries.txt", "".join(f"{name}\n" for name in sorted(present)))
+    write_whole(to / "submit.sh", submit)
+    write_whole(to / MANIFEST, write_manifest(present))
+    return ExportReport(tuple(entry for entry, _ in planned.values()), tuple(passed_over))
+
+
+def _present(to: Path) -> dict[str, Entry]:
+    """Entries of an earlier export in this folder, by the name of their own."""
+    paths = sorted(to.glob(f"[!.]*/{ENTRY}")) if to.is_dir() else []
+    return {path.parent.name: Entry.from_json(path.read_text(encoding="utf-8"), str(path)) for path in paths}
+
+
+def _refuse_others(to: Path, planned: dict[str, Entry], present: dict[str, Entry]) -> None:
+    """Never write over a calculation: what is there is the same one, or the export is refused."""
+    other = [name for name, entry in planned.items() if name in present and present[name].identity != entry.identity]
+    other += [name for name in planned if name not in present and (to / name).exists()]
+    if other:
+        more = f" and {len(other) - 5} more" if len(other) > 5 else ""
+        raise ExchangeError(
+            f"{to} holds calculations with other settings or crystals under the same names ({', '.join(other[:5])}"
+            f"{more}); export to another folder, or remove those that are not wanted"
+        )
+
+
+# -- listings ---------------------------------------------------------------------------------------------------------
+
+
+def _write_listing(campaign: Campaign, entries: Sequence[QueueEntryRecord], to: Path, format: str) -> None:
+    # without the state, which changes by being exported
+    rows = [queue_row(e, f) for e, f in campaign.with_formula(entries)]
+    rows = [{name: value for name, value in row.items() if name != "state"} for row in rows]
+    if format == "csv":
+        _write_csv(to, rows)
+    elif format == "json":
+        write_whole(to, json.dumps(_with_structures(campaign, rows), indent=1) + "\n")
+    else:
+        for name, text in _cifs(campaign, entries):
+            write_whole(to / name, text)
+        _write_csv(to / "queue.csv", rows)
+
+
+def _cifs(campaign: Campaign, entries: Sequence[QueueEntryRecord]) -> Iterator[tuple[str, str]]:
+    structures = {m.material_id: m.structure for m in campaign.store.materials([e.material_id for e in entries])}
+    for entry in entries:
+        crystal = Crystal.from_dict(structures[entry.material_id])
+        yield f"{_folder_name(entry)}.cif", str(crystal.to_structure().to(fmt="cif"))
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with replaced(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _with_structures(campaign: Campaign, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the standardised structure in pymatgen's JSON form."""
+    structures = {m.material_id: m.structure for m in campaign.store.materials([r["id"] for r in rows])}
+    return [r | {"structure": Crystal.from_dict(structures[r["id"]]).to_structure().as_dict()} for r in rows]
+
+
+def _folder_name(entry: QueueEntryRecord) -> str:
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in entry.material_id)
+    return f"{entry.round:03d}-{entry.rank:04d}-{safe[:_NAME_LENGTH]}"
