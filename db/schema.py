@@ -54,8 +54,8 @@ def check_version(url: URL, version: str | None) -> None:
         )
 
 
-def upgrade(url: URL, timeout: float) -> tuple[str | None, str]:
-    """Bring a store, or an empty database, to this program's version in one transaction; return (from, to)."""
+def upgrade(url: URL, timeout: float, to: str = SCHEMA_VERSION) -> tuple[str | None, str]:
+    """Bring a store, or an empty database, to a version, this program's, in one transaction; return (from, to)."""
     from alembic import command
 
     # a migration that rebuilds a table on SQLite drops the old one, which foreign keys would turn into deletions
@@ -67,10 +67,10 @@ def upgrade(url: URL, timeout: float) -> tuple[str | None, str]:
             before = read_version(url, connection)
             if before is not None and before > SCHEMA_VERSION:
                 check_version(url, before)
-            command.upgrade(alembic_config(connection), "head")
+            command.upgrade(alembic_config(connection), to)
     finally:
         engine.dispose()
-    return before, SCHEMA_VERSION
+    return before, to
 
 
 def alembic_config(connection: Connection) -> Config:

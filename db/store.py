@@ -20,6 +20,7 @@ from db.exceptions import (
 from db.labels import Labels
 from db.materials import Materials
 from db.models import Models
+from db.portable import Portable
 from db.queue import Queue
 from db.records import CampaignRecord, utc_now
 from db.rounds import Rounds
@@ -38,7 +39,7 @@ COUNTED: dict[str, Any] = {
 }
 
 
-class Store(Materials, Labels, Models, Rounds, Queue, StoreConnection):
+class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection):
     """Everything a campaign knows and has decided.
 
     Each verb is one transaction. :meth:`open` makes one; use it as a context manager, or :meth:`close` it.
