@@ -1,0 +1,228 @@
+"""Many calculations in processes of their own: one thread each, a time limit, results as they come.
+
+A process that dies, hangs or raises costs the crystal it worked on, which fails with a reason, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from typing import TYPE_CHECKING, Any
+
+from engine.exceptions import PotentialError
+from engine.physics.outcome import Calculated, Failed, Outcome
+
+if TYPE_CHECKING:
+    from engine.materials.crystal import Crystal
+    from engine.physics.potentials import Potential
+
+Calculation = Callable[["Crystal", "Potential"], Outcome]
+"""Takes a crystal and a potential; can be pickled."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+STARTUP_LIMIT = 600.0
+"""Seconds that a process may take to import its libraries and load the potential."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of one crystal."""
+
+    key: str
+    outcome: Outcome
+    wall_seconds: float
+
+
+def calculate_all(
+    crystals: Iterable[tuple[str, Crystal]],
+    calculation: Calculation,
+    potential: str,
+    workers: int = 1,
+    time_limit: float = math.inf,
+) -> Iterator[Finished]:
+    """Calculate crystals side by side and give what comes of each, in the order in which they finish.
+
+    Parameters
+    ----------
+    crystals
+        Key and crystal; read only as fast as they are taken.
+    calculation
+        What is done with each; what it raises, or a value that is not positive and finite, is a failure.
+    potential
+        As of :func:`load_potential`; every process loads it once.
+    workers
+        Processes.
+    time_limit
+        Wall seconds for one crystal; a calculation that takes longer is killed and has timed out.
+
+    Raises
+    ------
+    PotentialError
+        If the potential cannot be loaded.
+    """
+    waiting = iter(crystals)
+    pool: list[_Worker] = []
+    next_one = next(waiting, None)
+    try:
+        while next_one is not None or pool:
+            while next_one is not None and len(pool) < workers:
+                pool.append(_Worker.start(calculation, potential))
+                pool[-1].take(*next_one)
+                next_one = next(waiting, None)
+            for worker in _ready(pool):
+                finished = worker.finish(time_limit)
+                if finished is None:
+                    continue
+                if worker.alive and next_one is not None:
+                    worker.take(*next_one)
+                    next_one = next(waiting, None)
+                else:
+                    worker.stop()
+                    pool.remove(worker)
+                yield finished
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process, the pipe to it, and the crystal it works on."""
+
+    process: Any
+    pipe: connection.Connection
+    key: str = ""
+    crystal: Any = field(default=None, repr=False)
+    loaded: bool = False
+    since: float = 0.0
+    """When it was given its crystal, or was started if it still loads."""
+
+    @classmethod
+    def start(cls, calculation: Calculation, potential: str) -> _Worker:
+        # spawned, because a fork of a process that runs torch's threads can deadlock
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, calculation, potential, os.getpid()), daemon=True)
+        with _one_thread():
+            process.start()
+        theirs.close()
+        return cls(process, ours, since=time.monotonic())
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.process.is_alive())
+
+    def take(self, key: str, crystal: Crystal) -> None:
+        self.key, self.crystal = key, crystal
+        if self.loaded:
+            self._send()
+
+    def finish(self, time_limit: float) -> Finished | None:
+        """Give the outcome if there is one by now; a process over its limit is killed."""
+        if self.pipe.poll():
+            return self._receive()
+        limit = time_limit if self.loaded else STARTUP_LIMIT
+        if time.monotonic() - self.since <= limit:
+            return None
+        self.stop()
+        what = "" if self.loaded else " while the potential was loaded"
+        return self._finished(Failed("timed_out", f"took longer than {limit:g} s{what} and was killed"))
+
+    def stop(self) -> None:
+        """End the process now."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+
+    def _send(self) -> None:
+        self.since = time.monotonic()
+        self.pipe.send(self.crystal)
+
+    def _receive(self) -> Finished | None:
+        try:
+            said = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return self._finished(Failed("calculator_error", f"the process died ({_cause(self.process.exitcode)})"))
+        if isinstance(said, PotentialError):
+            raise said
+        if not self.loaded:
+            self.loaded = True
+            self._send()
+            return None
+        return self._finished(said)
+
+    def _finished(self, outcome: Outcome) -> Finished:
+        return Finished(self.key, outcome, time.monotonic() - self.since)
+
+
+def _ready(pool: list[_Worker]) -> list[_Worker]:
+    """Wait a moment for a word from any worker, then look at all: one may be over its limit."""
+    connection.wait([w.pipe for w in pool], timeout=0.2)
+    return list(pool)
+
+
+def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, parent: int) -> None:
+    """Load the potential, then answer every crystal with an outcome."""
+    from engine.physics.potentials import load_potential
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        potential = load_potential(spec)
+    except PotentialError as error:
+        pipe.send(error)
+        return
+    pipe.send("loaded")
+    while True:
+        try:
+            crystal = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_checked(calculation, crystal, potential))
+
+
+def _checked(calculation: Calculation, crystal: Crystal, potential: Potential) -> Outcome:
+    start = time.process_time()
+    try:
+        outcome = calculation(crystal, potential)
+    except Exception as error:  # whatever a calculator raises; the next crystal may be better
+        message = f"{type(error).__name__}: {error}"
+        return Failed("calculator_error", message, core_seconds=time.process_time() - start)
+    if isinstance(outcome, Calculated) and not 0 < outcome.kappa < math.inf:
+        message = f"kappa came out as {outcome.kappa} W/(m K), which is not positive and finite"
+        return Failed("bad_output", message, outcome.provenance, outcome.core_seconds)
+    return outcome
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has died, even in the middle of a calculation."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _cause(exit_code: int | None) -> str:
+    return signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Set what libraries read when they are loaded, for the processes started meanwhile."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
