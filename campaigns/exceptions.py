@@ -27,3 +27,7 @@ class ExchangeError(CampaignError):
 
 class TooLargeError(ExchangeError):
     """A calculation beyond the limits of ``[dft]``."""
+
+
+class ArchiveError(CampaignError):
+    """An archive that cannot be written, read or trusted."""
