@@ -31,3 +31,7 @@ class TooLargeError(ExchangeError):
 
 class ArchiveError(CampaignError):
     """An archive that cannot be written, read or trusted."""
+
+
+class ResultFileError(ExchangeError):
+    """A file of results that is truncated, damaged, or holds no conductivity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ MANIFEST = "manifest.json"
 """Of a whole export."""
 ENTRY = "entry.json"
 """Of one entry."""
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 Matrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
 _RUNTIME_TAGS = {"KPAR", "LCHARG", "LPLANE", "LSCALAPACK", "LSCALU", "LWAVE", "NCORE", "NPAR", "NSIM", "NWRITE"}
 """INCAR tags that decide how VASP runs, not what comes out."""
@@ -115,7 +116,7 @@ class Entry(_Record):
     """What was noticed when its inputs were made."""
     versions: dict[str, str]
 
-    @property
+    @builtins.property  # the field above hides the name
     def identity(self) -> tuple[str, str, str]:
         """What must agree for two exports to be the same calculation."""
         return self.content_hash, self.poscar_sha256, self.settings_sha256
