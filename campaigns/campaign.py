@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.configuration import FILE, Configuration, parse_configuration, read_configuration
-from campaigns.exceptions import CampaignBusyError, CampaignError, NoCandidatesError
+from campaigns.exceptions import CampaignBusyError, CampaignError, LabelFileError, NoCandidatesError
 from campaigns.files import write_whole
 from campaigns.ingestion import IngestReport, LabelField, ingest
 from campaigns.label_files import read_labels
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from filelock import FileLock
 
+    from campaigns.exchange.importing import EntryOutcome
     from engine.learning.backbone import Backbone
 
 Stopped = Literal["rounds", "waiting", "budget", "candidates"]
@@ -41,6 +42,13 @@ class RunReport:
     """Numbers of the rounds that were queued or judged."""
     stopped: Stopped
     message: str
+
+
+@dataclass(frozen=True)
+class ImportReport(LabelReport):
+    """What became of a batch of labels, and of the folders of an export."""
+
+    entries: tuple[EntryOutcome, ...] = ()
 
 
 class Campaign:
@@ -146,25 +154,51 @@ class Campaign:
         sources: Sequence[str],
         labels: Sequence[LabelField] = (),
         workers: int | None = None,
-        progress: Callable[[int], None] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> IngestReport:
-        """Add candidates from files, folders, archives or built-in sets."""
+        """Add candidates from files, folders, archives, built-in sets or databases; see :func:`ingest`."""
         with self.locked():
-            return ingest(self.store, sources, labels, workers, progress)
+            return ingest(self.store, sources, labels, workers, say, self.artifacts / "sources")
 
-    def import_labels(self, paths: Sequence[Path | str]) -> LabelReport:
-        """Import labels from CSV or JSON lines, all files or none; queue entries whose label came in are done.
+    def import_labels(
+        self,
+        paths: Sequence[Path | str],
+        material_id: str | None = None,
+        temperatures: Sequence[float] = (),
+    ) -> ImportReport:
+        """Import labels and results; queue entries whose label came in are done.
+
+        Files of labels (CSV, JSON lines) and ``kappa-*.hdf5`` are kept all or none. A folder or archive of an export is
+        read as far as it has come: entries that ended are done or failed, those that are not what was exported are
+        refused one by one. Importing again changes nothing.
+
+        Parameters
+        ----------
+        paths
+            Files of labels, ``kappa-*.hdf5``, folders and archives that an export wrote.
+        material_id
+            Whose conductivity the ``kappa-*.hdf5`` hold.
+        temperatures
+            Kelvin; kept beside the temperature of the campaign's property.
 
         Raises
         ------
         LabelError
             With every bad row of every file.
         """
-        files = [read_labels(Path(path)) for path in paths]
+        from campaigns.exchange.importing import add_newest, is_export, kappa_labels, read_exports, record_results
+
+        given = [Path(path) for path in paths]
+        tensors = [path for path in given if path.suffix == ".hdf5"]
+        if tensors and material_id is None:
+            raise LabelFileError(f"{tensors[0]} does not say of which material it is; give its id with --id")
+        tables = [path for path in given if path.suffix != ".hdf5" and not is_export(path)]
+        files = [read_labels(path) for path in tables]
         labels = [label for file in files for label in file.labels]
         places = [place for file in files for place in file.places]
         problems = [problem for file in files for problem in file.problems]
         with self.locked(), self.store.transaction():
+            readings = read_exports(self, [path for path in given if is_export(path)])
             try:
                 report = self.store.add_labels(labels, places)
             except LabelError as error:
@@ -172,8 +206,11 @@ class Campaign:
             if problems:
                 order = {place: i for i, place in enumerate(place for file in files for place in file.order)}
                 raise LabelError(sorted(problems, key=lambda p: order[p.location]), len(order))
+            for path in tensors:
+                add_newest(self, kappa_labels(self, path, material_id or "", temperatures), report)
+            outcomes = record_results(self, readings, report, temperatures)
             self._finish_entries("label imported")
-        return report
+        return ImportReport(**vars(report), entries=tuple(outcomes))
 
     def record(self, material_id: str, value: float, **fields: Any) -> LabelReport:
         """Record one label of the campaign's property from a notebook; ``fields`` as in :class:`LabelRecord`."""
@@ -334,7 +371,7 @@ class Campaign:
         from campaigns.judging import judge_round
 
         if entries := self.store.queue(UNFINISHED):
-            self.labeler.work(self.store, entries)
+            self.labeler.work(self.store, entries, say)
             with self.store.transaction():
                 self._finish_entries("label found")
         judged = []

@@ -7,13 +7,14 @@ Reports go to standard output, progress and messages to standard error. Exit cod
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from campaigns.output import Count, Format, Progress, emit, emit_one, message
+from campaigns.output import Format, Progress, emit, emit_one, message
 from db.states import FailureReason, QueueState
 
 if TYPE_CHECKING:
@@ -30,13 +31,21 @@ label_app = typer.Typer(no_args_is_help=True, help="Bring labels in and list the
 queue_app = typer.Typer(no_args_is_help=True, help="See and steer what is computed next.")
 models_app = typer.Typer(no_args_is_help=True, help="Versions, lineage, metrics and checkpoints.")
 db_app = typer.Typer(no_args_is_help=True, help="Look after the store.")
-for name, sub in (("label", label_app), ("queue", queue_app), ("models", models_app), ("db", db_app)):
+archive_app = typer.Typer(no_args_is_help=True, help="A whole campaign as one file, checked by hash.")
+for name, sub in (
+    ("label", label_app),
+    ("queue", queue_app),
+    ("models", models_app),
+    ("db", db_app),
+    ("archive", archive_app),
+):
     app.add_typer(sub, name=name)
 
 _SHOWN = 20
 _REJECTION_COLUMNS = ["source", "record_id", "reason", "message", "remedy"]
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Campaign directory.")]
+Archive = Annotated[Path, typer.Argument(metavar="FILE", help="Archive that `archive create` wrote.")]
 OutFormat = Annotated[Format, typer.Option("--format", help="How to report.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Goal = Annotated[Literal["min", "max"], typer.Option("--goal", help="Whether low or high values are wanted.")]
@@ -111,7 +120,12 @@ def ingest(
     directory: Dir,
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Files, folders, archives, builtin:reference, builtin:candidates."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files, folders, archives, builtin:reference, builtin:candidates; databases: "
+            "mp:is_stable=true,nelements=2-4 or mp:mp-149,mp-13 (key in MP_API_KEY), optimade:NAME:FILTER or "
+            "optimade:https://HOST/PATH?filter=..., aflow:species(Na,Cl),nspecies(2).",
+        ),
     ],
     label: Annotated[
         list[str] | None, typer.Option("--label", help="FIELD=PROPERTY@FIDELITY[:UNIT]; may be repeated.")
@@ -125,7 +139,7 @@ def ingest(
 
     fields = [LabelField.parse(text) for text in label or ()]
     with _open(directory) as campaign, Progress(quiet) as progress:
-        report = campaign.ingest(sources, fields, workers, lambda n: progress.say(Count(f"{n} records read")))
+        report = campaign.ingest(sources, fields, workers, progress.say)
     counts = {
         "read": report.read,
         "added": report.added,
@@ -146,9 +160,16 @@ def ingest(
             message(f"... and {len(report.duplicates) - _SHOWN} more duplicates")
     elif format is Format.JSON:
         detail = {"duplicates": report.duplicates, "rejections": [vars(r) for r in report.rejected]}
+        detail |= {"versions": report.versions, "notes": report.notes}
         emit_one(counts | {"reasons": report.reasons()} | detail, format)
     else:
         emit([counts], format)
+    for before, now in report.versions[:_SHOWN]:
+        message(f"another version: {before} has another structure now, kept as {now}")
+    if len(report.versions) > _SHOWN:
+        message(f"... and {len(report.versions) - _SHOWN} more other versions")
+    for note in report.notes:
+        message(f"note: {note}")
 
 
 @app.command()
@@ -162,21 +183,43 @@ def rejections(directory: Dir, format: OutFormat = Format.TABLE) -> None:
 @label_app.command("import")
 def label_import(
     directory: Dir,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="CSV or JSON lines.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...", help="CSV, JSON lines, kappa-*.hdf5, or an exported queue's folder or archive."
+        ),
+    ],
+    material: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Material that kappa-*.hdf5 given by name belong to.")
+    ] = None,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option("--temperature", min=0, help="Kelvin, beside that of the property; may be repeated."),
+    ] = None,
     format: OutFormat = Format.TABLE,
 ) -> None:
-    """Bring in labels: columns id, property, value, unit, fidelity; every file or none."""
+    """Bring in labels and results: every file or none, and of an exported queue what has ended by now."""
     with _open(directory) as campaign:
-        report = campaign.import_labels(paths)
+        report = campaign.import_labels(paths, material, temperature or ())
         note = campaign.fidelity_note()
-    counts = {
+    counts: dict[str, Any] = {
         "added": len(report.added),
         "unchanged": len(report.unchanged),
         "superseded": len(report.superseded),
     }
-    emit_one(counts, format) if format is Format.JSON else emit([counts], format)
+    entries = [vars(outcome) for outcome in report.entries]
+    if format is Format.JSON:
+        emit_one(counts | ({"entries": entries} if entries else {}), format)
+    else:
+        emit([counts | Counter(outcome.state for outcome in report.entries)], format)
+    for outcome in report.entries:
+        if outcome.message:
+            message(f"{outcome.folder}: {outcome.state}: {outcome.message}")
     if note:
         message(note)
+    if any(outcome.state == "refused" for outcome in report.entries):
+        message("error: some folders were refused (above); everything else was imported")
+        raise typer.Exit(1)
 
 
 @label_app.command("list")
@@ -470,6 +513,55 @@ def db_upgrade(directory: Dir) -> None:
 
     before, after = upgrade_store(directory)
     message(f"store of {directory}: version {before} -> {after}" if before != after else "the store is up to date")
+
+
+@archive_app.command("create")
+def archive_create(
+    directory: Dir,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="File to write: .tar.zst or .tar.gz.")],
+    caches: Annotated[
+        bool, typer.Option("--caches", help="With graphs and embeddings, which can be made again.")
+    ] = False,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Write a campaign, its store and artifacts into one file."""
+    from campaigns.archive import create_archive
+
+    with _open(directory) as campaign, Progress(quiet) as progress:
+        manifest = create_archive(campaign, to, caches, progress.say)
+    emit_one(manifest.summary(), format)
+    message(f"{directory} written to {to}")
+
+
+@archive_app.command("verify")
+def archive_verify(file: Archive, format: OutFormat = Format.TABLE, quiet: Quiet = False) -> None:
+    """Hash every file of an archive; exit code 1 if one is missing or changed."""
+    from campaigns.archive import verify_archive
+
+    with Progress(quiet) as progress:
+        manifest = verify_archive(file, progress.say)
+    emit_one(manifest.summary(), format)
+    message(f"{file} is intact")
+
+
+@archive_app.command("extract")
+def archive_extract(
+    file: Archive,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New campaign directory.")],
+    store: Annotated[
+        str, typer.Option("--store", metavar="URL", help="Database for the store; store.sqlite in DIR if not given.")
+    ] = "",
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Make a campaign directory from an archive, whichever database the store was in."""
+    from campaigns.archive import extract_archive
+
+    with Progress(quiet) as progress:
+        manifest = extract_archive(file, directory, store, progress.say)
+    emit_one(manifest.summary(), format)
+    message(f"{file} extracted to {directory}; go on with `kappascout status {directory}`")
 
 
 def _open(directory: Path) -> Campaign:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from campaigns.cursors import Cursor
 from campaigns.exceptions import CampaignError
+from campaigns.output import Count
 from campaigns.training_set import default_scale, flaw
 from db.exceptions import InvalidRecordError
 from db.records import LabelRecord, MaterialRecord, RejectionRecord, SourceRecord
+from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal, Material
 from engine.materials.duplicates import link_duplicates
+from engine.materials.sources.source import Page, Source, is_remote, open_source
 
 if TYPE_CHECKING:
     from db.store import Store
@@ -24,7 +30,6 @@ REFERENCE = "builtin:reference"
 CANDIDATES = "builtin:candidates"
 BAD_LABEL = "bad_label"
 """Reason of a rejection beside those of :class:`RejectionReason`."""
-_LATER = ("mp:", "optimade:", "aflow:")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,29 @@ class LabelField:
         return cls(name, property_, fidelity, unit)
 
 
+# AFLOW's quasi-harmonic Debye conductivities are labels without being asked for
+_OWN_LABELS = {"aflow": (LabelField("kappa_agl_300K_W_mK", "kappa_300K", "agl", "W/(m K)"),)}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and when the rows of one page came from a database; empty for files."""
+
+    query: str | None = None
+    retrieved_at: str = ""
+    database_version: str | None = None
+    row_versions: Mapping[str, str] = field(default_factory=dict)
+    """By record id, where rows have versions of their own."""
+
+    @property
+    def is_database(self) -> bool:
+        """Tell a database from a file."""
+        return self.query is not None
+
+
+_FILES = Provenance()
+
+
 @dataclass
 class IngestReport:
     """What became of everything that came in."""
@@ -61,6 +89,10 @@ class IngestReport:
     unchanged: int = 0
     rejected: list[RejectionRecord] = field(default_factory=list)
     labels: int = 0
+    versions: list[tuple[str, str]] = field(default_factory=list)
+    """Id under which another structure was known, id under which the one that came now is kept."""
+    notes: list[str] = field(default_factory=list)
+    """What a database did that the user should know, e.g. announce more than it sent."""
 
     @property
     def read(self) -> int:
@@ -77,30 +109,119 @@ def ingest(
     sources: Sequence[str],
     label_fields: Sequence[LabelField] = (),
     workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    cursors: Path | None = None,
 ) -> IngestReport:
     """Add what ``sources`` hold to the store, chunk by chunk; a chunk is kept whole or not at all.
 
-    ``progress`` is called with the number of records read so far.
+    Parameters
+    ----------
+    store
+        Where to.
+    sources
+        Files, folders, archives, built-in sets, and databases (``mp:``, ``optimade:``, ``aflow:``), which come last.
+    label_fields
+        Which properties are labels too.
+    workers
+        Processes that read files; None takes one a core.
+    say
+        Is told how far it is.
+    cursors
+        Folder that keeps how far each database has been read, so that an interrupted ingest goes on there; None
+        starts at the beginning.
+
+    Raises
+    ------
+    CampaignError
+        A source cannot be asked or read; what came before is kept.
     """
     report = IngestReport()
     found: set[str] = set()
-    for outcomes in open_sources(sources, workers):
-        materials = [o for o in outcomes if isinstance(o, Material)]
-        refused = [_rejection(o) for o in outcomes if isinstance(o, Rejection)]
-        refused += [r for m in materials if (r := _bad_label(m, label_fields))]
-        bad = {id(m) for m in materials if _bad_label(m, label_fields)}
-        with store.transaction():
-            kept, conflicts = add_materials(store, [m for m in materials if id(m) not in bad], report)
-            refused += conflicts
-            store.add_rejections(refused)
-            report.labels += len(store.add_labels(_labels(kept, label_fields)).added)
-        report.rejected += refused
-        found.update(name for m in materials for name in m.properties)
-        if progress:
-            progress(report.read)
+    remote = [(text, _opened(text, say)) for text in sources if is_remote(text)]
+    local = [text for text in sources if not is_remote(text)]
+    for outcomes in open_sources(local, workers) if local else ():
+        found |= _take(store, outcomes, label_fields, report, _FILES)
+        say(Count(f"{report.read} records read"))
+    for text, source in remote:
+        fields = [*label_fields, *_OWN_LABELS.get(text.partition(":")[0], ())]
+        for outcomes, provenance in _asked(text, source, report, say, cursors):
+            found |= _take(store, outcomes, fields, report, provenance)
     _check_fields(label_fields, found)
     return report
+
+
+def _take(
+    store: Store,
+    outcomes: Sequence[Material | Rejection],
+    label_fields: Sequence[LabelField],
+    report: IngestReport,
+    provenance: Provenance,
+) -> set[str]:
+    """Keep one chunk; the names of the properties that were in it."""
+    materials = [o for o in outcomes if isinstance(o, Material)]
+    refused = [_rejection(o) for o in outcomes if isinstance(o, Rejection)]
+    refused += [r for m in materials if (r := _bad_label(m, label_fields))]
+    bad = {id(m) for m in materials if _bad_label(m, label_fields)}
+    with store.transaction():
+        kept, conflicts = add_materials(store, [m for m in materials if id(m) not in bad], report, provenance)
+        refused += conflicts
+        store.add_rejections(refused)
+        report.labels += len(store.add_labels(_labels(kept, label_fields)).added)
+    report.rejected += refused
+    return {name for m in materials for name in m.properties}
+
+
+def _opened(text: str, say: Callable[[str], None]) -> Source:
+    """Give a database, or say why not before anything is read from anywhere."""
+    try:
+        return open_source(text, say)
+    except SourceError as error:
+        raise CampaignError(str(error)) from error
+
+
+def _asked(
+    text: str, source: Source, report: IngestReport, say: Callable[[str], None], folder: Path | None
+) -> Iterator[tuple[list[Material | Rejection], Provenance]]:
+    """Pages of a database, from where an earlier ingest of the same words was interrupted.
+
+    The place is written when the caller comes for the next page, so that a page counts when it is in the store.
+    """
+    from engine.materials.loading import process
+
+    cursor = Cursor.load(folder, text)
+    try:
+        cursor, pages = _resumed(source, cursor, say)
+        for page in pages:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            yield process(page.records), Provenance(source.query, now, page.version, page.row_versions)
+            read = cursor.read + len(page.records)
+            cursor = Cursor(text, page.next, cursor.page + 1, read, page.version)
+            cursor.write(folder)
+            of = f" of {page.total}" if page.total else ""
+            say(Count(f"{text}: page {cursor.page}, {read}{of} records read"))
+            report.notes += page.notes
+            if page.next is None and page.total is not None and page.total != read:
+                report.notes.append(f"{source.origin} announced {page.total} records and sent {read}")
+    except SourceError as error:
+        raise CampaignError(f"{text}, page {cursor.page + 1}: {error}") from error
+
+
+def _resumed(source: Source, cursor: Cursor, say: Callable[[str], None]) -> tuple[Cursor, Iterator[Page]]:
+    """Pages from the cursor on; from the first where the place is gone or the database another one by now."""
+    if cursor.next is None:
+        return cursor, source.pages()
+    pages = source.pages(cursor.next)
+    try:
+        first = next(pages)
+    except RefusedRequestError as error:
+        why = f"its page {cursor.page + 1} is not there any more ({error})"
+    else:
+        if first.version == cursor.database_version:
+            say(f"{cursor.source}: going on at page {cursor.page + 1}; {cursor.read} records were read before")
+            return cursor, chain([first], pages)
+        why = f"the database was {cursor.database_version} and is {first.version} now"
+    say(f"{cursor.source}: {why}; starting over, what is there already is passed over")
+    return Cursor(cursor.source), source.pages()
 
 
 def open_sources(sources: Sequence[str], workers: int | None = None) -> Iterator[list[Material | Rejection]]:
@@ -108,11 +229,6 @@ def open_sources(sources: Sequence[str], workers: int | None = None) -> Iterator
     from engine.materials.loading import load
 
     files = [s for s in sources if s not in (REFERENCE, CANDIDATES)]
-    for source in files:
-        if source.startswith(_LATER):
-            raise CampaignError(
-                f"{source}: this version reads files only; download the entries as CIF or JSON lines and give the files"
-            )
     if files:
         yield from load(files, workers)
     for source in sources:
@@ -129,13 +245,15 @@ def open_sources(sources: Sequence[str], workers: int | None = None) -> Iterator
             yield _generated(source, ((c.id, c.crystal, c.properties) for c in generate_candidates()))
 
 
-def material_record(material: Material) -> MaterialRecord:
+def material_record(material: Material, provenance: Provenance = _FILES) -> MaterialRecord:
     """Turn a material of the engine into one of the store; a property that is not finite becomes a note."""
     broken = {name: v for name, v in material.properties.items() if isinstance(v, float) and not math.isfinite(v)}
     source = SourceRecord(
         record_id=material.id,
         origin=material.source,
-        retrieved_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        retrieved_at=provenance.retrieved_at or datetime.now(UTC).isoformat(timespec="seconds"),
+        database_version=provenance.row_versions.get(material.id, provenance.database_version),
+        query=provenance.query,
         note="; ".join([*material.notes, *(f"property {name} is {v}, left out" for name, v in broken.items())]),
         content_hash=material.content_hash,
     )
@@ -165,9 +283,13 @@ def stored_material(record: MaterialRecord) -> Material:
 
 
 def add_materials(
-    store: Store, materials: Sequence[Material], report: IngestReport
+    store: Store, materials: Sequence[Material], report: IngestReport, provenance: Provenance = _FILES
 ) -> tuple[list[Material], list[RejectionRecord]]:
-    """Add new crystals and link copies; returns those that are in the store now, and the refused."""
+    """Add new crystals and link copies; returns those that are in the store now, and the refused.
+
+    An id that the store knows with another crystal is refused from a file. A database's ids are its own, so that from
+    there it is another version: kept under an id of its own beside the earlier one, and linked to it by a note.
+    """
     first = {m.id: m for m in reversed(materials)}
     kept = [m for m in materials if first[m.id].content_hash == m.content_hash]
     refused = [
@@ -176,18 +298,30 @@ def add_materials(
         if first[m.id].content_hash != m.content_hash
     ]
     with store.transaction():
-        conflicts = _add(store, kept, report)
+        conflicts = _add(store, kept, report, provenance)
+        if provenance.is_database and conflicts:
+            versions = {m.id: _version(m) for m in kept if m.id in conflicts}
+            rows = {v.id: provenance.row_versions[id_] for id_, v in versions.items() if id_ in provenance.row_versions}
+            conflicts = _add(store, list(versions.values()), report, replace(provenance, row_versions=rows))
+            report.versions += [(id_, v.id) for id_, v in versions.items() if v.id not in conflicts]
+            kept = [versions.get(m.id, m) for m in kept]
     refused += [_conflict(m, conflicts[m.id]) for m in kept if m.id in conflicts]
     return [m for m in kept if m.id not in conflicts], refused
 
 
-def _add(store: Store, materials: Sequence[Material], report: IngestReport) -> dict[str, str]:
+def _version(material: Material) -> Material:
+    """Give another structure of a known id an id that follows from its content, the same whenever it comes."""
+    note = f"another structure than the one known as {material.id}"
+    return replace(material, id=f"{material.id}@{material.content_hash[:8]}", notes=(*material.notes, note))
+
+
+def _add(store: Store, materials: Sequence[Material], report: IngestReport, provenance: Provenance) -> dict[str, str]:
     """Add materials that differ in id or are the same; ids that the store knows with another crystal, and why."""
     present = store.materials_in_buckets({m.bucket for m in materials})
     known = {bucket: [stored_material(r) for r in records] for bucket, records in present.items()}
     pairs = link_duplicates(materials, known)
     copies = {id(m): original for m, original in pairs if original and original.content_hash != m.content_hash}
-    added = store.add_materials(material_record(m) for m in materials if id(m) not in copies)
+    added = store.add_materials(material_record(m, provenance) for m in materials if id(m) not in copies)
     report.added += len(added.added)
     report.unchanged += len(added.unchanged)
     report.duplicates += added.duplicates
@@ -200,13 +334,13 @@ def _add(store: Store, materials: Sequence[Material], report: IngestReport) -> d
         if original.id in conflicts:
             orphans.append(material)
             continue
-        record = material_record(material)
+        record = material_record(material, provenance)
         try:
             store.link_duplicate(original.id, record.sources[0], record.properties)
             report.duplicates.append((material.id, original.id))
         except InvalidRecordError as error:
             conflicts[material.id] = str(error)
-    return conflicts | _add(store, orphans, report) if orphans else conflicts
+    return conflicts | _add(store, orphans, report, provenance) if orphans else conflicts
 
 
 def _conflict(material: Material, message: str) -> RejectionRecord:

@@ -17,7 +17,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -221,30 +220,20 @@ def _json_document(content: IO[bytes], stem: str, source: str) -> Iterator[RawRe
     n = 0
     try:
         with io.TextIOWrapper(content, encoding="utf-8-sig") as text:
-            for n, entry in enumerate(_json_entries(text), start=1):
-                if isinstance(entry, _Whole):
-                    yield RawRecord(stem, Format.JSON, entry.document, source)
-                else:
-                    yield RawRecord(_nth(stem, n), Format.JSON, entry, f"{source}[{n - 1}]")
+            start = text.read(_BLOCK)
+            head = _LIST.match(start)
+            if head:
+                entries = _list_items(start[head.end() :], text)
+            else:
+                document = json.loads(start + text.read())
+                if not isinstance(document, dict) or not isinstance(document.get("entries"), list):
+                    yield RawRecord(stem, Format.JSON, document, source)
+                    return
+                entries = iter(document["entries"])
+            for n, entry in enumerate(entries, start=1):
+                yield RawRecord(_nth(stem, n), Format.JSON, entry, f"{source}[{n - 1}]")
     except ValueError as error:
         yield _damaged(source, _nth(stem, n + 1), error)
-
-
-@dataclass(frozen=True)
-class _Whole:
-    """A document that is one record."""
-
-    document: Any
-
-
-def _json_entries(text: IO[str]) -> Iterator[Any]:
-    start = text.read(_BLOCK)
-    if head := _LIST.match(start):
-        yield from _list_items(start[head.end() :], text)
-        return
-    document = json.loads(start + text.read())
-    entries = document.get("entries") if isinstance(document, dict) else None
-    yield from entries if isinstance(entries, list) else [_Whole(document)]
 
 
 _BLOCK = 1 << 20

@@ -16,8 +16,8 @@ from typing import Any
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.formats import Format, RawRecord
-from engine.materials.sources.server import Say, Server
-from engine.materials.sources.source import Page, address, not_an_object
+from engine.materials.sources.server import Server
+from engine.materials.sources.source import Page, Say, address, not_an_object
 
 NAME = "Materials Project"
 ENDPOINT = "https://api.materialsproject.org"

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection
 from engine.materials.formats import Format, RawRecord
-from engine.materials.sources.server import Say, Server
-from engine.materials.sources.source import Page, address, not_an_object
+from engine.materials.sources.server import Server
+from engine.materials.sources.source import Page, Say, address, not_an_object
 
 PROVIDERS = {
     "alexandria": "https://alexandria.icams.rub.de/pbe",

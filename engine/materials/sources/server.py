@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,8 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from engine.exceptions import RefusedRequestError, SourceError
-
-Say = Callable[[str], None]
+from engine.materials.sources.source import Say
 
 
 @dataclass(frozen=True)

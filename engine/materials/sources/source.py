@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from engine.exceptions import SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.formats import RawRecord
-from engine.materials.sources.server import Say
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
