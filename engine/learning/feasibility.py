@@ -9,7 +9,7 @@ Stat. Assoc. 102, 359 (2007)).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,11 +79,11 @@ class Feasibility:
         constant = np.array([_rate(y[folds != k]) for k in range(FOLDS)])[folds]
         tried = {penalty: _held_out(x, y, folds, penalty) for penalty in PENALTIES}
         best = min(tried, key=lambda penalty: _losses(y, tried[penalty]).mean())
-        scores = {"constant": _scores(y, constant), "classifier": _scores(y, tried[best])}
+        judged = replace(without, constant=_scores(y, constant), classifier=_scores(y, tried[best]))
         if not _is_better(y, tried[best], constant):
-            return cls(n, failures, _rate(y), **scores)
+            return judged
         intercept, weights = _logistic(x, y, best)
-        return cls(n, failures, _rate(y), intercept, tuple(weights.tolist()), **scores)
+        return replace(judged, intercept=intercept, weights=tuple(weights.tolist()))
 
     @property
     def discriminates(self) -> bool:

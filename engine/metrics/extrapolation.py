@@ -58,7 +58,7 @@ class TrainingDistance:
             raise ValueError(f"distances to training rows take at least 2 of them, received shape {rows.shape}")
         rng = np.random.default_rng(seed)
         centre, projection = _projection(rows, rng)
-        points = (rows - centre) @ projection
+        points = _project(rows, centre, projection)
         chosen = np.arange(len(rows))
         if len(rows) > references:
             chosen = np.sort(rng.choice(len(rows), references, replace=False))
@@ -71,7 +71,7 @@ class TrainingDistance:
     def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distances of N rows (N x d), a block in memory at a time."""
         parts = [
-            _nearest((block - self.centre) @ self.projection, self.references, self.neighbours)
+            _nearest(_project(block, self.centre, self.projection), self.references, self.neighbours)
             for block in _blocks(np.asarray(embeddings, dtype=np.float32))
         ]
         return np.concatenate(parts) if parts else np.empty(0)
@@ -91,7 +91,7 @@ def held_out_distances(
     """Distance of each training row (n) to the rows of the other folds: what its prediction had to go by."""
     rows = np.asarray(embeddings, dtype=np.float32)
     centre, projection = _projection(rows, np.random.default_rng(seed))
-    points = (rows - centre) @ projection
+    points = _project(rows, centre, projection)
     distances = np.empty(len(rows))
     for k in np.unique(folds):
         held, known = np.flatnonzero(folds == k), np.flatnonzero(folds != k)
@@ -196,6 +196,12 @@ def _projection(rows: NDArray[np.float32], rng: np.random.Generator) -> tuple[ND
         directions = rng.standard_normal((width, DIRECTIONS)) / np.sqrt(DIRECTIONS)
     # divided by the root of the width: a distance of 1 is one standard deviation in every column
     return rows.mean(axis=0), (directions / spread[:, None] / np.sqrt(width)).astype(np.float32)
+
+
+def _project(
+    rows: NDArray[np.float32], centre: NDArray[np.float32], projection: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    return np.asarray((rows - centre) @ projection, dtype=np.float32)
 
 
 def _nearest(

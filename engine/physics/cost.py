@@ -141,6 +141,7 @@ class WorkloadCounter:
 
     def __init__(self, path: Path | str, min_length: float, pair_cutoff: float | None = None):
         self._path = Path(path)
+        self._min_length, self._pair_cutoff = min_length, pair_cutoff
         self._settings = [min_length, pair_cutoff]
         self._known = self._read()
 
@@ -149,8 +150,7 @@ class WorkloadCounter:
         return {key: self._known[key] if key in self._known else self._count(key, crystals[key]) for key in crystals}
 
     def _count(self, key: str, crystal: Crystal) -> Workload:
-        min_length, pair_cutoff = self._settings
-        found = count_workload(crystal, min_length, pair_cutoff)
+        found = count_workload(crystal, self._min_length, self._pair_cutoff)
         self._known[key] = found
         line = json.dumps({"key": key, "settings": self._settings, **asdict(found)})
         self._path.parent.mkdir(parents=True, exist_ok=True)
