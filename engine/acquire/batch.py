@@ -1,35 +1,38 @@
-"""A batch from the whole pool: sequential greedy, exact, in memory bounded by a chunk plus a few numbers a row.
+"""A batch from the whole pool: which rows to compute next, in order.
 
-Joint acquisition functions are monotone submodular, so what a row would have gained earlier bounds what it gains now:
-lazy greedy (Minoux, Optimization Techniques, 234, 1978) re-evaluates only rows whose bound could still win. The pool is
-streamed once for the bounds, and again only when too many rows outside the shortlist could win.
-
+Functions that look at the batch as a whole are maximised by sequential greedy (:mod:`engine.acquire.sequential`).
 A maximum over D draws runs out of information as the batch grows. When no row gains anything that the arithmetic
 resolves, the batch goes on by the marginal upper confidence bound and says so; exact ties fall to a seeded permutation.
+
+Feasibility, diversity and cost enter as factors of the acquisition value: added as logarithms where it is one,
+multiplied where it is positive, and applied to what it has above the candidates' median where it has no natural zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from engine.acquire.functions import AcquisitionFunction, Needs, acquisition_function
+from engine.acquire.allowance import Allowance, Limits
+from engine.acquire.diversity import Diversity, DiversityName, Embeddings, diversity
+from engine.acquire.functions import AcquisitionFunction, Needs, acquisition_function, scheduled_beta
+from engine.acquire.objectives import Objective
+from engine.acquire.pool import Criterion, Pool, Rows, top
+from engine.acquire.portfolio import MEMBERS, probabilities
+from engine.acquire.sequential import Acquisition, Kind, LazyGreedy, weighed
 from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from engine.acquire.montecarlo import JointAcquisition
     from engine.acquire.posterior import PoolPosterior
 
-SHORTLIST = 512  # rows whose draws are kept; grows fourfold when a row outside could win
-LAZY_BLOCK = 64  # rows re-evaluated at a time
 FALLBACK = "ucb"
-TIE = 1e-12  # gains closer than this differ by rounding only
+REFERENCE = 1024
+"""Candidates over which ``variance`` integrates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +40,8 @@ class Batch:
     """Chosen rows in order; the value of each when it was chosen; the rule that chose it; what deserves saying.
 
     Values are those of the rule, to be maximised: qLogEI the natural logarithm of the conditional expected improvement
-    in log10 kappa; qUCB the joint value of pending and chosen rows; ucb, greedy and thompson log10 kappa, negated when
-    the goal is ``min``; random zero.
+    in log10 kappa; qUCB and qPI the joint value of pending and chosen rows; ucb, greedy and thompson log10 kappa,
+    negated when the goal is ``min``; random zero. With feasibility, cost or diversity they are what ranked the rows.
     """
 
     rows: NDArray[np.int64]
@@ -50,15 +53,27 @@ class Batch:
 def choose_batch(
     posterior: PoolPosterior,
     *,
-    goal: str,
+    goal: str | Objective,
     acquisition: str,
-    q: int,
+    q: int | None,
     candidates: NDArray[np.int64],
     rng: np.random.Generator,
     best: float | None = None,
     pending: NDArray[np.int64] | None = None,
+    observed: NDArray[np.int64] | None = None,
     chunk: int = 16_384,
-    beta: float = 1.0,
+    beta: float | Literal["schedule"] = 1.0,
+    round_number: int = 1,
+    threshold: float | None = None,
+    epsilon: float = 0.1,
+    portfolio: Mapping[str, float] | None = None,
+    feasibility: NDArray[np.float64] | None = None,
+    cost: NDArray[np.float64] | None = None,
+    budget: float | None = None,
+    limits: Limits | None = None,
+    diverse: DiversityName = "none",
+    embeddings: Embeddings | None = None,
+    target_of: NDArray[np.int64] | None = None,
 ) -> Batch:
     """Choose q rows among the candidates that are not pending.
 
@@ -67,300 +82,527 @@ def choose_batch(
     posterior
         Calibrated posterior over the pool, log10 kappa.
     goal
-        ``min`` or ``max``.
+        ``min``, ``max``, or an objective on the model's scale (a target, a window).
     acquisition
         Name of an acquisition function (:data:`engine.acquire.functions.FUNCTIONS`).
     q
-        Rows to choose.
+        Rows to choose; ``None`` with a budget: as many as it pays for.
     candidates
         Rows that may be chosen (those that pass the constraints and have no label).
     rng
         Breaks exact ties; also ``random`` and the order of ``thompson``'s draws.
     best
-        Best known log10 kappa, the incumbent of qLogEI; without one the best predicted mean stands in, with a note.
+        Best known log10 kappa, the incumbent of qLogEI and qPI; without one the best predicted mean stands in, with a
+        note. (For a target or a window the known value with the best utility.)
     pending
-        Rows queued or running: never chosen; qLogEI and qUCB condition on them. The marginal rules and ``thompson`` do
-        not depend on them.
+        Rows queued or running: never chosen. Joint and Gaussian functions condition on them, ``ucb`` on what their
+        labels will leave of the spread, ``thompson`` passes over draws that have their best there; ``greedy`` keeps
+        away from them only with a diversity, for a label at its mean does not move the means.
+    observed
+        Labelled rows of the pool, the incumbents of qLogNEI.
     chunk
         Rows whose draws are held at once; past the processor's cache larger is slower.
     beta
-        Weight of the variance in qUCB and ucb.
+        Weight of the variance in qUCB and ucb; ``schedule`` lets it grow with ``round_number``.
+    round_number
+        Counts from 1.
+    threshold
+        log10 kappa whose level set ``level_set`` looks for.
+    epsilon
+        Share of random picks in ``epsilon_greedy``.
+    portfolio
+        Gain of each member of ``portfolio`` (:mod:`engine.acquire.portfolio`); without, the usual members, all 0.
+    feasibility
+        Probability of each row of the pool (N) to be of use: no failure, chance constraints met.
+    cost
+        Expected core-hours of each row of the pool (N): value is counted per core-hour.
+    budget
+        Core-hours that the batch may cost in all.
+    limits
+        Most rows of one group, by name of the grouping.
+    diverse
+        How the batch is kept apart: ``hallucinate`` conditions ``ucb`` on its own picks; ``penalise`` and
+        ``determinant`` work in embedding space with any function but ``thompson`` and ``random``.
+    embeddings
+        Rows of the pool -> ``n x d``.
+    target_of
+        For each row of the pool (N), of which several may be one material at several fidelities, the row at the
+        fidelity that is wanted: GIBBON, qMES, qKG and ``variance`` then count what a row tells about those.
+
+    Raises
+    ------
+    AcquisitionError
+        For a request that cannot be met, before anything expensive.
     """
+    objective = Objective.of(goal)
     function = acquisition_function(acquisition)
-    taken = np.unique(np.asarray([] if pending is None else pending, dtype=np.int64))
-    free = np.setdiff1d(np.asarray(candidates, dtype=np.int64), taken)
-    _check_request(posterior, goal, q, beta, best, free, taken, candidates)
-    pool = _Pool(posterior, 1.0 if goal == "max" else -1.0, free, rng.permutation(len(free)), chunk, beta)
-    if function.needs is Needs.JOINT:
-        return _joint(pool, function, q, None if best is None else pool.sign * best, taken)
-    if function.needs is Needs.DRAW:
-        return _thompson(pool, q, rng)
-    if function.needs is Needs.MARGINAL:
-        return _marginal(pool, function.name, q)
-    return Batch(free[np.argsort(pool.priority)[:q]], np.zeros(q), (function.name,) * q, ())
+    if function.needs is Needs.PARETO:
+        raise AcquisitionError(f"{acquisition} trades several objectives off; use choose_pareto_batch")
+    if diverse == "hallucinate" and acquisition != "ucb":
+        raise AcquisitionError(f"diversity 'hallucinate' is for ucb, not for {acquisition}; use 'penalise', or 'none'")
+    taken = np.unique(_rows(pending))
+    free = _without(_rows(candidates), taken)
+    request = _Request(
+        best=None if best is None else float(objective.utility(np.asarray(best, dtype=np.float64))),
+        taken=taken,
+        observed=np.unique(_rows(observed)),
+        beta=scheduled_beta(max(len(free), 1), round_number) if beta == "schedule" else float(beta),
+        threshold=threshold,
+        epsilon=epsilon,
+        gains=dict.fromkeys(MEMBERS, 0.0) if portfolio is None else portfolio,
+        diverse=diverse,
+        embeddings=embeddings,
+        rng=rng,
+    )
+    _check_request(posterior, request, q, best, free, len(_rows(candidates)), budget)
+    log_factor = _log_factor(posterior.n_rows, free, feasibility, cost)
+    n = len(free) if q is None else q
+    criteria = (Criterion(posterior, objective),)
+    pool = Pool(criteria, free, rng.permutation(len(free)), chunk, _checked_targets(target_of, posterior.n_rows))
+    allowance = Allowance(free, limits, cost, budget)
+    growing = _Growing(pool, request, allowance, log_factor)
+    for part, share in _parts(function, n, q, request):
+        growing.add(part, share)
+    return growing.batch(n, budget, getattr(posterior, "notes", ()))
+
+
+def choose_pareto_batch(
+    criteria: Sequence[Criterion],
+    *,
+    acquisition: str,
+    q: int | None,
+    candidates: NDArray[np.int64],
+    observed: NDArray[np.int64],
+    rng: np.random.Generator,
+    pending: NDArray[np.int64] | None = None,
+    reference: NDArray[np.float64] | None = None,
+    chunk: int = 16_384,
+    feasibility: NDArray[np.float64] | None = None,
+    cost: NDArray[np.float64] | None = None,
+    budget: float | None = None,
+    limits: Limits | None = None,
+    diverse: DiversityName = "none",
+    embeddings: Embeddings | None = None,
+) -> Batch:
+    """Choose q rows for several objectives at once: ``qLogNEHVI`` or ``qLogNParEGO``.
+
+    Parameters
+    ----------
+    criteria
+        Properties over the same pool, predicted (an ensemble's posterior) or known
+        (:class:`engine.acquire.posterior.KnownValues`), with as many draws each.
+    observed
+        Labelled rows of the pool, whose front is to be improved.
+    reference
+        Utilities (m; negated for ``min``, minus the distance for a window) that every useful row beats; without, a
+        tenth below the worst of the labelled rows' front.
+
+    The others are those of :func:`choose_batch`.
+    """
+    from engine.acquire.pareto import require_front
+
+    criteria = tuple(criteria)
+    function = acquisition_function(acquisition)
+    if function.needs is not Needs.PARETO:
+        raise AcquisitionError(f"{acquisition} has one objective; use qLogNEHVI or qLogNParEGO, or choose_batch")
+    taken = np.unique(_rows(pending))
+    free = _without(_rows(candidates), taken)
+    request = _Request(
+        taken=taken, observed=np.unique(_rows(observed)), reference=reference, diverse=diverse, embeddings=embeddings,
+        rng=rng,
+    )  # fmt: skip
+    require_front(request.observed, acquisition, len(criteria))
+    for criterion in criteria:
+        _check_request(criterion.posterior, request, q, None, free, len(_rows(candidates)), budget)
+    sizes = {(c.posterior.n_rows, c.posterior.n_draws) for c in criteria}
+    if len(sizes) > 1:
+        raise AcquisitionError(f"the objectives' posteriors have {sorted(sizes)} rows and draws; make them agree")
+    log_factor = _log_factor(criteria[0].posterior.n_rows, free, feasibility, cost)
+    n = len(free) if q is None else q
+    pool = Pool(criteria, free, rng.permutation(len(free)), chunk)
+    growing = _Growing(pool, request, Allowance(free, limits, cost, budget), log_factor)
+    growing.add(function, n)
+    return growing.batch(n, budget, ())
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
-    """The candidates as something to maximise; positions count candidates, ``rows`` are their rows in the pool."""
+class _Request:
+    """What was asked for besides the pool; ``best`` is a utility."""
 
-    posterior: PoolPosterior
-    sign: float
-    rows: NDArray[np.int64]
-    priority: NDArray[np.int64]  # a permutation: the smaller wins a tie
-    chunk: int
-    beta: float
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def chunks(self) -> Iterator[slice]:
-        """Positions of one chunk after the other."""
-        for start in range(0, len(self), self.chunk):
-            yield slice(start, start + self.chunk)
-
-    def without(self, positions: NDArray[np.int64]) -> _Pool:
-        """Leave some positions out."""
-        return replace(self, rows=np.delete(self.rows, positions), priority=np.delete(self.priority, positions))
-
-    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """``D x len(rows)`` draws, larger is better."""
-        draws = self.posterior.draws(rows)
-        finite = np.isfinite(draws)
-        if not finite.all():
-            _refuse_rows(rows[~finite.all(axis=0)], "draws")
-        return -draws if self.sign < 0 else draws
-
-    def marginal(self, name: str) -> NDArray[np.float64]:
-        """Mean of each row, or for ``ucb`` mean + sqrt(beta) std; larger is better."""
-        values = np.empty(len(self))
-        for part in self.chunks():
-            mean, std = self.posterior.mean_std(self.rows[part])
-            finite = np.isfinite(mean) & np.isfinite(std)
-            if not finite.all():
-                _refuse_rows(self.rows[part][~finite], "mean or standard deviation")
-            values[part] = self.sign * mean + (np.sqrt(self.beta) * std if name == "ucb" else 0.0)
-        return values
+    rng: np.random.Generator
+    taken: NDArray[np.int64]
+    observed: NDArray[np.int64]
+    best: float | None = None
+    beta: float = 1.0
+    threshold: float | None = None
+    epsilon: float = 0.0
+    gains: Mapping[str, float] = field(default_factory=dict)
+    diverse: str = "none"
+    embeddings: Embeddings | None = None
+    reference: NDArray[np.float64] | None = None
 
 
-def _marginal(pool: _Pool, name: str, q: int) -> Batch:
-    """Take the q best rows by mean or upper confidence bound."""
-    values = pool.marginal(name)
-    top = _top(values, pool.priority, q)
-    return Batch(pool.rows[top], values[top], (name,) * q, _tie_notes(values, top, name))
+class _Growing:
+    """A batch that one function after the other adds to, each conditioned on what is there."""
 
+    def __init__(self, pool: Pool, request: _Request, allowance: Allowance, log_factor: NDArray[np.float64] | None):
+        self.pool, self.request, self.allowance, self.log_factor = pool, request, allowance, log_factor
+        self.positions: list[int] = []
+        self.values: list[float] = []
+        self.rules: list[str] = []
+        self.notes: list[str] = []
+        self.diversity: Diversity = diversity(request.diverse, pool, request.embeddings, request.best, request.rng)
+        if len(request.taken):
+            self.diversity.take(request.taken)
+        if log_factor is not None:
+            allowance.open &= ~np.isneginf(log_factor)
 
-def _thompson(pool: _Pool, q: int, rng: np.random.Generator) -> Batch:
-    """Each pick is the best row of one draw; a draw whose best row is taken is passed over for the next draw.
+    def add(self, function: AcquisitionFunction, q: int) -> None:
+        """Let one function choose up to q more."""
+        if function.needs is Needs.DRAW:
+            missing = self._thompson(q)
+        elif function.needs is Needs.NOTHING:
+            missing = self._in_order(np.argsort(self.pool.priority), np.zeros(len(self.pool)), function.name, q)
+        elif self._is_a_sort(function):
+            missing = self._sort(function.name, q)
+        else:
+            missing = self._greedy(self._acquisition(function), function.name, q)
+        if missing and function.name != FALLBACK and self.allowance.open.any():
+            self.notes.append(
+                f"{function.name}: from pick {q - missing + 1} on no candidate adds anything that the "
+                f"{self.pool.posterior.n_draws} joint draws resolve; those picks are ranked by {FALLBACK} "
+                f"(beta {self.request.beta:g})"
+            )
+            self._greedy(_MarginalRule(self.pool.objective, self.request.beta), FALLBACK, missing)
 
-    When all draws have been used the second-best row of each is offered, then the third, ...
-    """
-    ranked = _best_of_each_draw(pool, max(q, 2))
-    order = rng.permutation(len(ranked))
-    chosen: dict[int, float] = {}
-    depth = 0
-    for depth in range(q):
-        for draw in order:
-            if len(chosen) < q:
-                value, position = ranked[draw][0][depth], ranked[draw][1][depth]
-                chosen.setdefault(int(position), float(value))
-        if len(chosen) == q:
-            break
-    notes = []
-    tied = sum(len(values) > 1 and values[0] == values[1] for values, _ in ranked)
-    if tied:
-        notes.append(f"thompson: the best rows of {tied} of {len(ranked)} draws tie; broken by a seeded permutation")
-    if depth:
-        notes.append(
-            f"thompson: {len(ranked)} draws have fewer than {q} different best rows; went on to rows ranked up to "
-            f"{depth + 1} in their draw"
+    def batch(self, q: int, budget: float | None, notes: Sequence[str]) -> Batch:
+        """Give what was chosen, and say why it is fewer than q, if it is."""
+        if not self.positions:
+            raise AcquisitionError("nothing can be chosen: feasibility, limits and budget leave no row; relax one")
+        if budget is not None:
+            self.notes.append(f"{self.allowance.spent:.4g} of {budget:g} core-hours for {len(self.positions)} rows")
+        elif len(self.positions) < q:
+            self.notes.append(f"limits and feasibility leave {len(self.positions)} of {q} rows; relax one for more")
+        rules = tuple(self.rules)
+        return Batch(self._chosen(), np.array(self.values, dtype=np.float64), rules, (*notes, *self.notes))
+
+    def _chosen(self) -> NDArray[np.int64]:
+        return self.pool.rows[np.array(self.positions, dtype=np.int64)]
+
+    def _taken(self) -> NDArray[np.int64]:
+        return np.concatenate([self.request.taken, self._chosen()])
+
+    def _is_a_sort(self, function: AcquisitionFunction) -> bool:
+        """Whether no pick changes the value of another."""
+        if function.needs is not Needs.MARGINAL or self.request.diverse != "none":
+            return False
+        return function.name == "greedy" or not len(self._taken())
+
+    def _sort(self, name: str, q: int) -> int:
+        """Take the q best rows by mean or upper confidence bound; how many are missing."""
+        values = self.pool.marginal(self.request.beta if name == "ucb" else 0.0)
+        if self.log_factor is not None:
+            values = weighed(Kind.FREE, values, self.log_factor, float(np.median(values)))
+        open_ = int(np.count_nonzero(self.allowance.open))
+        if open_ < len(self.pool):
+            values = np.where(self.allowance.open, values, -np.inf)
+        order = top(values, self.pool.priority, min(q, open_) if self.allowance.unlimited else open_)
+        self.notes += _tie_notes(values, order[:q], name)
+        return self._in_order(order, values, name, q)
+
+    def _in_order(self, order: NDArray[np.int64], values: NDArray[np.float64], name: str, q: int) -> int:
+        """Take rows in this order as far as they are allowed; how many are missing."""
+        for position in order:
+            if q == 0 or not self.allowance.open.any():
+                break
+            if self.allowance.open[position]:
+                self._keep(int(position), float(values[position]), name)
+                q -= 1
+        return q
+
+    def _keep(self, position: int, value: float, name: str) -> None:
+        self.allowance.take(position)
+        self.diversity.take(self.pool.rows[[position]])
+        self.positions.append(position)
+        self.values.append(value)
+        self.rules.append(name)
+
+    def _greedy(self, acquisition: Acquisition, name: str, q: int) -> int:
+        """Sequential greedy; how many are missing because nothing more can be gained."""
+        taken = np.empty(0, dtype=np.int64) if isinstance(acquisition, _MarginalRule) else self._taken()
+        greedy = LazyGreedy(self.pool, acquisition, self.allowance, self.diversity, self.log_factor, taken)
+        ties = 0
+        while len(greedy.chosen) < q and self.allowance.open.any():
+            tied = greedy.advance()
+            if tied is None:
+                break
+            ties += tied > 0
+        self.positions += greedy.chosen
+        self.values += greedy.values
+        self.rules += [name] * len(greedy.chosen)
+        if ties:
+            self.notes.append(f"{name}: {ties} of {q} picks tied exactly; broken by a seeded permutation")
+        return q - len(greedy.chosen)
+
+    def _thompson(self, q: int) -> int:
+        """Each pick is the best row of one draw; a draw whose best row is taken is passed over for the next draw.
+
+        When all draws have been used the second-best row of each is offered, then the third, ... Draws that have their
+        best at a pending row come last.
+        """
+        ranked = _best_of_each_draw(self.pool, max(q, 2), self.log_factor)
+        order = self.request.rng.permutation(len(ranked))
+        if len(self.request.taken):
+            pending = self.pool.read(self.request.taken, drawn=True).utility.max(axis=1)
+            order = order[np.argsort([pending[d] > ranked[d][0][0] for d in order], kind="stable")]
+        first, depth = len(self.positions), 0
+        for depth in range(len(ranked[0][0])):
+            for draw in order:
+                value, position = ranked[draw][0][depth], int(ranked[draw][1][depth])
+                if len(self.positions) < first + q and self.allowance.open[position]:
+                    self._keep(position, float(value), "thompson")
+            if len(self.positions) == first + q:
+                break
+        if tied := sum(len(values) > 1 and values[0] == values[1] for values, _ in ranked):
+            self.notes.append(
+                f"thompson: the best rows of {tied} of {len(ranked)} draws tie; broken by a seeded permutation"
+            )
+        if depth:
+            self.notes.append(
+                f"thompson: {len(ranked)} draws have fewer than {q} different best rows; went on to rows ranked up to "
+                f"{depth + 1} in their draw"
+            )
+        return first + q - len(self.positions)
+
+    def _acquisition(self, function: AcquisitionFunction) -> Acquisition:
+        if function.needs is Needs.PARETO:
+            return self._pareto(function.name)
+        if function.needs is Needs.GAUSSIAN:
+            return self._gaussian(function.name)
+        if function.needs is Needs.JOINT:
+            return self._joint(function.name)
+        pool, request = self.pool, self.request
+        if function.name == "ucb" and (len(self._taken()) or request.diverse == "hallucinate"):
+            from engine.acquire.gaussian import BelieverConfidenceBound
+
+            return BelieverConfidenceBound(pool.objective, request.beta, pool.posterior.n_draws)
+        return _MarginalRule(pool.objective, request.beta if function.name == "ucb" else 0.0)
+
+    def _joint(self, name: str) -> Acquisition:
+        from engine.acquire.montecarlo import ExpectedImprovement, ProbabilityOfImprovement, UpperConfidenceBound
+
+        pool, request, n_draws = self.pool, self.request, self.pool.posterior.n_draws
+        if name == "qUCB":
+            weights_count = self.log_factor is not None or request.diverse != "none"
+            mean, std = pool.moments[0]
+            reference = float(np.median(pool.marginal(request.beta)) if weights_count else mean.min() - std.max())
+            return UpperConfidenceBound(request.beta, reference, n_draws)
+        if name == "qLogNEI":
+            if not len(request.observed):
+                raise AcquisitionError("qLogNEI compares with the labelled rows, and none was given; pass observed")
+            nothing = ExpectedImprovement(-np.inf, n_draws)
+            for start in range(0, len(request.observed), pool.chunk):
+                nothing.take(pool.read(request.observed[start : start + pool.chunk], drawn=True))
+            return nothing
+        best = request.best
+        if best is None:
+            best = float(pool.marginal(0.0).max())
+            self.notes.append(
+                f"{name}: no value is known yet; the best predicted mean, "
+                + (f"log10 {pool.objective.sign * best:.3g}" if pool.objective.kind != "window" else f"{-best:.3g} off")
+                + ", stands in"
+            )
+        return ProbabilityOfImprovement(best, n_draws) if name == "qPI" else ExpectedImprovement(best, n_draws)
+
+    def _gaussian(self, name: str) -> Acquisition:
+        from engine.acquire.gaussian import (
+            IntegratedVariance,
+            KnowledgeGradient,
+            LevelSet,
+            MaxValueEntropy,
+            require_gaussian,
         )
-    positions = np.fromiter(chosen, dtype=np.int64)
-    return Batch(pool.rows[positions], np.fromiter(chosen.values(), float), ("thompson",) * q, tuple(notes))
+
+        pool, n_draws = self.pool, self.pool.posterior.n_draws
+        require_gaussian(name, n_draws)
+        if name == "level_set":
+            if self.request.threshold is None:
+                raise AcquisitionError("level_set looks for kappa = threshold, and none was given; pass threshold")
+            return LevelSet(self.request.threshold, n_draws)
+        if name == "variance":
+            some = np.sort(self.request.rng.choice(pool.rows, min(REFERENCE, len(pool)), replace=False))
+            wanted = some if pool.target_of is None else np.unique(pool.target_of[some])
+            return IntegratedVariance(pool.read(wanted, drawn=True, target=False))
+        if name == "qKG":
+            return KnowledgeGradient(pool.objective.sign, n_draws)
+        return MaxValueEntropy(name, pool.objective.sign, self.request.best, n_draws)
+
+    def _pareto(self, name: str) -> Acquisition:
+        from engine.acquire.pareto import HypervolumeImprovement, RandomScalarisation
+
+        baseline = self.pool.read(self.request.observed, drawn=True)
+        if name == "qLogNEHVI":
+            return HypervolumeImprovement(baseline, self.request.reference)
+        return RandomScalarisation(baseline, self.request.rng)
 
 
-def _best_of_each_draw(pool: _Pool, k: int) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+class _MarginalRule:
+    """Mean, or upper confidence bound, whatever is taken."""
+
+    kind = Kind.FREE
+    needs_draws = False
+    keeps_bounds = True
+    only_orders = False
+
+    def __init__(self, objective: Objective, beta: float):
+        self.objective, self.beta = objective, beta
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Return the values themselves."""
+        return pool.marginal(self.beta)
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the values themselves."""
+        mean, std = self.objective.moments(rows.mean, rows.std)
+        return mean + np.sqrt(self.beta) * std if self.beta else mean
+
+    def take(self, rows: Rows) -> None:
+        """Nothing to do."""
+
+    def nil(self) -> float:
+        """Every value counts."""
+        return -np.inf
+
+    def value(self, gain: float) -> float:
+        """Return the value itself."""
+        return gain
+
+
+def _parts(
+    function: AcquisitionFunction, q: int, asked: int | None, request: _Request
+) -> list[tuple[AcquisitionFunction, int]]:
+    """Functions that share a batch, and how many rows each chooses."""
+    if function.needs is not Needs.OTHERS:
+        return [(function, q)]
+    if asked is None:
+        raise AcquisitionError(f"{function.name} shares a batch out by number; give q beside the budget")
+    if function.name == "epsilon_greedy":
+        at_random = int(request.rng.binomial(q, request.epsilon))
+        shares = {"greedy": q - at_random, "random": at_random}
+    else:
+        chances = probabilities(request.gains)
+        shares = dict(zip(chances, request.rng.multinomial(q, list(chances.values())).tolist(), strict=True))
+    return [(acquisition_function(name), share) for name, share in shares.items() if share]
+
+
+def _best_of_each_draw(
+    pool: Pool, k: int, log_factor: NDArray[np.float64] | None
+) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Values and positions of the k best rows of every draw, best first, over the streamed pool."""
     ranked = [(np.empty(0), np.empty(0, dtype=np.int64))] * pool.posterior.n_draws
+    middle = 0.0 if log_factor is None else float(np.median(pool.marginal(0.0)))
     for part in pool.chunks():
         positions = np.arange(len(pool))[part]
-        for d, draw in enumerate(pool.draws(pool.rows[part])):
-            keep = _top(draw, pool.priority[part], k)
+        utility = pool.read(pool.rows[part], drawn=True).utility.astype(np.float64)
+        if log_factor is not None:
+            utility = weighed(Kind.FREE, utility, np.broadcast_to(log_factor[part], utility.shape), middle)
+        for d, draw in enumerate(utility):
+            keep = top(draw, pool.priority[part], k)
             values = np.concatenate([ranked[d][0], draw[keep]])
             where = np.concatenate([ranked[d][1], positions[keep]])
-            top = _top(values, pool.priority[where], k)
-            ranked[d] = (values[top], where[top])
+            best = top(values, pool.priority[where], k)
+            ranked[d] = (values[best], where[best])
     return ranked
 
 
-def _joint(pool: _Pool, function: AcquisitionFunction, q: int, best: float | None, taken: NDArray[np.int64]) -> Batch:
-    """Sequential greedy on a joint acquisition function, ending with the fallback when nothing more can be gained."""
-    from engine.acquire.montecarlo import joint_acquisition
-
-    notes: list[str] = []
-    if best is None and function.name == "qLogEI":
-        best = float(pool.marginal("greedy").max())
-        notes.append(f"qLogEI: no value is known yet; the best predicted mean, log10 {pool.sign * best:.3g}, stands in")
-    greedy = _LazyGreedy(pool, joint_acquisition(function.name, pool.beta), -np.inf if best is None else best, taken)
-    ties = 0
-    while len(greedy.chosen) < q:
-        tied = greedy.advance()
-        if tied is None:
-            break
-        ties += tied > 0
-    if ties:
-        notes.append(f"{function.name}: {ties} of {q} picks tied exactly; broken by a seeded permutation")
-    rows, values = pool.rows[np.array(greedy.chosen, dtype=np.int64)], np.array(greedy.values, dtype=np.float64)
-    rules = (function.name,) * len(rows)
-    if len(rows) < q:
-        notes.append(
-            f"{function.name}: from pick {len(rows) + 1} on no candidate adds anything that the "
-            f"{pool.posterior.n_draws} joint draws resolve; those picks are ranked by {FALLBACK} (beta {pool.beta:g})"
-        )
-        rest = _marginal(pool.without(np.array(greedy.chosen, dtype=np.int64)), FALLBACK, q - len(rows))
-        rows, values = np.concatenate([rows, rest.rows]), np.concatenate([values, rest.values])
-        rules, notes = rules + rest.rules, notes + list(rest.notes)
-    return Batch(rows, values, rules, tuple(notes))
-
-
-class _LazyGreedy:
-    """Greedy maximisation with stale gains as upper bounds: ``bounds`` for all N, draws for a shortlist only."""
-
-    def __init__(self, pool: _Pool, acquisition: JointAcquisition, best: float, taken: NDArray[np.int64]):
-        import torch
-
-        self.pool, self.acquisition = pool, acquisition
-        self.chosen: list[int] = []
-        self.values: list[float] = []
-        self.floor = torch.full((pool.posterior.n_draws,), float(best), dtype=torch.float64)
-        for start in range(0, len(taken), pool.chunk):
-            self._raise_floor(self._draws(taken[start : start + pool.chunk]))
-        self._forget_bounds()
-
-    def advance(self) -> int | None:
-        """Choose one more row; the number of other rows that tied with it, or ``None`` when all gains are nil."""
-        gain, winners = self._winners()
-        if gain < self.acquisition.nil(self.floor):
-            return None
-        winner = winners[np.argmin(self.pool.priority[self.shortlist[winners]])]
-        position = int(self.shortlist[winner])
-        self.chosen.append(position)
-        self.values.append(self.acquisition.value(gain, self.floor))
-        self.bounds[position] = -np.inf
-        unbounded = self.floor[0].item() == -np.inf
-        self._raise_floor(self.draws[:, [winner]])
-        if unbounded:
-            self._forget_bounds()  # a gain over nothing bounds no gain over something
-        return len(winners) - 1
-
-    def _winners(self) -> tuple[float, NDArray[np.int64]]:
-        """Find the largest gain in the whole pool and its shortlist positions (several when they tie)."""
-        while True:
-            gain, winners = self._evaluate_shortlist()
-            rival = max(gain - TIE, self.acquisition.nil(self.floor))
-            if self.outside < rival or self.current:
-                return gain, winners
-            if 0 < len(self.shortlist) <= self.pool.chunk // 4:
-                self._shortlist(4 * len(self.shortlist))
-            else:
-                self._stream(rival)
-
-    def _evaluate_shortlist(self) -> tuple[float, NDArray[np.int64]]:
-        """Re-evaluate rows in the order of their bounds until no stale bound could win."""
-        stale = np.isfinite(self.bounds[self.shortlist])
-        fresh = np.zeros(len(stale), dtype=bool)
-        block, gain = LAZY_BLOCK, -np.inf
-        while True:
-            bounds = self.bounds[self.shortlist]
-            hopeful = np.flatnonzero(stale & (bounds >= max(gain - TIE, self.acquisition.nil(self.floor))))
-            if len(hopeful) == 0:
-                return gain, np.flatnonzero(fresh & (bounds >= gain - TIE))
-            todo = hopeful[np.argsort(-bounds[hopeful], kind="stable")[:block]]
-            gains = self.acquisition.gain(self.draws[:, todo], self.floor).numpy()
-            self.bounds[self.shortlist[todo]] = gains
-            stale[todo], fresh[todo] = False, True
-            gain, block = max(gain, float(gains.max())), 2 * block
-
-    def _stream(self, rival: float) -> None:
-        """Bring every bound that could win up to date, chunk by chunk; then make a new shortlist."""
-        hopeful = np.flatnonzero(self.bounds >= rival)
-        for start in range(0, len(hopeful), self.pool.chunk):
-            part = hopeful[start : start + self.pool.chunk]
-            self.bounds[part] = self.acquisition.gain(self._draws(self.pool.rows[part]), self.floor).numpy()
-        self._shortlist(SHORTLIST)
-        self.current = True
-
-    def _shortlist(self, size: int) -> None:
-        """Keep the draws of the rows with the largest bounds."""
-        top = _top(self.bounds, self.pool.priority, size + 1)
-        self.shortlist = top[:size]
-        self.outside = float(self.bounds[top[size]]) if len(top) > size else -np.inf
-        self.draws = self._draws(self.pool.rows[self.shortlist])
-
-    def _forget_bounds(self) -> None:
-        """Know nothing of any row not chosen; the next look streams the pool."""
-        self.bounds = np.full(len(self.pool), np.inf)
-        self.bounds[self.chosen] = -np.inf
-        self.shortlist, self.outside, self.current = np.empty(0, dtype=np.int64), np.inf, False
-
-    def _raise_floor(self, draws: Tensor) -> None:
-        self.floor = self.floor.maximum(self.acquisition.utility(draws).amax(dim=1))
-        self.current = False
-
-    def _draws(self, rows: NDArray[np.int64]) -> Tensor:
-        import torch
-
-        return torch.from_numpy(self.pool.draws(rows))
-
-
-def _top(values: NDArray[np.floating], priority: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Positions of the k largest values, best first, ties by priority."""
-    keep = np.arange(len(values))
-    if k < len(values):
-        keep = np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
-    return keep[np.lexsort((priority[keep], -values[keep]))][:k]
-
-
-def _tie_notes(values: NDArray[np.float64], top: NDArray[np.int64], name: str) -> tuple[str, ...]:
+def _tie_notes(values: NDArray[np.float64], best: NDArray[np.int64], name: str) -> tuple[str, ...]:
     """Say when the value of a chosen row equals another row's exactly."""
-    contenders, counts = np.unique(values[values >= values[top[-1]]], return_counts=True)
-    tied = np.count_nonzero(np.isin(values[top], contenders[counts > 1]))
+    if not len(best):
+        return ()
+    contenders, counts = np.unique(values[values >= values[best[-1]]], return_counts=True)
+    tied = np.count_nonzero(np.isin(values[best], contenders[counts > 1]))
     if not tied:
         return ()
-    return (f"{name}: {tied} of {len(top)} picks tie exactly with another row; broken by a seeded permutation",)
+    return (f"{name}: {tied} of {len(best)} picks tie exactly with another row; broken by a seeded permutation",)
+
+
+def _rows(rows: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    return np.asarray([] if rows is None else rows, dtype=np.int64)
+
+
+def _without(rows: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sorted, unique rows that are not taken."""
+    if not len(taken) and (rows[1:] > rows[:-1]).all():
+        return rows
+    return np.setdiff1d(rows, taken)
+
+
+def _log_factor(
+    n_rows: int,
+    free: NDArray[np.int64],
+    feasibility: NDArray[np.float64] | None,
+    cost: NDArray[np.float64] | None,
+) -> NDArray[np.float64] | None:
+    """Log of probability of feasibility over cost of each candidate, none where neither is given."""
+    if feasibility is None and cost is None:
+        return None
+    factor = np.zeros(len(free))
+    for name, values in (("feasibility", feasibility), ("cost", cost)):
+        if values is None:
+            continue
+        if np.shape(values) != (n_rows,):
+            raise AcquisitionError(f"{name} has shape {np.shape(values)}, the pool {n_rows} rows; give a number a row")
+        mine = np.asarray(values, dtype=np.float64)[free]
+        good = (mine >= 0) & (mine <= 1) if name == "feasibility" else (mine > 0) & np.isfinite(mine)
+        if not good.all():
+            raise AcquisitionError(
+                f"the {name} of row {free[~good][0]} is {mine[~good][0]:g}; "
+                + ("a probability lies between 0 and 1" if name == "feasibility" else "core-hours are above 0")
+            )
+        with np.errstate(divide="ignore"):
+            factor += np.log(mine) if name == "feasibility" else -np.log(mine / np.median(mine))
+    if np.isneginf(factor).all():
+        raise AcquisitionError(f"all {len(free)} candidates have feasibility 0; widen the limits it was made of")
+    return factor
 
 
 def _check_request(
     posterior: PoolPosterior,
-    goal: str,
-    q: int,
-    beta: float,
+    request: _Request,
+    q: int | None,
     best: float | None,
     free: NDArray[np.int64],
-    taken: NDArray[np.int64],
-    candidates: NDArray[np.int64],
+    n_candidates: int,
+    budget: float | None,
 ) -> None:
     """Refuse what cannot be met before anything expensive."""
-    if goal not in {"min", "max"}:
-        raise AcquisitionError(f"unknown goal {goal!r}; use 'min' or 'max'")
-    if q < 1:
+    if q is None and budget is None:
+        raise AcquisitionError("neither a number of rows nor a budget was given; pass q, budget or both")
+    if q is not None and q < 1:
         raise AcquisitionError(f"a batch of {q} rows cannot be chosen; ask for at least 1")
-    if beta < 0:
-        raise AcquisitionError(f"beta is {beta}, a weight of the variance; use 0 or more")
+    if budget is not None and not budget > 0:
+        raise AcquisitionError(f"a budget of {budget:g} core-hours buys nothing; give more than 0")
+    if not request.beta >= 0:
+        raise AcquisitionError(f"beta is {request.beta}, a weight of the variance; use 0 or more")
+    if not 0 <= request.epsilon <= 1:
+        raise AcquisitionError(f"epsilon is {request.epsilon}, a share of the batch; use 0 to 1")
     if best is not None and not np.isfinite(best):
         raise AcquisitionError(f"the best known log10 value is {best}; pass a finite number, or None")
-    for rows in (free, taken):
+    for rows in (free, request.taken, request.observed):
         if len(rows) and not 0 <= rows[0] <= rows[-1] < posterior.n_rows:
             raise AcquisitionError(f"rows {rows[0]} to {rows[-1]} do not lie in the pool of {posterior.n_rows} rows")
-    if q > len(free):
+    if len(free) < (1 if q is None else q):
         raise AcquisitionError(
-            f"pool smaller than the batch: {q} asked, {len(free)} can be chosen ({len(candidates)} candidates, "
-            f"{len(np.unique(candidates)) - len(free)} of them pending); ask for a smaller batch, add candidates or "
-            "relax a constraint"
+            f"pool smaller than the batch: {1 if q is None else q} asked, {len(free)} can be chosen ({n_candidates} "
+            f"candidates, {n_candidates - len(free)} of them pending or named twice); ask for a smaller batch, add "
+            "candidates or relax a constraint"
         )
 
 
-def _refuse_rows(rows: NDArray[np.int64], what: str) -> None:
-    raise AcquisitionError(
-        f"the {what} of {len(rows)} rows are not finite, first row {rows[0]}; drop the failing member or the rows"
-    )
+def _checked_targets(target_of: NDArray[np.int64] | None, n_rows: int) -> NDArray[np.int64] | None:
+    if target_of is None:
+        return None
+    targets = np.asarray(target_of, dtype=np.int64)
+    if targets.shape != (n_rows,) or targets.min() < 0 or targets.max() >= n_rows:
+        raise AcquisitionError(f"target_of has to name a row of the pool for each of its {n_rows} rows")
+    return targets

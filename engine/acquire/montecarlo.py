@@ -1,117 +1,189 @@
-"""Joint acquisition functions of BoTorch, conditioned on pending and chosen rows through one number per draw.
+"""Joint Monte Carlo acquisition functions of BoTorch, conditioned on taken rows through one number per draw.
 
-Both functions see what is already taken only as the maximum of its utility in each draw, the ``floor`` of shape S. So
-the batch dimension q never grows: qLogEI takes the floor as a per-draw ``best_f``, which is the increment of joint qEI
-over the taken rows; qUCB takes the maximum with it, which is BoTorch's ``X_pending``. Both gains fall as the floor
-rises (submodularity), so a gain computed earlier bounds a later one: :mod:`engine.acquire.batch` relies on that.
-Rows that rise above the floor in no draw gain nothing and are not evaluated further.
+Each sees what is already taken only as the maximum of its utility in each draw, the ``floor`` of shape D. So the batch
+dimension q never grows: expected improvement takes the floor as a per-draw ``best_f``, which is the increment of joint
+qEI over the taken rows (and, with the labelled rows taken first, noisy expected improvement); the others take the
+maximum with it, which is BoTorch's ``X_pending``. Gains fall as the floor rises (submodularity). Rows that rise above
+the floor in no draw gain nothing and are not evaluated further.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from botorch.acquisition.logei import TAU_RELU, qLogExpectedImprovement
-from botorch.acquisition.monte_carlo import qUpperConfidenceBound
+from botorch.acquisition.monte_carlo import (
+    SampleReducingMCAcquisitionFunction,
+    qProbabilityOfImprovement,
+    qUpperConfidenceBound,
+)
+from scipy.special import ndtr
 from torch import Tensor
 
-from engine.acquire.table import EnsembleTable
+from engine.acquire.model import PoolModel
+from engine.acquire.sequential import Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.acquire.pool import Pool, Rows
+
+BOUND_SPREAD = 1.25
+"""Bounds take the marginal spread this much larger: that of a few hundred draws is not the true one."""
+SHARPNESS = 0.01
+"""Temperature of qPI's step, log10 kappa."""
 
 
-class JointAcquisition(Protocol):
-    """A Monte Carlo acquisition function over ``S x n`` draws (to be maximised)."""
+class ExpectedImprovement:
+    """``log E max(f(x) - floor, 0)``: the increment of qLogEI, or of qLogNEI, natural logarithm of log10 kappa.
 
-    def utility(self, draws: Tensor) -> Tensor:
-        """``S x n`` utility of each draw; the floor is its maximum over taken rows."""
+    Parameters
+    ----------
+    best
+        Best known utility, one number (qLogEI) or one a draw (qLogNEI: the best of the labelled rows in each draw).
+    """
 
-    def gain(self, draws: Tensor, floor: Tensor) -> Tensor:
-        """Gain of each of the n rows over the taken ones, whose best in each draw is the floor (S)."""
+    kind = Kind.LOG
+    needs_draws = True
+    keeps_bounds = True
+    only_orders = False
 
-    def nil(self, floor: Tensor) -> float:
-        """Gain below which the arithmetic resolves nothing."""
+    def __init__(self, best: float | Tensor, n_draws: int):
+        self.floor = torch.as_tensor(best, dtype=torch.float64).expand(n_draws).clone()
 
-    def value(self, gain: float, floor: Tensor) -> float:
-        """Acquisition value to report for a row with this gain."""
+    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+        """Take the closed form over the lowest floor (Jones, Schonlau, Welch, J. Glob. Optim. 13, 455, 1998)."""
+        if pool.objective.kind == "window":
+            return None  # no Gaussian
+        std, gap = _standardised(pool, self.floor)
+        density = np.exp(-0.5 * np.square(gap)) / math.sqrt(2 * math.pi)
+        improvement = std * (gap * ndtr(gap) + density)
+        return np.log(np.maximum(improvement, 1e-300))
 
-
-class LogExpectedImprovement:
-    """``log E max(f(x) - floor, 0)``: qLogEI's increment, natural logarithm of log10 kappa."""
-
-    def utility(self, draws: Tensor) -> Tensor:
-        """Improvement is measured on the draws themselves."""
-        return draws
-
-    def gain(self, draws: Tensor, floor: Tensor) -> Tensor:
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
         """Log of the expected improvement over the floor."""
-        rising = (draws > floor.unsqueeze(-1)).any(dim=0)
+        draws = torch.from_numpy(rows.utility)
+        rising = (draws > self.floor.unsqueeze(-1)).any(dim=0)
         gain = torch.full((draws.shape[1],), -torch.inf, dtype=torch.float64)
-        table = EnsembleTable(draws[:, rising])
-        acquisition = qLogExpectedImprovement(table, best_f=floor.unsqueeze(-1), sampler=table.sampler())
+        model = PoolModel(draws[:, rising])
+        acquisition = qLogExpectedImprovement(model, best_f=self.floor.unsqueeze(-1), sampler=model.sampler())
         with torch.no_grad():
-            gain[rising] = acquisition(table.rows())
-        return gain
+            gain[rising] = acquisition(model.rows())
+        return gain.numpy()
 
-    def nil(self, floor: Tensor) -> float:
+    def take(self, rows: Rows) -> None:
+        """Raise the floor to the best of these rows in each draw."""
+        self.floor = self.floor.maximum(torch.from_numpy(rows.utility).amax(dim=1))
+
+    def nil(self) -> float:
         """BoTorch's smoothing temperature: below it the value measures the smoothing, not an improvement."""
         return math.log(TAU_RELU)
 
-    def value(self, gain: float, floor: Tensor) -> float:
+    def value(self, gain: float) -> float:
         """Return the increment itself."""
         return gain
 
 
-class UpperConfidenceBound:
-    """``E max(mu + sqrt(beta pi / 2) |f - mu|)`` over taken and new rows: qUCB."""
+class _Floored:
+    """A function whose value of a batch is the mean over draws of the largest utility in it."""
 
-    def __init__(self, beta: float):
+    kind = Kind.POSITIVE
+    needs_draws = True
+    keeps_bounds = True
+    only_orders = False
+
+    def __init__(self, floor: float, n_draws: int):
+        self.floor = torch.full((n_draws,), floor, dtype=torch.float64)
+
+    def function(self, model: PoolModel) -> SampleReducingMCAcquisitionFunction:
+        """BoTorch's function over these draws."""
+        raise NotImplementedError
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Rise of the joint value."""
+        utility = self._utility(rows)
+        return (torch.maximum(utility, self.floor.unsqueeze(-1)).mean(dim=0) - self.floor.mean()).numpy()
+
+    def take(self, rows: Rows) -> None:
+        """Raise the floor to the best of these rows in each draw."""
+        self.floor = self.floor.maximum(self._utility(rows).amax(dim=1))
+
+    def nil(self) -> float:
+        """Rise of the joint value too small to matter."""
+        return TAU_RELU
+
+    def value(self, gain: float) -> float:
+        """Joint value of the taken rows and this one."""
+        return gain + self.floor.mean().item()
+
+    def _utility(self, rows: Rows) -> Tensor:
+        """BoTorch's own utility of each draw, ``D x n``."""
+        model = PoolModel(torch.from_numpy(rows.utility))
+        with torch.no_grad():
+            return self.function(model)._sample_forward(model.table)[..., 0]
+
+
+class UpperConfidenceBound(_Floored):
+    """``E max(mu + sqrt(beta pi / 2) |f - mu|)`` over taken and new rows: qUCB.
+
+    Parameters
+    ----------
+    beta
+        Weight of the variance.
+    reference
+        Value of an empty batch; below the utility of every row, unless only what lies above it is to count.
+    """
+
+    def __init__(self, beta: float, reference: float, n_draws: int):
+        super().__init__(reference, n_draws)
         self.beta = beta
 
-    def utility(self, draws: Tensor) -> Tensor:
-        """``mu + sqrt(beta pi / 2) |f - mu|`` of each draw."""
-        return _FlooredUpperConfidenceBound(draws, self.beta, torch.tensor(-torch.inf)).utility(draws)
+    def function(self, model: PoolModel) -> qUpperConfidenceBound:
+        """BoTorch's function over these draws."""
+        return qUpperConfidenceBound(model, self.beta, sampler=model.sampler())
 
-    def gain(self, draws: Tensor, floor: Tensor) -> Tensor:
-        """Rise of the joint value; with nothing taken (a floor of -inf) the value itself."""
-        rising = (self.utility(draws) > floor.unsqueeze(-1)).any(dim=0)
-        gain = torch.zeros(draws.shape[1], dtype=torch.float64)
-        acquisition = _FlooredUpperConfidenceBound(draws[:, rising], self.beta, floor)
-        with torch.no_grad():
-            gain[rising] = acquisition(acquisition.model.rows()) - _level(floor)
-        return gain
-
-    def nil(self, floor: Tensor) -> float:
-        """Rise of the joint value too small to matter; the first row is taken whatever its value."""
-        return TAU_RELU if torch.isfinite(floor).all() else -torch.inf
-
-    def value(self, gain: float, floor: Tensor) -> float:
-        """Joint qUCB of the taken rows and this one."""
-        return gain + _level(floor)
+    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+        """``E (mu + s |z| - floor)+`` over the lowest floor, z standard normal and s^2 = beta pi variance / 2."""
+        if pool.objective.kind == "window":
+            return None
+        std, gap = _standardised(pool, self.floor)
+        above = std * gap
+        if self.beta == 0:
+            return np.maximum(above + std - std / BOUND_SPREAD, 0.0)
+        size = np.sqrt(self.beta * np.pi / 2) * std
+        z = np.maximum(-above / np.where(size > 0, size, 1.0), 0.0)
+        tail = 2 * (size * np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) + np.minimum(above, 0.0) * ndtr(-z))
+        return np.where(above >= 0, above + size * math.sqrt(2 / math.pi), tail) + 1e-6
 
 
-def joint_acquisition(name: str, beta: float) -> JointAcquisition:
-    """Joint acquisition function of this name."""
-    return UpperConfidenceBound(beta) if name == "qUCB" else LogExpectedImprovement()
+class ProbabilityOfImprovement(_Floored):
+    """Probability that the best of taken and new rows beats the best known value: qPI."""
+
+    def __init__(self, best: float, n_draws: int):
+        super().__init__(0.0, n_draws)
+        self.best = best
+
+    def function(self, model: PoolModel) -> qProbabilityOfImprovement:
+        """BoTorch's function over these draws."""
+        return qProbabilityOfImprovement(model, self.best, sampler=model.sampler(), tau=SHARPNESS)
+
+    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+        """Gaussian probability of improvement, which the batch can only lower (Kushner, J. Basic Eng. 86, 97, 1964)."""
+        if pool.objective.kind == "window":
+            return None
+        best = torch.as_tensor(self.best - SHARPNESS, dtype=torch.float64)
+        return BOUND_SPREAD * ndtr(_standardised(pool, best)[1]) + 1e-3
+
+    def nil(self) -> float:
+        """Half a draw: less is the smoothing of the step."""
+        return 0.5 / len(self.floor)
 
 
-class _FlooredUpperConfidenceBound(qUpperConfidenceBound):
-    """BoTorch's qUCB whose pending rows have been reduced to their maximum in each draw."""
-
-    def __init__(self, draws: Tensor, beta: float, floor: Tensor):
-        table = EnsembleTable(draws)
-        super().__init__(table, beta, sampler=table.sampler())
-        self.floor = floor
-
-    def utility(self, draws: Tensor) -> Tensor:
-        """BoTorch's own utility of each draw."""
-        return super()._sample_forward(draws)
-
-    def _sample_forward(self, obj: Tensor) -> Tensor:
-        """``S x n x 1`` utilities, none below the floor."""
-        return torch.maximum(self.utility(obj), self.floor.view(-1, 1, 1))
-
-
-def _level(floor: Tensor) -> float:
-    """Acquisition value of the taken rows; nothing when nothing is taken."""
-    return floor.mean().item() if torch.isfinite(floor).all() else 0.0
+def _standardised(pool: Pool, floor: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Widened spread of each row's utility, and how many such spreads its mean is above the lowest floor."""
+    mean, std = pool.moments[0]
+    std = np.maximum(BOUND_SPREAD * std, 1e-12)
+    return std, (mean - float(floor.min())) / std

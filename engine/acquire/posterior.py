@@ -22,6 +22,8 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MIN_MEMBERS = 3
+"""Fewer than these are no ensemble once one has failed."""
 NOISE_BLOCK = 16  # rows that share one random stream: small enough to fetch single rows, large enough to be fast
 
 
@@ -54,6 +56,7 @@ class TablePosterior:
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
     table: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not fit together."""
@@ -93,7 +96,32 @@ class TablePosterior:
     ) -> TablePosterior:
         """Make the draws of :class:`MemberPosterior` once and keep them (``4 D N`` bytes): for pools that fit."""
         lazy = MemberPosterior.from_members(member_mean, member_std, scale=scale, n_draws=n_draws, rng=rng)
-        return cls(lazy.mean, lazy.std, lazy.draws(np.arange(lazy.n_rows)))
+        return cls(lazy.mean, lazy.std, lazy.draws(np.arange(lazy.n_rows)), lazy.notes)
+
+    @classmethod
+    def from_gaussian(
+        cls,
+        mean: NDArray[np.float64],
+        covariance: NDArray[np.float64],
+        noise_std: NDArray[np.float64] | None = None,
+        *,
+        n_draws: int = 512,
+        rng: np.random.Generator,
+    ) -> TablePosterior:
+        """Take a joint Gaussian over N rows (of a Gaussian process; rows may be materials at several fidelities).
+
+        ``covariance`` is ``N x N`` without label noise, ``noise_std`` (N) the noise of a label; draws leave it out.
+        """
+        import torch
+
+        from engine.acquire.model import cholesky
+
+        factor = cholesky(torch.as_tensor(covariance, dtype=torch.float64)).numpy()
+        n_rows = len(factor)
+        z = _whitened_normals(n_draws, n_rows, rng) if n_draws > n_rows else rng.standard_normal((n_draws, n_rows))
+        noise = 0.0 if noise_std is None else np.square(noise_std)
+        std = np.sqrt(np.square(factor).sum(axis=1) + noise)
+        return cls(np.asarray(mean, dtype=np.float64), std, (mean + z @ factor.T).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +137,7 @@ class MemberPosterior:
     within: NDArray[np.float32]  # N, standard deviation within members
     weights: NDArray[np.float32]  # D x S, the shared z
     key: int  # of the independent part
+    notes: tuple[str, ...] = ()  # what deserves saying, such as a member left out
 
     @property
     def n_rows(self) -> int:
@@ -146,19 +175,21 @@ class MemberPosterior:
         """Fit the Gaussian to ``S x N`` member means and within-member standard deviations (log10 kappa).
 
         ``scale`` is the calibration factor of the total standard deviation; ``member_std`` may be ``None`` where
-        members predict no spread of their own.
+        members predict no spread of their own. A member with a prediction that is not finite is left out, which
+        :attr:`notes` says.
+
+        Raises
+        ------
+        AcquisitionError
+            With fewer than 3 members left, or no more draws than members.
         """
-        members = np.asarray(member_mean, dtype=np.float64)
+        members, spread, notes = finite_members(member_mean, member_std)
         n_members = len(members)
         if n_draws <= n_members:
             raise AcquisitionError(f"{n_draws} draws cannot represent {n_members} members; ask for more draws")
-        _require_finite(members, "mean")
         mean = members.mean(axis=0)
         deviations = scale * (members - mean) / np.sqrt(max(n_members - 1, 1))
-        within = np.zeros_like(mean)
-        if member_std is not None:
-            _require_finite(np.asarray(member_std), "standard deviation")
-            within = scale * np.sqrt(np.square(member_std).mean(axis=0))
+        within = np.zeros_like(mean) if spread is None else scale * np.sqrt(np.square(spread).mean(axis=0))
         return cls(
             mean=mean,
             std=np.sqrt(np.square(deviations).sum(axis=0) + within**2),
@@ -166,7 +197,65 @@ class MemberPosterior:
             within=within.astype(np.float32),
             weights=_whitened_normals(n_draws, n_members, rng).astype(np.float32),
             key=int(rng.integers(2**63)),
+            notes=notes,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class KnownValues:
+    """A property that is known, as a posterior without spread: a criterion beside predicted ones."""
+
+    values: NDArray[np.float64]
+    n_draws: int
+
+    def __post_init__(self) -> None:
+        """Refuse gaps."""
+        missing = np.flatnonzero(~np.isfinite(self.values))
+        if len(missing):
+            raise AcquisitionError(
+                f"{len(missing)} rows lack a known property, first row {missing[0]}; leave them out by a constraint "
+                "with missing = 'drop', or predict the property"
+            )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the pool."""
+        return len(self.values)
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Value of these rows, and zero."""
+        return self.values[rows], np.zeros(len(rows))
+
+    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``D x len(rows)``, every draw the value."""
+        return np.repeat(self.values[rows].astype(np.float32)[None], self.n_draws, axis=0)
+
+
+def finite_members(
+    mean: NDArray[np.float64], std: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[str, ...]]:
+    """Leave out members (of ``S x N``) that predict something not finite; what deserves saying.
+
+    Raises
+    ------
+    AcquisitionError
+        If that leaves fewer than 3.
+    """
+    mean = np.asarray(mean, dtype=np.float64)
+    good = np.isfinite(mean).all(axis=1)
+    if std is not None:
+        std = np.asarray(std, dtype=np.float64)
+        good &= np.isfinite(std).all(axis=1)
+    if good.all():
+        return mean, std, ()
+    failed = ", ".join(str(k) for k in np.flatnonzero(~good))
+    if good.sum() < MIN_MEMBERS:
+        raise AcquisitionError(
+            f"member {failed} of {len(mean)} predicts values that are not finite, and the {good.sum()} left are fewer "
+            f"than {MIN_MEMBERS}; train the ensemble again"
+        )
+    note = f"member {failed} of {len(mean)} predicts values that are not finite and is left out"
+    return mean[good], None if std is None else std[good], (note,)
 
 
 def _whitened_normals(n_draws: int, n_members: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -192,11 +281,3 @@ def _row_noise(key: int, rows: NDArray[np.int64], n_draws: int) -> NDArray[np.fl
         philox.state = state
         noise[members] = stream.standard_normal((NOISE_BLOCK, n_draws), dtype=np.float32)[offsets[members]]
     return noise.T
-
-
-def _require_finite(members: NDArray[np.float64], what: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(members).all(axis=1))
-    if len(bad):
-        raise AcquisitionError(
-            f"member {bad[0]} of {len(members)} predicts a {what} that is not finite; drop the member and say so"
-        )

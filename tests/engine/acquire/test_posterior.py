@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.acquire.posterior import MemberPosterior, TablePosterior
+from engine.acquire.posterior import KnownValues, MemberPosterior, TablePosterior
 from engine.exceptions import AcquisitionError
 
 N_ROWS = 300
@@ -73,11 +73,38 @@ def test_one_member_has_only_its_own_noise():
     assert np.ptp(posterior.draws(np.arange(4))) > 0
 
 
-def test_a_failed_member_is_named():
+def test_a_failed_member_is_left_out_and_named():
     members, within = _members()
     members[2, 5] = np.nan
-    with pytest.raises(AcquisitionError, match="member 2 of 5"):
-        MemberPosterior.from_members(members, within, rng=np.random.default_rng(0))
+    posterior = MemberPosterior.from_members(members, within, rng=np.random.default_rng(0))
+    others = np.delete(members, 2, axis=0)
+    np.testing.assert_allclose(posterior.mean, others.mean(axis=0))
+    assert posterior.notes == ("member 2 of 5 predicts values that are not finite and is left out",)
+    within[0, 0], members[4, 7] = np.inf, -np.inf
+    with pytest.raises(AcquisitionError, match=r"member 0, 2, 4 of 5 .* the 2 left are fewer than 3"):
+        TablePosterior.from_members(members, within, rng=np.random.default_rng(0))
+
+
+def test_draws_of_a_joint_gaussian_have_its_moments_exactly_where_there_are_enough():
+    covariance = np.cov(np.random.default_rng(0).normal(size=(6, 20))) + 0.1 * np.eye(6)
+    posterior = TablePosterior.from_gaussian(
+        np.arange(6.0), covariance, np.full(6, 0.3), n_draws=64, rng=np.random.default_rng(1)
+    )
+    np.testing.assert_allclose(posterior.table.mean(axis=0), np.arange(6.0), atol=1e-5)
+    np.testing.assert_allclose(np.cov(posterior.table.T, ddof=0), covariance, atol=1e-5)
+    np.testing.assert_allclose(posterior.std, np.sqrt(np.diag(covariance) + 0.09))
+    singular = TablePosterior.from_gaussian(np.zeros(9), np.ones((9, 9)), n_draws=16, rng=np.random.default_rng(1))
+    assert np.ptp(singular.table, axis=1).max() < 1e-3
+    with pytest.raises(AcquisitionError, match="9 rows is not positive"):
+        TablePosterior.from_gaussian(np.zeros(9), -np.eye(9), rng=np.random.default_rng(1))
+
+
+def test_known_values_have_no_spread():
+    known = KnownValues(np.array([0.5, 1.5]), 8)
+    assert known.mean_std(np.array([1])) == (np.array([1.5]), np.array([0.0]))
+    assert (known.draws(np.array([1, 0])) == np.array([1.5, 0.5])).all()
+    with pytest.raises(AcquisitionError, match="1 rows lack a known property, first row 1"):
+        KnownValues(np.array([0.5, np.nan]), 8)
 
 
 def test_too_few_draws_and_arrays_that_do_not_fit_are_refused():

@@ -1,0 +1,87 @@
+"""What a batch may hold: so many rows of each group (chemical system, prototype), so many core-hours in all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.exceptions import AcquisitionError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+Limits = Mapping[str, tuple["ArrayLike", int]]
+"""Name of a grouping -> (group of each row of the pool, N; most rows of one group in a batch)."""
+
+
+class Allowance:
+    """Which candidates are still allowed as a batch grows.
+
+    Parameters
+    ----------
+    rows
+        Rows of the candidates in the pool.
+    limits
+        Groupings over the whole pool.
+    cost
+        Expected core-hours of each row of the pool, N.
+    budget
+        Core-hours that the batch may cost in all.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        limits: Limits | None = None,
+        cost: NDArray[np.float64] | None = None,
+        budget: float | None = None,
+    ):
+        self._groups, self._left = {}, {}
+        for name, (labels, most) in (limits or {}).items():
+            if most < 1:
+                raise AcquisitionError(
+                    f"the limit of {most} rows for each {name} forbids every row; use 1 or more, or a constraint"
+                )
+            groups, codes = np.unique(np.asarray(labels)[rows], return_inverse=True)
+            self._groups[name], self._left[name] = codes, np.full(len(groups), most)
+        if budget is not None and cost is None:
+            raise AcquisitionError(f"a budget of {budget:g} core-hours needs the cost of each row; pass cost")
+        self._cost = None if cost is None else np.asarray(cost, dtype=np.float64)[rows]
+        self._remaining = np.inf if budget is None else float(budget)
+        self.spent = 0.0
+        self.open = np.ones(len(rows), dtype=bool)
+        if budget is not None and self._cost is not None:
+            self.open &= self._cost <= self._remaining
+            if len(rows) and not self.open.any():
+                raise AcquisitionError(
+                    f"no candidate fits the budget of {budget:g} core-hours, the cheapest costs "
+                    f"{self._cost.min():g}; raise the budget"
+                )
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing but the number of candidates limits the batch."""
+        return not self._groups and np.isinf(self._remaining)
+
+    def take(self, position: int) -> NDArray[np.int64]:
+        """Count a chosen candidate; the candidates that are no longer allowed."""
+        if self._cost is not None:
+            self.spent += self._cost[position]
+        if self.unlimited:
+            self.open[position] = False
+            return np.array([position])
+        closed = np.zeros(len(self.open), dtype=bool)
+        closed[position] = True
+        for name, codes in self._groups.items():
+            group = codes[position]
+            self._left[name][group] -= 1
+            if self._left[name][group] == 0:
+                closed |= codes == group
+        if self._cost is not None and np.isfinite(self._remaining):
+            self._remaining -= self._cost[position]
+            closed |= self._cost > self._remaining
+        closed &= self.open
+        self.open &= ~closed
+        return np.flatnonzero(closed)

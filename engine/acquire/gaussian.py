@@ -1,0 +1,312 @@
+"""Acquisition functions on the joint Gaussian of a pool, conditioned on taken rows as if labelled at their means.
+
+That is the kriging believer (Ginsbourger, Le Riche, Carraro, in Computational Intelligence in Expensive Optimization
+Problems, 2010) or hallucinated feedback (Desautels, Krause, Burdick, J. Mach. Learn. Res. 15, 4053, 2014): means stay,
+spreads fall. With the centred draws ``F`` (``D x n``, covariance ``F^T F``), a label on row j multiplies F from the
+left by ``I - (1 - sqrt(noise / (noise + |f_j|^2))) u u^T``, ``u = f_j / |f_j|``: exact, and the same for any chunk.
+What the marginal variance has beyond the draws is label noise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from botorch.acquisition.cost_aware import CostAwareUtility
+from botorch.acquisition.max_value_entropy_search import (
+    MaxValueBase,
+    qLowerBoundMaxValueEntropy,
+    qMaxValueEntropy,
+    qMultiFidelityLowerBoundMaxValueEntropy,
+    qMultiFidelityMaxValueEntropy,
+)
+from botorch.sampling.normal import SobolQMCNormalSampler
+from scipy.special import ndtri
+from torch import Tensor
+
+from engine.acquire.model import PoolModel
+from engine.acquire.sequential import Kind
+from engine.exceptions import AcquisitionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.acquire.objectives import Objective
+    from engine.acquire.pool import Pool, Rows
+
+MIN_DRAWS = 32
+"""With fewer draws their covariance is no Gaussian worth the name."""
+MAXIMA = 64
+"""Samples of the pool's best value for GIBBON."""
+MAXIMA_MES = 16
+"""Samples of it for qMES, each with many samples of the label."""
+LABELS_MES = 32
+DISCRETE = 512
+"""Rows over which the knowledge gradient looks for the best mean."""
+NODES = 64
+"""Equally probable labels of the knowledge gradient."""
+STRADDLE = 1.96
+"""Standard deviations of the straddle heuristic."""
+
+
+class _Believer:
+    """Joint Gaussian given what is taken."""
+
+    kind = Kind.POSITIVE
+    needs_draws = True
+    keeps_bounds = True
+    only_orders = False
+
+    def __init__(self, n_draws: int):
+        self._forget = np.eye(n_draws)  # what the labels leave of each direction
+
+    def take(self, rows: Rows) -> None:
+        """Condition on these rows, one after the other."""
+        for one in range(len(rows)):
+            row = rows[np.array([one])]
+            factor, noise = self.factor(row), self.noise(row)[0]
+            direction = factor[:, 0]
+            variance = float(direction @ direction)
+            if variance <= 0:
+                continue
+            unit = direction / np.sqrt(variance)
+            kept = np.sqrt(noise / (noise + variance))
+            self._forget -= (1 - kept) * np.outer(unit, unit @ self._forget)
+            self.learned(unit, kept)
+
+    def learned(self, unit: NDArray[np.float64], kept: float) -> None:
+        """Follow up on a label: of the unit vector only ``kept`` is left."""
+
+    def factor(self, rows: Rows) -> NDArray[np.float64]:
+        """``D x n``: the covariance given what is taken is ``F^T F``."""
+        return self._forget @ _centred(rows)
+
+    def noise(self, rows: Rows) -> NDArray[np.float64]:
+        """Variance of a label beyond that of the draws, n."""
+        return np.maximum(np.square(rows.std) - np.square(_centred(rows)).sum(axis=0), 1e-9 * np.square(rows.std))
+
+    def std(self, rows: Rows) -> NDArray[np.float64]:
+        """Give the standard deviation of a label given what is taken, n."""
+        before, after = np.square(_centred(rows)).sum(axis=0), np.square(self.factor(rows)).sum(axis=0)
+        return np.sqrt(np.maximum(np.square(rows.std) - before + after, 0.0))
+
+    def nil(self) -> float:
+        """Anything above nothing counts."""
+        return 1e-12
+
+    def value(self, gain: float) -> float:
+        """Return the gain itself."""
+        return gain
+
+
+class BelieverConfidenceBound(_Believer):
+    """``mean + sqrt(beta) std`` with the spread that is left: GP-BUCB (Desautels et al., see above)."""
+
+    kind = Kind.FREE
+
+    def __init__(self, objective: Objective, beta: float, n_draws: int):
+        super().__init__(n_draws)
+        self.objective, self.beta = objective, beta
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Return the bound with nothing taken."""
+        return pool.marginal(self.beta)
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Bound given what is taken."""
+        mean, std = self.objective.moments(rows.mean, self.std(rows))
+        return mean + np.sqrt(self.beta) * std
+
+    def nil(self) -> float:
+        """Every value counts."""
+        return -np.inf
+
+
+class LevelSet(_Believer):
+    """Straddle heuristic ``1.96 std - |mean - threshold|`` (Bryan et al., NIPS 2005): on which side is a row."""
+
+    kind = Kind.FREE
+
+    def __init__(self, threshold: float, n_draws: int):
+        super().__init__(n_draws)
+        self.threshold = threshold
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Straddle with nothing taken."""
+        mean, std = pool.mean_std
+        return STRADDLE * std - np.abs(mean - self.threshold)
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Straddle given what is taken."""
+        return STRADDLE * self.std(rows) - np.abs(rows.mean - self.threshold)
+
+    def nil(self) -> float:
+        """Every value counts."""
+        return -np.inf
+
+
+class IntegratedVariance(_Believer):
+    """Fall of the mean variance over reference rows by a label: what qNegIntegratedPosteriorVariance ranks by.
+
+    Seo et al., IJCNN 2000; BoTorch's function fantasises one row after the other, this is the same number for all.
+    """
+
+    keeps_bounds = False  # what two rows tell about a third need not add up to less
+    only_orders = True
+
+    def __init__(self, reference: Rows):
+        factor = _centred(reference)
+        super().__init__(len(factor))
+        self._integral = factor @ factor.T / len(reference)
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Rows are looked at in random order: those that are most uncertain share least with the others."""
+        return -pool.priority.astype(np.float64)
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Fall of the mean variance."""
+        factor = self.factor(rows)
+        shared = np.einsum("dn,dn->n", factor, self._integral @ factor)
+        total = np.square(factor).sum(axis=0) + self.noise(rows)
+        return shared / np.maximum(total, 1e-300)
+
+    def learned(self, unit: NDArray[np.float64], kept: float) -> None:
+        """Shrink the integral with the draws."""
+        for axis in (0, 1):
+            integral = self._integral if axis == 0 else self._integral.T
+            integral -= (1 - kept) * np.outer(unit, unit @ integral)
+
+
+class MaxValueEntropy(_Believer):
+    """Information about the pool's best value: GIBBON (Moss et al. 2021) or qMES (Wang, Jegelka 2017) by BoTorch.
+
+    The best value is sampled from the joint draws, not by BoTorch's Gumbel fit that takes rows for independent. Where
+    rows have a target (the same material at the fidelity that is wanted) the best value is that of the targets: the
+    multi-fidelity version (Takeno et al., ICML 2020, arXiv:1901.08275).
+    """
+
+    keeps_bounds = False
+    only_orders = True
+
+    def __init__(self, name: str, sign: float, best: float | None, n_draws: int):
+        super().__init__(n_draws)
+        self.name, self.sign, self.best = name, sign, -np.inf if best is None else best
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Rows are looked at in the order of mean + 2 standard deviations."""
+        return pool.marginal(4.0)
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Information in nats; ``rows`` are all that may still be chosen."""
+        tables, noises = [self._draws(rows)], [self.noise(rows)]
+        if rows.target is not None:
+            tables, noises = [*tables, self._draws(rows.target)], [*noises, self.noise(rows.target)]
+        model = PoolModel(torch.from_numpy(np.concatenate(tables, axis=1)), torch.from_numpy(np.concatenate(noises)))
+        maxima = np.maximum(tables[-1].max(axis=1), self.best)
+        some = MAXIMA if self.name == "GIBBON" else MAXIMA_MES
+        maxima = np.quantile(maxima, (np.arange(some) + 0.5) / some)
+        function = _entropy_search(self.name, model, 0 if rows.target is None else len(rows))
+        function.posterior_max_values = torch.from_numpy(maxima).unsqueeze(-1)
+        with torch.no_grad():
+            return function(model.rows()[: len(rows)]).numpy()
+
+    def _draws(self, rows: Rows) -> NDArray[np.float64]:
+        return self.sign * (rows.mean + np.sqrt(len(self._forget) - 1) * self.factor(rows))
+
+
+class KnowledgeGradient(_Believer):
+    """Expected rise of the best posterior mean by a label, over the most promising rows: qKG with q = 1.
+
+    Frazier, Powell, Dayanik, INFORMS J. Comput. 21, 599 (2009). BoTorch's one-shot qKG searches a continuous space for
+    the best mean of each fantasy; over a pool it is a maximum over rows, taken here for equally probable labels.
+    """
+
+    keeps_bounds = False
+    only_orders = True
+
+    def __init__(self, sign: float, n_draws: int):
+        super().__init__(n_draws)
+        self.sign = sign
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Rows are looked at in the order of mean + 2 standard deviations."""
+        return pool.marginal(4.0)
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Rise in log10 kappa; ``rows`` are all that may still be chosen."""
+        factor, wanted = self.factor(rows), rows if rows.target is None else rows.target
+        ends = self.sign * wanted.mean
+        promising = np.argsort(-(ends + 2 * wanted.std), kind="stable")[:DISCRETE]
+        ends, over = ends[promising], self.factor(wanted[promising])
+        total = np.sqrt(np.square(factor).sum(axis=0) + self.noise(rows))
+        moves = self.sign * (over.T @ factor) / np.maximum(total, 1e-300)  # change of each mean by one unit of label
+        nodes = ndtri((np.arange(NODES) + 0.5) / NODES)
+        best = np.zeros(len(rows))
+        for node in nodes:
+            best += (ends[:, None] + node * moves).max(axis=0)
+        return best / NODES - ends.max()
+
+
+def _entropy_search(name: str, model: PoolModel, target_at: int) -> MaxValueBase:
+    """BoTorch's function; ``target_at`` is where the targets of the first rows begin, 0 without."""
+    some = model.rows()[:2, 0]
+    if target_at:
+        kind = _MultiFidelityGibbon if name == "GIBBON" else _MultiFidelityEntropy
+        function = kind(model, some, cost_aware_utility=_NoCost(), project=lambda X: (X + target_at) % (2 * target_at))
+    else:
+        function = _Gibbon(model, some) if name == "GIBBON" else _Entropy(model, some)
+    if name == "qMES":
+        function.sampler = SobolQMCNormalSampler(torch.Size([LABELS_MES]), seed=0)
+    return function
+
+
+class _SampledElsewhere:
+    """Leaves the samples of the best value to the caller."""
+
+    def _sample_max_values(self, num_samples: int, X_pending: Any = None) -> None:
+        self.posterior_max_values = torch.empty(0)
+
+
+class _Gibbon(_SampledElsewhere, qLowerBoundMaxValueEntropy):
+    pass
+
+
+class _Entropy(_SampledElsewhere, qMaxValueEntropy):
+    pass
+
+
+class _MultiFidelityGibbon(_SampledElsewhere, qMultiFidelityLowerBoundMaxValueEntropy):
+    pass
+
+
+class _MultiFidelityEntropy(_SampledElsewhere, qMultiFidelityMaxValueEntropy):
+    pass
+
+
+class _NoCost(CostAwareUtility):
+    """Costs are weighed where the batch is chosen."""
+
+    def forward(self, X: Tensor, deltas: Tensor, sampler: Any = None, **kwargs: Any) -> Tensor:
+        return deltas
+
+
+def _centred(rows: Rows) -> NDArray[np.float64]:
+    """Draws about their mean, ``D x n``, so that the squares of a column sum to its variance."""
+    draws = rows.draws.astype(np.float64)
+    return (draws - draws.mean(axis=0)) / np.sqrt(len(draws) - 1)
+
+
+def require_gaussian(name: str, n_draws: int) -> None:
+    """Refuse draws too few to stand for a joint Gaussian.
+
+    Raises
+    ------
+    AcquisitionError
+        With fewer than 32 draws.
+    """
+    if n_draws < MIN_DRAWS:
+        raise AcquisitionError(
+            f"{name} needs a joint Gaussian, and {n_draws} joint draws do not make one; ask for at least {MIN_DRAWS} "
+            "draws, or use qLogEI"
+        )

@@ -1,0 +1,189 @@
+"""Several objectives at once: Pareto acquisition functions of BoTorch on a pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.parego import qLogNParEGO
+from botorch.utils.multi_objective.hypervolume import infer_reference_point
+from botorch.utils.multi_objective.pareto import is_non_dominated
+
+from engine.acquire.model import PoolModel
+from engine.acquire.sequential import Kind
+from engine.exceptions import AcquisitionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.acquire.pool import Pool, Rows
+
+NIL = -30.0
+"""Log of a hypervolume too small to matter."""
+OPTIMISM = 2.0
+"""Standard deviations of the optimistic utility that screens large pools."""
+WEIGHTS = 64
+"""Scalarisations that screen large pools."""
+DRAWS = 128
+"""Joint draws used: a decomposition of the dominated region is made for each."""
+_PART = 256
+"""Rows evaluated together: BoTorch holds draws x rows x cells of the dominated region at once."""
+
+
+class HypervolumeImprovement:
+    """Log of the expected growth of the dominated hypervolume: qLogNEHVI.
+
+    Daulton, Balandat, Bakshy, NeurIPS 2021, arXiv:2105.08195; Ament et al., arXiv:2310.20708.
+
+    Parameters
+    ----------
+    baseline
+        The labelled rows.
+    reference
+        Utilities (m) that any useful row beats; without, a tenth below the worst of the front of the labelled rows.
+    """
+
+    kind = Kind.LOG
+    needs_draws = True
+    keeps_bounds = True
+    only_orders = True
+
+    def __init__(self, baseline: Rows, reference: NDArray[np.float64] | None):
+        self.reference = reference_point(baseline) if reference is None else torch.as_tensor(reference).double()
+        self._taken = _thinned(baseline)
+        self._function: qLogNoisyExpectedHypervolumeImprovement | None = None
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Rows are looked at in the order of their best optimistic scalarisation."""
+        return optimistic(pool)
+
+    def take(self, rows: Rows) -> None:
+        """Count these rows among the labelled ones, at their draws."""
+        self._taken = torch.cat([self._taken, _thinned(rows)], dim=1)
+        self._function = None
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Log of the growth in hypervolume."""
+        with torch.no_grad():
+            if self._function is None:
+                self._function = self._dominated()
+            n = self._front.shape[1]
+            model = PoolModel(torch.cat([self._front, _thinned(rows)], dim=1))
+            self._function.model = model
+            return torch.cat([self._function(part) for part in model.rows()[n:].split(_PART)]).numpy()
+
+    def nil(self) -> float:
+        """Hypervolumes below this are none."""
+        return NIL
+
+    def value(self, gain: float) -> float:
+        """Return the gain itself."""
+        return gain
+
+    def _dominated(self) -> qLogNoisyExpectedHypervolumeImprovement:
+        """BoTorch's function with the region dominated in each draw; rows on the front of no draw bound no cell."""
+        self._front = self._taken[:, is_non_dominated(self._taken).any(dim=0)]
+        model = PoolModel(self._front)
+        return qLogNoisyExpectedHypervolumeImprovement(
+            model,
+            ref_point=self.reference,
+            X_baseline=model.rows()[:, 0],
+            sampler=model.sampler(),
+            prune_baseline=False,
+            cache_root=False,
+        )
+
+
+class RandomScalarisation:
+    """Log expected improvement of an augmented Chebyshev sum with random weights, new ones a pick: qLogNParEGO.
+
+    Knowles, IEEE Trans. Evol. Comput. 10, 50 (2006); Daulton et al., arXiv:2006.05078; Ament et al., arXiv:2310.20708.
+    """
+
+    kind = Kind.LOG
+    needs_draws = True
+    keeps_bounds = False
+    only_orders = True
+
+    def __init__(self, baseline: Rows, rng: np.random.Generator):
+        self._taken = _thinned(baseline)
+        self._rng = rng
+        self._draw_weights()
+
+    def bound(self, pool: Pool) -> NDArray[np.float64]:
+        """Rows are looked at in the order of their best optimistic scalarisation."""
+        return optimistic(pool)
+
+    def take(self, rows: Rows) -> None:
+        """Count these rows among the labelled ones, and change the weights."""
+        self._taken = torch.cat([self._taken, _thinned(rows)], dim=1)
+        self._draw_weights()
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Log of the expected improvement of the weighted sum."""
+        n = self._taken.shape[1]
+        model = PoolModel(torch.cat([self._taken, _thinned(rows)], dim=1))
+        X = model.rows()
+        with torch.no_grad():
+            function = qLogNParEGO(
+                model,
+                X_baseline=X[:n, 0],
+                scalarization_weights=self._weights,
+                sampler=model.sampler(),
+                prune_baseline=False,
+                cache_root=False,
+            )
+            return torch.cat([function(part) for part in X[n:].split(_PART)]).numpy()
+
+    def nil(self) -> float:
+        """Every value counts: another weight finds what this one does not."""
+        return -np.inf
+
+    def value(self, gain: float) -> float:
+        """Return the gain itself."""
+        return gain
+
+    def _draw_weights(self) -> None:
+        self._weights = torch.from_numpy(self._rng.dirichlet(np.ones(self._taken.shape[-1])))
+
+
+def _thinned(rows: Rows) -> torch.Tensor:
+    """``D x n x m`` utilities of no more than 128 draws, spread over all of them."""
+    return torch.from_numpy(rows.utility[:: max(len(rows.utility) // DRAWS, 1)][:DRAWS])
+
+
+def reference_point(baseline: Rows) -> torch.Tensor:
+    """Give BoTorch's rule: a tenth of the range below the worst utilities (m) of the labelled rows' front."""
+    utility = torch.from_numpy(baseline.utility).double().mean(dim=0)
+    return infer_reference_point(utility[is_non_dominated(utility)])
+
+
+def optimistic(pool: Pool) -> NDArray[np.float64]:
+    """Best place of each row among all by any of some scalarisations of mean + 2 standard deviations, N."""
+    moments = pool.moments
+    utility = moments[:, 0] + OPTIMISM * moments[:, 1]
+    low, high = utility.min(axis=1, keepdims=True), utility.max(axis=1, keepdims=True)
+    utility = (utility - low) / np.maximum(high - low, 1e-300)
+    best = np.full(len(pool), -np.inf)
+    for weights in np.random.default_rng(0).dirichlet(np.ones(len(utility)), WEIGHTS):
+        score = (utility * weights[:, None]).min(axis=0) + 0.05 * (utility * weights[:, None]).sum(axis=0)
+        place = np.empty(len(score))
+        place[np.argsort(-score, kind="stable")] = -np.arange(len(score), dtype=np.float64)
+        best = np.maximum(best, place)
+    return best
+
+
+def require_front(observed: NDArray[np.int64], name: str, m: int) -> None:
+    """Refuse what a Pareto function cannot work on.
+
+    Raises
+    ------
+    AcquisitionError
+        Without labelled rows, or with one objective.
+    """
+    if m < 2:
+        raise AcquisitionError(f"{name} trades several objectives off and got {m}; use qLogEI or give more")
+    if len(observed) == 0:
+        raise AcquisitionError(f"{name} improves on the labelled rows, and none was given; pass observed")

@@ -1,0 +1,206 @@
+"""Sequential greedy over a whole pool, in memory bounded by a chunk plus a few numbers a row.
+
+What a row would have gained earlier bounds what it gains now (joint acquisition functions are monotone submodular, and
+a Gaussian's spread only falls as rows are conditioned on): lazy greedy (Minoux, Optimization Techniques, 234, 1978)
+re-evaluates only rows whose bound could still win. First bounds come from the marginals, so that joint draws are made
+for promising rows only. Functions that keep no bound look at the rows with the best marginals alone.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from engine.acquire.pool import Pool, Rows, top
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.acquire.allowance import Allowance
+    from engine.acquire.diversity import Diversity
+
+SHORTLIST = 512
+"""Rows whose draws are kept; grows fourfold when a row outside could win."""
+LAZY_BLOCK = 64
+"""Rows re-evaluated at a time."""
+SCREEN = 2048
+"""Larger pools are screened by marginal bounds before draws are made; functions without bounds see only so many."""
+TIE = 1e-12
+"""Gains closer than this differ by rounding only."""
+
+
+class Kind(StrEnum):
+    """How a factor (feasibility, diversity, one over the cost) enters an acquisition value."""
+
+    LOG = "log"  # the value is a logarithm: log factor is added
+    POSITIVE = "positive"  # the value is times the factor
+    FREE = "free"  # the value has no natural zero: what it has above the candidates' median is times the factor
+    NONE = "none"  # factors do not enter, but 0 excludes
+
+
+class Acquisition(Protocol):
+    """An acquisition function that a batch is built on, to be maximised."""
+
+    kind: Kind
+    needs_draws: bool
+    keeps_bounds: bool
+    """Whether a row never gains more than it would have gained earlier."""
+    only_orders: bool
+    """Whether :meth:`bound` is no bound, only the order in which rows are looked at."""
+
+    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+        """Bound on each row's gain from its marginals, N; none where they bound nothing."""
+
+    def gain(self, rows: Rows) -> NDArray[np.float64]:
+        """Gain of each of n rows over what is taken; of all that may be chosen if it keeps no bounds."""
+
+    def take(self, rows: Rows) -> None:
+        """Condition on these rows."""
+
+    def nil(self) -> float:
+        """Gain below which the arithmetic resolves nothing."""
+
+    def value(self, gain: float) -> float:
+        """Acquisition value to report for a row with this gain."""
+
+
+class LazyGreedy:
+    """Greedy maximisation with stale gains as upper bounds: ``bounds`` for all N, draws for a shortlist only."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        acquisition: Acquisition,
+        allowance: Allowance,
+        diversity: Diversity,
+        log_factor: NDArray[np.float64] | None,
+        taken: NDArray[np.int64],
+    ):
+        self.pool, self.acquisition, self.allowance, self.diversity = pool, acquisition, allowance, diversity
+        self.log_factor = log_factor
+        self.chosen: list[int] = []
+        self.values: list[float] = []
+        for start in range(0, len(taken), pool.chunk):
+            acquisition.take(pool.read(taken[start : start + pool.chunk], acquisition.needs_draws))
+        self._start_bounds()
+
+    def advance(self) -> int | None:
+        """Choose one more row; the number of other rows that tied with it, or ``None`` when all gains are nil."""
+        if not self.acquisition.keeps_bounds:
+            hopeful = self.shortlist[self.bounds[self.shortlist] > -np.inf]
+            self.bounds[hopeful] = np.inf
+        gain, winners = self._winners()
+        if gain == -np.inf or gain < self._nil:
+            return None
+        winner = winners[np.argmin(self.pool.priority[self.shortlist[winners]])]
+        position = int(self.shortlist[winner])
+        self.chosen.append(position)
+        self.values.append(self.acquisition.value(gain))
+        self.acquisition.take(self.near[np.array([winner])])
+        self.diversity.take(self.pool.rows[[position]])
+        self.bounds[self.allowance.take(position)] = -np.inf
+        self.current = False
+        return len(winners) - 1
+
+    @property
+    def _nil(self) -> float:
+        return self.acquisition.nil() if self.log_factor is None else -np.inf
+
+    def _winners(self) -> tuple[float, NDArray[np.int64]]:
+        """Find the largest gain in the whole pool and its shortlist positions (several when they tie)."""
+        while True:
+            gain, winners = self._evaluate_shortlist()
+            rival = max(gain - TIE, self._nil)
+            if self.outside < rival or self.current or self.outside == -np.inf:
+                return gain, winners
+            if 0 < len(self.shortlist) <= self.pool.chunk // 4:
+                self._shortlist(4 * len(self.shortlist))
+            else:
+                self._stream(rival)
+
+    def _evaluate_shortlist(self) -> tuple[float, NDArray[np.int64]]:
+        """Re-evaluate rows in the order of their bounds until no stale bound could win."""
+        stale = self.bounds[self.shortlist] > -np.inf
+        fresh = np.zeros(len(stale), dtype=bool)
+        block, gain = LAZY_BLOCK if self.acquisition.keeps_bounds else len(stale), -np.inf
+        while True:
+            bounds = self.bounds[self.shortlist]
+            hopeful = np.flatnonzero(stale & (bounds >= max(gain - TIE, self._nil)))
+            if len(hopeful) == 0:
+                return gain, np.flatnonzero(fresh & (bounds >= gain - TIE))
+            todo = hopeful[np.argsort(-bounds[hopeful], kind="stable")[:block]]
+            gains = self._gain(self.near[todo], self.shortlist[todo])
+            self.bounds[self.shortlist[todo]] = gains
+            stale[todo], fresh[todo] = False, True
+            gain, block = max(gain, float(gains.max())), 2 * block
+
+    def _gain(self, rows: Rows, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        factor = self.diversity.log_factor(rows.rows)
+        if self.log_factor is not None:
+            factor = factor + self.log_factor[positions]
+        gain = self.acquisition.gain(rows)
+        return self._weighed(np.where(gain < self.acquisition.nil(), -np.inf, gain), factor)
+
+    def _weighed(self, gain: NDArray[np.float64], log_factor: NDArray[np.float64]) -> NDArray[np.float64]:
+        return weighed(self.acquisition.kind, gain, log_factor, self.middle)
+
+    def _start_bounds(self) -> None:
+        """Bound every row by its marginals, or know nothing of any."""
+        self.middle, acquisition, pool = 0.0, self.acquisition, self.pool
+        screened = len(pool) > SCREEN or not acquisition.needs_draws
+        marginal = acquisition.bound(pool) if screened or acquisition.kind is Kind.FREE else None
+        if marginal is not None and acquisition.kind is Kind.FREE:
+            self.middle = float(np.median(marginal))
+        factor = np.zeros(len(pool)) if self.log_factor is None else self.log_factor
+        closed = ~self.allowance.open | np.isneginf(factor)
+        self.bounds = np.full(len(pool), np.inf)
+        if marginal is not None and screened and not acquisition.only_orders:
+            self.bounds = self._weighed(marginal, factor)
+        elif marginal is not None and screened:
+            closed[top(np.where(closed, -np.inf, marginal), pool.priority, len(pool))[SCREEN:]] = True
+        self.bounds[closed] = -np.inf
+        self.shortlist, self.outside, self.current = np.empty(0, dtype=np.int64), np.inf, False
+        if acquisition.only_orders:
+            self._shortlist(SCREEN)
+            self.outside = -np.inf
+        elif marginal is not None and screened:
+            self._shortlist(SHORTLIST)
+
+    def _stream(self, rival: float) -> None:
+        """Bring every bound that could win up to date, chunk by chunk; then make a new shortlist."""
+        hopeful = np.flatnonzero((self.bounds >= rival) & (self.bounds > -np.inf))
+        for start in range(0, len(hopeful), self.pool.chunk):
+            part = hopeful[start : start + self.pool.chunk]
+            self.bounds[part] = self._gain(self._read(part), part)
+        self._shortlist(SHORTLIST)
+        self.current = True
+
+    def _shortlist(self, size: int) -> None:
+        """Read the rows with the largest bounds."""
+        best = top(self.bounds, self.pool.priority, size + 1)
+        self.shortlist = best[:size]
+        self.outside = float(self.bounds[best[size]]) if len(best) > size else -np.inf
+        self.near = self._read(self.shortlist)
+
+    def _read(self, positions: NDArray[np.int64]) -> Rows:
+        return self.pool.read(self.pool.rows[positions], self.acquisition.needs_draws)
+
+
+def weighed(
+    kind: Kind, gain: NDArray[np.float64], log_factor: NDArray[np.float64], middle: float = 0.0
+) -> NDArray[np.float64]:
+    """Let factors enter acquisition values as their kind asks; all are monotone in the factor."""
+    if not log_factor.any():
+        return gain
+    excluded = np.isneginf(log_factor)
+    excluded |= np.isneginf(gain)
+    if kind is Kind.LOG:
+        return np.where(excluded, -np.inf, gain + log_factor)
+    if kind is Kind.NONE:
+        return np.where(excluded, -np.inf, gain)
+    gain = np.where(excluded, middle, gain)
+    above = gain - middle if kind is Kind.FREE else gain
+    size = np.log(np.maximum(np.abs(above), 1e-300)) + np.where(above >= 0, 1.0, -1.0) * np.maximum(log_factor, -600.0)
+    return np.where(excluded, -np.inf, np.sign(above) * np.exp(np.minimum(size, 600.0)) + (gain - above))
