@@ -5,14 +5,17 @@ from __future__ import annotations
 import builtins
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from campaigns.exceptions import ConfigurationError
 from campaigns.training_set import default_scale
+from db.records import KAPPA_UNIT
 from engine.materials.elements import ATOMIC_NUMBERS
 
 if TYPE_CHECKING:
@@ -122,11 +125,32 @@ class ConstraintsSection(_Section):
 class LabelerSection(_Section):
     """Where labels come from."""
 
-    kind: Literal["dft", "replay"] = Field(default="dft", description="dft waits for imported results.")
+    kind: Literal["dft", "replay", "agl", "phonons"] = Field(
+        default="dft",
+        description="dft waits for imported results, replay knows the answers, agl and phonons calculate here.",
+    )
     source: str = Field(
         default="", description="replay: file of labelled records (relative to the campaign), or 'reference'."
     )
     field: str = Field(default="", description="replay: field of the records' properties that holds the answer.")
+    potential: str = Field(
+        default="",
+        description="agl, phonons: folder of a MatGL potential (relative to the campaign), a MatGL name, or a "
+        "classical one such as rigid-ion:NaCl, lennard-jones:Ar, tersoff:Si.",
+    )
+    workers: int = Field(default=1, ge=1, description="agl, phonons: processes, of one thread each.")
+    time_limit: float = Field(
+        default=3600.0, gt=0, description="agl, phonons: wall seconds a material; more is a failure, timed_out."
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="agl, phonons: what decides the number, e.g. strain, or min_length and floor."
+    )
+
+    @model_validator(mode="after")
+    def _calculator_has_a_potential(self) -> LabelerSection:
+        if self.kind in ("agl", "phonons") and not self.potential:
+            raise ValueError(f"kind {self.kind!r} needs potential = 'FOLDER' or a name, e.g. 'rigid-ion:NaCl'")
+        return self
 
     @model_validator(mode="after")
     def _replay_has_a_source(self) -> LabelerSection:
@@ -189,7 +213,22 @@ class DftSection(_Section):
 class StoreSection(_Section):
     """Where the campaign's tables live."""
 
-    url: str = Field(default="", description="Database URL; empty means store.sqlite in the campaign directory.")
+    url: str = Field(
+        default="",
+        description="Database URL, ${NAME} from the environment; empty means store.sqlite in the campaign directory.",
+    )
+    timeout: float = Field(
+        default=30.0, gt=0, le=86400, description="Seconds to wait for a store that is locked or does not answer."
+    )
+
+    @model_validator(mode="after")
+    def _no_password(self) -> StoreSection:
+        # this file is copied, archived and kept in every round's manifest
+        parts = urlsplit(self.url)
+        secrets = [parts.password, *(v for k, v in parse_qsl(parts.query) if k in {"password", "sslpassword"})]
+        if any(secret and not re.fullmatch(r"\$\{\w+\}", secret) for secret in secrets):
+            raise ValueError("url holds a password; write ${NAME} and set that environment variable, or set PGPASSWORD")
+        return self
 
 
 class Configuration(_Section):
@@ -208,6 +247,23 @@ class Configuration(_Section):
         if self.labeler.kind == "replay" and not self.campaign.unit:
             raise ValueError(
                 "[campaign] unit is empty, and labeler 'replay' writes labels, which need one; give a unit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calculator_gives_kappa(self) -> Configuration:
+        kind, section = self.labeler.kind, self.campaign
+        if kind not in ("agl", "phonons"):
+            return self
+        if not section.property.startswith("kappa") or section.unit != KAPPA_UNIT:
+            raise ValueError(
+                f"labeler {kind!r} gives kappa in {KAPPA_UNIT}, [campaign] asks for {section.property} in "
+                f"{section.unit!r}; change [campaign] or the labeler"
+            )
+        if section.fidelity in ("dft", "experiment"):
+            raise ValueError(
+                f"labeler {kind!r} calculates with a potential, which is no {section.fidelity!r}; set [campaign] "
+                f"fidelity = {'agl' if kind == 'agl' else 'mlip'!r}"
             )
         return self
 

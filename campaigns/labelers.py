@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,8 +24,8 @@ REFERENCE = "reference"
 class Labeler(Protocol):
     """What a campaign asks of a labeler."""
 
-    def work(self, store: Store, entries: Sequence[QueueEntryRecord]) -> None:
-        """Bring unfinished entries as far as possible; labels and failures go to the store."""
+    def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
+        """Bring unfinished entries as far as possible; labels and failures go to the store, progress to ``say``."""
 
     def hit_rate(self, hit: float, goal: str) -> float | None:
         """Share of the pool beyond ``hit``, where the labeler knows every answer."""
@@ -34,7 +34,7 @@ class Labeler(Protocol):
 class Dft:
     """Calculations done by people and clusters: nothing happens here, results come in by ``label import``."""
 
-    def work(self, store: Store, entries: Sequence[QueueEntryRecord]) -> None:
+    def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Wait."""
 
     def hit_rate(self, hit: float, goal: str) -> float | None:
@@ -51,7 +51,7 @@ class Replay:
         self._answers = answers
         self._source = source
 
-    def work(self, store: Store, entries: Sequence[QueueEntryRecord]) -> None:
+    def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Approve, answer and finish every entry, in one transaction."""
         answers = self._of_store(store, entries)
         done = [e for e in entries if e.material_id in answers]
@@ -103,6 +103,10 @@ def make_labeler(configuration: Configuration, directory: Path) -> Labeler:
     """Make the labeler that ``campaign.toml`` names."""
     if configuration.labeler.kind == "dft":
         return Dft()
+    if configuration.labeler.kind in ("agl", "phonons"):
+        from campaigns.calculators import make_calculator
+
+        return make_calculator(configuration, directory)
     source = configuration.labeler.source
     read = _reference_answers if source == REFERENCE else _file_answers
     return Replay(configuration.campaign, read(configuration, directory), source)

@@ -122,6 +122,13 @@ def calculate_kappa(
     return Calculated(result.kappa, settings.temperature, METHOD, found, time.process_time() - start)
 
 
+def method(potential: Potential, settings: DebyeSettings) -> str:
+    """Name all that decides a number, in one line: equal lines, equal numbers."""
+    changed = {k: v for k, v in asdict(settings).items() if v != getattr(DebyeSettings(), k)}
+    details = "".join(f", {name} {value:g}" for name, value in changed.items())
+    return f"{METHOD} {VERSION}, {potential.name} {potential.sha256[:12]}{details}"
+
+
 def estimate(crystal: Crystal, potential: Potential, settings: DebyeSettings) -> DebyeEstimate:
     """Estimate all that the model gives; raises :class:`CalculationError`."""
     try:

@@ -1,0 +1,215 @@
+"""A cheap label for every crystal of some files: the quasi-harmonic Debye model on a potential, resumable."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from campaigns.exceptions import CampaignError
+from campaigns.output import Count
+from engine.materials.checks import Rejection
+from engine.materials.crystal import Material
+
+if TYPE_CHECKING:
+    from engine.materials.crystal import Crystal
+    from engine.physics.debye import DebyeSettings
+    from engine.physics.outcome import Outcome
+
+KAPPA = "mlip_kappa_agl_300K_W_mK"
+METHOD = "mlip_agl_method"
+FAILURE = "mlip_agl_failure"
+_FIELDS = {
+    "debye_temperature": "mlip_debye_temperature_K",
+    "gruneisen": "mlip_gruneisen",
+    "bulk_modulus": "mlip_bulk_modulus_GPa",
+}
+_CHUNK = 64
+_BLOCK = 1 << 20
+_CHUNK_SECONDS = 30.0
+
+
+@dataclass
+class EstimateReport:
+    """What became of the crystals of a run."""
+
+    before: int
+    """Records that were in the file already."""
+    estimated: int = 0
+    failed: int = 0
+    refused: list[str] = field(default_factory=list)
+    """A line for each record that is no usable crystal."""
+
+
+def estimate_files(
+    files: Sequence[Path],
+    potential: str,
+    out: Path,
+    settings: DebyeSettings | None = None,
+    workers: int | None = None,
+    time_limit: float = 300.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> EstimateReport:
+    """Estimate kappa of the crystals of ``files`` and append them to ``out``; what is there already is not done again.
+
+    Parameters
+    ----------
+    files
+        Crystals in any format that is read.
+    potential
+        As of :func:`engine.physics.potentials.load_potential`.
+    out
+        ``.jsonl`` or ``.jsonl.gz``: the records, their properties joined by ``mlip_kappa_agl_300K_W_mK``,
+        ``mlip_debye_temperature_K``, ``mlip_gruneisen``, ``mlip_bulk_modulus_GPa``, or ``mlip_agl_failure``.
+    settings
+        Of the model; the defaults without.
+    workers
+        Processes; one a core if None.
+    time_limit
+        Seconds a crystal.
+    say
+        Takes lines of progress.
+
+    Raises
+    ------
+    CampaignError
+        If ``out`` has another ending, or holds estimates made otherwise.
+    """
+    from engine.physics.debye import DebyeSettings, calculate_kappa, method
+    from engine.physics.potentials import load_potential
+    from engine.physics.workers import calculate_all
+
+    settings = settings or DebyeSettings()
+    lines = _Lines.open(out)
+    how = method(load_potential(potential), settings)
+    done = _done_before(lines, how)
+    report = EstimateReport(before=len(done))
+    materials: dict[str, Material] = {}
+    crystals = _crystals(files, done, materials, report)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    calculation = partial(calculate_kappa, settings=settings)
+    try:
+        for finished in calculate_all(crystals, calculation, potential, workers or cores, time_limit):
+            lines.add(_record(materials.pop(finished.key), finished.outcome, how))
+            failed = hasattr(finished.outcome, "reason")
+            report.failed += failed
+            report.estimated += not failed
+            say(Count(f"{report.before + report.estimated + report.failed} crystals, {report.failed} without a value"))
+    finally:
+        lines.flush()
+    return report
+
+
+def _crystals(
+    files: Sequence[Path], done: set[str], materials: dict[str, Material], report: EstimateReport
+) -> Iterator[tuple[str, Crystal]]:
+    """Crystals still to be done; ``materials`` keeps those that are out, ``done`` grows."""
+    from engine.materials.loading import load
+
+    for part in load(files, workers=1):
+        for one in part:
+            if isinstance(one, Rejection):
+                report.refused.append(f"{one.source}, {one.record_id}: {one.message}; {one.remedy}")
+            elif one.id not in done:
+                done.add(one.id)
+                materials[one.id] = one
+                yield one.id, one.crystal
+
+
+def _record(material: Material, outcome: Outcome, how: str) -> dict[str, Any]:
+    from engine.physics.outcome import Calculated
+
+    crystal = material.crystal
+    if isinstance(outcome, Calculated):
+        result = outcome.provenance["result"]
+        found = {KAPPA: outcome.kappa} | {ours: result[name] for name, ours in _FIELDS.items()}
+    else:
+        found = {FAILURE: f"{outcome.reason}: {outcome.message}"}
+    return {
+        "id": material.id,
+        "formula": material.formula,
+        "lattice": crystal.lattice.tolist(),
+        "species": crystal.symbols,
+        "frac_coords": crystal.frac_coords.tolist(),
+        "properties": material.properties | found | {METHOD: how},
+    }
+
+
+def _done_before(lines: _Lines, how: str) -> set[str]:
+    ids = set()
+    for record in lines.read():
+        made = record["properties"].get(METHOD)
+        if made != how:
+            raise CampaignError(f"{lines.path} holds estimates by {made!r}, these are by {how!r}; choose another file")
+        ids.add(record["id"])
+    return ids
+
+
+@dataclass(eq=False)
+class _Lines:
+    """A file of JSON lines that grows by whole chunks; what a killed program left half-written is cut off."""
+
+    path: Path
+    packed: bool
+    held: list[bytes] = field(default_factory=list)
+    flushed_at: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def open(cls, path: Path) -> _Lines:
+        if not path.name.endswith((".jsonl", ".jsonl.gz")):
+            raise CampaignError(f"{path} ends in neither .jsonl nor .jsonl.gz; give one of these")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = cls(path, path.name.endswith(".gz"))
+        if path.exists():
+            with path.open("r+b") as handle:
+                handle.truncate(_whole_members(handle) if lines.packed else handle.read().rfind(b"\n") + 1)
+        return lines
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        with gzip.open(self.path, "rb") if self.packed else self.path.open("rb") as handle:
+            for line in handle:
+                try:
+                    record = json.loads(line)
+                    record["properties"], record["id"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise CampaignError(f"{self.path} holds other lines than `estimate` writes; choose another file") \
+                        from error  # fmt: skip
+                yield record
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.held.append(json.dumps(record).encode() + b"\n")
+        if len(self.held) >= _CHUNK or time.monotonic() - self.flushed_at > _CHUNK_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        content = b"".join(self.held)
+        if content:
+            with self.path.open("ab") as handle:
+                handle.write(gzip.compress(content) if self.packed else content)
+                handle.flush()
+                os.fsync(handle.fileno())
+        self.held, self.flushed_at = [], time.monotonic()
+
+
+def _whole_members(handle: BinaryIO) -> int:
+    """Bytes of the whole gzip members at the start of a file."""
+    end, content, member = 0, handle.read(_BLOCK), zlib.decompressobj(wbits=31)
+    while content:
+        try:
+            member.decompress(content)
+        except zlib.error:
+            break
+        content = member.unused_data or handle.read(_BLOCK)
+        if member.eof:
+            end = handle.tell() - len(content)
+            member = zlib.decompressobj(wbits=31)
+    return end
