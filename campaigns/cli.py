@@ -402,6 +402,35 @@ def predict(
 
 
 @app.command()
+def estimate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Crystals.")],
+    potential: Annotated[
+        str,
+        typer.Option(
+            "--potential",
+            metavar="SPEC",
+            help="Folder or name of a MatGL potential, or a classical one: rigid-ion:NaCl.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=".jsonl or .jsonl.gz; a second run goes on.")],
+    workers: Workers = None,
+    time_limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds a crystal.")] = 300.0,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate kappa of many crystals in seconds each, by the quasi-harmonic Debye model (AGL)."""
+    from campaigns.estimates import KAPPA, estimate_files
+
+    with Progress(quiet) as progress:
+        report = estimate_files(files, potential, out, workers=workers, time_limit=time_limit, say=progress.say)
+    for line in report.refused:
+        message(line)
+    message(
+        f"{report.estimated} crystals estimated, {report.failed} without a value, {len(report.refused)} records refused, "
+        f"{report.before} were in {out} before; `kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` takes them"
+    )
+
+
+@app.command()
 def backtest(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
     property: Field,
