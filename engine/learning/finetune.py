@@ -1,10 +1,10 @@
-"""The ``full`` strategy: the whole network, body and trunk, learns on from the backbone's weights with a new head."""
+"""A network that goes on from a backbone's weights: what is taken over and proven to be, and heads for one property."""
 
 from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -15,9 +15,13 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from engine.exceptions import BackboneError, TooFewLabelsError
+from engine.learning.activations import Activations, frozen_activations
+from engine.learning.losses import Loss
 from engine.learning.network import GraphNetwork
 from engine.learning.seeding import seeded
-from engine.learning.training import Epoch, GraphData, Schedule, predict_network, train_network
+from engine.learning.strategies import FULL, Strategy
+from engine.learning.training import Epoch, GraphData, Schedule, predict_both, train_network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +31,90 @@ if TYPE_CHECKING:
 
 TRUNK_SIZE = 128
 """Width of the trunk put on a backbone that has none."""
+TRUNK_TENSORS = ("trunk.", "statistics_")
+"""How the names of a trunk's tensors begin: it was trained on statistics of that scale."""
 _OUTPUT = "output."
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Which tensors of a network came from given weights."""
+
+    matched: tuple[str, ...]
+    new: tuple[str, ...]
+    """Tensors of the network that keep their random start."""
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"{len(self.matched)} of {len(self.matched) + len(self.new)} tensors loaded"
+
+
+def load_weights(network: GraphNetwork, tensors: Mapping[str, Tensor], needed: Collection[str], source: str) -> Loaded:
+    """Copy into ``network`` every one of ``tensors`` that fits by name and shape.
+
+    Raises
+    ------
+    BackboneError
+        If a tensor that is ``needed`` does not fit; the message names those.
+    """
+    own = network.state_dict()
+    matched = [name for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape]
+    short = sorted(set(needed) - set(matched))
+    if short:
+        told = [_mismatch(name, own.get(name), tensors.get(name)) for name in short[:_SHOWN]]
+        more = f" and {len(short) - _SHOWN} more" if len(short) > _SHOWN else ""
+        raise BackboneError(
+            f"{len(set(needed)) - len(short)} of the {len(set(needed))} tensors needed from {source} match; not "
+            f"{', '.join(told)}{more}; start from weights of the same architecture, or with a strategy that needs less"
+        )
+    network.load_state_dict({**own, **{name: tensors[name] for name in matched}}, strict=True)
+    return Loaded(tuple(matched), tuple(name for name in own if name not in matched))
+
+
+def start_network(
+    start: Backbone,
+    properties: Sequence[str],
+    seed: int,
+    strategy: Strategy,
+    *,
+    trunk_size: int,
+    keep_trunk: bool,
+    loss: Loss = "huber",
+) -> tuple[GraphNetwork, Loaded]:
+    """Make a network with the body of ``start``, its trunk if it is kept, and new heads; says what was loaded.
+
+    Raises
+    ------
+    BackboneError
+        If the start lacks what the strategy needs, e.g. a trunk for ``last``.
+    """
+    with seeded(seed):
+        body = copy.deepcopy(start.body)
+        network = GraphNetwork(body, start.network.readout_size, properties, trunk_size, loss == "nll")
+    own = list(network.state_dict())
+    needed = [name for name in own if name.startswith("body.")]
+    given = {name: t for name, t in start.network.state_dict().items() if name.startswith("body.")}
+    if keep_trunk:
+        needed += [name for name in own if name.startswith(TRUNK_TENSORS)]
+        if start.network.trunk_size:
+            given |= {n: t for n, t in start.network.state_dict().items() if n.startswith(TRUNK_TENSORS)}
+    strategy.describe(network)  # refuses what this body cannot do before anything is trained
+    return network, load_weights(network, given, needed, f"{start.name} for strategy {strategy}")
+
+
+def new_network(backbone: Backbone, seed: int, strategy: Strategy = FULL, loss: Loss = "huber") -> GraphNetwork:
+    """Copy the backbone's body (and trunk, where it has one) under a fresh head for one property."""
+    has_trunk = bool(backbone.network.trunk_size)
+    return start_network(
+        backbone,
+        ("target",),
+        seed,
+        strategy,
+        trunk_size=backbone.network.trunk_size or TRUNK_SIZE,
+        keep_trunk=strategy.name == "last" or (has_trunk and strategy.name != "head"),
+        loss=loss,
+    )[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +134,50 @@ class NetworkHead:
         schedule: Schedule,
         seed: int,
         on_epoch: Callable[[Epoch], None] | None = None,
+        *,
+        strategy: Strategy = FULL,
+        loss: Loss = "huber",
+        activations: Activations | None = None,
     ) -> NetworkHead:
-        """Fine-tune a copy of ``backbone`` on ``rows`` of ``data``, whose targets (N x 1) are in learned units."""
+        """Fine-tune a copy of ``backbone`` on ``rows`` of ``data``, whose targets (N x 1) are in learned units.
+
+        What ``strategy`` leaves frozen is computed once, unless given as ``activations``.
+        """
         values = data.targets[rows, 0].astype(np.float64)
+        if len(values) < 2 or np.ptp(values) == 0:
+            raise TooFewLabelsError(f"{len(values)} training labels with nothing to tell apart; add labels that differ")
         mean, std = float(values.mean()), float(max(values.std(), 1e-6))
-        network = new_network(backbone, seed)
-        if not backbone.network.trunk_size:
+        network = new_network(backbone, seed, strategy, loss)
+        if strategy.name == "head" or not backbone.network.trunk_size:
             network.fit_statistics(torch.from_numpy(data.statistics[rows]))
         standardised = replace(data, targets=((data.targets - mean) / std).astype(np.float32))
-        train_network(network, standardised, rows, schedule, seed, on_epoch)
+        activations = activations or frozen_activations(network, data, rows, strategy)
+        train_network(
+            network,
+            standardised,
+            rows,
+            schedule,
+            seed,
+            on_epoch,
+            strategy=strategy,
+            loss=loss,
+            activations=activations,
+        )
         return cls(network, mean, std)
 
     def predict(self, data: GraphData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Predicted values of ``rows`` in learned units."""
-        return predict_network(self.network, data, rows)[:, 0].astype(np.float64) * self.std + self.mean
+        return self.predict_with_std(data, rows)[0]
+
+    def predict_with_std(
+        self, data: GraphData, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Predicted values of ``rows`` and, of a head that learned its noise (``nll``), their standard deviations."""
+        mean, log_variance = predict_both(self.network, data, rows)
+        values = mean[:, 0].astype(np.float64) * self.std + self.mean
+        if log_variance is None:
+            return values, None
+        return values, np.exp(0.5 * log_variance[:, 0].astype(np.float64)) * self.std
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -72,7 +189,7 @@ class NetworkHead:
     @classmethod
     def from_tensors(cls, backbone: Backbone, tensors: Mapping[str, Tensor]) -> NetworkHead:
         """Build a trained head from its stored tensors; they must match the network one to one."""
-        network = new_network(backbone, seed=0)
+        network = new_network(backbone, seed=0, loss="nll" if "noise.weight" in tensors else "huber")
         network.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_OUTPUT)}, strict=True)
         return cls(network.eval(), float(tensors[_OUTPUT + "mean"]), float(tensors[_OUTPUT + "std"]))
 
@@ -83,48 +200,79 @@ def fit_heads(
     jobs: Sequence[tuple[NDArray[np.int64], int]],
     schedule: Schedule,
     workers: int = 1,
+    *,
+    strategy: Strategy = FULL,
+    loss: Loss = "huber",
 ) -> Iterator[NetworkHead]:
     """Fit one head a job (training rows and seed), in order, here or in ``workers`` processes of one thread each.
 
-    The numbers are the same either way if torch runs on one thread here too.
+    The numbers are the same either way if torch runs on one thread here too. What the strategy leaves frozen is
+    computed once a process.
     """
+    rows = np.unique(np.concatenate([rows for rows, _ in jobs]))
+    given = (backbone, data, schedule, strategy, loss)
     if workers == 1:
-        for rows, seed in jobs:
-            yield NetworkHead.fit(backbone, data, rows, schedule, seed)
+        fitter = _Fitter(*given, rows)
+        for job in jobs:
+            yield fitter.fit(job)
         return
     with tempfile.TemporaryDirectory(prefix="kappascout-members-") as folder:
-        given = (backbone.save(folder), data, schedule)
         context = get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, given) as pool:
+        start = (backbone.save(folder), *given[1:], rows)
+        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, start) as pool:
             for stored in pool.map(_fit_stored, jobs):
                 yield NetworkHead.from_tensors(backbone, load(stored))
 
 
-def _start_worker(folder: Path, data: GraphData, schedule: Schedule) -> None:
+class _Fitter:
+    """Fits heads that share what is frozen below them."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        data: GraphData,
+        schedule: Schedule,
+        strategy: Strategy,
+        loss: Loss,
+        rows: NDArray[np.int64],
+    ):
+        self._given = (backbone, data)
+        self._schedule, self._strategy, self._loss = schedule, strategy, loss
+        network = new_network(backbone, seed=0, strategy=strategy, loss=loss)
+        self._activations = frozen_activations(network, data, rows, strategy)
+
+    def fit(self, job: tuple[NDArray[np.int64], int]) -> NetworkHead:
+        backbone, data = self._given
+        rows, seed = job
+        options: dict[str, Any] = {"strategy": self._strategy, "loss": self._loss, "activations": self._activations}
+        return NetworkHead.fit(backbone, data, rows, self._schedule, seed, **options)
+
+
+def _start_worker(
+    folder: Path, data: GraphData, schedule: Schedule, strategy: Strategy, loss: Loss, rows: NDArray[np.int64]
+) -> None:
     from engine.learning.backbone import load_backbone
 
     torch.set_num_threads(1)
-    _worker.update(backbone=load_backbone(folder), data=data, schedule=schedule)
+    _worker.append(_Fitter(load_backbone(folder), data, schedule, strategy, loss, rows))
 
 
 def _fit_stored(job: tuple[NDArray[np.int64], int]) -> bytes:
-    rows, seed = job
-    head = NetworkHead.fit(_worker["backbone"], _worker["data"], rows, _worker["schedule"], seed)
+    head = _worker[0].fit(job)
     return save({name: tensor.contiguous() for name, tensor in head.tensors.items()})
 
 
-_worker: dict[str, Any] = {}
+_worker: list[_Fitter] = []
 """What a worker process was given when it started, so that it travels once and not with every job."""
 
 
-def new_network(backbone: Backbone, seed: int) -> GraphNetwork:
-    """Copy the backbone's body (and trunk, where it has one) under a fresh head for one property."""
-    start = backbone.network
-    with seeded(seed):
-        body = copy.deepcopy(start.body)
-        network = GraphNetwork(body, start.readout_size, ("target",), start.trunk_size or TRUNK_SIZE)
-    if start.trunk_size:
-        network.trunk.load_state_dict(start.trunk.state_dict(), strict=True)
-        network.statistics_mean.copy_(start.statistics_mean)
-        network.statistics_std.copy_(start.statistics_std)
-    return network
+def _mismatch(name: str, own: Tensor | None, given: Tensor | None) -> str:
+    if own is None:
+        return f"{name} (not in the network)"
+    if given is None:
+        return f"{name} (missing)"
+    return f"{name} ({_shape(given)} there, {_shape(own)} here)"
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(str(n) for n in tensor.shape) or "a number"

@@ -29,12 +29,21 @@ class GraphNetwork(nn.Module):
         head, only the body's readout.
     trunk_size
         Width of the shared layers between readout and heads.
+    predicts_noise
+        Whether it has a second output for each property, the logarithm of the variance of a label.
     """
 
     statistics_mean: Tensor
     statistics_std: Tensor
 
-    def __init__(self, body: nn.Module, readout_size: int, properties: Sequence[str], trunk_size: int = 128):
+    def __init__(
+        self,
+        body: nn.Module,
+        readout_size: int,
+        properties: Sequence[str],
+        trunk_size: int = 128,
+        predicts_noise: bool = False,
+    ):
         super().__init__()
         self.body = body
         self.readout_size = readout_size
@@ -50,6 +59,7 @@ class GraphNetwork(nn.Module):
                 nn.SiLU(),
             )
             self.heads = nn.Linear(trunk_size, len(self.properties))
+        self.noise: nn.Linear | None = nn.Linear(trunk_size, len(self.properties)) if predicts_noise else None
 
     def fit_statistics(self, statistics: Tensor) -> None:
         """Take the scale of the composition statistics (N x 28) from training rows."""
@@ -61,12 +71,24 @@ class GraphNetwork(nn.Module):
         readout = body_readout(self.body, batch)
         if not self.properties:
             return readout, readout.new_empty(len(readout), 0)
+        return readout, self.join(readout, statistics)
+
+    def join(self, readout: Tensor, statistics: Tensor) -> Tensor:
+        """Trunk (N x ``trunk_size``) of readouts (N x ``readout_size``) and composition statistics (N x 28)."""
         scaled = (statistics - self.statistics_mean) / self.statistics_std
-        return readout, self.trunk(torch.cat([readout, scaled], dim=1))
+        return self.trunk(torch.cat([readout, scaled], dim=1))
 
     def forward(self, batch: Data, statistics: Tensor) -> Tensor:
         """N x ``len(properties)`` standardised values."""
         return self.heads(self.embed(batch, statistics)[1])
+
+
+def body_features(body: Any, batch: Data) -> dict[str, Any]:
+    """All that a MatGL model computes on the way, by its own names (``embedding``, ``gc_1``, ..., ``readout``)."""
+    body(g=batch, state_attr=_state(body, batch))
+    # emptied, since it would keep the whole pass alive and cannot be copied while it holds gradients
+    features, body.feature_dict = body.feature_dict, {}
+    return features
 
 
 def body_readout(body: Any, batch: Data) -> Tensor:
@@ -75,9 +97,7 @@ def body_readout(body: Any, batch: Data) -> Tensor:
     A model of extensive quantities reads out one energy an atom; its last atom features stand for it.
     """
     n = batch.num_graphs
-    body(g=batch, state_attr=_state(body, batch))
-    # emptied, since it would keep the whole pass alive and cannot be copied while it holds gradients
-    features, body.feature_dict = body.feature_dict, {}
+    features = body_features(body, batch)
     readout = features.get("readout")
     if readout is None:
         raise BackboneError(

@@ -54,3 +54,21 @@ def labelled(materials, backbone, tmp_path_factory) -> Labelled:
     featuriser.add({m.content_hash: m.crystal for m in materials})
     values = np.log10([float(m.properties["kappa"]) for m in materials])
     return Labelled(featuriser, [m.content_hash for m in materials], values)
+
+
+@pytest.fixture(scope="session")
+def crystals_of(materials):
+    """Give the sixty crystals as a backbone's graphs with standardised log10 kappa, and their rows."""
+    from engine.graphs.crystal_graph import build_graph
+    from engine.learning.composition import composition_statistics
+    from engine.learning.training import GraphData
+
+    values = np.log10([float(m.properties["kappa"]) for m in materials])
+    targets = ((values - values.mean()) / values.std())[:, None].astype(np.float32)
+
+    def make(backbone: Backbone) -> tuple[GraphData, np.ndarray]:
+        graphs = [build_graph(m.crystal, backbone.cutoff) for m in materials]
+        statistics = composition_statistics(m.crystal for m in materials)
+        return GraphData(graphs, statistics, targets, backbone.node_types), np.arange(len(materials))
+
+    return make

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from engine.exceptions import TrainingError
+from engine.exceptions import TooFewLabelsError, TrainingError
+from engine.learning.activations import frozen_activations
 from engine.learning.backbone import Backbone
 from engine.learning.finetune import NetworkHead, fit_heads, new_network
+from engine.learning.losses import masked_loss
 from engine.learning.network import GraphNetwork
-from engine.learning.training import GraphData, Schedule, masked_loss, train_network
+from engine.learning.strategies import FULL, parse
+from engine.learning.training import GraphData, Schedule, _Run, predict_network, train_network
+from tests.engine.learning.bodies import small_backbone
 
 SHORT = Schedule(epochs=3, batch_size=8)
 ROWS = np.arange(40)
@@ -110,6 +114,199 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_weights(backb
     assert not network.training
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, good[name]), name
+
+
+class TestLosses:
+    def test_by_hand(self):
+        prediction, target = torch.tensor([[0.0], [0.0]]), torch.tensor([[3.0], [0.5]])
+        assert masked_loss(prediction, target, loss="l1").item() == pytest.approx(1.75)
+        assert masked_loss(prediction, target, loss="huber").item() == pytest.approx((2.5 + 0.125) / 2)
+        found = masked_loss(prediction, target, torch.full((2, 1), np.log(4.0)), loss="nll")
+        gaussian = torch.distributions.Normal(prediction, 2.0)
+        expected = -(gaussian.log_prob(target) + 0.5 * np.log(2 * np.pi)).mean()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_balance(self):
+        nan = float("nan")
+        target = torch.tensor([[2.0, 4.0], [2.0, nan], [2.0, nan]])
+        zero = torch.zeros(3, 2)
+        assert masked_loss(zero, target, loss="l1").item() == pytest.approx(3.0)
+        assert masked_loss(zero, target, loss="l1", balance="size").item() == pytest.approx(2.5)
+        log_noise = torch.tensor([0.0, np.log(4.0)])
+        found = masked_loss(zero, target, loss="l1", balance="uncertainty", log_noise=log_noise)
+        assert found.item() == pytest.approx((2.0 + 4.0 / 4 + 0.5 * np.log(4)) / 2)
+
+    @pytest.mark.parametrize("balance", ["equal", "size", "uncertainty"])
+    def test_the_parts_of_a_batch_add_up(self, balance):
+        torch.manual_seed(0)
+        prediction, target = torch.randn(9, 3), torch.randn(9, 3)
+        target[torch.rand(9, 3) < 0.4] = torch.nan
+        log_noise = torch.randn(3) if balance == "uncertainty" else None
+        options = {"balance": balance, "log_noise": log_noise}
+        labels = torch.isfinite(target).sum(0)
+        parts = [masked_loss(prediction[i], target[i], labels=labels, **options) for i in torch.arange(9).split(4)]
+        assert sum(parts).item() == pytest.approx(masked_loss(prediction, target, **options).item(), rel=1e-5)
+
+    def test_words_that_are_not_known(self, backbone, data):
+        network = new_network(backbone, 0)
+        with pytest.raises(TrainingError, match="unknown loss 'l2'; choose one of huber, l1, nll"):
+            train_network(network, data, ROWS, SHORT, 0, loss="l2")
+        with pytest.raises(TrainingError, match="unknown balance 'sum'; choose one of equal, size, uncertainty"):
+            train_network(network, data, ROWS, SHORT, 0, balance="sum")
+        with pytest.raises(TrainingError, match="both learn the noise"):
+            train_network(network, data, ROWS, SHORT, 0, loss="nll", balance="uncertainty")
+        with pytest.raises(TrainingError, match="predicts_noise=True"):
+            train_network(network, data, ROWS, SHORT, 0, loss="nll")
+
+    def test_a_head_that_predicts_its_noise(self, backbone, data, labelled):
+        head = NetworkHead.fit(backbone, data, ROWS, replace(SHORT, epochs=6), 0, loss="nll")
+        mean, std = head.predict_with_std(data, ROWS)
+        assert (std > 0).all()
+        assert (
+            np.abs(mean - labelled.values[ROWS]).mean() < 0.8 * np.abs(labelled.values - labelled.values.mean()).mean()
+        )
+        again = NetworkHead.from_tensors(backbone, head.tensors)
+        np.testing.assert_array_equal(again.predict_with_std(data, ROWS)[1], std)
+        plain = NetworkHead.fit(backbone, data, ROWS, replace(SHORT, epochs=1), 0)
+        assert plain.predict_with_std(data, ROWS)[1] is None
+
+    def test_learned_weights_see_the_noise(self, crystals_of):
+        """A property of pure noise is given less weight than one that can be learned."""
+        backbone = small_backbone("MEGNet")
+        data, rows = crystals_of(backbone)
+        noise = np.random.default_rng(0).normal(scale=4, size=(len(rows), 1)).astype(np.float32)
+        known = (data.statistics[:, :1] - data.statistics[:, 0].mean()) / data.statistics[:, 0].std()
+        both = replace(data, targets=np.concatenate([known, noise], 1))
+        network = GraphNetwork(backbone.body, backbone.network.readout_size, ("known", "noise"), 16)
+        network.fit_statistics(torch.from_numpy(data.statistics))
+        run = _Run(network, both, rows, Schedule(epochs=20, learning_rate=3e-2), 0, FULL, "huber", "uncertainty", None)
+        run.train(None)
+        assert run.log_noise[0] < run.log_noise[1]
+
+
+def test_patience_stops_early_and_keeps_the_best(backbone, data):
+    schedule = Schedule(epochs=40, batch_size=8, learning_rate=5e-3, patience=2, validation_fraction=0.3)
+    network = new_network(backbone, 0)
+    history = train_network(network, data, ROWS, schedule, 0)
+    losses = [epoch.validation_loss for epoch in history]
+    assert len(losses) < 40
+    assert len(losses) - 1 - int(np.argmin(losses)) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"learning_rate": 0.0}, {"validation_fraction": 1.0}, {"patience": 0}]
+)
+def test_schedules_that_cannot_be_followed(wrong):
+    with pytest.raises(TrainingError, match=next(iter(wrong))):
+        Schedule(**wrong)
+
+
+def test_labels_that_cannot_be_learned(backbone, data):
+    network = new_network(backbone, 0)
+    for targets, words in ((np.nan, "target has no label in the 40"), (1.5, "all 40 training labels of target are eq")):
+        with pytest.raises(TooFewLabelsError, match=words):
+            train_network(network, replace(data, targets=np.full_like(data.targets, targets)), ROWS, SHORT, 0)
+    with pytest.raises(TooFewLabelsError, match="nothing to tell apart"):
+        NetworkHead.fit(backbone, replace(data, targets=np.full_like(data.targets, 2.0)), ROWS, SHORT, 0)
+
+
+def limit(network, crystals: int) -> None:
+    """Let the memory of a pass be enough for so many crystals."""
+
+    def check(module, args, kwargs):
+        if kwargs["g"].num_graphs > crystals:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    network.body.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def test_memory_that_runs_out_halves_the_batch_and_changes_nothing_else(backbone, data):
+    plain, short = new_network(backbone, 0), new_network(backbone, 0)
+    train_network(plain, data, ROWS, SHORT, 0)
+    limit(short, 3)
+    history = train_network(short, data, ROWS, SHORT, 0)
+    assert "out of memory: from here on a batch of 8 is computed in 4 parts" in str(history[0])
+    assert not history[1].note
+    np.testing.assert_allclose(predict_network(short, data, ROWS), predict_network(plain, data, ROWS), atol=2e-3)
+
+
+def test_a_crystal_too_large_for_memory(backbone, data):
+    network = new_network(backbone, 0)
+    limit(network, 0)
+    with pytest.raises(TrainingError, match="memory ran out for a single crystal"):
+        train_network(network, data, ROWS, SHORT, 0)
+    with pytest.raises(TrainingError, match="memory ran out for a single crystal"):
+        frozen_activations(network, data, ROWS, parse("frozen"))
+
+
+def test_bfloat16_learns_too(backbone, data, labelled):
+    head = NetworkHead.fit(backbone, data, ROWS, replace(SHORT, bf16=True), 0)
+    error = np.abs(head.predict(data, ROWS) - labelled.values[ROWS]).mean()
+    assert error < 0.8 * np.abs(labelled.values[ROWS] - labelled.values[ROWS].mean()).mean()
+    assert all(p.dtype == torch.float32 for p in head.network.parameters())
+
+
+class TestResuming:
+    """A training that was interrupted ends as if it had not been."""
+
+    SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=3e-3)
+
+    @pytest.mark.parametrize(("text", "balance"), [("full", "equal"), ("gradual", "uncertainty"), ("head", "size")])
+    def test_to_the_last_bit(self, crystals_of, tmp_path, text, balance):
+        backbone = small_backbone("MEGNet", trunk=True, dropout=0.2)
+        data, rows = crystals_of(backbone)
+        strategy, rows = parse(text), rows[:30]
+
+        def train(on_epoch=None, folder=None):
+            network = new_network(backbone, 0, strategy)
+            cache = frozen_activations(network, data, rows, strategy)
+            options = {"strategy": strategy, "balance": balance, "activations": cache, "checkpoint": folder}
+            return network, train_network(network, data, rows, self.SCHEDULE, 0, on_epoch, **options)
+
+        expected, history = train()
+
+        def interrupt(epoch):
+            if epoch.number == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(interrupt, tmp_path)
+        done = []
+        network, again = train(lambda epoch: done.append(epoch.number), tmp_path)
+        assert done == [3, 4]
+        assert again == history
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, expected.state_dict()[name]), name
+        finished, _ = train(done.append, tmp_path)
+        assert done == [3, 4], "nothing is left to do"
+        for name, tensor in finished.state_dict().items():
+            assert torch.equal(tensor, expected.state_dict()[name]), name
+
+    def test_the_checkpoint_of_another_training_is_refused(self, crystals_of, tmp_path):
+        backbone = small_backbone("MEGNet")
+        data, rows = crystals_of(backbone)
+        train_network(new_network(backbone, 0), data, rows, self.SCHEDULE, 0, checkpoint=tmp_path)
+        other = replace(data, targets=data.targets + 1)
+        for different in (
+            {"seed": 1},
+            {"schedule": replace(self.SCHEDULE, epochs=5)},
+            {"data": other},
+            {"rows": rows[1:]},
+        ):
+            given = {"data": data, "rows": rows, "schedule": self.SCHEDULE, "seed": 0, **different}
+            with pytest.raises(TrainingError, match="is the checkpoint of another training"):
+                train_network(new_network(backbone, 0), **given, checkpoint=tmp_path)
+
+    def test_a_changed_checkpoint_is_refused(self, crystals_of, tmp_path):
+        backbone = small_backbone("MEGNet")
+        data, rows = crystals_of(backbone)
+        train_network(new_network(backbone, 0), data, rows, self.SCHEDULE, 0, checkpoint=tmp_path)
+        path = tmp_path / "training.pt"
+        content = path.read_bytes()
+        for broken in (content[:-5], content[:500] + b"x" + content[501:], b""):
+            path.write_bytes(broken)
+            with pytest.raises(TrainingError, match=r"was changed or cut short.*remove it to train from the start"):
+                train_network(new_network(backbone, 0), data, rows, self.SCHEDULE, 0, checkpoint=tmp_path)
 
 
 def test_validation_rows_without_labels_choose_nothing(backbone, data):

@@ -1,0 +1,60 @@
+"""Going on where memory runs out: the same work in halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from engine.exceptions import TrainingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Result = TypeVar("Result")
+
+
+def in_halves(
+    rows: NDArray[np.int64], compute: Callable[[NDArray[np.int64]], Result]
+) -> Iterator[tuple[NDArray[np.int64], Result]]:
+    """Give ``rows`` and what ``compute`` makes of them; rows too many for memory are halved until they fit.
+
+    Raises
+    ------
+    TrainingError
+        If a single row does not fit.
+    """
+    waiting = [rows]
+    while waiting:
+        part = waiting.pop()
+        result = None
+        try:
+            result = compute(part)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if result is not None:
+            yield part, result
+        elif len(part) == 1:
+            raise TrainingError(single_crystal_too_large())
+        else:  # outside the handler, which would keep the tensors of the failed pass alive
+            release()
+            waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is, on a GPU or elsewhere: torch has a class for GPUs alone, its CPU allocator says so in words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def release() -> None:
+    """Give back what torch holds of a GPU for later use."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def single_crystal_too_large() -> str:
+    """Say that halving has come to its end."""
+    return "memory ran out for a single crystal; leave the largest crystals out, or use a machine with more memory"
