@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.configuration import round_settings
+from campaigns.stopping import stopping_advice
 from campaigns.training_set import Scale, best_value, training_labels
 from db.states import QueueState
-from engine.learning.judgement import judge
+from engine.learning.judgement import judge, judge_curves
 from engine.metrics.discovery import count_hits
+from engine.metrics.spread import Spread
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
-    from db.records import QueueEntryRecord, RoundRecord
+    from db.records import LabelRecord, QueueEntryRecord, RoundRecord
 
 
 def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntryRecord]) -> RoundRecord:
@@ -30,17 +32,44 @@ def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntr
         "withdrawn": sum(e.state is QueueState.WITHDRAWN for e in entries),
         "best": best_value(labels, settings.goal),
         "best_of_round": best_value({e.material_id: labels[e.material_id] for e in done}, settings.goal),
-        "cost": sum(labels[e.material_id].cost or 0.0 for e in done),
+        **_costs(campaign, entries, labels, settings.property),
         **_hits(campaign, record, settings.goal, values),
+        "stopping": stopping_advice(campaign).to_dict(),
     }
     predicted = [e for e in done if "learned_mean" in e.details]
     if predicted:
-        metrics |= judge(
-            scale.learned([labels[e.material_id].value for e in predicted]),
-            np.array([e.details["learned_mean"] for e in predicted]),
-            np.array([e.details["learned_std"] for e in predicted]),
-        )
+        truth = scale.learned([labels[e.material_id].value for e in predicted])
+        mean, std = (_detail(predicted, name) for name in ("learned_mean", "learned_std"))
+        metrics |= {**judge(truth, mean, std), "curves": judge_curves(truth, mean, std), **_spread(predicted)}
     return campaign.store.set_judgement(record.number, metrics)
+
+
+def _spread(predicted: list[QueueEntryRecord]) -> dict[str, Any]:
+    """Tell what the spreads were made of, and how far from the labels the entries lay, where that was kept."""
+    found: dict[str, Any] = {}
+    if all(name in e.details for e in predicted for name in ("between_std", "within_std")):
+        parts = Spread(_detail(predicted, "between_std"), _detail(predicted, "within_std"))
+        found["spread"] = parts.summary()
+    if all("distance_percentile" in e.details for e in predicted):
+        found["distance_percentile"] = float(np.median(_detail(predicted, "distance_percentile")))
+    return found
+
+
+def _detail(entries: list[QueueEntryRecord], name: str) -> np.ndarray:
+    return np.array([e.details[name] for e in entries], dtype=np.float64)
+
+
+def _costs(
+    campaign: Campaign, entries: list[QueueEntryRecord], labels: dict[str, LabelRecord], property: str
+) -> dict[str, float | None]:
+    """Core-hours that the round took, failed calculations too, and those expected of the entries that have ended."""
+    ended = {e.material_id: e for e in entries if e.state in (QueueState.DONE, QueueState.FAILED)}
+    failures = {f.material_id: f for f in campaign.store.failures(property) if f.material_id in ended}
+    spent = [labels[id_].cost or 0.0 for id_ in ended if id_ in labels]
+    spent += [failures[id_].cost or 0.0 for id_ in ended if id_ in failures and id_ not in labels]
+    expected = [e.expected_cost for e in ended.values()]
+    known = [cost for cost in expected if cost is not None]
+    return {"cost": sum(spent), "expected_cost": sum(known) if known and len(known) == len(expected) else None}
 
 
 def _hits(campaign: Campaign, record: RoundRecord, goal: str, values: np.ndarray) -> dict[str, float | int | None]:

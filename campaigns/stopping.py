@@ -1,0 +1,116 @@
+"""Whether a campaign should stop, from what its store and its latest model know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from campaigns.configuration import round_settings
+from campaigns.exceptions import CampaignError
+from campaigns.training_set import Scale, best_value, training_labels
+from db.states import QueueState
+from engine.metrics.stopping import (
+    Outlook,
+    StoppingAdvice,
+    StoppingRule,
+    advise,
+    best_found_probability,
+    contenders,
+    hit_probability,
+    idle_rounds,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.campaign import Campaign
+    from db.records import FailureRecord, LabelRecord, RoundRecord
+    from engine.acquire.posterior import PoolPosterior
+
+_ROWS = 65_536
+"""Rows of stored predictions in memory together."""
+
+
+def stopping_advice(campaign: Campaign, rule: StoppingRule | None = None) -> StoppingAdvice:
+    """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing."""
+    return advise(outlook(campaign), rule)
+
+
+def outlook(campaign: Campaign) -> Outlook:
+    """Collect what bears on stopping: labels, core-hours, hits left, whether the best is found, idle rounds."""
+    store, section = campaign.store, campaign.configuration.campaign
+    labels = training_labels(store, section)
+    scored = next((r for r in reversed(store.rounds()) if r.predictions is not None), None)
+    return Outlook(
+        labels=campaign.asked(),
+        budget_labels=section.budget,
+        core_hours=core_hours(campaign),
+        undiscovered_hits=None if scored is None else undiscovered_hits(campaign, scored, labels),
+        best_found=None if scored is None else (scored.metrics_before or {}).get("best_found"),
+        idle_rounds=idle_rounds(_bests(campaign, labels), section.goal),
+    )
+
+
+def core_hours(campaign: Campaign) -> float:
+    """Sum the core-hours of what the campaign asked for, finished or failed, where the cost is known."""
+    store, section = campaign.store, campaign.configuration.campaign
+    asked = {(e.material_id, e.fidelity) for e in store.queue()}
+    ended: list[LabelRecord | FailureRecord] = [*store.labels(section.property), *store.failures(section.property)]
+    return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in asked)
+
+
+def undiscovered_hits(campaign: Campaign, record: RoundRecord, labels: Mapping[str, LabelRecord]) -> float | None:
+    """Sum the probabilities of a hit, as a round's model predicted them, over materials without a label or a failure.
+
+    None where what counts as a hit is not known.
+    """
+    hit = record.manifest.get("hit")
+    if hit is None or record.predictions is None:
+        return None
+    from pyarrow import parquet
+
+    path = campaign.directory / record.predictions.path
+    if not path.is_file():
+        raise CampaignError(
+            f"{path} is missing, the predictions of round {record.number}; copy artifacts/ with the campaign"
+        )
+    settings = round_settings(record).campaign
+    threshold = float(Scale(settings.learned_scale).learned(hit))
+    closed = {*labels, *(e.material_id for e in campaign.store.queue([QueueState.FAILED, QueueState.WITHDRAWN]))}
+    expected = 0.0
+    with parquet.ParquetFile(path) as table:
+        for batch in table.iter_batches(_ROWS, columns=["id", "learned_mean", "learned_std"]):
+            open_rows = np.array([id_ not in closed for id_ in batch.column("id").to_pylist()], dtype=bool)
+            mean, std = (batch.column(name).to_numpy()[open_rows] for name in ("learned_mean", "learned_std"))
+            expected += float(hit_probability(mean, std, threshold, settings.goal).sum())
+    return expected
+
+
+def best_found(posterior: PoolPosterior, rows: NDArray[np.int64], best: float | None, goal: str) -> float | None:
+    """Probability that no row beats the best label (learned units), from joint draws of those that could.
+
+    ``rows`` are the pool's rows without a label. None without a label.
+    """
+    if best is None:
+        return None
+    mean, std = posterior.mean_std(rows)
+    chosen = rows[contenders(mean, std, best, goal)]
+    return best_found_probability(posterior.draws(chosen), best, goal)
+
+
+def _bests(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> list[float | None]:
+    """Best label before the first round, and after each round that has brought any."""
+    goal = campaign.configuration.campaign.goal
+    bought: dict[int, set[str]] = {}
+    for entry in campaign.store.queue([QueueState.DONE]):
+        if entry.material_id in labels:
+            bought.setdefault(entry.round or 0, set()).add(entry.material_id)
+    later = set().union(*bought.values())
+    known = {id_: label for id_, label in labels.items() if id_ not in later}
+    bests = [best_value(known, goal)]
+    for number in sorted(bought):
+        known |= {id_: labels[id_] for id_ in bought[number]}
+        bests.append(best_value(known, goal))
+    return bests
