@@ -425,8 +425,8 @@ def estimate(
     for line in report.refused:
         message(line)
     message(
-        f"{report.estimated} crystals estimated, {report.failed} without a value, {len(report.refused)} records refused, "
-        f"{report.before} were in {out} before; `kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` takes them"
+        f"{report.estimated} crystals estimated, {report.failed} without a value, {len(report.refused)} refused, "
+        f"{report.before} in {out} before; `kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` takes them in"
     )
 
 
