@@ -6,7 +6,7 @@ import getpass
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -300,17 +300,34 @@ class Campaign:
         """List queue entries by round and rank."""
         return self.store.queue(states, round)
 
-    def queue(self) -> pd.DataFrame:
-        """Every queue entry as a row, with the material's formula."""
+    def queue(self, states: Sequence[QueueState] | None = None, round: int | None = None) -> pd.DataFrame:
+        """List queue entries by round and rank, one a row, with the material's formula."""
         import pandas as pd
 
-        return pd.DataFrame([queue_row(e, f) for e, f in self.with_formula(self.store.queue())])
+        columns = list(queue_row(QueueEntryRecord(rank=1, material_id="none"), ""))
+        rows = [queue_row(e, f) for e, f in self.with_formula(self.store.queue(states, round))]
+        return pd.DataFrame(rows, columns=columns)
 
-    def labels(self) -> pd.DataFrame:
-        """Every current label as a row."""
+    def labels(self, property: str | None = None, fidelity: str | None = None) -> pd.DataFrame:
+        """List current labels, one a row, filtered by what is given."""
         import pandas as pd
 
-        return pd.DataFrame([vars(label) for label in self.store.labels()])
+        columns = [field.name for field in fields(LabelRecord)]
+        return pd.DataFrame([vars(label) for label in self.store.labels(property, fidelity)], columns=columns)
+
+    def crystal(self, material_id: str) -> Crystal:
+        """Give the standardised crystal of a material, known by any of its ids."""
+        from engine.materials.crystal import Crystal
+
+        return Crystal.from_dict(self.store.material(material_id).structure)
+
+    def structure(self, material_id: str) -> Structure:
+        """Give it as a pymatgen ``Structure``."""
+        return self.crystal(material_id).to_structure()
+
+    def atoms(self, material_id: str) -> Atoms:
+        """Give it as ASE ``Atoms``."""
+        return self.crystal(material_id).to_atoms()
 
     def with_formula(self, entries: Sequence[QueueEntryRecord]) -> list[tuple[QueueEntryRecord, str]]:
         """Entries with the formula of their material."""
