@@ -26,10 +26,13 @@ from db.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+    from ase import Atoms
     from filelock import FileLock
+    from pymatgen.core import Structure
 
     from campaigns.exchange.importing import EntryOutcome
     from engine.learning.backbone import Backbone
+    from engine.materials.crystal import Crystal
 
 Stopped = Literal["rounds", "waiting", "budget", "candidates"]
 
