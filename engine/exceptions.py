@@ -68,3 +68,7 @@ class RefusedRequestError(SourceError):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
+
+
+class ExecutionError(EngineError):
+    """Workers that cannot be had, or that died time after time."""
