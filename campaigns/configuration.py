@@ -20,6 +20,7 @@ from engine.materials.elements import ATOMIC_NUMBERS
 
 if TYPE_CHECKING:
     from db.records import RoundRecord
+    from engine.execution import ExecutionSettings
 
 FILE = "campaign.toml"
 
@@ -231,6 +232,49 @@ class StoreSection(_Section):
         return self
 
 
+class SlurmSection(_Section):
+    """Jobs that become Dask's workers; the options of ``dask_jobqueue.SLURMCluster`` by their own names."""
+
+    queue: str = Field(default="", description="Partition; empty for the cluster's default.")
+    account: str = Field(default="", description="Account that pays; empty for your default.")
+    cores: int = Field(default=1, ge=1, description="Cores of a job; each runs one worker of one thread.")
+    memory: str = Field(default="4 GB", min_length=1, description="Memory of a job, shared by its workers.")
+    walltime: str = Field(default="01:00:00", min_length=1, description="Time limit; a job that ends is followed.")
+    interface: str = Field(default="", description="Network interface that nodes reach each other by, e.g. ib0.")
+    log_directory: str = Field(default="", description="Folder of the jobs' logs; empty for the current one.")
+    job_extra_directives: tuple[str, ...] = Field(default=(), description="More options of sbatch, '--qos=long'.")
+    job_script_prologue: tuple[str, ...] = Field(default=(), description="Shell lines before the work, module load.")
+
+
+class ExecutionSection(_Section):
+    """Where work is done; it never changes a result."""
+
+    backend: Literal["local", "dask"] = Field(
+        default="local", description="Processes of this machine, or a Dask cluster (extra `dask`)."
+    )
+    workers: int = Field(
+        default=0, ge=0, description="Processes of one thread each; 0: one a core here, one job on Slurm."
+    )
+    address: str = Field(default="", description="dask: a scheduler that runs already, tcp://host:8786.")
+    slurm: SlurmSection | None = Field(default=None, description="dask: jobs of Slurm become the workers.")
+    timeout: float = Field(default=300.0, gt=0, description="dask: seconds to wait for scheduler and first worker.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ExecutionSection:
+        if self.backend == "local" and (self.address or self.slurm):
+            raise ValueError("address and [execution.slurm] need backend = 'dask'")
+        if self.address and self.slurm:
+            raise ValueError("address names one cluster and [execution.slurm] another; keep one")
+        return self
+
+    def settings(self) -> ExecutionSettings:
+        """As the engine takes them."""
+        from engine.execution import ExecutionSettings
+
+        slurm = {k: v for k, v in self.slurm.model_dump(mode="json").items() if v} if self.slurm else {}
+        return ExecutionSettings(self.backend, self.workers, self.address, slurm, self.timeout)
+
+
 class Configuration(_Section):
     """All of ``campaign.toml``."""
 
@@ -240,6 +284,8 @@ class Configuration(_Section):
     constraints: ConstraintsSection = Field(default_factory=ConstraintsSection)
     labeler: LabelerSection = Field(default_factory=LabelerSection)
     dft: DftSection = Field(default_factory=DftSection)
+    # how, not what: rounds neither keep it nor depend on it
+    execution: ExecutionSection = Field(default_factory=ExecutionSection, exclude=True)
     store: StoreSection = Field(default_factory=StoreSection)
 
     @model_validator(mode="after")
