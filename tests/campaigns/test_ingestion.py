@@ -195,11 +195,6 @@ def test_properties_that_are_not_finite_are_left_out_with_a_note(empty: Path, tm
     assert "property band_gap_eV is inf, left out; property energy is nan, left out" in record.sources[0].note
 
 
-@pytest.mark.parametrize("source", ["mp:Si", "optimade:https://example.org", "aflow:Si"])
-def test_sources_that_need_a_network(empty: Path, source: str) -> None:
-    assert "this version reads files only; download the entries" in refused("ingest", empty, source)
-
-
 def test_a_source_that_is_not_there(empty: Path) -> None:
     assert "nowhere.cif does not exist; give a file, a folder or an archive" in refused("ingest", empty, "nowhere.cif")
 
