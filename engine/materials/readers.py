@@ -166,7 +166,7 @@ def _read_stream(path: PurePosixPath, stream: IO[bytes], source: str) -> Iterato
 def _uncompressed(stream: IO[bytes], name: str) -> IO[bytes]:
     if name.endswith(".gz"):
         return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
-    return bz2.BZ2File(stream) if name.endswith(".bz2") else stream  # type: ignore[return-value]
+    return bz2.BZ2File(stream) if name.endswith(".bz2") else stream
 
 
 # --- names --------------------------------------------------------------------------------------------------------

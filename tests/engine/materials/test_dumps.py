@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.materials.checks import Rejection, RejectionReason
@@ -115,6 +115,7 @@ def test_a_large_dump_takes_no_more_memory(tmp_path: Path) -> None:
     assert peak < 8e6
 
 
+@settings(max_examples=30)
 @given(st.lists(st.dictionaries(st.text(), st.recursive(st.integers() | st.text(), st.lists), max_size=3), max_size=5))
 def test_lists_are_read_as_json_reads_them(items: list[Any]) -> None:
     """However the text falls into blocks."""
