@@ -481,18 +481,35 @@ def backtest(
 @app.command()
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or JSON file.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Crystals with the recipe's properties.")],
-    start: Annotated[str, typer.Option("--from", metavar="MODEL", help="Backbone to start from.")],
     out: Annotated[Path, typer.Option("--out", metavar="BACKBONEDIR", help="Folder to write.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Crystals with the recipe's properties.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="ROLE=FILE[:FIELD[@FIDELITY]]", help="Crystals of one of its data sets; may be repeated."
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Backbone to start from, or scratch:megnet|m3gnet|tensornet.",
+        ),
+    ] = "",
+    skip: Annotated[list[str] | None, typer.Option("--skip", metavar="STAGE", help="Stage to leave out.")] = None,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Pre-train a backbone on several properties; prints errors on held-out formulas."""
-    from campaigns.standalone import pretrain_backbone
+    """Pre-train a backbone stage by stage; goes on where it was interrupted; prints errors on held-out formulas."""
+    from campaigns.standalone import PretrainRequest, pretrain_backbone
 
+    request = PretrainRequest(recipe, out, files or (), data or (), start, skip or ())
     with Progress(quiet) as progress:
-        card = pretrain_backbone(recipe, files, start, out, progress.say)
-    emit([{"property": name, **row} for name, row in card["held_out"].items()], format, "held-out formulas")
+        rows = pretrain_backbone(request, progress.say)
+    emit(rows, format, "held-out formulas")
     message(f"backbone written to {out}")
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from campaigns.campaign import Campaign
     from engine.learning.ensemble import Ensemble
     from engine.learning.features import Featuriser
+    from engine.learning.stages import Recipe
+    from engine.learning.tasks import DataSet
 
 PREDICTION_COLUMNS = ("id", "formula", "mean", "lower", "upper", "log10_mean", "log10_std")
 Say = Callable[[str], None]
@@ -116,33 +118,85 @@ def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> Pr
     return PredictOutcome(predicted, tuple(refused))
 
 
-def pretrain_backbone(recipe: str, files: Sequence[Path], start: str, out: Path, say: Say) -> dict[str, Any]:
-    """Pre-train a backbone on the crystals of ``files`` and write it; returns its card."""
-    import torch
+@dataclass(frozen=True)
+class PretrainRequest:
+    """What ``kappascout pretrain`` was asked for."""
 
-    from engine.learning.backbone import CARD, load_backbone
-    from engine.learning.pretraining import merge_copies, pretrain, read_recipe
+    recipe: str
+    out: Path
+    files: Sequence[Path] = ()
+    """Crystals of a recipe that needs one set of data."""
+    data: Sequence[str] = ()
+    """``ROLE=FILE[:FIELD[@FIDELITY]]``: crystals of a data set, a property to learn, the fidelity of its labels."""
+    start: str = ""
+    """In place of the recipe's own."""
+    skip: Sequence[str] = ()
+    """Stages left out."""
+
+
+def pretrain_backbone(request: PretrainRequest, say: Say) -> list[dict[str, Any]]:
+    """Train the stages of a recipe and write the last backbone; returns errors on held-out formulas, stage by stage.
+
+    The stages are kept in ``stages`` of the folder written; an interrupted recipe goes on from there.
+    """
+    from engine.learning.backbone import CARD
+    from engine.learning.recipe import read_recipe
+    from engine.learning.stages import PREVIOUS, run_stages
+
+    if (request.out / CARD).exists():
+        raise CampaignError(f"{request.out} holds a backbone already; choose another folder")
+    recipe = read_recipe(request.recipe).without(request.skip)
+    if not request.start and recipe.stages[0].start == PREVIOUS:
+        raise CampaignError(f"recipe {recipe.name} does not say what it starts from; give --from MODEL")
+    data = _data_sets(recipe, request, say)
+    stages = list(run_stages(recipe, data, request.out / "stages", request.start or None, say))
+    stages[-1].save(request.out)
+    return [
+        {"stage": stage.name, "property": name, **row}
+        for stage, made in zip(recipe.stages, stages, strict=True)
+        for name, row in made.card["held_out"].items()
+    ]
+
+
+def _data_sets(recipe: Recipe, request: PretrainRequest, say: Say) -> dict[str, DataSet]:
+    """Materials by role, each with the properties that were named for it."""
+    from engine.learning.tasks import DataSet, PropertyTask, merge_copies
     from engine.materials.loading import load
 
-    if (out / CARD).exists():
-        raise CampaignError(f"{out} holds a backbone already; choose another folder")
-    torch.set_num_threads(1)  # the sum of many threads depends on their number, and so would the weights
-    plan = read_recipe(recipe)
-    backbone = load_backbone(start)
-    outcomes = [o for part in load(files) for o in part]
-    materials = merge_copies(o for o in outcomes if isinstance(o, Material))
-    say(f"{len(materials)} crystals, {len(outcomes) - len(materials)} copies or refused records left out")
-    made = pretrain(
-        Path(recipe).stem,
-        backbone,
-        materials,
-        plan,
-        lambda e: say(
-            f"epoch {e.number} of {plan.schedule.epochs}: loss {e.train_loss:.4f}, validation {e.validation_loss:.4f}"
-        ),
-    )
-    made.save(out)
-    return dict(made.card)
+    given = [_parse_data(text) for text in request.data]
+    unknown = sorted({role for role, *_ in given} - set(recipe.roles))
+    if unknown:
+        raise CampaignError(f"recipe {recipe.name} has no data {', '.join(unknown)}; it has {', '.join(recipe.roles)}")
+    if request.files and len(recipe.roles) > 1:
+        raise CampaignError(
+            f"recipe {recipe.name} needs {len(recipe.roles)} sets of data; give each as --data ROLE=FILE, "
+            f"for {', '.join(recipe.roles)}"
+        )
+    given += [(recipe.roles[0], path, "", "") for path in request.files]
+    sets = {}
+    for role in dict.fromkeys(role for role, *_ in given):
+        files = list(dict.fromkeys(path for r, path, *_ in given if r == role))
+        outcomes = [outcome for part in load(files) for outcome in part]
+        materials = merge_copies(o for o in outcomes if isinstance(o, Material))
+        say(f"{role}: {len(materials)} crystals, {len(outcomes) - len(materials)} copies or refused records left out")
+        fidelities: dict[str, set[str]] = {}
+        for _, _, name, fidelity in (row for row in given if row[0] == role and row[2]):
+            fidelities.setdefault(name, set()).update({fidelity} - {""})
+        tasks = tuple(PropertyTask(name, default_scale(name)) for name in fidelities)
+        sets[role] = DataSet(materials, tasks, fidelities)
+    return sets
+
+
+def _parse_data(text: str) -> tuple[str, Path, str, str]:
+    """Role, file, field and fidelity; the last two may be empty."""
+    role, given, rest = text.partition("=")
+    path, colon, named = rest.rpartition(":")
+    if not colon or Path(rest).exists():
+        path, named = rest, ""
+    name, _, fidelity = named.partition("@")
+    if not role or not given or not path:
+        raise CampaignError(f"--data {text!r} is not ROLE=FILE[:FIELD[@FIDELITY]], e.g. agl=aflow.jsonl.gz:kappa@agl")
+    return role, Path(path), name, fidelity
 
 
 def verify_models(campaign: Campaign) -> list[dict[str, Any]]:

@@ -99,11 +99,6 @@ class Strategy:
         """Whether no weight of the body learns, so that readouts can be computed once."""
         return self.name in ("frozen", "last", "head")
 
-    @property
-    def keeps_trunk(self) -> bool:
-        """Whether it goes on from the trunk of the start rather than a new one."""
-        return self.name in ("frozen", "last")
-
     def describe(self, network: GraphNetwork) -> Plan:
         """Tensors and number of parameters that learn.
 

@@ -94,11 +94,6 @@ class Epoch:
     note: str = ""
     """What the user should know of it, e.g. that memory ran out."""
 
-    def __str__(self) -> str:
-        """One line of progress."""
-        losses = f"epoch {self.number}: loss {self.train_loss:.4f}, validation {self.validation_loss:.4f}"
-        return f"{losses} ({self.note})" if self.note else losses
-
 
 def train_network(
     network: GraphNetwork,

@@ -225,7 +225,7 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_nothing_else(backbone
     train_network(plain, data, ROWS, SHORT, 0)
     limit(short, 3)
     history = train_network(short, data, ROWS, SHORT, 0)
-    assert "out of memory: from here on a batch of 8 is computed in 4 parts" in str(history[0])
+    assert "out of memory: from here on a batch of 8 is computed in 4 parts" in history[0].note
     assert not history[1].note
     np.testing.assert_allclose(predict_network(short, data, ROWS), predict_network(plain, data, ROWS), atol=2e-3)
 
