@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +36,6 @@ from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from phono3py import Phono3py
     from pymatgen.core import Structure
 
     from campaigns.configuration import CampaignSection, DftSection
@@ -83,15 +82,18 @@ class Calculation:
             yield "relax/POSCAR", text
         yield from self.inputs.items()
         if settings.phonons and not settings.relax:
-            yield from _displaced(self._phono3py, settings.phonons)
-        spacegroup = self._phono3py.symmetry.dataset.number if settings.phonons else self.entry.spacegroup
-        yield "run.sh", run_script(self.entry.formula, spacegroup, settings, self.dft)
+            yield from _displaced(self.structure, settings.phonons)
+        yield "run.sh", run_script(self.entry.formula, self._spacegroup(), settings, self.dft)
         yield ENTRY, self.entry.to_json()
 
-    @cached_property
-    def _phono3py(self) -> Phono3py:
-        assert self.entry.settings.phonons is not None
-        return _phono3py(self.structure, self.entry.settings.phonons)
+    def _spacegroup(self) -> int:
+        """Give the space group that phono3py finds, within a tolerance of its own."""
+        if self.entry.settings.phonons is None:
+            return self.entry.spacegroup
+        from engine.materials.identity import standardise
+        from engine.physics.supercells import SYMPREC
+
+        return standardise(Crystal.from_structure(self.structure), SYMPREC)[1]
 
 
 def plan_calculation(
@@ -260,12 +262,14 @@ def _repeated(structure: Structure, matrix: Matrix) -> Structure:
     return structure.make_supercell(np.array(matrix).T, in_place=False)
 
 
-def _phono3py(structure: Structure, phonons: Phonons) -> Phono3py:
+def _displaced(structure: Structure, phonons: Phonons) -> Iterator[tuple[str, str]]:
+    """Displaced supercells and the file that phono3py reads them by, as ``phono3py-init`` makes them."""
     from phono3py import Phono3py
+    from phonopy.interface.vasp import get_vasp_structure_lines
 
     from engine.physics.supercells import SYMPREC, to_phonopy
 
-    return Phono3py(
+    phono3py = Phono3py(
         to_phonopy(Crystal.from_structure(structure)),
         np.array(phonons.supercell),
         primitive_matrix="P",
@@ -274,12 +278,6 @@ def _phono3py(structure: Structure, phonons: Phonons) -> Phono3py:
         calculator="vasp",
         log_level=0,
     )
-
-
-def _displaced(phono3py: Phono3py, phonons: Phonons) -> Iterator[tuple[str, str]]:
-    """Displaced supercells and the file that phono3py reads them by, as ``phono3py-init`` makes them."""
-    from phonopy.interface.vasp import get_vasp_structure_lines
-
     phono3py.generate_displacements(
         distance=phonons.amplitude,
         cutoff_pair_distance=phonons.pair_cutoff,

@@ -1,0 +1,112 @@
+"""A campaign on a few real crystals whose queue is approved, small enough to be computed in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from campaigns.campaign import Campaign
+from db.records import QueueEntryRecord
+from db.states import QueueState, RoundState
+from engine.materials.reference import reference_crystals
+from tests.campaigns.helpers import configure, done, write_lines
+
+SILICON = "LTC-Si-diamond"
+NACL = "LTC-NaCl-rocksalt"
+GAAS = "LTC-GaAs-zincblende"
+SMALL = {
+    "min_length": 5.0,
+    "mesh_length": 12.0,
+    "born": "never",
+    "vasp_command": "vasp_std",
+    "imaginary_tolerance": 0.1,
+}
+"""Cells of 8 atoms: right for tests, wrong for science."""
+
+MakeQueue = Callable[..., Path]
+
+
+@pytest.fixture
+def make_queue(tmp_path: Path) -> MakeQueue:
+    """Make a campaign whose approved queue holds these crystals, in their order; ``dft`` are settings of [dft]."""
+    return partial(make_campaign, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("exported")
+    directory = make_campaign(root, SILICON)
+    done("queue", "export", directory, "--to", root / "out", "--format", "phono3py")
+    return root
+
+
+@pytest.fixture
+def exported(_exported: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Give a campaign with one entry, silicon, and the folder it is exported to."""
+    shutil.copytree(_exported, tmp_path, dirs_exist_ok=True)
+    (folder,) = (tmp_path / "out").glob("001-*")
+    return tmp_path / "c", folder
+
+
+def make_campaign(root: Path, *crystals: str | dict[str, Any], **dft: Any) -> Path:
+    """Make it in ``root``; crystals are ids of the reference table or records."""
+    records = [record(c) if isinstance(c, str) else c for c in crystals]
+    directory = root / "c"
+    done("init", directory, "--goal", "min", "--property", "kappa_300K")
+    configure(directory, {"dft": SMALL | dft})
+    done("ingest", directory, write_lines(root / "pool.jsonl", records))
+    with Campaign.open(directory) as campaign:
+        settings = campaign.configuration.model_dump(mode="json")
+        campaign.store.start_round({"settings": settings, "labels": 0})
+        queue = [
+            QueueEntryRecord(i, each["id"], 2.5, 1.5, 4.0, 0.4, 0.1, reason="low", fidelity="dft")
+            for i, each in enumerate(records, start=1)
+        ]
+        campaign.store.finish_step(1, RoundState.QUEUED, queue=queue)
+        campaign.move([], QueueState.APPROVED, "test")
+    return directory
+
+
+def record(id_: str) -> dict[str, Any]:
+    """Give a crystal of the reference table as a record, without its value."""
+    crystal = reference_crystals()[id_]
+    return {
+        "id": id_,
+        "lattice": crystal.lattice.tolist(),
+        "species": crystal.symbols,
+        "frac_coords": crystal.frac_coords.tolist(),
+        "properties": {},
+    }
+
+
+def write_kappa(folder: Path, *values: float, **fields: Any) -> Path:
+    """Write ``kappa-*.hdf5`` by phono3py's own routine; ``values`` are the six components at 300 K."""
+    from phono3py.file_IO import write_kappa_to_hdf5
+
+    entry = json.loads((folder / "entry.json").read_text())
+    tensor = [*values, *[0.0] * (6 - len(values))]
+    given = {
+        "temperature": np.array([300.0]),
+        "mesh": np.array(entry["settings"]["phonons"]["mesh"]),
+        "kappa": np.array([tensor]),
+        "frequency": np.array([[0.0, 4.0, 15.0]]),
+        "verbose": False,
+    } | fields
+    with contextlib.chdir(folder):
+        return folder / write_kappa_to_hdf5(**given)
+
+
+def mark_done(folder: Path, at: str = "2026-01-02T03:04:05Z") -> None:
+    """Write DONE as the script does, for the conductivities that are there."""
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("kappa-m*.hdf5")}
+    (folder / "STARTED").touch()
+    (folder / "DONE").write_text(json.dumps({"at": at, "files": files}))

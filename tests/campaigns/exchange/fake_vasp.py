@@ -1,0 +1,72 @@
+"""What stands in for VASP: reads POSCAR and INCAR; writes OUTCAR, vasprun.xml and CONTCAR of a classical potential.
+
+Started as ``vasp_std`` in the folder of a calculation. FAKE_VASP in the environment makes it misbehave: ``crash``,
+``hang``, ``unconverged``, ``unrelaxed``, ``unfinished``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from ase.io import read, write
+from ase.optimize import BFGS
+
+from engine.physics.classical import RIGID_IONS, RigidIonCalculator, tersoff_silicon
+
+BORN = {"Na": 1.0, "Cl": -1.0}
+EPSILON = 2.4
+
+
+def main() -> None:
+    mode = os.environ.get("FAKE_VASP", "")
+    if mode == "crash":
+        sys.exit(3)
+    if mode == "hang":
+        print("hanging", flush=True)
+        time.sleep(60)
+    tags = dict(line.split(" = ", 1) for line in Path("INCAR").read_text().splitlines() if " = " in line)
+    assert Path("POTCAR").read_text() == "".join(f"{name}\n" for name in Path("POTCAR.spec").read_text().split())
+    atoms = read("POSCAR", format="vasp")
+    atoms.calc = tersoff_silicon() if "Si" in atoms.symbols else RigidIonCalculator(RIGID_IONS)
+    if int(tags["NSW"]):
+        with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
+            optimiser.run(fmax=1e-5, steps=200)
+    write("CONTCAR", atoms, format="vasp", direct=True, vasp5=True)
+    lines = [] if mode == "unconverged" else ["aborting loop because EDIFF is reached"]
+    if int(tags["NSW"]) and mode != "unrelaxed":
+        lines.append("reached required accuracy - stopping structural energy minimisation")
+    if mode != "unfinished":
+        lines.append("General timing and accounting informations for this job:")
+    Path("OUTCAR").write_text("\n".join(lines) + "\n")
+    Path("vasprun.xml").write_text(vasprun(atoms, "LEPSILON" in tags))
+
+
+def vasprun(atoms: Atoms, with_born: bool) -> str:
+    """Write what phonopy reads of a vasprun.xml."""
+    symbols = "".join(f"<rc><c>{s}</c><c>1</c></rc>" for s in atoms.get_chemical_symbols())
+    charges = "".join(f"<set>{_rows(BORN[s] * np.eye(3))}</set>" for s in atoms.get_chemical_symbols() if with_born)
+    born = f'<array name="born_charges">{charges}</array><varray name="epsilon">{_rows(EPSILON * np.eye(3))}</varray>'
+    energy = f"{atoms.get_potential_energy():.12f}"
+    energies = "".join(f'<i name="{name}">{energy}</i>' for name in ("e_fr_energy", "e_wo_entrp", "e_0_energy"))
+    return (
+        '<?xml version="1.0"?>\n<modeling>\n<generator><i name="version">6.4.2</i></generator>\n'
+        f'<atominfo><array name="atoms"><set>{symbols}</set></array></atominfo>\n'
+        f'<calculation><structure><crystal><varray name="basis">{_rows(atoms.cell.array)}</varray></crystal>\n'
+        f'<varray name="positions">{_rows(atoms.get_scaled_positions())}</varray></structure>\n'
+        f'<varray name="forces">{_rows(atoms.get_forces())}</varray>\n{born if with_born else ""}'
+        f"<energy>{energies}</energy></calculation>\n</modeling>\n"
+    )
+
+
+def _rows(matrix: np.ndarray) -> str:
+    return "".join("<v>" + " ".join(f"{x:.16f}" for x in row) + "</v>" for row in matrix)
+
+
+if __name__ == "__main__":
+    main()
