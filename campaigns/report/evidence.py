@@ -12,6 +12,7 @@ import numpy as np
 
 from campaigns.campaign import Campaign, status
 from campaigns.exceptions import CampaignError
+from campaigns.stopping import stopping_advice
 from campaigns.training_set import Scale, training_labels
 from db.states import QueueState
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from campaigns.configuration import CampaignSection
     from db.records import FailureRecord, LabelRecord, MaterialKey, ModelRecord, QueueEntryRecord, RoundRecord
     from db.states import CampaignState
+    from engine.metrics.stopping import StoppingAdvice
 
 MAP_SAMPLE = 5000
 """Materials of the pool that the map shows; more only slow a telephone down."""
@@ -106,7 +108,18 @@ class Evidence:
     @property
     def trained(self) -> list[RoundRecord]:
         """Rounds with a model, first to last."""
-        return [r for r in self.rounds if r.metrics_before]
+        return [r for r in self.rounds if "model" in (r.metrics_before or {})]
+
+    @cached_property
+    def advice(self) -> StoppingAdvice:
+        """Whether to stop, and why."""
+        return stopping_advice(self.campaign)
+
+    @property
+    def costs(self) -> list[tuple[int, float, float | None]]:
+        """Number, core-hours spent and core-hours expected of each judged round that knows what it spent."""
+        after = [(r.number, r.metrics_after or {}) for r in self.rounds]
+        return [(number, m["cost"], m.get("expected_cost")) for number, m in after if m.get("cost")]
 
     def rejection_counts(self) -> dict[str, int]:
         """How many records were refused for each reason, most first."""

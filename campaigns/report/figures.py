@@ -11,9 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from campaigns.report.evidence import EmbeddingMap, Evidence, Predictions
-from campaigns.report.numbers import count, interval, percent, significant
+from campaigns.report.numbers import count, hours, interval, percent, significant
 from campaigns.training_set import Scale
-from engine.metrics.calibration import LEVELS, coverage
+from engine.metrics.calibration import LEVELS, coverage, error_against_spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,6 +115,8 @@ def enhancement(evidence: Evidence) -> Panel:
     )
     _level(figure, 1.0, "random")
     _round_axis(figure, [r.number for r in judged])
+    first, last = judged[0].number, judged[-1].number
+    figure.update_xaxes(range=[first - 0.6, last + 0.7 + 0.15 * (last - first)])  # the word stands beside the bars
     figure.update_yaxes(title_text="hits, times random", range=[0, 1.18 * max(1.0, *values)])
     hit = significant(evidence.hit, evidence.section.unit)
     side = "or less" if evidence.section.goal == "min" else "or more"
@@ -224,6 +226,158 @@ def calibration_curve(evidence: Evidence) -> Panel:
         "Bars are one standard error of a share of so many labels."
     )
     return Panel(key, title, reading, figure, "square")
+
+
+def coverage_by_round(evidence: Evidence) -> Panel:
+    """Share of labels inside their 90 % interval, round by round."""
+    key, title = "coverage", "90 % intervals by round"
+    if not evidence.trained:
+        return Panel(key, title, "No model has been trained yet.")
+    figure = _figure()
+    numbers = [r.number for r in evidence.trained]
+    figure.add_hrect(85, 95, fillcolor=PALE, opacity=0.45, line_width=0, layer="below")
+    figure.add_hline(90, line={"color": GREY, "width": 1, "dash": "dash"})
+    for name, judged, colour, shift in (
+        ("before, cross-validated", [(r.metrics_before or {})["model"] for r in evidence.trained], BLUE, -0.08),
+        ("after, labels that arrived", [r.metrics_after or {} for r in evidence.trained], ORANGE, 0.08),
+    ):
+        met = [(n, m["coverage_90"], m["rows"]) for n, m in zip(numbers, judged, strict=True) if "coverage_90" in m]
+        if not met:
+            continue
+        share = np.array([found for _, found, _ in met])
+        rows = np.array([n for _, _, n in met])
+        figure.add_scatter(
+            x=[n + shift for n, _, _ in met],
+            y=100 * share,
+            name=name,
+            mode="lines+markers",
+            line={"color": colour},
+            error_y={"type": "data", "array": 100 * _share_error(share, rows), "thickness": 1, "width": 3},
+            hovertext=[f"round {n}: {found:.0%} of {count(rows, 'label')}" for n, found, rows in met],
+            hoverinfo="text",
+        )
+    _round_axis(figure, numbers)
+    figure.update_yaxes(title_text="labels found inside, %", range=[0, 103])
+    reading = (
+        "Honest intervals hold 90 % of the labels; the grey band is 85 to 95 %. Bars are one standard error of a share "
+        "of so many labels: few labels scatter widely. What was chosen for the queue is harder than what is held out."
+    )
+    return Panel(key, title, reading, figure)
+
+
+def spread_by_round(evidence: Evidence) -> Panel:
+    """Predicted spread and the error that came, round by round."""
+    key, title = "spread", "Uncertainty by round"
+    if not evidence.trained:
+        return Panel(key, title, "No model has been trained yet.")
+    before = [(r.metrics_before or {}) for r in evidence.trained]
+    after = [(r.metrics_after or {}) for r in evidence.trained]
+    numbers = [r.number for r in evidence.trained]
+    parts = [m.get("spread", {}) for m in after]
+    lines = (
+        ("predicted, held out", [m["model"].get("sharpness") for m in before], BLUE, "dash"),
+        ("error, held out", [m["model"].get("rmse") for m in before], BLUE, "solid"),
+        ("predicted, queue", [m.get("sharpness") for m in after], ORANGE, "dash"),
+        ("error, labels that arrived", [m.get("rmse") for m in after], ORANGE, "solid"),
+        ("between members, queue", [m.get("between") for m in parts], GREY, "dot"),
+    )
+    figure = _figure()
+    for name, values, colour, dash in lines:
+        if any(v is not None for v in values):
+            figure.add_scatter(
+                x=numbers,
+                y=values,
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                hovertemplate=f"round %{{x}}: %{{y:.3g}}<extra>{name}</extra>",
+            )
+    _round_axis(figure, numbers)
+    figure.update_yaxes(title_text=f"root mean square{_in(_learned_unit(evidence))}", rangemode="tozero")
+    reading = (
+        "Dashed: the standard deviation that was predicted; solid: the error that came. Where both lie together the "
+        "spread is honest; dashed below solid is too sure."
+    )
+    if any(parts):
+        reading += " Dotted: the part of the spread on which members disagree, which more labels can remove."
+    return Panel(key, title, reading, figure)
+
+
+def error_by_spread(evidence: Evidence) -> Panel:
+    """Whether rows that are said to be uncertain err more."""
+    key, title = "error-by-spread", "Error against spread"
+    if not evidence.trained:
+        return Panel(key, title, "No model has been trained yet.")
+    figure = _figure()
+    reach = 0.0
+    for name, met, colour in (
+        ("before, cross-validated", evidence.before(), BLUE),
+        ("after, labels that arrived", evidence.prospective(), ORANGE),
+    ):
+        if met is None:
+            continue
+        curve = error_against_spread(met.values - met.mean, met.std, bins=6)
+        rows, rmse = np.array(curve.rows), np.array(curve.rmse)
+        reach = max(reach, *curve.spread, *curve.rmse)
+        figure.add_scatter(
+            x=curve.spread,
+            y=rmse,
+            name=name,
+            mode="lines+markers",
+            line={"color": colour},
+            error_y={"type": "data", "array": rmse / np.sqrt(2 * rows), "thickness": 1, "width": 3},
+            hovertext=[
+                f"{count(n, 'label')}: predicted {s:.3g}, error {e:.3g}"
+                for n, s, e in zip(curve.rows, curve.spread, curve.rmse, strict=True)
+            ],
+            hoverinfo="text",
+        )
+    diagonal = {"color": PALE, "width": 2}
+    ends = [0.0, 1.1 * reach]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=diagonal, hoverinfo="skip", showlegend=False)
+    figure.update_xaxes(title_text=f"predicted spread{_in(_learned_unit(evidence))}", rangemode="tozero")
+    figure.update_yaxes(title_text="root mean square error", rangemode="tozero")
+    reading = (
+        "Labels in order of their predicted spread, in groups. On the line, a group errs by as much as it was said to; "
+        "a rising curve means that the spread tells sure from unsure, a level one that it does not. Bars are one "
+        "standard error."
+    )
+    return Panel(key, title, reading, figure, "square")
+
+
+def costs(evidence: Evidence) -> Panel:
+    """Core-hours that each round took, beside those that were expected."""
+    key, title = "cost", "Core-hours"
+    if not evidence.costs:
+        return Panel(key, title, "No result has said yet what it cost in core-hours.")
+    numbers = [number for number, _, _ in evidence.costs]
+    spent = [cost for _, cost, _ in evidence.costs]
+    figure = _figure()
+    figure.add_bar(
+        x=numbers,
+        y=spent,
+        name="spent",
+        marker_color=BLUE,
+        width=0.6,
+        hovertext=[f"round {n}: {hours(c)} core-hours" for n, c in zip(numbers, spent, strict=True)],
+        hoverinfo="text",
+    )
+    expected = [(number, cost) for number, _, cost in evidence.costs if cost is not None]
+    if expected:
+        figure.add_scatter(
+            x=[number for number, _ in expected],
+            y=[cost for _, cost in expected],
+            name="expected when queued",
+            mode="markers",
+            marker={"color": ORANGE, "size": 10, "symbol": "diamond"},
+            hovertemplate="round %{x}: %{y:.3g} expected<extra></extra>",
+        )
+    _round_axis(figure, numbers)
+    figure.update_yaxes(title_text="core-hours", rangemode="tozero")
+    reading = f"What the finished and failed calculations of each round took, {hours(sum(spent))} in all."
+    if expected:
+        reading += " Diamonds: what was expected of the same entries when they were queued."
+    return Panel(key, title, reading, figure)
 
 
 def embedding(evidence: Evidence) -> Panel:
@@ -387,13 +541,19 @@ def _coverage_line(
         name=name,
         mode="lines+markers",
         line={"color": colour},
-        error_y={"type": "data", "array": 100 * np.sqrt(share * (1 - share) / rows), "thickness": 1, "width": 3},
+        error_y={"type": "data", "array": 100 * _share_error(share, rows), "thickness": 1, "width": 3},
         hovertext=[
             f"{level:.0%} promised, {found:.0%} of {count(rows, 'label')} found"
             for level, found in zip(LEVELS, observed, strict=True)
         ],
         hoverinfo="text",
     )
+
+
+def _share_error(share: NDArray[np.float64], rows: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the standard error of an observed share of so many labels; one more of each kind keeps it above zero."""
+    likely = (share * rows + 1) / (np.asarray(rows) + 2)
+    return np.sqrt(likely * (1 - likely) / rows)
 
 
 def _coloured(evidence: Evidence, found: EmbeddingMap, rows: Sequence[int]) -> dict[str, Any]:

@@ -25,6 +25,11 @@ def interval(mean: float | None, lower: float | None, upper: float | None) -> st
     return f"{significant(mean)} ({significant(lower)} to {significant(upper)})"
 
 
+def hours(core_hours: float | None) -> str:
+    """Core-hours: whole from 100 on, else three significant digits."""
+    return significant(core_hours) if core_hours is None or core_hours < 100 else f"{core_hours:,.0f}"
+
+
 def percent(share: float | None) -> str:
     """Write a share as a whole percentage."""
     return NONE if share is None else f"{share:.0%}".replace("%", " %")

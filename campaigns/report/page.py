@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.report.evidence import Evidence
-from campaigns.report.numbers import count, percent, significant, unbroken
-from campaigns.report.tables import data_facts, model_table, queue_tables, round_table
+from campaigns.report.numbers import count, hours, percent, significant, unbroken
+from campaigns.report.tables import (
+    data_facts,
+    model_table,
+    queue_tables,
+    round_table,
+    stopping_table,
+    uncertainty_table,
+)
 from db.states import QueueState
 
 if TYPE_CHECKING:
@@ -55,13 +62,25 @@ def _content(evidence: Evidence) -> dict[str, Any]:
         "headline": _headline(evidence),
         "tiles": _tiles(evidence),
         "progress": [_drawn(make(evidence)) for make in (figures.best_so_far, figures.enhancement, figures.errors)],
+        "stopping": stopping_table(evidence),
+        "stop": evidence.advice.stop,
+        "cost": _drawn(figures.costs(evidence)),
         "trust": [
-            _drawn(make(evidence)) for make in (figures.parity_before, figures.parity_after, figures.calibration_curve)
+            _drawn(make(evidence))
+            for make in (
+                figures.parity_before,
+                figures.parity_after,
+                figures.calibration_curve,
+                figures.coverage_by_round,
+                figures.spread_by_round,
+                figures.error_by_spread,
+            )
         ],
+        "uncertainty": uncertainty_table(evidence),
         "where": [_drawn(panel) for panel in (figures.embedding(evidence), *figures.elements(evidence))],
         "queues": queue_tables(evidence),
         "rounds": round_table(evidence),
-        "has_cost": any((r.metrics_after or {}).get("cost") for r in evidence.rounds),
+        "has_cost": bool(evidence.costs),
         "models": model_table(evidence),
         "facts": data_facts(evidence),
         "model": settings.model,
@@ -100,6 +119,8 @@ def _headline(evidence: Evidence) -> str:
                 f"Of {count(len(after), 'prediction')} that met their label, {inside} ({percent(inside / len(after))}) "
                 "held it within their 90 % interval."
             )
+        if evidence.advice.stop:
+            sentences.append(f"It is time to {evidence.advice.words}.")
     else:
         sentences.append("No round has been run yet.")
     return unbroken(" ".join(sentences))
@@ -127,6 +148,8 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
     best = _best(evidence)
     waiting = sum(not e.state.is_finished for e, _ in evidence.queue)
     bought = len(evidence.bought_in)
+    spent = sum(cost for _, cost, _ in evidence.costs)
+    cost = [("core-hours", hours(spent), "of rounds that have ended")] if spent else []
     return [
         (
             "best so far",
@@ -137,6 +160,7 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
         ("budget", f"{status['asked']:,} of {section.budget:,}", "labels asked for"),
         ("queue", f"{waiting:,}", "waiting for a result"),
         ("pool", f"{status['materials']:,}", "materials"),
+        *cost,
     ]
 
 

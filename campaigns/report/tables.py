@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.campaign import round_row
 from campaigns.report.evidence import Evidence
-from campaigns.report.numbers import interval, percent, significant
+from campaigns.report.numbers import NONE, hours, interval, percent, significant
 
 if TYPE_CHECKING:
     from db.records import ModelRecord, QueueEntryRecord
 
+CRITERIA = {
+    "budget": "budget in labels",
+    "core_hours": "budget in core-hours",
+    "undiscovered_hits": "hits left",
+    "best_found": "best found",
+    "idle_rounds": "improvement",
+}
 SHOWN_HASH = 10
 """Characters of a hash that are shown."""
 
@@ -23,6 +30,8 @@ def queue_tables(evidence: Evidence) -> list[dict[str, Any]]:
         {
             "round": number,
             "rows": [_queue_row(evidence, e, formula) for e, formula in evidence.queue if e.round == number],
+            "has_cost": any(e.expected_cost is not None for e, _ in evidence.queue if e.round == number),
+            "has_distance": any("distance_percentile" in e.details for e, _ in evidence.queue if e.round == number),
         }
         for number in numbers
     ]
@@ -36,6 +45,26 @@ def round_table(evidence: Evidence) -> list[dict[str, str]]:
         row = round_row(record)
         rows.append({name: _cell(name, value, shares) for name, value in row.items()})
     return rows
+
+
+def uncertainty_table(evidence: Evidence) -> list[dict[str, Any]]:
+    """One row a judged model and one for what arrived after it, by round; figures that older rounds lack are dashes."""
+    rows = []
+    for record in evidence.trained:
+        before, after = record.metrics_before or {}, record.metrics_after or {}
+        rows.append(_honesty_row(record.number, "held out", before["model"], before))
+        if "nll" in after:
+            rows.append(_honesty_row(record.number, "arrived", after, after))
+    return rows
+
+
+def stopping_table(evidence: Evidence) -> list[dict[str, str]]:
+    """Every stopping criterion: what it says, and what is known."""
+    says = {True: "stop", False: "go on", None: NONE}
+    return [
+        {"criterion": CRITERIA[check.name], "says": says[check.met], "words": _capital(check.words)}
+        for check in evidence.advice.checks
+    ]
 
 
 def model_table(evidence: Evidence) -> list[dict[str, Any]]:
@@ -65,8 +94,30 @@ def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> dic
         "state": str(entry.state),
         "meaning": entry.state.meaning,
         "label": significant(label.value) if label is not None and arrived else significant(None),
+        "cost": hours(entry.expected_cost),
+        "distance": _whole(entry.details.get("distance_percentile")),
         "reason": entry.reason,
     }
+
+
+def _honesty_row(number: int, rows: str, judged: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    names = ("nll", "crps", "calibration_error", "normalised_error", "sharpness", "rmse")
+    return {
+        "round": number,
+        "rows": f"{judged['rows']:,} {rows}",
+        **{name: significant(judged.get(name)) for name in names},
+        **{f"in_{level}": percent(judged.get(f"coverage_{level}")) for level in (50, 80, 90, 95)},
+        "between": percent(metrics.get("spread", {}).get("between_share")),
+        "distance": _whole(metrics.get("distance_percentile")),
+    }
+
+
+def _whole(percentile: float | None) -> str:
+    return NONE if percentile is None else f"{percentile:.0f}"
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _model_row(model: ModelRecord, evidence: Evidence) -> dict[str, Any]:

@@ -179,14 +179,14 @@ def _core_hours(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:
 def _hits(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:
     left = outlook.undiscovered_hits
     if left is None:
-        return StoppingCheck("undiscovered_hits", None, "how many hits are left is not known without a model and a hit")
+        return StoppingCheck("undiscovered_hits", None, "how many hits are left is known only with a model and a hit")
     met = None if rule.undiscovered_hits is None else left < rule.undiscovered_hits
     return StoppingCheck("undiscovered_hits", met, f"{left:.3g} undiscovered hits are expected")
 
 
 def _best(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:
     if outlook.best_found is None:
-        return StoppingCheck("best_found", None, "whether the best is found is not known without a model and a label")
+        return StoppingCheck("best_found", None, "whether the best is found is known only after a round with a model and labels")
     met = None if rule.best_found is None else outlook.best_found >= rule.best_found
     return StoppingCheck("best_found", met, f"the best is found with a probability of {outlook.best_found:.0%}")
 

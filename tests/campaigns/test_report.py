@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from campaigns.exceptions import CampaignError
 from campaigns.report import evidence as evidence_module
 from campaigns.report import figures, write_report
 from campaigns.report.evidence import Evidence, _principal_components
-from campaigns.report.numbers import NONE, interval, percent, significant
+from campaigns.report.numbers import NONE, hours, interval, percent, significant
+from campaigns.report.tables import queue_tables, stopping_table, uncertainty_table
 from db.records import FailureRecord, RejectionRecord
 from db.states import FailureReason, QueueState, RoundState
 
@@ -156,6 +158,85 @@ def test_parity_before_is_held_out(campaign: Campaign) -> None:
     assert "cross-validated" in figures.parity_before(evidence).reading
 
 
+def test_uncertainty_is_that_of_the_stored_judgements(campaign: Campaign, page: Path) -> None:
+    evidence = Evidence(campaign)
+    first, second = evidence.trained
+    before, after = first.metrics_before, first.metrics_after
+    assert before is not None
+    assert after is not None
+    assert [row["rows"] for row in uncertainty_table(evidence)] == ["14 held out", "5 arrived", "19 held out"]
+    arrived = uncertainty_table(evidence)[1]
+    assert arrived["crps"] == significant(after["crps"])
+    assert arrived["in_80"] == percent(after["coverage_80"])
+    assert arrived["between"] == NONE, "the parts of the spread were not kept"
+    assert arrived["crps"] in _visible(page)
+    shares = figures.coverage_by_round(evidence).figure
+    assert shares is not None
+    assert shares.data[1].y.tolist() == pytest.approx([100 * after["coverage_90"]])
+    spreads = figures.spread_by_round(evidence).figure
+    assert spreads is not None
+    drawn = {line.name: list(line.y) for line in spreads.data}
+    assert drawn["predicted, queue"] == [after["sharpness"], None]
+    assert drawn["error, held out"][1] == second.metrics_before["model"]["rmse"]
+    curve = figures.error_by_spread(evidence).figure
+    assert curve is not None
+    assert curve.data[1].y[0] == pytest.approx(after["rmse"]), "five labels are one group"
+
+
+def test_stopping_stands_with_its_reasons(campaign: Campaign, page: Path) -> None:
+    text = _visible(page)
+    assert "Stop or go on?" in text
+    assert "11 of 40 labels of the budget are asked for" in text
+    assert "undiscovered hits are expected" in text
+    says = {row["criterion"]: row["says"] for row in stopping_table(Evidence(campaign))}
+    assert says["budget in labels"] == "go on"
+    assert says["best found"] == says["budget in core-hours"] == NONE
+
+
+def test_a_spent_budget_is_said_first(campaign: Campaign, tmp_path: Path) -> None:
+    section = campaign.configuration.campaign.model_copy(update={"budget": 11})
+    spent = Campaign(
+        campaign.directory, campaign.configuration.model_copy(update={"campaign": section}), campaign.store
+    )
+    text = _visible(write_report(spent, tmp_path / "report.html"))
+    assert "It is time to stop: 11 of 11 labels of the budget are asked for" in text
+
+
+def test_rounds_of_before_read_on(campaign: Campaign, tmp_path: Path) -> None:
+    """Rounds judged by an earlier version lack curves, costs and advice."""
+    shutil.copytree(campaign.directory, tmp_path / "copy")
+    with Campaign.open(tmp_path / "copy") as old:
+        after = old.store.round(1).metrics_after
+        assert after is not None
+        newer = {"curves", "stopping", "expected_cost", "normalised_error"}
+        assert newer <= set(after)
+        old.store.set_judgement(1, {name: value for name, value in after.items() if name not in newer})
+        text = _visible(write_report(old, tmp_path / "report.html"))
+    assert "Uncertainty in figures" in text
+
+
+def test_costs_and_distances_where_they_are_kept(campaign: Campaign, tmp_path: Path) -> None:
+    shutil.copytree(campaign.directory, tmp_path / "copy")
+    with Campaign.open(tmp_path / "copy") as copy:
+        after = copy.store.round(1).metrics_after
+        assert after is not None
+        assert figures.costs(Evidence(copy)).figure is None
+        copy.store.set_judgement(1, {**after, "cost": 1234.5, "expected_cost": 900.0, "distance_percentile": 71.4})
+        evidence = Evidence(copy)
+        bars = figures.costs(evidence)
+        assert bars.figure is not None
+        assert [list(trace.y) for trace in bars.figure.data] == [[1234.5], [900.0]]
+        assert "1,234 in all" in bars.reading
+        assert uncertainty_table(evidence)[1]["distance"] == "71"
+        entry, formula = evidence.queue[0]
+        evidence.queue[0] = (replace(entry, expected_cost=321.0, details={"distance_percentile": 98.6}), formula)
+        table = queue_tables(evidence)[-1]
+        assert table["has_cost"]
+        assert table["has_distance"]
+        assert (table["rows"][0]["cost"], table["rows"][0]["distance"]) == ("321", "99")
+        assert "1,234" in _visible(write_report(copy, tmp_path / "report.html"))
+
+
 def test_map_keeps_labels_and_queue_when_it_samples(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence_module, "MAP_SAMPLE", 5)
     evidence = Evidence(campaign)
@@ -257,6 +338,7 @@ def test_numbers_in_words() -> None:
     assert significant(None, "W/(m K)") == NONE
     assert interval(0.8, 0.4, 1.5) == "0.8 (0.4 to 1.5)"
     assert percent(0.916) == "92 %"
+    assert [hours(value) for value in (None, 0.1234, 21_453.2)] == [NONE, "0.123", "21,453"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary; install Debian's package chromium")
@@ -277,7 +359,7 @@ def test_browser_draws_every_figure(page: Path, tmp_path: Path) -> None:
     match = re.search(r'data-told="([^"]*)"', dom)
     assert match, dom[-2000:]
     told = json.loads(match[1].replace("&quot;", '"'))
-    assert told == {"problems": [], "width": 390, "drawn": 9}
+    assert told == {"problems": [], "width": 390, "drawn": 12}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary; install Debian's package chromium")
