@@ -86,6 +86,17 @@ def _fail(error: Exception) -> None:
     sys.exit(1)
 
 
+def _strategy(text: str) -> str:
+    """Refuse a strategy of training that does not exist as wrong usage."""
+    from engine.exceptions import TrainingError
+    from engine.learning.strategies import parse
+
+    try:
+        return str(parse(text))
+    except TrainingError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 @app.command()
 def demo(
     directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path("demo"),
@@ -362,13 +373,16 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="MODELDIR", help="Folder to write.")],
     start: Start = "",
     strategy: Annotated[
-        Literal["frozen", "full"], typer.Option(help="Heads on fixed embeddings, or every weight is trained.")
+        str,
+        typer.Option(
+            callback=_strategy, help="What learns: frozen, full, last, head, blocks:K, embedding_frozen, gradual."
+        ),
     ] = "frozen",
     head: Annotated[Literal["gp", "mlp"], typer.Option(help="Head of the frozen strategy.")] = "gp",
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Root of every random choice.")] = 0,
     scale: Scale = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the full strategy.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of strategies that train a network.")] = 30,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:

@@ -38,7 +38,7 @@ class TrainRequest:
     property: str
     out: Path
     start: str = ""
-    strategy: Literal["frozen", "full"] = "frozen"
+    strategy: str = "frozen"
     head: Literal["gp", "mlp"] = "gp"
     members: int = 5
     seed: int = 0

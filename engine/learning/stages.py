@@ -171,6 +171,8 @@ def run_stages(
         raise TrainingError(
             f"recipe {recipe.name} needs data for {', '.join(recipe.roles)}; {', '.join(absent)} is not given"
         )
+    for stage in recipe.stages:  # before the first of them takes its time
+        _tasks(stage, data[stage.data])
     previous = start
     for number_, stage in enumerate(recipe.stages, start=1):
         first, last = number_ == 1, number_ == len(recipe.stages)
