@@ -1,0 +1,33 @@
+"""Calculations that go well or wrong by the formula of the crystal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from engine.materials.crystal import Crystal
+from engine.physics.outcome import Calculated, Failed, Outcome
+from engine.physics.potentials import Potential
+
+
+def by_formula(crystal: Crystal, potential: Potential) -> Outcome:
+    """Give the volume as kappa, or go wrong in the way of :data:`WRONG`."""
+    match crystal.formula:
+        case "LiF":
+            raise RuntimeError("licence expired")
+        case "NaF":
+            time.sleep(600)
+        case "KF":
+            return Calculated(float("inf"), 300.0, "by formula")
+        case "RbF":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "LiCl":
+            return Failed("imaginary_modes", "a mode at -1.2 THz", {"frequency": -1.2}, 7.2)
+    return Calculated(crystal.volume, 300.0, "by formula", {"potential": potential.describe()}, 3.6)
+
+
+WRONG = {
+    "LiF": "calculator_error", "NaF": "timed_out", "KF": "bad_output", "RbF": "calculator_error",
+    "LiCl": "imaginary_modes",
+}  # fmt: skip
