@@ -165,10 +165,13 @@ def test_an_id_seen_before_with_other_coordinates(empty: Path, crystals: list[En
     """
     first, second, other = crystals[0][1], crystals[1][1], crystals[2][1]
     relaxed = Crystal(second.lattice * 1.01, second.numbers, second.frac_coords)
-    with services.optimade([("a", first, {}), ("b", second, {})]).running() as service:
+    with (
+        services.optimade([("a", first, {}), ("b", second, {})]).running() as service,
+        services.optimade([("a", other, {}), ("b", relaxed, {})]).running() as later_service,
+    ):
         source = f"optimade:{service.url}"
         assert counts(report(empty, source)) == {"read": 2, "added": 2}
-        service.answer = services.optimade([("a", other, {}), ("b", relaxed, {})]).answer
+        service.answer = later_service.answer
         found = report(empty, source)
         assert counts(found) == {"read": 2, "added": 1, "duplicate": 1}
         new = dict(map(tuple, found["versions"]))

@@ -50,7 +50,13 @@ class Aflow:
 
     def pages(self, start: str | None = None) -> Iterator[Page]:
         """Every page; ``start`` is its number, from 1."""
-        number, before = int(start or 1), None
+        try:
+            yield from self._numbered(int(start or 1))
+        finally:
+            self._server.close()
+
+    def _numbered(self, number: int) -> Iterator[Page]:
+        before = None
         while True:
             rows, total = _rows(self._server.get(self._url(number)))
             first = rows[0].get("auid") if rows and isinstance(rows[0], dict) else None

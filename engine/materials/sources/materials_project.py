@@ -67,6 +67,8 @@ class MaterialsProject:
                     f"{KEY_PAGE} and set MP_API_KEY"
                 ) from None
             raise
+        finally:
+            self._server.close()
 
     def _summary(self) -> Any:
         """Give mp-api's client of the summaries, on our session, without models and S3."""

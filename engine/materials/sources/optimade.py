@@ -62,6 +62,12 @@ class Optimade:
 
     def pages(self, start: str | None = None) -> Iterator[Page]:
         """Every page; ``start`` is its address, as the page before gave it."""
+        try:
+            yield from self._linked(start)
+        finally:
+            self._server.close()
+
+    def _linked(self, start: str | None) -> Iterator[Page]:
         url = start or self._first(self._fields())
         seen: set[str] = set()
         empty = 0

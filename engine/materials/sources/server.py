@@ -63,6 +63,10 @@ class Server:
         self.session.get(url)
         return self.document
 
+    def close(self) -> None:
+        """Close the connections; they open again when they are needed."""
+        self.session.close()
+
     @property
     def document(self) -> Any:
         """The last JSON document received."""

@@ -47,6 +47,7 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            timeout = 0.5
 
             def do_GET(self) -> None:
                 service._respond(self)
@@ -55,7 +56,8 @@ class Service:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        # waits for its threads at the end, so that no connection stays open
+        self._server.daemon_threads = False
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def _respond(self, handler: BaseHTTPRequestHandler) -> None:
