@@ -59,11 +59,17 @@ class Allowance:
                     f"no candidate fits the budget of {budget:g} core-hours, the cheapest costs "
                     f"{self._cost.min():g}; raise the budget"
                 )
+        self.left = int(np.count_nonzero(self.open))
 
     @property
     def unlimited(self) -> bool:
         """Whether nothing but the number of candidates limits the batch."""
         return not self._groups and np.isinf(self._remaining)
+
+    def exclude(self, mask: NDArray[np.bool_]) -> None:
+        """Allow these candidates no longer."""
+        self.open &= ~mask
+        self.left = int(np.count_nonzero(self.open))
 
     def take(self, position: int) -> NDArray[np.int64]:
         """Count a chosen candidate; the candidates that are no longer allowed."""
@@ -71,6 +77,7 @@ class Allowance:
             self.spent += self._cost[position]
         if self.unlimited:
             self.open[position] = False
+            self.left -= 1
             return np.array([position])
         closed = np.zeros(len(self.open), dtype=bool)
         closed[position] = True
@@ -83,5 +90,5 @@ class Allowance:
             self._remaining -= self._cost[position]
             closed |= self._cost > self._remaining
         closed &= self.open
-        self.open &= ~closed
+        self.exclude(closed)
         return np.flatnonzero(closed)

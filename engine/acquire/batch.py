@@ -158,7 +158,9 @@ def choose_batch(
     log_factor = _log_factor(posterior.n_rows, free, feasibility, cost)
     n = len(free) if q is None else q
     criteria = (Criterion(posterior, objective),)
-    pool = Pool(criteria, free, rng.permutation(len(free)), chunk, _checked_targets(target_of, posterior.n_rows))
+    pool = Pool(
+        criteria, free, rng.integers(2**63, size=len(free)), chunk, _checked_targets(target_of, posterior.n_rows)
+    )
     allowance = Allowance(free, limits, cost, budget)
     growing = _Growing(pool, request, allowance, log_factor)
     for part, share in _parts(function, n, q, request):
@@ -219,7 +221,7 @@ def choose_pareto_batch(
         raise AcquisitionError(f"the objectives' posteriors have {sorted(sizes)} rows and draws; make them agree")
     log_factor = _log_factor(criteria[0].posterior.n_rows, free, feasibility, cost)
     n = len(free) if q is None else q
-    pool = Pool(criteria, free, rng.permutation(len(free)), chunk)
+    pool = Pool(criteria, free, rng.integers(2**63, size=len(free)), chunk)
     growing = _Growing(pool, request, Allowance(free, limits, cost, budget), log_factor)
     growing.add(function, n)
     return growing.batch(n, budget, ())
@@ -254,11 +256,15 @@ class _Growing:
         self.diversity: Diversity = diversity(request.diverse, pool, request.embeddings, request.best, request.rng)
         if len(request.taken):
             self.diversity.take(request.taken)
+        if (note := _far_off(pool)) is not None:
+            self.notes.append(note)
         if log_factor is not None:
-            allowance.open &= ~np.isneginf(log_factor)
+            allowance.exclude(np.isneginf(log_factor))
 
     def add(self, function: AcquisitionFunction, q: int) -> None:
         """Let one function choose up to q more."""
+        if not self.allowance.left:
+            return
         if function.needs is Needs.DRAW:
             missing = self._thompson(q)
         elif function.needs is Needs.NOTHING:
@@ -267,7 +273,7 @@ class _Growing:
             missing = self._sort(function.name, q)
         else:
             missing = self._greedy(self._acquisition(function), function.name, q)
-        if missing and function.name != FALLBACK and self.allowance.open.any():
+        if missing and function.name != FALLBACK and self.allowance.left:
             self.notes.append(
                 f"{function.name}: from pick {q - missing + 1} on no candidate adds anything that the "
                 f"{self.pool.posterior.n_draws} joint draws resolve; those picks are ranked by {FALLBACK} "
@@ -303,17 +309,17 @@ class _Growing:
         values = self.pool.marginal(self.request.beta if name == "ucb" else 0.0)
         if self.log_factor is not None:
             values = weighed(Kind.FREE, values, self.log_factor, float(np.median(values)))
-        open_ = int(np.count_nonzero(self.allowance.open))
-        if open_ < len(self.pool):
+        left = self.allowance.left
+        if left < len(self.pool):
             values = np.where(self.allowance.open, values, -np.inf)
-        order = top(values, self.pool.priority, min(q, open_) if self.allowance.unlimited else open_)
+        order = top(values, self.pool.priority, min(q, left) if self.allowance.unlimited else left)
         self.notes += _tie_notes(values, order[:q], name)
         return self._in_order(order, values, name, q)
 
     def _in_order(self, order: NDArray[np.int64], values: NDArray[np.float64], name: str, q: int) -> int:
         """Take rows in this order as far as they are allowed; how many are missing."""
         for position in order:
-            if q == 0 or not self.allowance.open.any():
+            if q == 0 or not self.allowance.left:
                 break
             if self.allowance.open[position]:
                 self._keep(int(position), float(values[position]), name)
@@ -332,7 +338,7 @@ class _Growing:
         taken = np.empty(0, dtype=np.int64) if isinstance(acquisition, _MarginalRule) else self._taken()
         greedy = LazyGreedy(self.pool, acquisition, self.allowance, self.diversity, self.log_factor, taken)
         ties = 0
-        while len(greedy.chosen) < q and self.allowance.open.any():
+        while len(greedy.chosen) < q and self.allowance.left:
             tied = greedy.advance()
             if tied is None:
                 break
@@ -493,6 +499,18 @@ def _parts(
         chances = probabilities(request.gains)
         shares = dict(zip(chances, request.rng.multinomial(q, list(chances.values())).tolist(), strict=True))
     return [(acquisition_function(name), share) for name, share in shares.items() if share]
+
+
+def _far_off(pool: Pool) -> str | None:
+    """Say when a target or a window lies outside all predictions."""
+    objective = pool.objective
+    if objective.kind != "window":
+        return None
+    mean, std = pool.mean_std
+    low, high = float((mean - 3 * std).min()), float((mean + 3 * std).max())
+    if low <= objective.high and objective.low <= high:
+        return None
+    return f"the {objective} lies outside all predictions, which end at {low:.3g} and {high:.3g}; the nearest are taken"
 
 
 def _best_of_each_draw(

@@ -22,7 +22,6 @@ from botorch.acquisition.max_value_entropy_search import (
     qMultiFidelityMaxValueEntropy,
 )
 from botorch.sampling.normal import SobolQMCNormalSampler
-from scipy.special import ndtri
 from torch import Tensor
 
 from engine.acquire.model import PoolModel
@@ -39,13 +38,13 @@ MIN_DRAWS = 32
 """With fewer draws their covariance is no Gaussian worth the name."""
 MAXIMA = 64
 """Samples of the pool's best value for GIBBON."""
-MAXIMA_MES = 16
+MAXIMA_MES = 10
 """Samples of it for qMES, each with many samples of the label."""
-LABELS_MES = 32
-DISCRETE = 512
+LABELS_MES = 16
+DISCRETE = 256
 """Rows over which the knowledge gradient looks for the best mean."""
-NODES = 64
-"""Equally probable labels of the knowledge gradient."""
+NODES, NODES_END = 61, 6.0
+"""Labels of the knowledge gradient, evenly spaced over so many standard deviations to either side."""
 STRADDLE = 1.96
 """Standard deviations of the straddle heuristic."""
 
@@ -60,6 +59,7 @@ class _Believer:
 
     def __init__(self, n_draws: int):
         self._forget = np.eye(n_draws)  # what the labels leave of each direction
+        self._near: tuple[NDArray[Any], ...] = ()  # rows, factor and noise of the rows last seen by all_of
 
     def take(self, rows: Rows) -> None:
         """Condition on these rows, one after the other."""
@@ -72,7 +72,8 @@ class _Believer:
                 continue
             unit = direction / np.sqrt(variance)
             kept = np.sqrt(noise / (noise + variance))
-            self._forget -= (1 - kept) * np.outer(unit, unit @ self._forget)
+            for matrix in (self._forget, *self._near[1:2]):
+                np.subtract(matrix, (1 - kept) * np.outer(unit, unit @ matrix), out=matrix)
             self.learned(unit, kept)
 
     def learned(self, unit: NDArray[np.float64], kept: float) -> None:
@@ -85,6 +86,15 @@ class _Believer:
     def noise(self, rows: Rows) -> NDArray[np.float64]:
         """Variance of a label beyond that of the draws, n."""
         return np.maximum(np.square(rows.std) - np.square(_centred(rows)).sum(axis=0), 1e-9 * np.square(rows.std))
+
+    def all_of(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Factor and noise of all rows that may still be chosen, kept from pick to pick."""
+        if not self._near:
+            self._near = (rows.rows, self.factor(rows), self.noise(rows))
+        kept = np.isin(self._near[0], rows.rows)
+        if not kept.all():
+            self._near = tuple(np.ascontiguousarray(part[..., kept]) for part in self._near)
+        return self._near[1], self._near[2]
 
     def std(self, rows: Rows) -> NDArray[np.float64]:
         """Give the standard deviation of a label given what is taken, n."""
@@ -166,9 +176,9 @@ class IntegratedVariance(_Believer):
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
         """Fall of the mean variance."""
-        factor = self.factor(rows)
+        factor, noise = self.all_of(rows)
         shared = np.einsum("dn,dn->n", factor, self._integral @ factor)
-        total = np.square(factor).sum(axis=0) + self.noise(rows)
+        total = np.square(factor).sum(axis=0) + noise
         return shared / np.maximum(total, 1e-300)
 
     def learned(self, unit: NDArray[np.float64], kept: float) -> None:
@@ -199,9 +209,11 @@ class MaxValueEntropy(_Believer):
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
         """Information in nats; ``rows`` are all that may still be chosen."""
-        tables, noises = [self._draws(rows)], [self.noise(rows)]
+        factor, noise = self.all_of(rows)
+        tables, noises = [self._draws(rows, factor)], [noise]
         if rows.target is not None:
-            tables, noises = [*tables, self._draws(rows.target)], [*noises, self.noise(rows.target)]
+            tables.append(self._draws(rows.target, self.factor(rows.target)))
+            noises.append(self.noise(rows.target))
         model = PoolModel(torch.from_numpy(np.concatenate(tables, axis=1)), torch.from_numpy(np.concatenate(noises)))
         maxima = np.maximum(tables[-1].max(axis=1), self.best)
         some = MAXIMA if self.name == "GIBBON" else MAXIMA_MES
@@ -211,15 +223,15 @@ class MaxValueEntropy(_Believer):
         with torch.no_grad():
             return function(model.rows()[: len(rows)]).numpy()
 
-    def _draws(self, rows: Rows) -> NDArray[np.float64]:
-        return self.sign * (rows.mean + np.sqrt(len(self._forget) - 1) * self.factor(rows))
+    def _draws(self, rows: Rows, factor: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.sign * (rows.mean + np.sqrt(len(factor)) * factor)
 
 
 class KnowledgeGradient(_Believer):
     """Expected rise of the best posterior mean by a label, over the most promising rows: qKG with q = 1.
 
     Frazier, Powell, Dayanik, INFORMS J. Comput. 21, 599 (2009). BoTorch's one-shot qKG searches a continuous space for
-    the best mean of each fantasy; over a pool it is a maximum over rows, taken here for equally probable labels.
+    the best mean of each fantasy; over a pool it is a maximum over rows, integrated here over the label by trapezia.
     """
 
     keeps_bounds = False
@@ -235,17 +247,19 @@ class KnowledgeGradient(_Believer):
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
         """Rise in log10 kappa; ``rows`` are all that may still be chosen."""
-        factor, wanted = self.factor(rows), rows if rows.target is None else rows.target
+        (factor, noise), wanted = self.all_of(rows), rows if rows.target is None else rows.target
         ends = self.sign * wanted.mean
         promising = np.argsort(-(ends + 2 * wanted.std), kind="stable")[:DISCRETE]
-        ends, over = ends[promising], self.factor(wanted[promising])
-        total = np.sqrt(np.square(factor).sum(axis=0) + self.noise(rows))
+        ends = ends[promising]
+        over = factor[:, promising] if rows.target is None else self.factor(wanted[promising])
+        total = np.sqrt(np.square(factor).sum(axis=0) + noise)
         moves = self.sign * (over.T @ factor) / np.maximum(total, 1e-300)  # change of each mean by one unit of label
-        nodes = ndtri((np.arange(NODES) + 0.5) / NODES)
+        nodes = np.linspace(-NODES_END, NODES_END, NODES)
+        weights = np.exp(-0.5 * nodes**2)
         best = np.zeros(len(rows))
-        for node in nodes:
-            best += (ends[:, None] + node * moves).max(axis=0)
-        return best / NODES - ends.max()
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            best += weight * (ends[:, None] + node * moves).max(axis=0)
+        return best - ends.max()
 
 
 def _entropy_search(name: str, model: PoolModel, target_at: int) -> MaxValueBase:
@@ -294,7 +308,7 @@ class _NoCost(CostAwareUtility):
 def _centred(rows: Rows) -> NDArray[np.float64]:
     """Draws about their mean, ``D x n``, so that the squares of a column sum to its variance."""
     draws = rows.draws.astype(np.float64)
-    return (draws - draws.mean(axis=0)) / np.sqrt(len(draws) - 1)
+    return (draws - draws.mean(axis=0)) / np.sqrt(len(draws))
 
 
 def require_gaussian(name: str, n_draws: int) -> None:

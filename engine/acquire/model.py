@@ -142,6 +142,7 @@ class ConditionedPoolModel(Model):
 class PoolDraws(GPyTorchPosterior):
     """Draws ``batch_shape x D x q x m``, and the Gaussian of their mean and covariance where one is asked for.
 
+    The covariance is that of the draws as a population (divided by D), which moment-matched draws have exactly.
     ``noise`` (``batch_shape x q``) is added to the Gaussian's diagonal, never to the draws.
     """
 
@@ -154,7 +155,7 @@ class PoolDraws(GPyTorchPosterior):
     def distribution(self) -> MultivariateNormal:
         """Gaussian of the draws' mean and covariance."""
         means = self.values.mean(dim=-3)
-        centred = (self.values - means.unsqueeze(-3)) / (self.values.shape[-3] - 1) ** 0.5
+        centred = (self.values - means.unsqueeze(-3)) / self.values.shape[-3] ** 0.5
         by_output = centred.movedim(-1, 0)
         covariance = by_output.transpose(-1, -2) @ by_output
         diagonal = JITTER * covariance.diagonal(dim1=-1, dim2=-2) + 1e-300
@@ -172,7 +173,7 @@ class PoolDraws(GPyTorchPosterior):
     @property
     def variance(self) -> Tensor:
         """``batch_shape x q x m``, noise included where it was asked for."""
-        variance = self.values.var(dim=-3)
+        variance = self.values.var(dim=-3, correction=0)
         return variance if self._noise is None else variance + self._noise.unsqueeze(-1)
 
     @property
@@ -197,6 +198,9 @@ class EveryDraw(MCSampler):
         if not isinstance(posterior, PoolDraws):
             raise TypeError(f"expected the posterior of a PoolModel, received {type(posterior).__name__}")
         return posterior.values.movedim(-3, 0)
+
+    def _update_base_samples(self, posterior: Posterior, base_sampler: MCSampler) -> None:
+        """Nothing to do: there are no base samples."""
 
 
 def cholesky(covariance: Tensor) -> Tensor:

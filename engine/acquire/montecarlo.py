@@ -156,7 +156,7 @@ class UpperConfidenceBound(_Floored):
         size = np.sqrt(self.beta * np.pi / 2) * std
         z = np.maximum(-above / np.where(size > 0, size, 1.0), 0.0)
         tail = 2 * (size * np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) + np.minimum(above, 0.0) * ndtr(-z))
-        return np.where(above >= 0, above + size * math.sqrt(2 / math.pi), tail) + 1e-6
+        return np.where(above >= 0, above + size * math.sqrt(2 / math.pi), tail)
 
 
 class ProbabilityOfImprovement(_Floored):
@@ -175,7 +175,7 @@ class ProbabilityOfImprovement(_Floored):
         if pool.objective.kind == "window":
             return None
         best = torch.as_tensor(self.best - SHARPNESS, dtype=torch.float64)
-        return BOUND_SPREAD * ndtr(_standardised(pool, best)[1]) + 1e-3
+        return BOUND_SPREAD * ndtr(_standardised(pool, best)[1])
 
     def nil(self) -> float:
         """Half a draw: less is the smoothing of the step."""

@@ -64,7 +64,7 @@ class Pool:
     criteria: tuple[Criterion, ...]
     rows: NDArray[np.int64]
     priority: NDArray[np.int64]
-    """A permutation: the smaller wins a tie."""
+    """Random numbers: the smaller wins a tie."""
     chunk: int
     target_of: NDArray[np.int64] | None = None
     """For each row of the pool the row of the same material at the fidelity that is wanted."""

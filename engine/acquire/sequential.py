@@ -27,6 +27,8 @@ LAZY_BLOCK = 64
 """Rows re-evaluated at a time."""
 SCREEN = 2048
 """Larger pools are screened by marginal bounds before draws are made; functions without bounds see only so many."""
+MOST_DRAWN = 32_768
+"""Draws are made for no more rows of a larger pool, those with the largest bounds."""
 TIE = 1e-12
 """Gains closer than this differ by rounding only."""
 
@@ -156,10 +158,13 @@ class LazyGreedy:
         factor = np.zeros(len(pool)) if self.log_factor is None else self.log_factor
         closed = ~self.allowance.open | np.isneginf(factor)
         self.bounds = np.full(len(pool), np.inf)
-        if marginal is not None and screened and not acquisition.only_orders:
-            self.bounds = self._weighed(marginal, factor)
-        elif marginal is not None and screened:
-            closed[top(np.where(closed, -np.inf, marginal), pool.priority, len(pool))[SCREEN:]] = True
+        if marginal is not None and screened:
+            most = SCREEN if acquisition.only_orders else MOST_DRAWN
+            promise = np.where(closed, -np.inf, self._weighed(marginal, factor))
+            if acquisition.needs_draws and len(pool) > most:
+                closed |= promise < np.partition(promise, len(pool) - most)[len(pool) - most]
+            if not acquisition.only_orders:
+                self.bounds = promise
         self.bounds[closed] = -np.inf
         self.shortlist, self.outside, self.current = np.empty(0, dtype=np.int64), np.inf, False
         if acquisition.only_orders:

@@ -51,7 +51,7 @@ def test_indices_above_2_to_24_stay_apart():
 
 def test_the_gaussian_has_the_moments_of_the_draws_and_noise_where_asked_for(model):
     X = torch.tensor([[3.0], [5.0], [7.0]], dtype=torch.float64)
-    covariance = torch.cov(model.table[:, [3, 5, 7], 0].T)
+    covariance = torch.cov(model.table[:, [3, 5, 7], 0].T, correction=0)
     posterior, noisy = model.posterior(X), model.posterior(X, observation_noise=True)
     torch.testing.assert_close(posterior.distribution.covariance_matrix, covariance)
     torch.testing.assert_close(posterior.variance[:, 0], covariance.diagonal())
@@ -73,7 +73,7 @@ def test_conditioning_is_that_of_a_gaussian(model):
     X, Y = torch.tensor([[3.0], [5.0]], dtype=torch.float64), torch.tensor([[0.4], [-1.0]], dtype=torch.float64)
     there = torch.tensor([[3.0], [20.0], [21.0]], dtype=torch.float64)
     rows = [3, 5, 3, 20, 21]
-    covariance, mean = torch.cov(model.table[:, rows, 0].T), model.table[:, rows, 0].mean(dim=0)
+    covariance, mean = torch.cov(model.table[:, rows, 0].T, correction=0), model.table[:, rows, 0].mean(dim=0)
     inverse = torch.linalg.inv(covariance[:2, :2] + 0.2 * torch.eye(2).double())
     posterior = model.condition_on_observations(X, Y).posterior(there)
     torch.testing.assert_close(posterior.mean[:, 0], mean[2:] + covariance[2:, :2] @ inverse @ (Y[:, 0] - mean[:2]))
