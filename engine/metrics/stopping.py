@@ -186,7 +186,9 @@ def _hits(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:
 
 def _best(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:
     if outlook.best_found is None:
-        return StoppingCheck("best_found", None, "whether the best is found is known only after a round with a model and labels")
+        return StoppingCheck(
+            "best_found", None, "whether the best is found is known only after a round with a model and labels"
+        )
     met = None if rule.best_found is None else outlook.best_found >= rule.best_found
     return StoppingCheck("best_found", met, f"the best is found with a probability of {outlook.best_found:.0%}")
 
