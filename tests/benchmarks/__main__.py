@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.benchmarks.measure import Measure
 
-NAMES = ("start", "ingest", "scoring", "ranking", "demo", "phonons")
+NAMES = ("start", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
 
 
 def main() -> None:

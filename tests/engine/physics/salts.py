@@ -26,12 +26,12 @@ BULK_MODULI = {
 
 def rocksalt(formula: str, length: float | None = None) -> Crystal:
     """Build a primitive rocksalt cell, at the measured lattice constant unless told otherwise."""
-    return _fcc_pair(re.findall("[A-Z][a-z]?", formula), length or LATTICE_CONSTANTS[formula], 0.5)
+    return fcc_pair(formula, length or LATTICE_CONSTANTS[formula], 0.5)
 
 
 def diamond(symbol: str, length: float) -> Crystal:
     """Build a primitive diamond cell."""
-    return _fcc_pair([symbol, symbol], length, 0.25)
+    return fcc_pair(symbol, length, 0.25)
 
 
 def fcc(symbol: str, length: float) -> Crystal:
@@ -48,5 +48,7 @@ def birch(volume: Any, v0: float, modulus: float, slope: float) -> Any:
 _HALF = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
 
 
-def _fcc_pair(symbols: list[str], length: float, place: float) -> Crystal:
-    return Crystal.from_symbols(_HALF * length, symbols, [[0, 0, 0], [place] * 3])
+def fcc_pair(formula: str, length: float, place: float) -> Crystal:
+    """Build an fcc lattice of two atoms, the second at ``place`` on the diagonal: 1/2 rocksalt, 1/4 zincblende."""
+    symbols = re.findall("[A-Z][a-z]?", formula)
+    return Crystal.from_symbols(_HALF * length, [symbols[0], symbols[-1]], [[0, 0, 0], [place] * 3])
