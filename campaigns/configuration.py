@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -261,9 +261,7 @@ class ExecutionSection(_Section):
 
     @model_validator(mode="after")
     def _one_place(self) -> ExecutionSection:
-        if self.backend == "local" and (self.address or self.slurm):
-            raise ValueError("address and [execution.slurm] need backend = 'dask'")
-        if self.address and self.slurm:
+        if self.backend == "dask" and self.address and self.slurm:
             raise ValueError("address names one cluster and [execution.slurm] another; keep one")
         return self
 
@@ -271,8 +269,10 @@ class ExecutionSection(_Section):
         """As the engine takes them."""
         from engine.execution import ExecutionSettings
 
+        if self.backend == "local":
+            return ExecutionSettings(workers=self.workers)
         slurm = {k: v for k, v in self.slurm.model_dump(mode="json").items() if v} if self.slurm else {}
-        return ExecutionSettings(self.backend, self.workers, self.address, slurm, self.timeout)
+        return ExecutionSettings("dask", self.workers, self.address, slurm, self.timeout)
 
 
 class Configuration(_Section):
@@ -379,5 +379,6 @@ def _known_keys(section: list[str]) -> list[str]:
     model: Any = Configuration
     for part in section:
         field = model.model_fields.get(part)
-        model = field.annotation if field is not None and hasattr(field.annotation, "model_fields") else Range
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # X, or X | None
+        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), Range)
     return list(model.model_fields)

@@ -56,6 +56,15 @@ LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
             LEAST_TEXT + "unit = ''\n[labeler]\nkind = 'replay'\nsource = 'x'",
             "[campaign] unit is empty, and labeler 'replay' writes labels",
         ),
+        (LEAST_TEXT + "[store]\ntimeout = 0", "[store] timeout = 0: Input should be greater than 0"),
+        (
+            LEAST_TEXT + "[execution]\nbackend = 'dask'\naddress = 'tcp://h:1'\nslurm = { cores = 2 }",
+            "[execution]: address names one cluster and [execution.slurm] another",
+        ),
+        (
+            LEAST_TEXT + "[execution]\nbackend = 'dask'\n[execution.slurm]\nque = 'short'",
+            "unknown key [execution.slurm] que; did you mean 'queue'?",
+        ),
         ("campaign = 3", "[campaign] = 3: "),
         ("[campaign\nname = 'c'", "is no valid TOML"),
     ],
@@ -65,6 +74,36 @@ def test_bad_settings_are_named(text: str, message: str) -> None:
         parse_configuration(text, "here.toml")
     assert "here.toml" in str(caught.value)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://me:hush@host/db",
+        "postgresql+psycopg://me@host/db?password=hush",
+        "postgresql+psycopg://me@host/db?sslpassword=hush&application_name=x",
+        "postgresql+psycopg://me:${A}hush@host/db",
+    ],
+)
+def test_a_password_in_the_file_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="url holds a password; write ") as caught:
+        check_configuration({**LEAST, "store": {"url": url}}, "x")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_password_from_the_environment_is_let_through() -> None:
+    for url in ("postgresql+psycopg://me:${PASSWORD}@host/db", "postgresql://me@/db?host=/run/x&password=${P}", ""):
+        assert check_configuration({**LEAST, "store": {"url": url}}, "x").store.url == url
+
+
+def test_execution_is_given_to_the_engine_and_no_part_of_a_round() -> None:
+    slurm = {"queue": "short", "cores": 4, "job_script_prologue": ["module load python"]}
+    given = {"backend": "dask", "workers": 8, "slurm": slurm, "timeout": 60.0}
+    configuration = check_configuration({**LEAST, "execution": given}, "x")
+    settings = configuration.execution.settings()
+    assert (settings.backend, settings.workers, settings.address, settings.timeout) == ("dask", 8, "", 60.0)
+    assert settings.slurm == slurm | {"memory": "4 GB", "walltime": "01:00:00"}
+    assert "execution" not in configuration.model_dump()
 
 
 def test_all_problems_come_at_once() -> None:
