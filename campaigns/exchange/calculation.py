@@ -31,7 +31,7 @@ from campaigns.exchange.manifest import (
     text_sha256,
 )
 from campaigns.exchange.scripts import run_script
-from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, vasp_inputs
+from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, require_pseudopotentials, vasp_inputs
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def plan_calculation(
     """
     structure = ordered_structure(Crystal.from_dict(material.structure))
     crystal = Crystal.from_structure(structure)
+    require_pseudopotentials(crystal.composition, dft)
     full = workflow == "phono3py"
     phonons = _decide(crystal, campaign, dft) if full else None
     relax = dft.relax or not full
@@ -162,7 +163,7 @@ def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Pho
     """Choose supercells and mesh, and count displacements."""
     from engine.physics.supercells import supercell_matrix
 
-    _require_phono3py()
+    _require_phono3py(crystal)
     matrix = supercell_matrix(crystal, dft.min_length)
     fc2_matrix = supercell_matrix(crystal, dft.fc2_min_length) if dft.fc2_min_length else None
     random = dft.displacements == "random"
@@ -175,7 +176,8 @@ def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Pho
         displacements=dft.displacements,
         snapshots=snapshots,
         fc2_snapshots=fc2_snapshots,
-        seed=campaign.seed,
+        # phono3py takes 0 for no seed, and seeds of 32 bits
+        seed=1 + campaign.seed % (2**32 - 1),
         amplitude=dft.amplitude,
         pair_cutoff=dft.pair_cutoff,
         mesh=_mesh(crystal, dft.mesh_length),
@@ -209,9 +211,9 @@ def _work(crystal: Crystal, phonons: Phonons, dft: DftSection) -> Work:
     if phonons.snapshots is not None:
         supercells, fc2 = phonons.snapshots, phonons.fc2_snapshots or 0
     else:
-        supercells = count_displacements(crystal, np.array(phonons.supercell), phonons.pair_cutoff).fc3
+        supercells = int(count_displacements(crystal, np.array(phonons.supercell), phonons.pair_cutoff).fc3)
         own = phonons.fc2_supercell
-        fc2 = count_displacements(crystal, np.array(own), pair_cutoff=1e-3).fc2 if own else 0
+        fc2 = int(count_displacements(crystal, np.array(own), pair_cutoff=1e-3).fc2) if own else 0
     cost = _core_hours(supercells, atoms, dft) + _core_hours(fc2, fc2_atoms, dft)
     if supercells + fc2 > dft.max_supercells:
         raise TooLargeError(
@@ -294,7 +296,7 @@ def _displaced(structure: Structure, phonons: Phonons) -> Iterator[tuple[str, st
     for name, cells in sets:
         for number, cell in enumerate(cells, start=1):
             if cell is not None:  # beyond the pair cutoff
-                yield f"{name}-{number:05d}/POSCAR", "\n".join(get_vasp_structure_lines(cell)) + "\n"
+                yield f"{name}-{number:05d}/POSCAR", "\n".join(get_vasp_structure_lines(cell))
     yield "phono3py_disp.yaml", str(phono3py.to_phono3py_yaml())
 
 
@@ -314,9 +316,14 @@ def _size(crystal: Crystal, matrix: Matrix) -> int:
     return round(abs(np.linalg.det(np.array(matrix)))) * len(crystal)
 
 
-def _require_phono3py() -> None:
+def _require_phono3py(crystal: Crystal) -> None:
     if importlib.util.find_spec("phono3py") is None:
         raise ExchangeError("phono3py is not installed; `pip install 'kappascout[phonons]'`, or export as vasp or cif")
+    from phonopy.structure.atomic_data import get_atomic_data
+
+    masses = get_atomic_data().atom_data
+    if unknown := [s for s, z in zip(crystal.symbols, crystal.numbers, strict=True) if masses[z][3] is None]:
+        raise ExchangeError(f"phono3py knows no mass of {unknown[0]}; export this entry as vasp or cif")
 
 
 @lru_cache(maxsize=1)

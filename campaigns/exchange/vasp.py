@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,21 +53,10 @@ def vasp_inputs(structure: Structure, purpose: Purpose, dft: DftSection) -> Vasp
     Relaxation follows ``MPRelaxSet``, static calculations ``MPStaticSet``, with the convergence that force constants
     need: EDIFF 1e-8 eV, forces below 1 meV/Angstrom, projection in reciprocal space. Spin is left out unless an
     element is one that the Materials Project starts with a moment.
-
-    Raises
-    ------
-    ExchangeError
-        If an element has no pseudopotential.
     """
     from pymatgen.io.vasp.sets import MPRelaxSet, MPStaticSet
 
-    known = MPRelaxSet.CONFIG["POTCAR"] | dft.potcar
     elements = list(dict.fromkeys(site.specie.symbol for site in structure))
-    if missing := [symbol for symbol in elements if symbol not in known]:
-        raise ExchangeError(
-            f"MPRelaxSet names no pseudopotential for {', '.join(missing)}; name one in campaign.toml, e.g. "
-            f'[dft] potcar = {{ {missing[0]} = "{missing[0]}" }}'
-        )
     incar = _TIGHT | _TAGS[purpose] | ({} if _is_magnetic(elements) else {"ISPIN": 1, "MAGMOM": None}) | dft.incar
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -86,6 +75,24 @@ def vasp_inputs(structure: Structure, purpose: Purpose, dft: DftSection) -> Vasp
     # what spglib 2 says of its own future is no note on this crystal
     notes = [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
     return VaspInputs(files, tuple(dict.fromkeys(notes)))
+
+
+def require_pseudopotentials(elements: Iterable[str], dft: DftSection) -> None:
+    """Refuse elements that neither ``MPRelaxSet`` nor the user names a pseudopotential for.
+
+    Raises
+    ------
+    ExchangeError
+        With the setting that names one.
+    """
+    from pymatgen.io.vasp.sets import MPRelaxSet
+
+    known = MPRelaxSet.CONFIG["POTCAR"] | dft.potcar
+    if missing := [symbol for symbol in elements if symbol not in known]:
+        raise ExchangeError(
+            f"MPRelaxSet names no pseudopotential for {', '.join(missing)}; name one in campaign.toml, e.g. "
+            f'[dft] potcar = {{ {missing[0]} = "{missing[0]}" }}'
+        )
 
 
 def poscar(structure: Structure) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.campaigns.exchange.conftest import SILICON, MakeQueue
+from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue
 from tests.campaigns.helpers import done, queue
 from tests.conftest import REPOSITORY
 
@@ -95,3 +100,84 @@ def test_kappa_comes_back_to_all_digits(make_queue: MakeQueue, cluster: dict[str
     assert (again["added"], again["unchanged"]) == (0, 2)
     packed = shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path, "out")
     assert done("label", "import", directory, packed, "--format", "json").json["unchanged"] == 1
+
+
+def test_born_charges_reach_phono3py(make_queue: MakeQueue, cluster: dict[str, str], tmp_path: Path) -> None:
+    """Stage by stage; one displaced supercell alone."""
+    directory, out = make_queue(NACL, born="auto"), tmp_path / "out"
+    done("queue", "export", directory, "--to", out, "--format", "phono3py")
+    (folder,) = out.glob("001-*")
+    run(folder, cluster, "relax", "born", "displace")
+    epsilon, sodium, chlorine = np.loadtxt(folder / "BORN", comments="#").reshape(3, 3, 3)
+    assert np.allclose(epsilon, 2.4 * np.eye(3))
+    assert np.allclose([sodium, chlorine], [np.eye(3), -np.eye(3)])
+    assert 'NAC parameters were read from "BORN"' in (folder / "displace.log").read_text()
+    assert not list(folder.glob("disp-*/OUTCAR"))
+    run(folder, cluster, "forces", "2")
+    assert [p.parent.name for p in folder.glob("disp-*/OUTCAR")] == ["disp-00002"]
+    assert "no forces in disp-00001/ yet" in run(folder, cluster, "kappa", code=1)
+    assert imported(directory, out)["message"].startswith("bad_output: kappa: no forces in disp-00001/ yet")
+
+
+BROKEN = {
+    "crash": ({"FAKE_VASP": "crash"}, 3, "calculator_error: relax: VASP ended with exit code 3 in relax"),
+    "unconverged": ({"FAKE_VASP": "unconverged"}, 1, "not_converged: relax: electrons not converged in relax"),
+    "unrelaxed": ({"FAKE_VASP": "unrelaxed"}, 1, "not_converged: relax: ions not relaxed after 3 runs"),
+    "unfinished": ({"FAKE_VASP": "unfinished"}, 1, "calculator_error: relax: VASP ended without its last lines"),
+    "no POTCAR": ({"POTCAR_DIR": ""}, 2, "calculator_error: relax: no POTCAR: set POTCAR_DIR"),
+    "no VASP": ({"VASP_COMMAND": "srun no_vasp"}, 127, "calculator_error: relax: VASP ended with exit code 127"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_failures_on_the_cluster_are_marked(exported: tuple[Path, Path], cluster: dict[str, str], name: str) -> None:
+    directory, folder = exported
+    environment, code, message = BROKEN[name]
+    ran = submit(folder.parent, cluster, **environment)
+    assert ran.returncode == code
+    assert imported(directory, folder)["message"].startswith(message)
+    assert [e["state"] for e in queue(directory)] == ["failed"]
+    assert (folder / "TIMES").exists()
+
+
+def test_the_time_limit_is_marked_and_the_work_goes_on(exported: tuple[Path, Path], cluster: dict[str, str]) -> None:
+    """The scheduler's signal ends VASP and the script; submitted again, it goes on."""
+    directory, folder = exported
+    environment = cluster | {"FAKE_VASP": "hang"}
+    with subprocess.Popen(["bash", "submit.sh"], cwd=folder.parent, env=environment, stderr=subprocess.DEVNULL) as job:
+        until(lambda: "hanging" in (folder / "relax" / "vasp.out").read_text())
+        assert imported(directory, folder)["state"] == "running"
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=20) == 143
+    marker = json.loads((folder / "FAILED").read_text())
+    assert (marker["reason"], marker["exit_code"], marker["stage"]) == ("timed_out", 143, "relax")
+    assert [e["state"] for e in queue(directory)] == ["running"]
+    run(folder, cluster, "relax")
+    assert (folder / "POSCAR-relaxed").exists()
+    assert not (folder / "FAILED").exists()
+    assert imported(directory, folder)["state"] == "running"
+
+
+def test_an_unknown_stage(exported: tuple[Path, Path], cluster: dict[str, str]) -> None:
+    _, folder = exported
+    assert "unknown stage bake; there are: relax displace forces kappa" in run(folder, cluster, "bake", code=2)
+
+
+def run(folder: Path, cluster: dict[str, str], *stages: str, code: int = 0) -> str:
+    """Run stages of an entry by hand; what the script says."""
+    ran = subprocess.run(
+        ["bash", "run.sh", *stages], cwd=folder, env=cluster, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == code, ran.stderr
+    return ran.stderr
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError):
+            if condition():
+                return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
