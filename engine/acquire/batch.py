@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from engine.acquire.posterior import PoolPosterior
 
 FALLBACK = "ucb"
+FEW = 32
+"""Rows that are sorted for each that is asked for, before all are, where limits forbid some."""
 REFERENCE = 1024
 """Candidates over which ``variance`` integrates."""
 
@@ -312,9 +314,12 @@ class _Growing:
         left = self.allowance.left
         if left < len(self.pool):
             values = np.where(self.allowance.open, values, -np.inf)
-        order = top(values, self.pool.priority, min(q, left) if self.allowance.unlimited else left)
+        order = top(values, self.pool.priority, min(q if self.allowance.unlimited else FEW * q, left))
         self.notes += _tie_notes(values, order[:q], name)
-        return self._in_order(order, values, name, q)
+        missing = self._in_order(order, values, name, q)
+        if not missing or len(order) == left:
+            return missing
+        return self._in_order(top(values, self.pool.priority, left), values, name, missing)
 
     def _in_order(self, order: NDArray[np.int64], values: NDArray[np.float64], name: str, q: int) -> int:
         """Take rows in this order as far as they are allowed; how many are missing."""

@@ -1,19 +1,42 @@
-"""A first batch without a model: crystals as unlike each other, and what is known, as can be.
+"""A first batch without a model: crystals as unlike each other and the known as can be; or the best of an estimate.
 
 Farthest-point traversal (Gonzalez, Theor. Comput. Sci. 38, 293 (1985)): each pick is the candidate farthest from all
-picks and known rows before it, a two-approximation of the smallest covering radius.
+picks and known rows before it, a two-approximation of the smallest covering radius. Greedy k-medoids: each pick lowers
+the sum of all candidates' distances to the nearest pick most, within 1 - 1/e of the best possible (Nemhauser, Wolsey,
+Fisher, Math. Program. 14, 265 (1978)); it takes the centres of crowds where farthest-point takes the odd ones out.
+Families (prototypes, chemical systems) take turns.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
+from engine.acquire.objectives import Objective
+from engine.acquire.reasons import shown
 from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+CROWD = 2000
+"""Candidates whose distances k-medoids sums."""
+EXPLORE = 0.25
+"""Share of a first batch that goes by unlikeness where an estimate ranks the rest: the estimate may be wrong."""
+_CHOSEN = "unlike all known and chosen crystals (space filling)"
+_CENTRAL = "stands for the crystals round it (k-medoids)"
+
+
+@dataclass(frozen=True, eq=False)
+class FirstBatch:
+    """Candidates in order, a value for each (how far from all before, or the estimate), and why each, in words."""
+
+    rows: NDArray[np.int64]
+    values: NDArray[np.float64]
+    reasons: tuple[str, ...]
 
 
 def space_filling(
@@ -24,22 +47,172 @@ def space_filling(
     Columns are standardised over the candidates. With nothing ``known`` (M x d) the first pick is the candidate nearest
     the centre, so that it does not hang on one odd crystal; ``rng`` breaks ties.
     """
+    batch = first_batch(embeddings, q, rng, known=known)
+    return batch.rows, batch.values
+
+
+def first_batch(
+    embeddings: NDArray[np.float32],
+    q: int,
+    rng: np.random.Generator,
+    *,
+    known: NDArray[np.float32] | None = None,
+    families: ArrayLike | None = None,
+    known_families: ArrayLike | None = None,
+    prior: NDArray[np.float64] | None = None,
+    goal: str | Objective = "min",
+    explore: float = EXPLORE,
+    method: Literal["farthest", "medoids"] = "farthest",
+    scale: str = "log10",
+    unit: str = "W/(m K)",
+) -> FirstBatch:
+    """Choose a first batch of q candidates and say why.
+
+    Parameters
+    ----------
+    embeddings
+        Of the N candidates, ``N x d``.
+    known
+        Embeddings (``M x d``) of materials that are labelled or pending.
+    families
+        Family of each candidate, N; those with fewer picks go first.
+    known_families
+        Family of each known material, M.
+    prior
+        Estimate of each candidate (another model's, or a cheaper fidelity's) on the model's scale, N, NaN where there
+        is none: all but the share ``explore`` of the batch are its best, from as many families as there are.
+    goal
+        What is wanted of the estimated property.
+    method
+        How the rest is spread.
+    scale, unit
+        Of the estimate, for the reasons.
+
+    Raises
+    ------
+    AcquisitionError
+        If the pool is smaller than the batch, or arrays do not belong to the same candidates.
+    """
     n = len(embeddings)
     if q > n:
         raise AcquisitionError(f"the pool has {n} candidates, the batch asks for {q}; lower the batch or ingest more")
+    if method not in ("farthest", "medoids"):
+        raise AcquisitionError(f"unknown method {method!r} of a first batch; use farthest or medoids")
+    if not 0 <= explore <= 1:
+        raise AcquisitionError(f"explore is {explore:g}, a share of the batch; use 0 to 1")
+    for name, array in (("families", families), ("prior", prior)):
+        if array is not None and len(np.asarray(array)) != n:
+            raise AcquisitionError(f"{name} has {len(np.asarray(array))} rows for {n} candidates; give one a row")
     order = rng.permutation(n)
-    spread = embeddings.std(0)
-    scale = np.where(spread > 1e-8, spread, 1.0)
-    x = (embeddings[order] - embeddings.mean(0)) / scale
-    chosen: list[int] = []
+    turns = _Turns(n, families, known_families, order)
+    rows, values, reasons = _best_of_prior(prior, q, Objective.of(goal), explore, turns, scale, unit)
+    spread = _Spread(np.asarray(embeddings)[order], known, method)
+    place = np.empty(n, dtype=np.int64)
+    place[order] = np.arange(n)
+    for row in rows:
+        spread.take(int(place[row]))
+    while len(rows) < q:
+        pick, value = spread.next(turns.allowed)
+        spread.take(pick)
+        rows.append(int(order[pick]))
+        values.append(value)
+        reasons.append(_CENTRAL if method == "medoids" else _CHOSEN)
+        turns.take(pick)
+    return FirstBatch(np.array(rows, dtype=np.int64), np.array(values), tuple(reasons))
+
+
+class _Spread:
+    """Candidates in a seeded order, standardised, with the distance of each to the nearest taken or known one."""
+
+    def __init__(self, embeddings: NDArray[np.float32], known: NDArray[np.float32] | None, method: str):
+        spread, centre = embeddings.std(0), embeddings.mean(0)
+        scale = np.where(spread > 1e-8, spread, 1.0)
+        self.x = (embeddings - centre) / scale
+        self.method = method
+        self.crowd = np.arange(min(len(self.x), CROWD)) if method == "medoids" else np.empty(0, dtype=np.int64)
+        self.between = cdist(self.x, self.x[self.crowd]) if method == "medoids" else np.empty((0, 0))
+        self.distance = np.full(len(self.x), np.inf)
+        for row in () if known is None else (known - centre) / scale:
+            self.distance = np.minimum(self.distance, np.linalg.norm(self.x - row, axis=1))
+
+    def next(self, allowed: NDArray[np.bool_]) -> tuple[int, float]:
+        """Best allowed candidate, and its distance to all before (0 for the first)."""
+        if self.method == "medoids":
+            near = self.distance[self.crowd]
+            bound = np.where(np.isfinite(near), near, self.between.max())
+            score = np.maximum(bound - self.between, 0.0).sum(axis=1)
+        elif np.isfinite(self.distance).all():
+            score = self.distance
+        else:
+            score = -np.linalg.norm(self.x, axis=1)
+        pick = int(np.argmax(np.where(allowed, score, -np.inf)))
+        return pick, float(self.distance[pick]) if np.isfinite(self.distance[pick]) else 0.0
+
+    def take(self, pick: int) -> None:
+        """Stay away from this candidate."""
+        self.distance = np.minimum(self.distance, np.linalg.norm(self.x - self.x[pick], axis=1))
+
+
+class _Turns:
+    """Which candidates may be picked: not picked yet, and of a family that has had fewest picks."""
+
+    def __init__(self, n: int, families: ArrayLike | None, known_families: ArrayLike | None, order: NDArray[np.int64]):
+        labels = np.zeros(n, dtype=np.int64) if families is None else np.asarray(families)
+        self.names, codes = np.unique(labels, return_inverse=True)
+        self.named = families is not None
+        self.order = order
+        self.codes = codes[order]
+        self.free = np.ones(n, dtype=bool)
+        known = np.asarray([] if known_families is None else known_families)
+        self.count = np.array([np.count_nonzero(known == name) for name in self.names])
+
+    @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """Mask over the candidates in their seeded order."""
+        left = np.bincount(self.codes[self.free], minlength=len(self.names)) > 0
+        fewest = self.count[left].min()
+        return self.free & (self.count[self.codes] == fewest)
+
+    def take(self, pick: int) -> None:
+        """Count a pick."""
+        self.free[pick] = False
+        self.count[self.codes[pick]] += 1
+
+
+def _best_of_prior(
+    prior: NDArray[np.float64] | None,
+    q: int,
+    objective: Objective,
+    explore: float,
+    turns: _Turns,
+    scale: str,
+    unit: str,
+) -> tuple[list[int], list[float], list[str]]:
+    """Best candidates by the estimate, no more of a family than its share."""
+    rows: list[int] = []
     values: list[float] = []
-    distance = np.full(n, np.inf)
-    for row in () if known is None else (known - embeddings.mean(0)) / scale:
-        distance = np.minimum(distance, np.linalg.norm(x - row, axis=1))
-    while len(chosen) < q:
-        pick = int(np.argmax(distance)) if np.isfinite(distance).all() else int(np.argmin(np.linalg.norm(x, axis=1)))
-        values.append(float(distance[pick]) if np.isfinite(distance[pick]) else 0.0)
-        chosen.append(pick)
-        distance = np.minimum(distance, np.linalg.norm(x - x[pick], axis=1))
-        distance[chosen] = -1.0
-    return order[chosen], np.array(values)
+    reasons: list[str] = []
+    if prior is None:
+        return rows, values, reasons
+    estimate = np.asarray(prior, dtype=np.float64)[turns.order]
+    ranked = np.argsort(-objective.utility(estimate), kind="stable")
+    ranked = ranked[np.isfinite(estimate[ranked])]
+    wanted = min(q - round(explore * q), len(ranked))
+    share = 1 + wanted // len(turns.names) if turns.named else wanted
+    taken = np.zeros(len(turns.names), dtype=np.int64)
+    for place, pick in enumerate(ranked.tolist(), start=1):
+        family = turns.codes[pick]
+        if len(rows) == wanted:
+            break
+        if taken[family] == share:
+            continue
+        taken[family] += 1
+        turns.take(pick)
+        rows.append(int(turns.order[pick]))
+        values.append(float(estimate[pick]))
+        of_family = f", number {taken[family]} of {turns.names[family]}" if turns.named else ""
+        reasons.append(
+            f"estimated {shown(estimate[pick], scale)} {unit} without a model of its own, number {place} of "
+            f"{len(ranked)}{of_family}"
+        )
+    return rows, values, reasons

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.acquire.cold_start import space_filling
+from engine.acquire.cold_start import first_batch, space_filling
 from engine.exceptions import AcquisitionError
 
 
@@ -69,3 +69,63 @@ def test_scale_of_a_column_does_not_matter():
     x = clusters()
     stretched = x * np.array([1, 1000, 1, 0.001], dtype=np.float32)
     assert set(space_filling(x, 8, rng())[0]) == set(space_filling(stretched, 8, rng())[0])
+
+
+def test_families_take_turns_and_known_ones_wait():
+    x = clusters(4, 30)
+    families = np.repeat(["rocksalt", "wurtzite", "Heusler", "fluorite"], [90, 20, 8, 2])
+    batch = first_batch(x, 8, rng(), families=families)
+    assert np.unique(families[batch.rows], return_counts=True)[1].tolist() == [2, 2, 2, 2]
+    batch = first_batch(x, 3, rng(), known=x[[0]], families=families, known_families=["rocksalt"])
+    assert "rocksalt" not in families[batch.rows]
+    batch = first_batch(x, 20, rng(), families=families)
+    assert np.count_nonzero(families[batch.rows] == "fluorite") == 2
+    assert len(set(batch.rows.tolist())) == 20
+
+
+def test_medoids_stand_for_crowds_and_leave_the_odd_ones_out():
+    x = np.concatenate([clusters(3, 40), np.full((1, 4), 60, dtype=np.float32)])
+    standard = (x - x.mean(0)) / x.std(0)
+    batch = first_batch(x, 3, rng(), method="medoids")
+    assert sorted(batch.rows // 40) == [0, 1, 2]
+    assert 120 in first_batch(x, 3, rng()).rows
+    costs = [np.linalg.norm(standard[:, None] - standard[[row]], axis=2).min(1).sum() for row in range(len(x))]
+    assert batch.rows[0] == np.argmin(costs)
+
+
+def test_the_best_of_an_estimate_come_first_from_all_families():
+    x = clusters(4, 30)
+    families = np.repeat(["a", "b", "c", "d"], 30)
+    prior = np.where(families == "a", 0.0, 1.0) + rng(3).uniform(0, 0.5, 120)
+    prior[:3] = np.nan
+    batch = first_batch(x, 8, rng(), families=families, prior=prior)
+    first = batch.rows[:6]
+    assert np.unique(families[first], return_counts=True)[1].max() <= 2
+    assert batch.rows[0] == np.nanargmin(prior)
+    assert not set(first.tolist()) & {0, 1, 2}
+    assert batch.reasons[0].startswith(f"estimated {10 ** np.nanmin(prior):.3g} W/(m K)")
+    assert batch.reasons[0].endswith("number 1 of 117, number 1 of a")
+    assert all("space filling" in reason for reason in batch.reasons[6:])
+    highest = first_batch(x, 8, rng(), prior=prior, goal="max", explore=0.0)
+    assert highest.rows.tolist() == np.argsort(-np.nan_to_num(prior))[:8].tolist()
+
+
+def test_an_estimate_of_one_family_alone_is_filled_up():
+    x = clusters(2, 30)
+    batch = first_batch(x, 6, rng(), prior=np.where(np.arange(60) < 2, 1.0, np.nan), explore=0.0)
+    assert sorted(batch.rows[:2].tolist()) == [0, 1]
+    assert len(set(batch.rows.tolist())) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "random"}, "use farthest or medoids"),
+        ({"explore": 2.0}, "use 0 to 1"),
+        ({"prior": np.zeros(3)}, "prior has 3 rows for 200 candidates"),
+        ({"families": ["a"]}, "families has 1 rows"),
+    ],
+)
+def test_nonsense_is_refused(options, message):
+    with pytest.raises(AcquisitionError, match=message):
+        first_batch(clusters(), 3, rng(), **options)

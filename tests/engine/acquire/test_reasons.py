@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.acquire.functions import FUNCTIONS
+from engine.acquire.objectives import Objective
 from engine.acquire.reasons import probability_to_improve, reason
 
 
@@ -29,6 +31,34 @@ def test_a_reason_gives_prediction_interval_best_and_probability():
 )
 def test_each_rule_has_its_words(rule, goal, words):
     assert reason(goal=goal, rule=rule, mean=2.0, std=1.0, best=None).endswith(words)
+
+
+def test_a_hit_the_feasibility_and_the_cost_are_told_where_known():
+    words = reason(
+        goal="min", rule="ucb", mean=0.0, std=0.2, best=-2.0, hit=0.2, feasibility=0.7, cost=1234.5, beta=1.0
+    )
+    assert words.startswith("predicted 1 (0.469-2.13) W/(m K), best known 0.01; probability to improve < 0.01, ")
+    assert words.endswith(
+        "to be a hit (below 1.58) 0.84, to be of use 0.70; may be as low as 0.631 (ucb); about 1230 core-hours"
+    )
+    assert "to be a hit (above 1.58) 0.16" in reason(goal="max", rule="ucb", mean=0.0, std=0.2, best=None, hit=0.2)
+
+
+def test_targets_and_windows():
+    window = Objective.window(0.0, 1.0)
+    words = reason(goal=window, rule="greedy", mean=0.0, std=0.5, best=2.0)
+    assert "probability to improve 0.98, wanted 1 to 10 (0.48 likely); best predicted value (greedy)" in words
+    assert "wanted 10; the best it may be (ucb)" in reason(
+        goal=Objective.target(1.0), rule="ucb", mean=0.0, std=0.5, best=None
+    )
+    assert probability_to_improve(0.5, 0.5, best=0.5, goal=window) == 0
+    assert probability_to_improve(0.5, 0.5, best=2.0, goal=window) == pytest.approx(0.9973002)
+
+
+@pytest.mark.parametrize("rule", list(FUNCTIONS))
+def test_every_function_gives_a_reason(rule):
+    words = reason(goal="min", rule=rule, mean=0.0, std=0.5, best=0.2, threshold=0.3)
+    assert words.endswith(f"({rule})") or rule == "random"
 
 
 def test_without_labels_no_probability_is_claimed():
