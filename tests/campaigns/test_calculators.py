@@ -79,6 +79,28 @@ def test_three_rounds_close_by_themselves(agl: Path) -> None:
     assert rounds[2].metrics_after["cost"] > 0
 
 
+MEASURED = {"NaCl": 7.1, "MgO": 60.0, "LiF": 17.6, "NaF": 18.4, "KCl": 7.1, "KBr": 3.4, "RbCl": 2.8, "RbI": 2.3}
+"""W/(m K) at 300 K, as compiled by Toher et al. (2014)."""
+
+
+def test_two_rounds_close_with_phonons(agl: Path) -> None:
+    """Supercells and meshes are far below what science needs; the values still are those of the salts."""
+    small = {"min_length": 7.0, "first_mesh": 12.0, "last_mesh": 12.0, "wigner": False}
+    configure(agl, {"campaign": {"batch": 2, "budget": 4, "fidelity": "mlip"}})
+    configure(agl, {"labeler": {"kind": "phonons", "settings": small}})
+    done("run", agl)
+    with Campaign.open(agl) as campaign:
+        rounds, labels = campaign.store.rounds(), campaign.store.labels()
+        assert set(campaign.queue()["state"]) == {"done"}
+    assert [str(r.state) for r in rounds] == ["judged"] * 2
+    assert len(labels) == 4
+    for label in labels:
+        assert label.method == "phonons, RTA"
+        assert label.provenance["settings"]["min_length"] == 7.0
+        if label.material_id in MEASURED:
+            assert 1 / 3 < label.value / MEASURED[label.material_id] < 3
+
+
 def test_what_goes_wrong_is_a_failure_with_a_reason(agl: Path) -> None:
     configure(agl, {"campaign": {"batch": 17, "budget": 17}, "labeler": {"time_limit": 2.0, "workers": 2}})
     with Campaign.open(agl) as campaign:
