@@ -182,8 +182,12 @@ def make_engine(url: URL, timeout: float, foreign_keys: bool = True) -> Engine:
         if _is_sqlite(url):
             engine = create_engine(url, connect_args={"timeout": timeout}, json_serializer=dump_json)
         else:
-            # a connection that a restarted server has dropped is made anew
-            given = {"connect_timeout": max(2, math.ceil(timeout))} if "connect_timeout" not in url.query else {}
+            given: dict[str, Any] = {
+                "prepare_threshold": None
+            }  # a plan made for any values compares each row with each
+            if "connect_timeout" not in url.query:
+                given["connect_timeout"] = max(2, math.ceil(timeout))
+            # pre-ping: a connection that a restarted server has dropped is made anew
             engine = create_engine(url, connect_args=given, json_serializer=dump_json, pool_pre_ping=True)
     except (ImportError, NoSuchModuleError) as error:
         raise StoreUnreachableError(
@@ -265,7 +269,7 @@ def _answers(parameters: dict[str, Any]) -> bool:
     from psycopg.conninfo import make_conninfo
     from psycopg.pq import PGconn, Ping
 
-    plain = {name: value for name, value in parameters.items() if name != "context"}
+    plain = {name: value for name, value in parameters.items() if name not in {"context", "prepare_threshold"}}
     return PGconn.ping(make_conninfo(**plain).encode()) not in {Ping.REJECT, Ping.NO_RESPONSE}
 
 
