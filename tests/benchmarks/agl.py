@@ -64,9 +64,16 @@ def measure() -> list[Measure]:
         potential = load_potential(path)
         columns[name] = {f: _estimate(c, potential) for f, c in crystals.items()}
     lines = [_HEAD, *_compound_table(columns), "", *_summary(columns), "", *_pymatgen()]
+    # how wavy a learned potential is, is not ours to set a goal for
+    goals = {"classical": "<= 1"}
     measures = [
         Measure(
-            f"AGL kappa, {name}: factor from published", 10 ** _errors(rows)["mae"], 1.5, "", "<= 1", "geometric mean"
+            f"AGL kappa, {name}: factor from published",
+            10 ** _errors(rows)["mae"],
+            1.2,
+            "",
+            goals.get(name, ""),
+            "mean",
         )
         for name, rows in columns.items()
     ]
@@ -129,8 +136,7 @@ def _pymatgen() -> list[str]:
         said.append(f"{formula} {kappa:.1f} (published {PUBLISHED[formula]:g})")
     return [
         f"pymatgen's `QuasiHarmonicDebyeApprox` on the same rigid-ion curves: {', '.join(said)} W/(m K); its Debye "
-        "temperature goes with",
-        "V^(-1/6) where the model has V^(1/6), which is why it is not used.",
+        "temperature goes with V^(-1/6) where the model has V^(1/6), which is why it is not used.",
     ]
 
 
