@@ -4,8 +4,8 @@ M. A. Blanco, E. Francisco and V. Luana, Comput. Phys. Commun. 158, 57 (2004), a
 174107 (2014). It ranks crystals; first-principles values are often several times larger.
 
 Our own lines rather than ``pymatgen.analysis.quasiharmonic``: there (2026.10.24) the Debye temperature goes with
-V^(-1/6), not V^(1/6), and with a bulk modulus that does not change with volume; on the same curves it gives NaCl 5.2 and
-MgO 170 W/(m K), published are 2.1 and 44.5. ``AGL.md`` beside this file has the table of agreement.
+V^(-1/6), not V^(1/6), and with a bulk modulus that does not change with volume; on the same curves it gives NaCl 5.2
+and MgO 170 W/(m K), published are 2.1 and 44.5. ``AGL.md`` beside this file has the table of agreement.
 """
 
 from __future__ import annotations
