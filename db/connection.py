@@ -182,9 +182,8 @@ def make_engine(url: URL, timeout: float, foreign_keys: bool = True) -> Engine:
         if _is_sqlite(url):
             engine = create_engine(url, connect_args={"timeout": timeout}, json_serializer=dump_json)
         else:
-            given: dict[str, Any] = {
-                "prepare_threshold": None
-            }  # a plan made for any values compares each row with each
+            # never a plan made for any values: for long lists of ids it compares each row with each id
+            given: dict[str, Any] = {"prepare_threshold": None}
             if "connect_timeout" not in url.query:
                 given["connect_timeout"] = max(2, math.ceil(timeout))
             # pre-ping: a connection that a restarted server has dropped is made anew
