@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from botorch.acquisition.logei import TAU_RELU
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.parego import qLogNParEGO
 from botorch.utils.multi_objective.hypervolume import infer_reference_point
 from botorch.utils.multi_objective.pareto import is_non_dominated
+from botorch.utils.multi_objective.scalarization import get_chebyshev_scalarization
 
 from engine.acquire.model import PoolModel
+from engine.acquire.montecarlo import ExpectedImprovement
 from engine.acquire.sequential import Kind
 from engine.exceptions import AcquisitionError
 
@@ -25,7 +29,7 @@ NIL = -30.0
 OPTIMISM = 2.0
 """Standard deviations of the optimistic utility that screens large pools."""
 WEIGHTS = 64
-"""Scalarisations that screen large pools."""
+"""Scalarisations that screen large pools, or are tried before none is said to improve."""
 DRAWS = 128
 """Joint draws used: a decomposition of the dominated region is made for each."""
 _PART = 256
@@ -108,7 +112,7 @@ class RandomScalarisation:
     only_orders = True
 
     def __init__(self, baseline: Rows, rng: np.random.Generator):
-        self._taken = _thinned(baseline)
+        self._taken = torch.from_numpy(baseline.utility)
         self._rng = rng
         self._draw_weights()
 
@@ -118,28 +122,28 @@ class RandomScalarisation:
 
     def take(self, rows: Rows) -> None:
         """Count these rows among the labelled ones, and change the weights."""
-        self._taken = torch.cat([self._taken, _thinned(rows)], dim=1)
+        self._taken = torch.cat([self._taken, torch.from_numpy(rows.utility)], dim=1)
         self._draw_weights()
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Log of the expected improvement of the weighted sum."""
-        n = self._taken.shape[1]
-        model = PoolModel(torch.cat([self._taken, _thinned(rows)], dim=1))
-        X = model.rows()
-        with torch.no_grad():
-            function = qLogNParEGO(
-                model,
-                X_baseline=X[:n, 0],
-                scalarization_weights=self._weights,
-                sampler=model.sampler(),
-                prune_baseline=False,
-                cache_root=False,
-            )
-            return torch.cat([function(part) for part in X[n:].split(_PART)]).numpy()
+        """Log of the expected improvement of the weighted sum; other weights are tried where none improves."""
+        for _ in range(WEIGHTS):
+            gain = self._improvement(rows)
+            if gain.max(initial=-np.inf) > self.nil():
+                break
+            self._draw_weights()
+        return gain
+
+    def _improvement(self, rows: Rows) -> NDArray[np.float64]:
+        """Give qLogNEI on draws that are summed first."""
+        scalarise = get_chebyshev_scalarization(self._weights, self._taken.double().mean(dim=0))
+        baseline, summed = scalarise(self._taken.double()), scalarise(torch.from_numpy(rows.utility).double())
+        improvement = ExpectedImprovement(baseline.amax(dim=1), len(baseline))
+        return improvement.gain(replace(rows, utility=summed.numpy()))
 
     def nil(self) -> float:
-        """Every value counts: another weight finds what this one does not."""
-        return -np.inf
+        """BoTorch's smoothing temperature."""
+        return math.log(TAU_RELU)
 
     def value(self, gain: float) -> float:
         """Return the gain itself."""

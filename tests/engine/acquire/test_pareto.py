@@ -68,11 +68,15 @@ def test_random_scalarisations_are_botorchs():
     rng.integers(2**63, size=N - 6)
     model, taken = _model(criteria), OBSERVED.tolist()
     for row in batch.rows.tolist():
-        weights = torch.from_numpy(rng.dirichlet(np.ones(2)))
-        with torch.no_grad():
-            function = qLogNParEGO(model, model.rows()[taken, 0], weights, sampler=model.sampler(), cache_root=False)
-            values = function(model.rows())
-        values[taken] = -torch.inf
+        values = torch.tensor([-torch.inf])
+        while values.max() < np.log(1e-6):
+            weights = torch.from_numpy(rng.dirichlet(np.ones(2)))
+            with torch.no_grad():
+                function = qLogNParEGO(
+                    model, model.rows()[taken, 0], weights, sampler=model.sampler(), cache_root=False
+                )
+                values = function(model.rows())
+            values[taken] = -torch.inf
         assert int(values.argmax()) == row
         taken.append(row)
 
