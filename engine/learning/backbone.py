@@ -22,7 +22,9 @@ import numpy as np
 
 from engine.exceptions import BackboneError, UnknownElementError
 from engine.graphs.crystal_graph import build_graph, collate, pack
-from engine.learning.composition import STATISTICS, composition_statistics
+from engine.learning.bonding import BONDING_STATISTICS
+from engine.learning.composition import COMPOSITION_STATISTICS
+from engine.learning.statistics import crystal_statistics
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS, MAX_Z
 
@@ -82,7 +84,11 @@ class Backbone:
     @property
     def groups(self) -> dict[str, slice]:
         """Column groups of an embedding, in order."""
-        widths = {"composition": len(STATISTICS), "readout": self.network.readout_size}
+        widths = {
+            "composition": len(COMPOSITION_STATISTICS),
+            "bonding": len(BONDING_STATISTICS),
+            "readout": self.network.readout_size,
+        }
         if self.network.trunk_size:
             widths["trunk"] = self.network.trunk_size
         ends = np.cumsum(list(widths.values()))
@@ -110,7 +116,7 @@ class Backbone:
             )
 
     def embed(self, graphs: Sequence[CrystalGraph], statistics: NDArray[np.float32]) -> NDArray[np.float32]:
-        """N x d embeddings of N graphs and their composition statistics (N x 28)."""
+        """N x d embeddings of N graphs and their statistics (N x 88)."""
         import torch
 
         self.network.eval()
@@ -128,7 +134,7 @@ class Backbone:
         crystals = list(crystals)
         for crystal in crystals:
             self.check_elements(crystal)
-        return self.embed([build_graph(c, self.cutoff) for c in crystals], composition_statistics(crystals))
+        return self.embed([build_graph(c, self.cutoff) for c in crystals], crystal_statistics(crystals))
 
     def save(self, folder: Path | str) -> Path:
         """Write weights and card under ``folder``; the card is completed with expected outputs on known compounds."""
@@ -387,7 +393,7 @@ def _outputs(network: GraphNetwork) -> dict[str, list[float]]:
     compounds = known_compounds()
     graphs = [build_graph(c, float(network.body.cutoff)) for c in compounds.values()]  # type: ignore[arg-type]
     batch = collate(graphs, node_types(network.body))
-    statistics = torch.from_numpy(composition_statistics(compounds.values()))
+    statistics = torch.from_numpy(crystal_statistics(compounds.values()))
     network.eval()
     with torch.no_grad():
         values = network(batch, statistics) if network.properties else network.embed(batch, statistics)[0][:, :8]

@@ -1,4 +1,4 @@
-"""What a model must beat, on the same folds: the best constant, and extra-trees on composition statistics."""
+"""What a model must beat, on the same folds: the best constant, and extra-trees on the statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SMALLEST_SPREAD = 1e-6  # trees that all agree
 def baseline_metrics(
     statistics: NDArray[np.float32], values: NDArray[np.float64], folds: NDArray[np.int64], seed: int
 ) -> dict[str, Judgement]:
-    """Cross-validated figures of ``constant`` and ``extra_trees`` for n rows (statistics n x 28)."""
+    """Cross-validated figures of ``constant`` and ``extra_trees`` for n rows (statistics n x 88)."""
     constant = np.empty((2, len(values)))
     trees = np.empty((2, len(values)))
     for k in np.unique(folds):

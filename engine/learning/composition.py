@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PER_ELEMENT = np.stack([ATOMIC_MASS, ELECTRONEGATIVITY, ATOMIC_RADIUS, PERIOD, GROUP, MENDELEEV])
 _PROPERTIES = ("mass", "electronegativity", "radius", "period", "group", "mendeleev")
-STATISTICS: tuple[str, ...] = (
+COMPOSITION_STATISTICS: tuple[str, ...] = (
     *(f"{s}_{p}" for p in _PROPERTIES for s in ("mean", "std", "min", "max")),
     "volume_per_atom",
     "n_atoms",
@@ -28,7 +28,7 @@ volume per atom (cubic Angstrom), atoms per primitive cell, density (g/cm3) and 
 
 
 def composition_statistics(crystals: Iterable[Crystal]) -> NDArray[np.float32]:
-    """N x 28 statistics, columns as in :data:`STATISTICS`."""
+    """N x 28 statistics, columns as in :data:`COMPOSITION_STATISTICS`."""
     rows = []
     for crystal in crystals:
         values = _PER_ELEMENT[:, crystal.numbers]
@@ -36,4 +36,4 @@ def composition_statistics(crystals: Iterable[Crystal]) -> NDArray[np.float32]:
         n = len(crystal)
         cell = [crystal.volume / n, n, crystal.density, len(np.unique(crystal.numbers))]
         rows.append(np.concatenate([spread.ravel(), cell]))
-    return np.array(rows, dtype=np.float32).reshape(-1, len(STATISTICS))
+    return np.array(rows, dtype=np.float32).reshape(-1, len(COMPOSITION_STATISTICS))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from engine.graphs.shards import ShardStore
 from engine.graphs.store import GraphStore
-from engine.learning.composition import composition_statistics
+from engine.learning.statistics import crystal_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class Featuriser:
             chunk = {key: crystals[key] for key in keys}
             for crystal in chunk.values():
                 self.backbone.check_elements(crystal)
-            embeddings = self.backbone.embed(self._graphs.get(chunk), composition_statistics(chunk.values()))
+            embeddings = self.backbone.embed(self._graphs.get(chunk), crystal_statistics(chunk.values()))
             flat = pa.array(embeddings.ravel(), pa.float32())
             column = pa.FixedSizeListArray.from_arrays(flat, self.backbone.embedding_size)
             self._embeddings.append(keys, {"embedding": column})

@@ -103,12 +103,14 @@ def start_network(
     return network, load_weights(network, given, needed, f"{start.name} for strategy {strategy}")
 
 
-def new_network(backbone: Backbone, seed: int, strategy: Strategy = FULL, loss: Loss = "huber") -> GraphNetwork:
-    """Copy the backbone's body (and trunk, where it has one) under a fresh head for one property."""
+def new_network(
+    backbone: Backbone, seed: int, strategy: Strategy = FULL, loss: Loss = "huber", auxiliaries: int = 0
+) -> GraphNetwork:
+    """Copy the backbone's body (and trunk, where it has one) under fresh heads for one property and its auxiliaries."""
     has_trunk = bool(backbone.network.trunk_size)
     return start_network(
         backbone,
-        ("target",),
+        ("target", *(f"auxiliary_{i}" for i in range(auxiliaries))),
         seed,
         strategy,
         trunk_size=backbone.network.trunk_size or TRUNK_SIZE,
@@ -139,15 +141,16 @@ class NetworkHead:
         loss: Loss = "huber",
         activations: Activations | None = None,
     ) -> NetworkHead:
-        """Fine-tune a copy of ``backbone`` on ``rows`` of ``data``, whose targets (N x 1) are in learned units.
+        """Fine-tune a copy of ``backbone`` on ``rows`` of ``data``, whose targets (N x P) are in learned units.
 
+        The first column is the property; others, NaN where unknown, are auxiliaries that the network learns beside it.
         What ``strategy`` leaves frozen is computed once, unless given as ``activations``.
         """
-        values = data.targets[rows, 0].astype(np.float64)
-        if len(values) < 2 or np.ptp(values) == 0:
+        values = data.targets[rows].astype(np.float64)
+        if len(values) < 2 or np.ptp(values[:, 0]) == 0:
             raise TooFewLabelsError(f"{len(values)} training labels with nothing to tell apart; add labels that differ")
-        mean, std = float(values.mean()), float(max(values.std(), 1e-6))
-        network = new_network(backbone, seed, strategy, loss)
+        mean, std = np.nanmean(values, axis=0), np.maximum(np.nanstd(values, axis=0), 1e-6)
+        network = new_network(backbone, seed, strategy, loss, values.shape[1] - 1)
         if strategy.name == "head" or not backbone.network.trunk_size:
             network.fit_statistics(torch.from_numpy(data.statistics[rows]))
         standardised = replace(data, targets=((data.targets - mean) / std).astype(np.float32))
@@ -163,7 +166,7 @@ class NetworkHead:
             loss=loss,
             activations=activations,
         )
-        return cls(network, mean, std)
+        return cls(network, float(mean[0]), float(std[0]))
 
     def predict(self, data: GraphData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Predicted values of ``rows`` in learned units."""
@@ -189,7 +192,9 @@ class NetworkHead:
     @classmethod
     def from_tensors(cls, backbone: Backbone, tensors: Mapping[str, Tensor]) -> NetworkHead:
         """Build a trained head from its stored tensors; they must match the network one to one."""
-        network = new_network(backbone, seed=0, loss="nll" if "noise.weight" in tensors else "huber")
+        auxiliaries = len(tensors["heads.weight"]) - 1
+        loss: Loss = "nll" if "noise.weight" in tensors else "huber"
+        network = new_network(backbone, seed=0, loss=loss, auxiliaries=auxiliaries)
         network.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_OUTPUT)}, strict=True)
         return cls(network.eval(), float(tensors[_OUTPUT + "mean"]), float(tensors[_OUTPUT + "std"]))
 

@@ -1,8 +1,13 @@
 """Exact Gaussian-process heads on embeddings: one Matern 5/2 kernel for each group of columns, summed.
 
-Groups (composition statistics, readout, trunk) get a length scale and a weight each, so that a wide group does not
-drown a narrow one. Hyperparameters are fitted with GPyTorch; prediction and function draws are plain linear algebra on
-the fitted numbers, so that a trained head is a handful of tensors.
+Groups (statistics, readout, trunk, estimates) get a length scale and a weight each, so that a wide group does not drown
+a narrow one; the statistics get a length scale a column, since each means something by itself. Hyperparameters are
+fitted with GPyTorch; prediction and function draws are plain linear algebra on the fitted numbers, so that a trained
+head is a handful of tensors.
+
+Labels that the others contradict are trusted less: a row whose leave-one-out error (Rasmussen and Williams, Gaussian
+Processes for Machine Learning, 2006, eq. 5.12) is far beyond its spread gets a noise of its own. With few labels the
+bonding statistics are used only if the leave-one-out predictive density (eq. 5.10) prefers them.
 
 Function draws follow Wilson et al., J. Mach. Learn. Res. 22, 105 (2021): a prior function from random Fourier features
 (Rahimi and Recht 2007; the spectral density of a Matern 5/2 kernel is a multivariate t with 5 degrees of freedom), plus
@@ -23,6 +28,7 @@ from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError
 from engine.learning.seeding import seeded
+from engine.learning.statistics import BONDING_STATISTICS, STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +41,14 @@ _FREQUENCIES = 512
 _BLOCK = 1024
 """Rows predicted together."""
 _SQRT5 = math.sqrt(5.0)
+_PER_COLUMN = "statistics"
+"""The group with a length scale a column."""
+_CHOICE_ROWS = 200
+"""Below this many labels it is tested whether the bonding statistics help; above they always did."""
+_ROBUST_ROWS = 50
+"""With fewer labels none is called an outlier."""
+_OUTLIER = 6.0
+"""Squared leave-one-out error, in units of its predicted variance, beyond which a label gets noise of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +56,21 @@ class GaussianProcessHead:
     """A fitted head; all tensors float64. ``n`` training rows, ``d`` columns, ``g`` groups."""
 
     tensors: Mapping[str, Tensor]
-    """``centre``, ``scale`` (d): column standardisation with the group's width folded in; ``x`` (n x d) standardised
-    training rows; ``target`` (n) their standardised values; ``lengthscale``, ``outputscale`` (g) and ``noise``, in
-    units of the standardised target; ``mean``, ``std`` of the target; ``rows`` where it keeps only some of them."""
-    groups: Mapping[str, slice]
+    """``centre``, ``scale`` (d): column standardisation, the group's width and the columns' own length scales folded in;
+    ``x`` (n x d) standardised training rows; ``target`` (n) their standardised values; ``lengthscale``,
+    ``outputscale`` (g) and ``noise``, ``row_noise`` (n), in units of the standardised target; ``mean``, ``std`` of the
+    target; ``columns`` (g x 2) where each group starts and stops; ``rows`` where it keeps only some of them."""
+
+    @cached_property
+    def groups(self) -> list[slice]:
+        """Columns of each kernel."""
+        return [slice(start, stop) for start, stop in self.tensors["columns"].tolist()]
 
     @cached_property
     def cholesky(self) -> Tensor:
         """Lower factor (n x n) of the training covariance with noise; made when needed, since it outweighs all else."""
         covariance = self._kernel(self.tensors["x"], self.tensors["x"])
-        covariance.diagonal().add_(self.tensors["noise"])
+        covariance.diagonal().add_(self.tensors["row_noise"])
         return torch.linalg.cholesky(covariance)
 
     @cached_property
@@ -65,6 +84,8 @@ class GaussianProcessHead:
     ) -> GaussianProcessHead:
         """Fit on n embeddings (n x d) and their values (n).
 
+        ``groups`` are those of :attr:`Backbone.groups`, perhaps with more behind them.
+
         Raises
         ------
         TooFewLabelsError
@@ -77,6 +98,15 @@ class GaussianProcessHead:
                 f"with standard deviation {float(y.std()) if len(y) > 1 else 0.0:g}; add labels"
             )
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
+        kernels = kernel_groups(groups)
+        if len(y) >= _CHOICE_ROWS:
+            kernels = kernels[-1:]
+        heads = [cls._fitted(raw, y, kernel, seed) for kernel in kernels]
+        best = max(heads, key=lambda head: head.leave_one_out_density)
+        return best.doubting_outliers() if len(y) >= _ROBUST_ROWS else best
+
+    @classmethod
+    def _fitted(cls, raw: Tensor, y: Tensor, groups: Mapping[str, slice], seed: int) -> GaussianProcessHead:
         centre, scale = raw.mean(0), raw.std(0)
         scale = torch.where(scale > 1e-8, scale, torch.ones_like(scale))
         for columns in groups.values():
@@ -87,16 +117,42 @@ class GaussianProcessHead:
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(y), generator=generator)[:_FIT_ROWS]
         with seeded(seed):  # BoTorch starts again from random hyperparameters where a fit fails
-            lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
-        names = ("centre", "scale", "x", "target", "lengthscale", "outputscale", "noise", "mean", "std")
-        found = (centre, scale, x, target, lengthscale, outputscale, noise, mean, std)
-        return cls(dict(zip(names, found, strict=True)), dict(groups))
+            own, lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
+        tensors = {
+            "centre": centre, "scale": scale * own, "x": x / own, "target": target, "lengthscale": lengthscale,
+            "outputscale": outputscale, "noise": noise, "row_noise": noise.expand(len(y)).clone(), "mean": mean,
+            "std": std, "columns": torch.tensor([[c.start, c.stop] for c in groups.values()]),
+        }  # fmt: skip
+        return cls(tensors)
+
+    @property
+    def uses_bonding(self) -> bool:
+        """Whether the bonding statistics are among the columns of its first kernel."""
+        return self.groups[0].stop > len(STATISTICS) - len(BONDING_STATISTICS)
+
+    @property
+    def leave_one_out_density(self) -> float:
+        """Sum over the labels of the logarithm of each one's predictive density given the others."""
+        error, variance = self._leave_one_out()
+        return float(-0.5 * (variance.log() + error.square() / variance).sum())
+
+    def doubting_outliers(self) -> GaussianProcessHead:
+        """Give the same head with more noise on labels that the others contradict."""
+        error, variance = self._leave_one_out()
+        doubtful = error.square() > _OUTLIER * variance
+        noise = torch.where(doubtful, error.square() / 2, self.tensors["row_noise"]).maximum(self.tensors["noise"])
+        return GaussianProcessHead({**self.tensors, "row_noise": noise})
 
     def keeping(self, rows: NDArray[np.int64]) -> GaussianProcessHead:
         """Give the same head with only these training rows; what was fitted stays."""
         chosen = torch.as_tensor(rows)
-        kept = {name: self.tensors[name][chosen] for name in ("x", "target")}
-        return GaussianProcessHead({**self.tensors, **kept, "rows": chosen}, self.groups)
+        kept = {name: self.tensors[name][chosen] for name in ("x", "target", "row_noise")}
+        return GaussianProcessHead({**self.tensors, **kept, "rows": chosen})
+
+    def _leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Error and variance (n each, standardised) of each label as the others predict it."""
+        variance = 1.0 / torch.cholesky_inverse(self.cholesky).diagonal()
+        return self.weights * variance, variance
 
     def predict(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of a new label (noise included) at N embeddings, in units of the values.
@@ -115,7 +171,7 @@ class GaussianProcessHead:
         t = self.tensors
         generator = torch.Generator().manual_seed(seed)
         prior = _PriorFunctions(self, n_functions, generator)
-        noise = torch.randn(n_functions, len(t["x"]), generator=generator, dtype=torch.float64) * t["noise"].sqrt()
+        noise = torch.randn(n_functions, len(t["x"]), generator=generator, dtype=torch.float64) * t["row_noise"].sqrt()
         # K^-1 (y - f(x) - e): the first term, the mean's, is stored
         correction = torch.cholesky_solve((prior(t["x"]) + noise).T, self.cholesky).T
         return PosteriorFunctions(self, prior, correction)
@@ -139,6 +195,16 @@ class GaussianProcessHead:
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
         return _kernel(a, b, self.groups, self.tensors["lengthscale"], self.tensors["outputscale"])
+
+
+def kernel_groups(groups: Mapping[str, slice]) -> list[dict[str, slice]]:
+    """Columns of each kernel for each choice worth a test: without the bonding statistics, and with them."""
+    rest = {name: columns for name, columns in groups.items() if name not in ("composition", "bonding")}
+    composition, bonding = groups["composition"], groups["bonding"]
+    return [
+        {_PER_COLUMN: composition, **rest},
+        {_PER_COLUMN: slice(composition.start, bonding.stop), **rest},
+    ]
 
 
 class FoldPredictor:
@@ -197,11 +263,11 @@ def _union(heads: Sequence[GaussianProcessHead]) -> GaussianProcessHead:
     """Put the rows of ``heads`` together again, in their order."""
     first = heads[0].tensors
     n = 1 + max(int(head.tensors["rows"].max()) for head in heads)
-    x, target = first["x"].new_empty(n, first["x"].shape[1]), first["target"].new_empty(n)
+    whole = {name: first[name].new_empty(n, *first[name].shape[1:]) for name in ("x", "target", "row_noise")}
     for head in heads:
-        x[head.tensors["rows"]] = head.tensors["x"]
-        target[head.tensors["rows"]] = head.tensors["target"]
-    return GaussianProcessHead({**first, "x": x, "target": target}, heads[0].groups)
+        for name, tensor in whole.items():
+            tensor[head.tensors["rows"]] = head.tensors[name]
+    return GaussianProcessHead({**first, **whole})
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +300,7 @@ class _PriorFunctions:
         t, f = head.tensors, _FREQUENCIES
         normal = partial(torch.randn, generator=generator, dtype=torch.float64)
         self.parts = []
-        for columns, length, amplitude in zip(head.groups.values(), t["lengthscale"], t["outputscale"], strict=True):
+        for columns, length, amplitude in zip(head.groups, t["lengthscale"], t["outputscale"], strict=True):
             width = columns.stop - columns.start
             chi_square = normal(5, f).square().sum(0)
             frequency = normal(width, f) * (5.0 / chi_square).sqrt() / length
@@ -250,9 +316,9 @@ class _PriorFunctions:
         return total
 
 
-def _kernel(a: Tensor, b: Tensor, groups: Mapping[str, slice], lengthscale: Tensor, outputscale: Tensor) -> Tensor:
+def _kernel(a: Tensor, b: Tensor, groups: Sequence[slice], lengthscale: Tensor, outputscale: Tensor) -> Tensor:
     total = a.new_zeros(len(a), len(b))
-    for columns, length, amplitude in zip(groups.values(), lengthscale, outputscale, strict=True):
+    for columns, length, amplitude in zip(groups, lengthscale, outputscale, strict=True):
         factor = _SQRT5 / float(length)
         distance = torch.cdist(a[:, columns] * factor, b[:, columns] * factor)
         polynomial = torch.addcmul(distance, distance, distance, value=1 / 3).add_(1)
@@ -260,8 +326,10 @@ def _kernel(a: Tensor, b: Tensor, groups: Mapping[str, slice], lengthscale: Tens
     return total
 
 
-def _fit_hyperparameters(x: Tensor, target: Tensor, groups: Mapping[str, slice]) -> tuple[Tensor, Tensor, Tensor]:
-    """Length scales, output scales (one a group) and noise variance by penalised maximum likelihood."""
+def _fit_hyperparameters(
+    x: Tensor, target: Tensor, groups: Mapping[str, slice]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Length scales a column (d) and a group, output scales a group, and noise variance, by penalised likelihood."""
     import gpytorch
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import SingleTaskGP
@@ -272,10 +340,15 @@ def _fit_hyperparameters(x: Tensor, target: Tensor, groups: Mapping[str, slice])
 
     kernels = [
         ScaleKernel(
-            MaternKernel(2.5, active_dims=tuple(range(c.start, c.stop)), lengthscale_prior=LogNormalPrior(0.5, 1.0)),
+            MaternKernel(
+                2.5,
+                active_dims=tuple(range(c.start, c.stop)),
+                ard_num_dims=c.stop - c.start if name == _PER_COLUMN else None,
+                lengthscale_prior=LogNormalPrior(0.5, 1.0),
+            ),
             outputscale_prior=GammaPrior(1.5, 1.5),
         )
-        for c in groups.values()
+        for name, c in groups.items()
     ]
     likelihood = GaussianLikelihood(noise_prior=LogNormalPrior(-4.0, 1.0), noise_constraint=GreaterThan(1e-4))
     likelihood.noise = 0.02
@@ -288,6 +361,12 @@ def _fit_hyperparameters(x: Tensor, target: Tensor, groups: Mapping[str, slice])
         kernel.outputscale = 1.0 / len(kernels)
     mll = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model)
     fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": 60}})
-    lengthscale = torch.stack([k.base_kernel.lengthscale.detach().reshape(()) for k in kernels])
+    own, lengthscale = torch.ones(x.shape[1], dtype=torch.float64), torch.ones(len(kernels), dtype=torch.float64)
+    for k, (kernel, columns) in enumerate(zip(kernels, groups.values(), strict=True)):
+        found = kernel.base_kernel.lengthscale.detach().reshape(-1)
+        if len(found) > 1:
+            own[columns] = found
+        else:
+            lengthscale[k] = found[0]
     outputscale = torch.stack([k.outputscale.detach().reshape(()) for k in kernels])
-    return lengthscale, outputscale, likelihood.noise.detach().reshape(())
+    return own, lengthscale, outputscale, likelihood.noise.detach().reshape(())

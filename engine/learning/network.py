@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.exceptions import BackboneError
-from engine.learning.composition import STATISTICS
+from engine.learning.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -62,7 +62,7 @@ class GraphNetwork(nn.Module):
         self.noise: nn.Linear | None = nn.Linear(trunk_size, len(self.properties)) if predicts_noise else None
 
     def fit_statistics(self, statistics: Tensor) -> None:
-        """Take the scale of the composition statistics (N x 28) from training rows."""
+        """Take the scale of the statistics (N x 88) from training rows."""
         self.statistics_mean.copy_(statistics.mean(0))
         self.statistics_std.copy_(statistics.std(0).clamp_min(1e-6))
 
@@ -74,7 +74,7 @@ class GraphNetwork(nn.Module):
         return readout, self.join(readout, statistics)
 
     def join(self, readout: Tensor, statistics: Tensor) -> Tensor:
-        """Trunk (N x ``trunk_size``) of readouts (N x ``readout_size``) and composition statistics (N x 28)."""
+        """Trunk (N x ``trunk_size``) of readouts (N x ``readout_size``) and statistics (N x 88)."""
         scaled = (statistics - self.statistics_mean) / self.statistics_std
         return self.trunk(torch.cat([readout, scaled], dim=1))
 

@@ -21,9 +21,9 @@ from engine.exceptions import BackboneError, DivergedError, TrainingError
 from engine.graphs.crystal_graph import build_graph, collate
 from engine.learning import strategies
 from engine.learning.backbone import CARD, Backbone, build_body, known_compounds, load_backbone, node_types
-from engine.learning.composition import composition_statistics
 from engine.learning.losses import Balance, Loss, check_loss
 from engine.learning.seeding import one_thread, seeded
+from engine.learning.statistics import crystal_statistics
 from engine.learning.tasks import (
     DataSet,
     PropertyTask,
@@ -226,7 +226,7 @@ def train_stage(
     scaling = _Scaling.of(values[~held_out])
     graphs = GraphData(
         graphs=[build_graph(m.crystal, start.cutoff) for m in usable],
-        statistics=composition_statistics(m.crystal for m in usable),
+        statistics=crystal_statistics(m.crystal for m in usable),
         targets=scaling.standardised(values),
         node_types=start.node_types,
     )

@@ -12,16 +12,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from engine.exceptions import ModelFileError
 from engine.learning.backbone import CARD, Backbone, load_backbone
 from engine.learning.ensemble import Ensemble, EnsembleSettings
+from engine.learning.estimators import Estimator, NetworkCommittee
+from engine.learning.finetune import NetworkHead
 from engine.learning.gp import GaussianProcessHead
+from engine.learning.mlp import PerceptronHead
 from engine.learning.training import Schedule
+from engine.metrics.extrapolation import TrainingDistance, Widening
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
+    from engine.learning.network import GraphNetwork
+
 RECORD = "ensemble.json"
+_DISTANCE = "distance.safetensors"
+_LOWER = "lower-fidelity"
 
 
 def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str | None = None) -> dict[str, Any]:
@@ -30,16 +42,13 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     ``backbones`` is a folder in which models share backbones, one sub-folder a hash; without it the model holds its
     own.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     members = []
     for k, (head, noise) in enumerate(zip(ensemble.heads, ensemble.noise, strict=True)):
-        content = save({name: t.contiguous() for name, t in head.tensors.items()})
-        path, seed = f"member-{k}.safetensors", ensemble.settings.member_seeds[k]
-        (folder / path).write_bytes(content)
-        members.append({"path": path, "sha256": hashlib.sha256(content).hexdigest(), "seed": seed, "noise": noise})
+        written = _write_tensors(folder / f"member-{k}.safetensors", head.tensors)
+        members.append({**written, "seed": ensemble.settings.member_seeds[k], "noise": noise})
+    files = [*_save_estimators(ensemble, folder, backbones), *_save_distance(ensemble, folder)]
     home = Path(backbones) / ensemble.backbone.sha256[:32] if backbones else folder / "backbone"
     if not (home / CARD).is_file():
         ensemble.backbone.save(home)
@@ -53,7 +62,9 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
             "path": os.path.relpath(home, folder),
         },
         "calibration": ensemble.calibration,
+        "widening": asdict(ensemble.widening),
         "members": members,
+        "files": files,
         "data_hash": ensemble.data_hash,
         "metrics": ensemble.metrics,
         "seen": list(ensemble.seen),
@@ -83,6 +94,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
     contents = [_read_checked(folder / member["path"], member["sha256"]) for member in record["members"]]
     heads = [_head(settings, backbone, load(content)) for content in contents]
+    files = {f["path"]: load(_read_checked(folder / f["path"], f["sha256"])) for f in record["files"]}
     return Ensemble(
         backbone=backbone,
         settings=settings,
@@ -94,6 +106,9 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         metrics=record["metrics"],
         data_hash=record["data_hash"],
         seen=tuple(record["seen"]),
+        estimators=_load_estimators(folder, backbone, files),
+        widening=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
+        distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
 
 
@@ -111,20 +126,21 @@ def read_record(folder: Path | str) -> dict[str, Any]:
 def load_start(name: str | Path) -> Backbone:
     """Load a backbone to start from: as :func:`load_backbone`, or the network inside a trained model of ours.
 
-    A fine-tuned (``full``) model gives the network of its first member, a ``frozen`` one the backbone it stands on.
+    A model with fine-tuned networks gives the first of them, any other the backbone it stands on.
     """
     folder = Path(name)
     if not (folder / RECORD).is_file() or (folder / CARD).is_file():
         return load_backbone(name)
     ensemble = load_ensemble(folder)
-    if ensemble.settings.strategy == "frozen":
+    network = _first_network(ensemble)
+    if network is None:
         return ensemble.backbone
     before, property_ = ensemble.backbone.card, ensemble.property
     stage = {"start": folder.name, "properties": [property_], "data_hash": ensemble.data_hash}
     seen = {**before.get("seen", {})}
     seen[property_] = sorted({*seen.get(property_, ()), *ensemble.seen})
     card = {**before, "lineage": [*before.get("lineage", []), stage], "seen": seen}
-    return Backbone(f"{folder.name}/member-0", ensemble.heads[0].network, card)
+    return Backbone(f"{folder.name}/member-0", network, card)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:
@@ -135,12 +151,56 @@ def _read_checked(path: Path, sha256: str) -> bytes:
 
 
 def _head(settings: EnsembleSettings, backbone: Backbone, tensors: dict[str, Tensor]) -> Any:
-    if settings.strategy == "full":
-        from engine.learning.finetune import NetworkHead
-
+    if settings.head == "network":
         return NetworkHead.from_tensors(backbone, tensors)
-    if settings.head == "gp":
-        return GaussianProcessHead(tensors, backbone.groups)
-    from engine.learning.mlp import PerceptronHead
+    return GaussianProcessHead(tensors) if settings.head == "gp" else PerceptronHead(tensors)
 
-    return PerceptronHead(tensors)
+
+def _first_network(ensemble: Ensemble) -> GraphNetwork | None:
+    committees = [e for e in ensemble.estimators if isinstance(e, NetworkCommittee)]
+    heads = committees[0].networks if committees else ensemble.heads
+    return heads[0].network if isinstance(heads[0], NetworkHead) else None
+
+
+def _save_estimators(ensemble: Ensemble, folder: Path, backbones: Path | str | None) -> list[dict[str, str]]:
+    """Write the networks of a committee; a model of a cheaper fidelity gets a folder of its own."""
+    files = []
+    for estimator in ensemble.estimators:
+        if isinstance(estimator, Ensemble):
+            save_ensemble(estimator, folder / _LOWER, backbones)
+        elif isinstance(estimator, NetworkCommittee):
+            files += [
+                _write_tensors(folder / f"network-{k}.safetensors", network.tensors)
+                for k, network in enumerate(estimator.networks)
+            ]
+    return files
+
+
+def _load_estimators(folder: Path, backbone: Backbone, files: dict[str, dict[str, Tensor]]) -> tuple[Estimator, ...]:
+    found: list[Estimator] = []
+    if (folder / _LOWER / RECORD).is_file():
+        found.append(load_ensemble(folder / _LOWER))
+    networks = [NetworkHead.from_tensors(backbone, t) for path, t in files.items() if path.startswith("network-")]
+    if networks:
+        found.append(NetworkCommittee(tuple(networks)))
+    return tuple(found)
+
+
+def _save_distance(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
+    if ensemble.distance is None:
+        return []
+    tensors = {name: torch.as_tensor(value) for name, value in vars(ensemble.distance).items()}
+    return [_write_tensors(folder / _DISTANCE, tensors)]
+
+
+def _distance(tensors: dict[str, Tensor]) -> TrainingDistance:
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return TrainingDistance(**{**arrays, "neighbours": int(arrays["neighbours"])})
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    from safetensors.torch import save
+
+    content = save({name: t.contiguous() for name, t in tensors.items()})
+    path.write_bytes(content)
+    return {"path": path.name, "sha256": hashlib.sha256(content).hexdigest()}

@@ -70,7 +70,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class GraphData:
-    """N crystals ready for a network: graphs, statistics (N x 28) and targets (N x P, NaN where unknown)."""
+    """N crystals ready for a network: graphs, statistics (N x 88) and targets (N x P, NaN where unknown)."""
 
     graphs: Sequence[CrystalGraph]
     statistics: NDArray[np.float32]

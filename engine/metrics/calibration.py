@@ -80,12 +80,19 @@ def calibration(
     return Calibration(
         n=len(true),
         nll=float(np.mean(0.5 * z**2 + np.log(std) + 0.5 * np.log(2 * np.pi))),
-        crps=float(np.mean(std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi)))),
+        crps=float(gaussian_crps(true - mean, std).mean()),
         coverage=dict(zip(levels, coverage(z, levels).tolist(), strict=True)),
         calibration_error=float(np.abs(coverage(z, ERROR_GRID) - ERROR_GRID).mean()),
         sharpness=float(np.sqrt(np.square(std).mean())),
         normalised_error=error_against_spread(true - mean, std).normalised_error,
     )
+
+
+def gaussian_crps(error: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Continuous ranked probability score of each Gaussian prediction (Gneiting and Raftery 2007, eq. 21)."""
+    z = error / std
+    score: NDArray[np.float64] = std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
+    return score
 
 
 def error_against_spread(error: ArrayLike, std: ArrayLike, bins: int = 10) -> SpreadCurve:

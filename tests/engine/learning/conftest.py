@@ -60,7 +60,7 @@ def labelled(materials, backbone, tmp_path_factory) -> Labelled:
 def crystals_of(materials):
     """Give the sixty crystals as a backbone's graphs with standardised log10 kappa, and their rows."""
     from engine.graphs.crystal_graph import build_graph
-    from engine.learning.composition import composition_statistics
+    from engine.learning.statistics import crystal_statistics
     from engine.learning.training import GraphData
 
     values = np.log10([float(m.properties["kappa"]) for m in materials])
@@ -68,7 +68,7 @@ def crystals_of(materials):
 
     def make(backbone: Backbone) -> tuple[GraphData, np.ndarray]:
         graphs = [build_graph(m.crystal, backbone.cutoff) for m in materials]
-        statistics = composition_statistics(m.crystal for m in materials)
+        statistics = crystal_statistics(m.crystal for m in materials)
         return GraphData(graphs, statistics, targets, backbone.node_types), np.arange(len(materials))
 
     return make

@@ -36,9 +36,9 @@ def test_only_what_is_missing_is_made(backbone, materials, tmp_path, monkeypatch
 
 
 def statistics(crystals):
-    from engine.learning.composition import composition_statistics
+    from engine.learning.statistics import crystal_statistics
 
-    return composition_statistics(crystals)
+    return crystal_statistics(crystals)
 
 
 def test_every_backbone_has_its_own_folder(labelled, backbone):

@@ -10,7 +10,7 @@ import torch
 
 from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError, TrainingError
 from engine.learning.backbone import load_backbone
-from engine.learning.composition import composition_statistics
+from engine.learning.statistics import crystal_statistics
 from engine.learning.stages import DataSet, Recipe, Stage, run_stages, scratch_backbone, train_stage
 from engine.learning.tasks import PropertyTask, materials_hash, merge_copies
 from engine.learning.training import Schedule
@@ -71,7 +71,7 @@ def test_scales_come_from_training_rows(made, pool):
         "std": pytest.approx(np.std(mass)),
     }
     assert made.card["materials"]["held_out"] == sum(m.formula in held for m in pool)
-    statistics = composition_statistics(m.crystal for m in pool if m.formula not in held)
+    statistics = crystal_statistics(m.crystal for m in pool if m.formula not in held)
     np.testing.assert_allclose(made.network.statistics_mean, statistics.mean(0), rtol=1e-4)
 
 

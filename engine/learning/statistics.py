@@ -1,0 +1,25 @@
+"""What is known of a crystal without learning: its composition and bonding statistics side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.learning.bonding import BONDING_STATISTICS, bonding_statistics
+from engine.learning.composition import COMPOSITION_STATISTICS, composition_statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from engine.materials.crystal import Crystal
+
+STATISTICS: tuple[str, ...] = (*COMPOSITION_STATISTICS, *BONDING_STATISTICS)
+"""Names of the columns, those of the composition first."""
+
+
+def crystal_statistics(crystals: Iterable[Crystal]) -> NDArray[np.float32]:
+    """N x 88 statistics, columns as in :data:`STATISTICS`."""
+    crystals = list(crystals)
+    return np.concatenate([composition_statistics(crystals), bonding_statistics(crystals)], axis=1)
