@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
 import tempfile
 from collections import Counter
@@ -20,6 +21,9 @@ from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from campaigns.campaign import Campaign
     from engine.learning.ensemble import Ensemble
     from engine.learning.features import Featuriser
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 PREDICTION_COLUMNS = ("id", "formula", "mean", "lower", "upper", "log10_mean", "log10_std")
 Say = Callable[[str], None]
+_KNOWN_SHARE = 0.8
+"""A property that fewer of the materials have is not worth a head of a network."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,14 @@ class TrainRequest:
     property: str
     out: Path
     start: str = ""
-    strategy: str = "frozen"
-    head: Literal["gp", "mlp"] = "gp"
+    strategy: str = "auto"
+    head: Literal["gp", "mlp", "network"] = "gp"
     members: int = 5
     seed: int = 0
     scale: Literal["log10", "linear"] | None = None
     epochs: int = 30
+    auxiliaries: bool = True
+    """Whether networks learn the records' other numbers beside the property."""
 
 
 def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
@@ -72,6 +80,7 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
             ),
             property=request.property,
             scale=scale,
+            auxiliaries=_auxiliaries(list(materials.values()), request.property) if request.auxiliaries else None,
             progress=say,
             workers=len(os.sched_getaffinity(0)),
         )
@@ -252,6 +261,25 @@ def _labelled(
     if why:
         say(f"records left out: {why}")
     return found
+
+
+def _auxiliaries(materials: Sequence[Material], property_: str) -> dict[str, NDArray[np.float64]]:
+    """Other numeric properties that most of the materials have, by name; log10 where they span a decade."""
+    import numpy as np
+
+    found = {}
+    for name in sorted({name for m in materials for name in m.properties} - {property_}):
+        values = np.array([_number(m.properties.get(name)) for m in materials])
+        known = values[np.isfinite(values)]
+        if len(known) < _KNOWN_SHARE * len(values) or np.ptp(known) == 0:
+            continue
+        spans_decades = known.min() > 0 and known.max() > 10 * known.min()
+        found[name] = np.log10(values) if spans_decades else values
+    return found
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else math.nan
 
 
 def _predict(ensemble: Ensemble, featuriser: Featuriser, materials: list[Material]) -> list[dict[str, Any]]:

@@ -246,9 +246,7 @@ def train_ensemble(
     with one_thread():
         fits = [_fit(data, candidate) for candidate in _candidates(settings, len(values))]
         chosen, choice = _choose(data, fits)
-        heads = chosen.heads
-        if chosen.settings.head == "gp":
-            heads = _members_of_one(data, chosen)
+        heads = _members_of_one(data, chosen) if chosen.settings.head == "gp" else chosen.heads
         baselines = baseline_metrics(chosen.inputs[:, : len(STATISTICS)], values, data.folds, settings.seed)
     error, folds = values - chosen.mean, data.folds
     distances = held_out_distances(featuriser.embeddings(keys), folds, seed=settings.seed)
@@ -262,7 +260,7 @@ def train_ensemble(
         settings=chosen.settings,
         property=property,
         scale=scale,
-        heads=tuple(heads),
+        heads=heads,
         noise=tuple(_rms(error[folds == k]) for k in range(settings.members)),
         calibration=shrunk_scale(error / (chosen.std * factors)),
         metrics={
@@ -424,14 +422,14 @@ def _honest_std(data: _TrainingData, fit: _Fit, distances: NDArray[np.float64] |
     return _cross_calibrated(data.values, fit.mean, std, data.folds)
 
 
-def _members_of_one(data: _TrainingData, fit: _Fit) -> list[GaussianProcessHead]:
+def _members_of_one(data: _TrainingData, fit: _Fit) -> tuple[GaussianProcessHead, ...]:
     """Members that score the pool: one process fitted to all labels, each member without the labels of its fold.
 
     The members that held rows out were fitted without them, hyperparameters and scalers included, and gave the metrics
     and the calibration; these know a little more and share their kernel.
     """
     whole = GaussianProcessHead.fit(fit.inputs, data.values, fit.groups, fit.settings.seed)
-    return [whole.keeping(rows) for rows in data.jobs]
+    return tuple(whole.keeping(rows) for rows in data.jobs)
 
 
 def minimum_labels(members: int) -> int:

@@ -56,10 +56,10 @@ class GaussianProcessHead:
     """A fitted head; all tensors float64. ``n`` training rows, ``d`` columns, ``g`` groups."""
 
     tensors: Mapping[str, Tensor]
-    """``centre``, ``scale`` (d): column standardisation, the group's width and the columns' own length scales folded in;
-    ``x`` (n x d) standardised training rows; ``target`` (n) their standardised values; ``lengthscale``,
-    ``outputscale`` (g) and ``noise``, ``row_noise`` (n), in units of the standardised target; ``mean``, ``std`` of the
-    target; ``columns`` (g x 2) where each group starts and stops; ``rows`` where it keeps only some of them."""
+    """``centre``, ``scale`` (d): column standardisation, with widths of groups and own length scales folded in; ``x``
+    (n x d) standardised training rows; ``target`` (n) their standardised values; ``lengthscale``, ``outputscale`` (g),
+    ``noise`` and ``row_noise`` (n), in units of the standardised target; ``mean``, ``std`` of the target; ``columns``
+    (g x 2) where each group starts and stops; ``rows`` where it keeps only some of them."""
 
     @cached_property
     def groups(self) -> list[slice]:
