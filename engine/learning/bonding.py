@@ -8,6 +8,7 @@ of Crystal Lattices, 1954) and each atom's stiffness over its mass show the scal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -176,6 +177,6 @@ def _mean(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
 
 def _sums(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
     """Sum of ``values`` (m x ...) by owner, n x ...."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     columns = [np.bincount(owner, column, n) for column in flat.T]
     return np.stack(columns, axis=1).reshape(n, *values.shape[1:])

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError
 from engine.learning.seeding import seeded
-from engine.learning.statistics import BONDING_STATISTICS, STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,11 +123,6 @@ class GaussianProcessHead:
             "std": std, "columns": torch.tensor([[c.start, c.stop] for c in groups.values()]),
         }  # fmt: skip
         return cls(tensors)
-
-    @property
-    def uses_bonding(self) -> bool:
-        """Whether the bonding statistics are among the columns of its first kernel."""
-        return self.groups[0].stop > len(STATISTICS) - len(BONDING_STATISTICS)
 
     @property
     def leave_one_out_density(self) -> float:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from engine.learning.backbone import known_compounds
-from engine.learning.composition import STATISTICS, composition_statistics
+from engine.learning.composition import COMPOSITION_STATISTICS, composition_statistics
 from engine.materials.reference import reference_crystals
 
 
@@ -25,11 +25,13 @@ def test_equal_to_those_of_the_benchmark(shared, monkeypatch):
 
 def test_one_column_a_name(materials):
     table = composition_statistics(m.crystal for m in materials)
-    assert table.shape == (60, 28) == (60, len(STATISTICS))
+    assert table.shape == (60, 28) == (60, len(COMPOSITION_STATISTICS))
     assert table.dtype == np.float32
     assert np.isfinite(table).all()
     assert composition_statistics([]).shape == (0, 28)
-    row = dict(zip(STATISTICS, composition_statistics([known_compounds()["NaCl"]])[0].tolist(), strict=True))
+    row = dict(
+        zip(COMPOSITION_STATISTICS, composition_statistics([known_compounds()["NaCl"]])[0].tolist(), strict=True)
+    )
     assert row["mean_mass"] == np.float32((22.98976928 + 35.453) / 2)
     assert (row["n_atoms"], row["n_elements"]) == (2, 2)
     assert row["density"] > 1.9

@@ -17,6 +17,7 @@ from engine.learning.ensemble import (
     minimum_labels,
     train_ensemble,
 )
+from engine.learning.estimators import graph_data
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.training import Schedule
 from engine.metrics.calibration import shrunk_scale
@@ -25,7 +26,8 @@ SHORT = Schedule(epochs=2, batch_size=16)
 SETTINGS = {
     "gp": EnsembleSettings(members=3, seed=5),
     "mlp": EnsembleSettings(head="mlp", members=3, seed=5),
-    "full": EnsembleSettings(strategy="full", members=3, seed=5, schedule=SHORT),
+    "network": EnsembleSettings(strategy="full", head="network", members=3, seed=5, schedule=SHORT),
+    "stacked": EnsembleSettings(strategy="full", members=3, seed=5, schedule=SHORT),
 }
 
 
@@ -86,6 +88,8 @@ class TestEveryStrategy:
         np.testing.assert_allclose(parts.mean, whole.mean, atol=1e-4)
 
     def test_a_held_out_label_does_not_reach_the_member_that_predicts_it(self, ensembles, labelled, name):
+        if name == "stacked":
+            pytest.skip("the networks of other folds saw it: said in engine.learning.ensemble")
         settings = SETTINGS[name]
         folds = assign_folds(labelled.keys, 3, settings.seed)
         row = int(np.flatnonzero(folds == 1)[0])
@@ -100,7 +104,8 @@ class TestEveryStrategy:
 
     def test_metrics_stand_beside_baselines_on_the_same_rows(self, ensembles, name):
         metrics = ensembles[name].metrics
-        assert set(metrics) == {"labels", "model", "constant", "extra_trees"}
+        assert set(metrics) == {"labels", "model", "folds", "curves", "chosen", "constant", "extra_trees"}
+        assert len(metrics["folds"]) == 3
         for judged in ("model", "constant", "extra_trees"):
             assert metrics[judged]["rows"] == metrics["labels"] == 60
             assert set(metrics[judged]) == set(metrics["model"])
@@ -114,6 +119,8 @@ class TestEveryStrategy:
         error = ensemble.held_out[:, 0] - labelled.values
         rms = np.array([np.sqrt(np.mean(error[folds == k] ** 2)) for k in range(3)])
         np.testing.assert_allclose(ensemble.noise, rms, rtol=1e-3)
+        if name == "stacked":
+            pytest.skip("its columns are not those of the featuriser")
         if name == "gp":
             std = _std_without_own_fold(ensemble, labelled, folds)
         else:
@@ -169,7 +176,7 @@ def test_reported_spread_never_used_its_own_fold(labelled):
 def test_progress_and_lineage(labelled):
     lines: list[str] = []
     ensemble = train(labelled, SETTINGS["gp"], progress=lines.append)
-    assert [line.split(":")[0] for line in lines] == [f"member {k} of 3" for k in (1, 2, 3)]
+    assert [line.split(":")[0] for line in lines] == [f"frozen gp, member {k} of 3" for k in (1, 2, 3)]
     assert ensemble.seen == tuple(sorted(key[:12] for key in labelled.keys))
     assert SETTINGS["gp"].member_seeds == [5000, 5001, 5002]
 
@@ -197,10 +204,73 @@ def test_too_few_and_useless_labels(labelled):
 def test_settings_are_checked_before_anything_expensive():
     with pytest.raises(TrainingError, match="at least 2 members to hold rows out, got 1"):
         EnsembleSettings(members=1)
-    with pytest.raises(TrainingError, match="unknown strategy 'last'; choose one of frozen, full"):
-        EnsembleSettings(strategy="last")
-    with pytest.raises(TrainingError, match="unknown head 'forest'; choose one of gp, mlp"):
+    with pytest.raises(TrainingError, match="unknown strategy 'most'"):
+        EnsembleSettings(strategy="most")
+    with pytest.raises(TrainingError, match="unknown head 'forest'; choose one of gp, mlp, network"):
         EnsembleSettings(head="forest")
+    with pytest.raises(TrainingError, match="head 'network' needs a strategy that trains networks, not 'frozen'"):
+        EnsembleSettings(head="network")
+    with pytest.raises(TrainingError, match="strategy 'full' needs 'gp' or 'network'"):
+        EnsembleSettings(strategy="full", head="mlp")
+
+
+class TestEstimates:
+    def test_networks_estimate_what_they_have_not_seen(self, labelled):
+        """A label that no other row explains must not come back through the column of the row itself."""
+        folds = assign_folds(labelled.keys, 3, 5)
+        row = int(np.flatnonzero(folds == 1)[0])
+        values = labelled.values.copy()
+        values[row] += 3.0
+        committees = [train(labelled, SETTINGS["stacked"], v).estimators[0] for v in (labelled.values, values)]
+        data = graph_data(labelled.featuriser, labelled.keys)
+        before, after = (c.held_out(data, folds)[row] for c in committees)
+        assert after == pytest.approx(before, abs=1e-6)
+
+    def test_a_cheaper_fidelity_is_a_column(self, labelled):
+        """What the cheap labels know of crystals that have no dear one reaches the dear model."""
+        low = train(labelled, SETTINGS["gp"])
+        some = slice(0, 12)
+        dear = labelled.values + 0.5
+        options = {"property": "kappa", "scale": "log10"}
+        alone, helped = (
+            train_ensemble(
+                labelled.featuriser, labelled.keys[some], dear[some], SETTINGS["gp"], lower_fidelity=cheap, **options
+            )
+            for cheap in (None, low)
+        )
+        errors = [
+            np.abs(e.predict(labelled.featuriser, labelled.keys[12:]).mean.mean(0) - dear[12:]).mean()
+            for e in (alone, helped)
+        ]
+        assert errors[1] < 0.8 * errors[0]
+        assert (
+            helped.inputs(labelled.featuriser, labelled.keys).shape[1]
+            == labelled.featuriser.backbone.embedding_size + 1
+        )
+
+    def test_auxiliaries_change_the_networks_alone(self, labelled):
+        values = labelled.values
+        other = {"stiffness": np.where(np.arange(60) % 3 == 0, np.nan, values**2)}
+        plain, helped = (train(labelled, SETTINGS["network"], auxiliaries=a) for a in (None, other))
+        assert helped.heads[0].network.properties == ("target", "auxiliary_0")
+        assert np.abs(plain.held_out - helped.held_out).max() > 1e-4
+
+
+class TestAuto:
+    def test_few_labels_leave_no_choice(self, labelled):
+        ensemble = train(labelled, EnsembleSettings(strategy="auto", members=3, seed=5))
+        assert ensemble.metrics["chosen"] == "frozen gp"
+        assert ensemble.settings.strategy == "frozen"
+
+    def test_the_best_held_out_score_wins(self, labelled, monkeypatch):
+        monkeypatch.setattr(module, "NETWORK_LABELS", 40)
+        lines: list[str] = []
+        settings = EnsembleSettings(strategy="auto", members=3, seed=5, schedule=SHORT)
+        ensemble = train(labelled, settings, progress=lines.append)
+        scores = ensemble.metrics["choices_crps"]
+        assert set(scores) == {"frozen gp", "full gp"}
+        assert ensemble.metrics["chosen"] == min(scores, key=scores.get)
+        assert any(line.startswith(f"chosen: {ensemble.metrics['chosen']}") for line in lines)
 
 
 def _std_without_own_fold(ensemble, labelled, folds):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from engine.exceptions import TrainingError
-from engine.learning.composition import STATISTICS, composition_statistics
+from engine.learning.composition import COMPOSITION_STATISTICS as STATISTICS
+from engine.learning.composition import composition_statistics
 from engine.learning.feasibility import Feasibility
 from engine.materials.reference import reference_crystals
 

@@ -14,7 +14,7 @@ from engine.learning.gp import FoldPredictor, GaussianProcessHead
 
 SINGLE = 1e-3
 """Relative error of a variance in single precision; means are ten times as exact."""
-GROUPS = {"a": slice(0, 2), "b": slice(2, 7)}
+GROUPS = {"composition": slice(0, 1), "bonding": slice(1, 2), "trunk": slice(2, 7)}
 
 
 def data(n: int = 40, seed: int = 0, noise: float = 0.05):
@@ -36,10 +36,12 @@ def textbook(head: GaussianProcessHead, x, y, new):
 
     def kernel(a, b):
         total = 0.0
-        groups = zip(GROUPS.values(), head.tensors["lengthscale"], head.tensors["outputscale"], strict=True)
+        groups = zip(head.groups, head.tensors["lengthscale"], head.tensors["outputscale"], strict=True)
         for columns, length, amplitude in groups:
             width = columns.stop - columns.start
-            u = ((a - centre) / scale)[:, None, columns] - ((b - centre) / scale)[None, :, columns]
+            own = head.tensors["scale"].numpy() / scale / math.sqrt(width)  # 1 but for the statistics
+            assert columns.start == 0 or own[columns] == pytest.approx(np.ones(width))
+            u = ((a - centre) / scale / own)[:, None, columns] - ((b - centre) / scale / own)[None, :, columns]
             r = math.sqrt(5) * np.sqrt(np.square(u).sum(-1) / width) / float(length)
             total = total + float(amplitude) * (1 + r + r**2 / 3) * np.exp(-r)
         return total

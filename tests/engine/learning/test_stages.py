@@ -10,8 +10,8 @@ import torch
 
 from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError, TrainingError
 from engine.learning.backbone import load_backbone
-from engine.learning.statistics import crystal_statistics
 from engine.learning.stages import DataSet, Recipe, Stage, run_stages, scratch_backbone, train_stage
+from engine.learning.statistics import crystal_statistics
 from engine.learning.tasks import PropertyTask, materials_hash, merge_copies
 from engine.learning.training import Schedule
 from engine.materials.identity import identify

@@ -17,7 +17,10 @@ from engine.learning.training import Schedule
 SETTINGS = {
     "gp": EnsembleSettings(members=2, seed=1),
     "mlp": EnsembleSettings(head="mlp", members=2, seed=1),
-    "full": EnsembleSettings(strategy="full", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)),
+    "network": EnsembleSettings(
+        strategy="full", head="network", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)
+    ),
+    "stacked": EnsembleSettings(strategy="full", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)),
 }
 
 
@@ -112,12 +115,12 @@ class TestStart:
         assert "kappa" not in start.card["seen"], "its embedding has seen no label"
 
     def test_from_a_full_model_is_from_its_first_network(self, ensembles, labelled, materials, tmp_path):
-        save_ensemble(ensembles["full"], tmp_path / "tuned")
+        save_ensemble(ensembles["network"], tmp_path / "tuned")
         start = load_start(tmp_path / "tuned")
         assert start.name == "tuned/member-0"
-        assert start.sha256 != ensembles["full"].backbone.sha256
+        assert start.sha256 != ensembles["network"].backbone.sha256
         assert start.card["lineage"][-1]["properties"] == ["kappa"]
-        assert start.card["lineage"][:-1] == ensembles["full"].backbone.card["lineage"]
+        assert start.card["lineage"][:-1] == ensembles["network"].backbone.card["lineage"]
         assert start.card["seen"]["kappa"] == sorted(key[:12] for key in labelled.keys[:20])
         embedding = start.embed_crystals(m.crystal for m in materials)
         assert np.abs(embedding - labelled.embeddings).max() > 1e-4
@@ -125,7 +128,7 @@ class TestStart:
         featuriser = Featuriser(start, tmp_path / "features")
         featuriser.add({m.content_hash: m.crystal for m in materials})
         second = train_ensemble(
-            featuriser, labelled.keys, labelled.values, SETTINGS["full"], property="dft", scale="log10"
+            featuriser, labelled.keys, labelled.values, SETTINGS["network"], property="dft", scale="log10"
         )
         save_ensemble(second, tmp_path / "again")
         lineage = load_start(tmp_path / "again").card["lineage"]
