@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from engine.learning.backbone import Backbone
     from engine.materials.crystal import Crystal
 
+HONESTY = (
+    "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "sharpness",
+)  # fmt: skip
+"""Figures of how honest intervals are, before a round and after."""
 Stopped = Literal["rounds", "waiting", "budget", "candidates"]
 
 
@@ -104,7 +108,8 @@ class Campaign:
         section = configuration.campaign
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with Store.open(_store_url(configuration, directory), create=True) as store:
+            patience = configuration.store.timeout
+            with Store.open(_store_url(configuration, directory), create=True, timeout=patience) as store:
                 left = [] if configuration.store.url else [c.name for c in store.campaigns()]
                 if section.name not in left:  # an earlier attempt may have been killed here
                     store.create_campaign(
@@ -122,7 +127,11 @@ class Campaign:
         """Open an existing campaign and check its settings."""
         directory = Path(directory)
         configuration = read_configuration(directory / FILE)
-        store = Store.open(_store_url(configuration, directory), campaign=configuration.campaign.name)
+        store = Store.open(
+            _store_url(configuration, directory),
+            campaign=configuration.campaign.name,
+            timeout=configuration.store.timeout,
+        )
         return cls(directory, configuration, store)
 
     def close(self) -> None:
@@ -484,6 +493,7 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
     """Write a round as people read it: labels, error before and after, coverage, hits, best, cost."""
     before, after = record.metrics_before or {}, record.metrics_after or {}
     model = before.get("model", {})
+    figures = ("spearman", "r2", *HONESTY)
     return {
         "round": record.number,
         "state": str(record.state),
@@ -491,23 +501,11 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
         "cv_mae": model.get("mae"),
         "cv_mae_trees": before.get("extra_trees", {}).get("mae"),
         "cv_mae_constant": before.get("constant", {}).get("mae"),
-        "cv_spearman": model.get("spearman"),
-        "cv_r2": model.get("r2"),
-        "cv_nll": model.get("nll"),
-        "cv_coverage_50": model.get("coverage_50"),
-        "cv_coverage_90": model.get("coverage_90"),
+        **{f"cv_{name}": model.get(name) for name in figures},
         "new_labels": after.get("rows"),
         "mae": after.get("mae"),
-        "spearman": after.get("spearman"),
-        "r2": after.get("r2"),
-        "nll": after.get("nll"),
-        "coverage_50": after.get("coverage_50"),
-        "coverage_90": after.get("coverage_90"),
-        "failed": after.get("failed"),
-        "hits": after.get("hits"),
-        "enhancement": after.get("enhancement"),
-        "best": after.get("best"),
-        "cost": after.get("cost"),
+        **{name: after.get(name) for name in figures},
+        **{name: after.get(name) for name in ("failed", "hits", "enhancement", "best", "expected_cost", "cost")},
     }
 
 
@@ -536,7 +534,8 @@ def status(campaign: Campaign) -> dict[str, Any]:
 
 def upgrade_store(directory: Path) -> tuple[str, str]:
     """Bring a campaign's store to this program's version; returns the versions before and after."""
-    return Store.upgrade(_store_url(read_configuration(directory / FILE), directory))
+    configuration = read_configuration(directory / FILE)
+    return Store.upgrade(_store_url(configuration, directory), configuration.store.timeout)
 
 
 def _template(name: str) -> str:

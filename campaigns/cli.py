@@ -645,8 +645,8 @@ def _move(directory: Path, ids: list[str] | None, to: QueueState, note: str) -> 
 
 def _show_rounds(rows: list[dict[str, Any]], format: Format) -> None:
     columns = [
-        "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "new_labels", "mae", "coverage_90",
-        "spearman", "hits", "enhancement", "best", "cost",
+        "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "cv_crps", "new_labels", "mae", "crps",
+        "coverage_90", "calibration_error", "spearman", "hits", "enhancement", "best", "cost",
     ]  # fmt: skip
     emit(rows, format, columns=columns)
 

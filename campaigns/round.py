@@ -86,12 +86,12 @@ def finish_round(campaign: Campaign, record: RoundRecord, say: Callable[[str], N
 
 def changed_settings(settings: Configuration, record: RoundRecord) -> list[str]:
     """Name the settings (``[model] head``) that are not those a round began with."""
-    began = record.manifest["settings"]
+    began = _settings(round_settings(record))  # read again, for keys that it lacks have their defaults
     return [
         f"[{section}] {key}"
         for section, keys in _settings(settings).items()
         for key, value in keys.items()
-        if began[section].get(key) != value
+        if began[section][key] != value
     ]
 
 
@@ -404,7 +404,7 @@ class _ScoredPosterior:
 
 def _settings(settings: Configuration) -> dict[str, Any]:
     """All settings that decide a round's outcome."""
-    return settings.model_dump(mode="json", exclude={"store", "labeler"})
+    return settings.model_dump(mode="json", exclude={"dft", "execution", "labeler", "store"})
 
 
 def _folder(campaign: Campaign, number: int) -> Path:

@@ -306,7 +306,7 @@ def scratch_backbone(start: str, sizes: Mapping[str, Any], seed: int) -> Backbon
     batch = collate([build_graph(known_compounds()["NaCl"], float(body.cutoff))], node_types(body))
     with torch.no_grad():
         width = int(body_readout(body.eval(), batch).shape[1])
-    return Backbone(start.replace(":", "-"), GraphNetwork(body, width, ()).eval(), {})
+    return Backbone(start.replace(":", "-"), GraphNetwork(body, width, ()).eval(), {"untrained": True})
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,6 +378,8 @@ def _begin(
     )
     if not keep_trunk:
         network.fit_statistics(torch.from_numpy(statistics))
+    if start.card.get("untrained"):
+        return network, replace(loaded, matched=(), new=(*loaded.matched, *loaded.new))
     if stage.keep == "heads":
         _keep_heads(network, start, tasks, scaling)
         heads = ("heads.weight", "heads.bias")

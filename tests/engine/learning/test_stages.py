@@ -193,6 +193,7 @@ class TestChains:
         assert [stage["start_sha256"] for stage in lineage[1:]] == [b.sha256 for b in made[:2]]
         assert lineage[0]["data_hash"] != lineage[1]["data_hash"]
         assert lineage[1]["fidelity"] == "dft"
+        assert lineage[0]["loaded"]["matched"] == 0, "a random body is not loaded from anywhere"
         assert lineage[1]["loaded"]["new"] == 0, "body, trunk and head go on"
         assert lineage[2]["loaded"]["new"] == 2, "the head is of another property"
         assert lineage[2]["trained"] == {"tensors": 2, "parameters": 17}
