@@ -62,7 +62,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
             "path": os.path.relpath(home, folder),
         },
         "calibration": ensemble.calibration,
-        "widening": asdict(ensemble.widening),
+        "widening": {name: list(numbers) for name, numbers in asdict(ensemble.widening).items()},
         "members": members,
         "files": files,
         "data_hash": ensemble.data_hash,
@@ -189,7 +189,7 @@ def _load_estimators(folder: Path, backbone: Backbone, files: dict[str, dict[str
 def _save_distance(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
     if ensemble.distance is None:
         return []
-    tensors = {name: torch.as_tensor(value) for name, value in vars(ensemble.distance).items()}
+    tensors = {name: torch.tensor(value) for name, value in vars(ensemble.distance).items()}
     return [_write_tensors(folder / _DISTANCE, tensors)]
 
 

@@ -72,7 +72,12 @@ def _joint_improvement(n_draws: int) -> list[Measure]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4400, 300)).astype(np.float32)
     y = x[:, :8].sum(axis=1) / 8 + 0.1 * rng.normal(size=4400)
-    groups = {"composition": slice(0, 28), "readout": slice(28, 172), "trunk": slice(172, 300)}
+    groups = {
+        "composition": slice(0, 20),
+        "bonding": slice(20, 28),
+        "readout": slice(28, 172),
+        "trunk": slice(172, 300),
+    }
 
     def fit() -> GaussianProcessHead:
         return GaussianProcessHead.fit(x[:300], y[:300], groups, 0)

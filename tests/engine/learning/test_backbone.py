@@ -70,9 +70,9 @@ def test_one_shipped_backbone_has_seen_no_kappa():
 
 def test_groups_share_out_the_columns(backbone):
     ends = [(s.start, s.stop) for s in backbone.groups.values()]
-    assert list(backbone.groups) == ["composition", "readout", "trunk"]
-    assert ends == [(0, 28), (28, 188), (188, 316)]
-    assert backbone.embedding_size == 316
+    assert list(backbone.groups) == ["composition", "bonding", "readout", "trunk"]
+    assert ends == [(0, 28), (28, 88), (88, 248), (248, 376)]
+    assert backbone.embedding_size == 376
 
 
 def test_embeddings_do_not_depend_on_the_company(backbone, materials):
@@ -152,8 +152,8 @@ class TestMatGLModels:
 
     def test_the_current_weights_are_right(self, shared):
         backbone = load_backbone(shared(MEGNET))
-        assert list(backbone.groups) == ["composition", "readout"]
-        assert backbone.embedding_size == 188
+        assert list(backbone.groups) == ["composition", "bonding", "readout"]
+        assert backbone.embedding_size == 248
 
     def test_old_weights_are_refused_by_compound_and_number(self, shared, tmp_path):
         import matgl
@@ -236,9 +236,9 @@ class TestAnyMatGLBody:
         backbone = Backbone("small", network, {})
         crystals = list(known_compounds().values())
         embedding = backbone.embed_crystals(crystals)
-        assert embedding.shape == (3, 28 + width + (8 if properties else 0))
+        assert embedding.shape == (3, 88 + width + (8 if properties else 0))
         assert np.isfinite(embedding).all()
-        assert len(np.unique(embedding[:, 28:], axis=0)) == 3
+        assert len(np.unique(embedding[:, 88:], axis=0)) == 3
         again = load_backbone(backbone.save(tmp_path))
         np.testing.assert_array_equal(again.embed_crystals(crystals), embedding)
         assert again.elements == backbone.elements

@@ -15,7 +15,7 @@ def test_embeddings_come_back_as_they_were_made(labelled, backbone, materials):
     some = labelled.keys[20:3:-3]
     rows = [labelled.keys.index(k) for k in some]
     np.testing.assert_array_equal(labelled.featuriser.embeddings(some), labelled.embeddings[rows])
-    assert labelled.featuriser.embeddings([]).shape == (0, 316)
+    assert labelled.featuriser.embeddings([]).shape == (0, 376)
     assert [len(g.numbers) for g in labelled.featuriser.graphs(some)] == [len(materials[i].crystal) for i in rows]
 
 

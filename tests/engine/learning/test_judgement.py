@@ -60,7 +60,7 @@ def test_values_of_hundreds_do_not_overflow():
 
 def test_baselines_predict_rows_they_were_not_fitted_on():
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(60, 28)).astype(np.float32)
+    x = rng.normal(size=(60, 88)).astype(np.float32)
     values = x[:, 0].astype(np.float64)
     folds = np.arange(60) % 3
     found = baseline_metrics(x, values, folds, seed=0)
@@ -73,5 +73,5 @@ def test_baselines_predict_rows_they_were_not_fitted_on():
 
 def test_labels_equal_but_one():
     values = np.array([1.0] * 8 + [2.0])
-    found = baseline_metrics(np.eye(9, 28, dtype=np.float32), values, np.arange(9) % 3, seed=0)
+    found = baseline_metrics(np.eye(9, 88, dtype=np.float32), values, np.arange(9) % 3, seed=0)
     assert np.isfinite(found["constant"]["nll"])

@@ -109,7 +109,7 @@ def test_the_card_tells_it_all_and_loads_again(made, pool, backbone, tmp_path):
     assert [stage["properties"] for stage in again.card["lineage"]][-1] == ["volume", "mass"]
     assert again.card["seen"]["mass"] == sorted(m.content_hash[:12] for m in pool if "mass" in m.properties)
     assert again.card["materials"]["sha256"] == materials_hash(pool) == materials_hash(pool[::-1])
-    assert again.groups["trunk"] == slice(188, 204)
+    assert again.groups["trunk"] == slice(248, 264)
 
 
 def test_the_start_is_not_touched(made, backbone):
@@ -260,7 +260,7 @@ class TestChains:
         from engine.learning import strategies
 
         stage = replace(STAGE, keep="heads", tasks=(task,))
-        network, _ = _begin(stage, strategies.FULL, made, (task,), other, np.zeros((2, 28), dtype=np.float32))
+        network, _ = _begin(stage, strategies.FULL, made, (task,), other, np.zeros((2, 88), dtype=np.float32))
         trunk = torch.randn(5, 16)
         before = made.card["scaling"]["volume"]
         expected = made.network.heads(trunk)[:, 0] * before["std"] + before["mean"]
