@@ -527,6 +527,45 @@ def pretrain(
     message(f"backbone written to {out}")
 
 
+@app.command()
+def study(
+    name: Annotated[
+        Literal["paraisite", "pairwise", "multiproperty", "fidelity"], typer.Argument(metavar="NAME", help="Which.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Labelled crystals, files found by the beginning of their names: aflow_agl, ltc_l96, ltc_hh143, "
+            "tl_formation_energy, tl_band_gap, tl_shear_modulus, tl_phonon_peak.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where NAME.md, NAME.json and the work are kept.")
+    ] = Path("studies"),
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="paraisite: a backbone that has learned formation energies, in place of that file; "
+            "fidelity: one that has seen no conductivity.",
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour; rough figures.")] = False,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Measure transfer on your data: paraisite, pairwise, multiproperty, fidelity; goes on where it stopped."""
+    from campaigns.studies.study import run_study
+
+    with Progress(quiet) as progress:
+        result, path = run_study(name, data, out, progress.say, quick=quick, start=start)
+    emit(result.summary(), format, "mean over splits")
+    message(f"tables written to {path}")
+
+
 @models_app.command("list")
 def models_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     """List models, oldest first."""
