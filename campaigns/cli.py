@@ -454,13 +454,36 @@ def backtest(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")],
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
     strategy: Annotated[
-        str, typer.Option(help="Comma-separated: gp-ucb, gp-qLogEI, mlp-ucb, full-ucb, ..., random, extra-trees.")
-    ] = "gp-ucb",
+        str,
+        typer.Option(
+            help="Comma-separated: default (a new campaign's settings), gp-ucb, gp-qLogEI, mlp-ucb, full-ucb, ..., "
+            "a campaign.toml ([model] and [acquisition] count), random, extra-trees."
+        ),
+    ] = "default",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated peers on the same embedding: random, trees, forest, gp, botorch-qlognei, "
+            "baybe, baybe-pca, physbo."
+        ),
+    ] = None,
     initial_ids: Annotated[Path | None, typer.Option(help='JSON file of initial ids: {"SEED": ["ID", ...]}.')] = None,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Strategies of ours choose their initial materials themselves.")
+    ] = False,
+    cost: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Field with the cost of each label; adds curves by cost.")
+    ] = None,
     start: Start = "",
     scale: Scale = None,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="JSON to write; it grows with every finished run.")] = None,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Start from a model that has seen answers; its runs are marked.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write; it grows with every finished run, and a second start goes on.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Curves with confidence bands.")] = None,
     workers: Workers = None,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
@@ -482,14 +505,18 @@ def backtest(
         start=start or DEFAULT_BACKBONE,
         members=members,
         initial_ids=bt.read_initial_ids(initial_ids) if initial_ids else None,
+        cold_start=cold_start,
+        cost=cost,
     )
+    strategies = bt.join(bt.parse_strategies(strategy), bt.parse_against(against) if against else [])
     with Progress(quiet) as progress:
-        runs = bt.backtest(protocol, bt.parse_strategies(strategy), out=out, workers=workers, say=progress.say)
-    columns = [
-        "strategy", "seeds", "labels", "recall_top1", "recall_top1_std", "recall_top5", "recall_top5_std",
-        "enhancement_top5", "regret", "acceleration_80", "seconds_a_round",
-    ]  # fmt: skip
-    emit(bt.summarise(runs), format, "at the end, mean over seeds", columns)
+        runs = bt.backtest(
+            protocol, strategies, out=out, workers=workers, allow_seen=allow_seen, report=report, say=progress.say
+        )
+    rows = bt.summarise(runs)
+    emit(bt.readable(rows) if format is Format.TABLE else rows, format, "at the end, mean ± deviation over seeds")
+    if report:
+        message(f"curves in {report}")
 
 
 @app.command()
