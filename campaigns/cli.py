@@ -461,13 +461,36 @@ def backtest(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")],
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
     strategy: Annotated[
-        str, typer.Option(help="Comma-separated: gp-ucb, gp-qLogEI, mlp-ucb, full-ucb, ..., random, extra-trees.")
-    ] = "gp-ucb",
+        str,
+        typer.Option(
+            help="Comma-separated: default (a new campaign's settings), gp-ucb, gp-qLogEI, mlp-ucb, full-ucb, ..., "
+            "a campaign.toml ([model] and [acquisition] count), random, extra-trees."
+        ),
+    ] = "default",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated peers on the same embedding: random, trees, forest, gp, botorch-qlognei, "
+            "baybe, baybe-pca, physbo."
+        ),
+    ] = None,
     initial_ids: Annotated[Path | None, typer.Option(help='JSON file of initial ids: {"SEED": ["ID", ...]}.')] = None,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Strategies of ours choose their initial materials themselves.")
+    ] = False,
+    cost: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Field with the cost of each label; adds curves by cost.")
+    ] = None,
     start: Start = "",
     scale: Scale = None,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="JSON to write; it grows with every finished run.")] = None,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Start from a model that has seen answers; its runs are marked.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write; it grows with every finished run, and a second start goes on.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Curves with confidence bands.")] = None,
     workers: Workers = None,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
@@ -489,14 +512,18 @@ def backtest(
         start=start or DEFAULT_BACKBONE,
         members=members,
         initial_ids=bt.read_initial_ids(initial_ids) if initial_ids else None,
+        cold_start=cold_start,
+        cost=cost,
     )
+    strategies = bt.join(bt.parse_strategies(strategy), bt.parse_against(against) if against else [])
     with Progress(quiet) as progress:
-        runs = bt.backtest(protocol, bt.parse_strategies(strategy), out=out, workers=workers, say=progress.say)
-    columns = [
-        "strategy", "seeds", "labels", "recall_top1", "recall_top1_std", "recall_top5", "recall_top5_std",
-        "enhancement_top5", "regret", "acceleration_80", "seconds_a_round",
-    ]  # fmt: skip
-    emit(bt.summarise(runs), format, "at the end, mean over seeds", columns)
+        runs = bt.backtest(
+            protocol, strategies, out=out, workers=workers, allow_seen=allow_seen, report=report, say=progress.say
+        )
+    rows = bt.summarise(runs)
+    emit(bt.readable(rows) if format is Format.TABLE else rows, format, "at the end, mean ± deviation over seeds")
+    if report:
+        message(f"curves in {report}")
 
 
 @app.command()
@@ -532,6 +559,45 @@ def pretrain(
         rows = pretrain_backbone(request, progress.say)
     emit(rows, format, "held-out formulas")
     message(f"backbone written to {out}")
+
+
+@app.command()
+def study(
+    name: Annotated[
+        Literal["paraisite", "pairwise", "multiproperty", "fidelity"], typer.Argument(metavar="NAME", help="Which.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Labelled crystals, files found by the beginning of their names: aflow_agl, ltc_l96, ltc_hh143, "
+            "tl_formation_energy, tl_band_gap, tl_shear_modulus, tl_phonon_peak.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where NAME.md, NAME.json and the work are kept.")
+    ] = Path("studies"),
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="paraisite: a backbone that has learned formation energies, in place of that file; "
+            "fidelity: one that has seen no conductivity.",
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour; rough figures.")] = False,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Measure transfer on your data: paraisite, pairwise, multiproperty, fidelity; goes on where it stopped."""
+    from campaigns.studies.study import run_study
+
+    with Progress(quiet) as progress:
+        result, path = run_study(name, data, out, progress.say, quick=quick, start=start)
+    emit(result.summary(), format, "mean over splits")
+    message(f"tables written to {path}")
 
 
 @models_app.command("list")

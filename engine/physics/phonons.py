@@ -45,7 +45,7 @@ class PhononSettings:
 
     temperature: float = 300.0
     """Kelvin."""
-    min_length: float = 8.0
+    min_length: float = 7.5
     """Distance in Angstrom between opposite faces of the supercell: 2 x 2 x 2 conventional cells of most cubic ones."""
     displacements: Literal["random", "systematic"] = "random"
     """``random`` with symfc takes a tenth of the supercells; ``systematic`` are phono3py's pairs."""

@@ -111,9 +111,9 @@ def _write_table(results: dict[str, Any]) -> None:
     names = [name for name in POTENTIALS if any(key.startswith(f"{name}:") for key in results)]
     lines = [
         "| compound | experiment | first principles | "
-        + " | ".join(f"{name}, W/(m K) | min. frequency, THz | supercells | mesh | CPU-s" for name in names)
+        + " | ".join(f"{name} | supercells | mesh | CPU-s" for name in names)
         + " |",
-        "|---|--:|--:|" + "--:|--:|--:|--:|--:|" * len(names),
+        "|---|--:|--:|" + "--:|--:|--:|--:|" * len(names),
     ]
     for compound in COMPOUNDS:
         published = _published(compound)
@@ -130,16 +130,14 @@ def _write_table(results: dict[str, Any]) -> None:
 
 def _cells(result: dict[str, Any] | None) -> list[str]:
     if result is None:
-        return ["-"] * 5
+        return ["-"] * 4
     found = result["provenance"]
     kappa = f"**{_number(result['kappa'])}**" if "kappa" in result else result["reason"].replace("_", " ")
-    mesh = found["mesh"][0] if "mesh" in found else "-"
     mark = "" if found.get("mesh_converged", True) else " *"
     return [
         kappa,
-        f"{found['min_frequency_THz']:.2f}" if "min_frequency_THz" in found else "-",
         str(found.get("n_supercells", "-")),
-        f"{mesh}^3{mark}" if "mesh" in found else "-",
+        f"{found['mesh'][0]}^3{mark}" if "mesh" in found else "-",
         f"{result['core_seconds']:.0f}",
     ]
 

@@ -83,7 +83,8 @@ def test_values_no_command_takes_are_exit_code_2(command: tuple[str, ...]) -> No
 
 
 WITHOUT_A_CAMPAIGN = {
-    "init", "demo", "train", "predict", "estimate", "backtest", "pretrain", "archive verify", "archive extract",
+    "init", "demo", "train", "predict", "estimate", "backtest", "pretrain", "study", "archive verify",
+    "archive extract",
 }  # fmt: skip
 
 

@@ -1,0 +1,135 @@
+"""Runs together: mean, spread and confidence bands over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from campaigns.backtest.replay import Run
+
+LEVEL = 0.9
+"""Of the confidence bands of a mean over seeds."""
+CURVES = ("recall_top1", "recall_top5", "enhancement_top1", "enhancement_top5", "regret", "best")
+COST_CURVES = ("cost", "cost_enhancement_top1", "cost_enhancement_top5")
+_ACCELERATIONS = ("acceleration_50", "acceleration_80", "cost_acceleration_50", "cost_acceleration_80")
+
+
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row a strategy at the end of its runs: means over seeds, ``*_std`` their standard deviations.
+
+    An acceleration is the mean over the runs that get so far; ``*_reached`` counts them.
+    """
+    rows = []
+    for strategy, own in by_strategy(runs).items():
+        ends = [run.rounds[-1] for run in own]
+        row: dict[str, Any] = {"strategy": strategy, "seeds": len(own), "labels": ends[0]["labels"]}
+        for name in _curves(ends[0]):
+            row[name], row[f"{name}_std"] = _mean_std([end[name] for end in ends])
+        for name in _ACCELERATIONS[: 4 if "cost" in ends[0] else 2]:
+            reached = [value for run in own if (value := getattr(run, name)) is not None]
+            row[name], row[f"{name}_std"] = _mean_std(reached)
+            row[f"{name}_reached"] = len(reached)
+        row["seconds_a_round"] = float(np.mean([s for run in own for s in run.round_seconds]))
+        row["seen"] = any(run.seen for run in own)
+        rows.append(row)
+    return rows
+
+
+def bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Give one record a strategy: every curve's mean, deviation and confidence band after each round.
+
+    Beside them ``labels`` and ``pool_share``, bought by then. The band is the 90 % confidence interval of the mean by
+    Student's t, the seeds taken as independent; without a second seed there is none (None).
+    """
+    found = []
+    for strategy, own in by_strategy(runs).items():
+        record: dict[str, Any] = {"strategy": strategy, "seeds": len(own)}
+        for name in ("labels", "pool_share"):
+            record[name] = [point[name] for point in own[0].rounds]
+        for name in _curves(own[0].rounds[0]):
+            record[name] = band(np.array([[point[name] for point in run.rounds] for run in own]))
+        found.append(record)
+    return found
+
+
+def band(values: np.ndarray) -> dict[str, Any]:
+    """Mean, standard deviation and confidence interval of each column of ``seeds x rounds``."""
+    from scipy.stats import t
+
+    seeds = len(values)
+    mean, std = values.mean(0), values.std(0, ddof=1 if seeds > 1 else 0)
+    if seeds < 2:
+        return {"mean": mean.tolist(), "std": std.tolist(), "lower": None, "upper": None}
+    half = t.ppf((1 + LEVEL) / 2, seeds - 1) * std / np.sqrt(seeds)
+    return {
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "lower": (mean - half).tolist(),
+        "upper": (mean + half).tolist(),
+    }
+
+
+def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Rows of :func:`summarise` as people read them, mean ± standard deviation; the same columns in every row."""
+    written = []
+    for row in rows:
+        cells = {
+            "strategy": row["strategy"] + (" (seen)" if row["seen"] else ""),
+            "seeds": str(row["seeds"]),
+            "labels": str(row["labels"]),
+            "recall of best 1 %": _plus_minus(row, "recall_top1", ".2f"),
+            "of best 5 %": _plus_minus(row, "recall_top5", ".2f"),
+            "EF (5 %)": _plus_minus(row, "enhancement_top5", ".1f"),
+            "AF50": _reached(row, "acceleration_50"),
+            "AF80": _reached(row, "acceleration_80"),
+            "regret": _plus_minus(row, "regret", ".3f"),
+        }
+        if "cost" in row:
+            cells |= {
+                "cost": _plus_minus(row, "cost", ".3g"),
+                "EF by cost (5 %)": _plus_minus(row, "cost_enhancement_top5", ".1f"),
+                "AF80 by cost": _reached(row, "cost_acceleration_80"),
+            }
+        written.append(cells | {"s a round": f"{row['seconds_a_round']:.1f}"})
+    return written
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Lines of a Markdown table of rows of words."""
+    head = list(rows[0])
+    rule = ["---" if name == "strategy" else "--:" for name in head]
+    return [f"| {' | '.join(line)} |" for line in (head, rule, *([row[name] for name in head] for row in rows))]
+
+
+def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Group the runs of each strategy, in the order they came."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.strategy, []).append(run)
+    return found
+
+
+def _curves(point: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*CURVES, *COST_CURVES) if "cost" in point else CURVES
+
+
+def _mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation; the latter is 0 for one value."""
+    if not values:
+        return None, None
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _plus_minus(row: Mapping[str, Any], name: str, form: str) -> str:
+    return f"{row[name]:{form}} ± {row[f'{name}_std']:{form}}"
+
+
+def _reached(row: Mapping[str, Any], name: str) -> str:
+    """Mean, with how many runs got so far where not all did."""
+    if row[name] is None:
+        return "not reached"
+    some = "" if row[f"{name}_reached"] == row["seeds"] else f" ({row[f'{name}_reached']} of {row['seeds']})"
+    return f"{row[name]:.1f}{some}"

@@ -1,0 +1,132 @@
+"""No leak: a model that has seen the answers, or numbers from the same calculation, may not be judged by them.
+
+A backbone's card lists, for every property that it was trained on, the first 12 hex digits of the content hash of each
+crystal. A crystal of the pool leaks if the model has seen for it
+
+- the property itself, whatever its spelling: unit, temperature and scaling in a name do not make it another one
+  (``kappa_300K``, ``kappa_300K_W_mK``, ``Kappa(300 K)``);
+- a property of the same **family** (:data:`FAMILIES`), which one calculation gives all at once. AGL and AEL values
+  come from one set of strained cells: AGL's conductivity is a formula of its Debye temperature, Grueneisen parameter
+  and volume. First-principles conductivities at other temperatures, along other directions or by another solver
+  come from one set of force constants;
+- another column of the backtest's own file that ranks the pool nearly as the answer does (Spearman above 0.9 either
+  way): what it is called does not matter then.
+
+AGL and first-principles conductivities are families of their own: learning from one to find the other is transfer,
+which is what this program is for. So are elastic moduli of other databases. Crystals are compared by content hash; the
+same compound relaxed by another database is another calculation.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from campaigns.backtest.protocol import LabelledPool
+
+HASH_DIGITS = 12
+NEARLY_THE_SAME = 0.9
+"""Absolute Spearman correlation with the answer from which another column counts as derived from it."""
+_FEWEST = 10
+"""Rows that a correlation needs."""
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "AGL and AEL": (
+        "agl", "ael", "debye", "gruneisen", "thermal expansion", "heat capacity", "poisson ratio", "young modulus",
+        *(f"{kind} modulus {mean}" for kind in ("bulk", "shear") for mean in ("vrh", "voigt", "reuss")),
+        "bulk modulus static", "bulk modulus isothermal", "speed of sound", "sound velocity",
+    ),
+    "lattice thermal conductivity": (
+        "kappa", "phonon lifetime", "phonon linewidth", "phonon scattering", "phonon mean free path",
+    ),
+}  # fmt: skip
+"""Words that a name of each family holds; the first family that fits."""
+_SAME_WORDS = (
+    (r"lattice thermal conductivity|thermal conductivity|\bltc\b|\bk?latt?\b", "kappa"),
+    (r"\bgrueneisen\b", "gruneisen"),
+    (r"\bmoduli\b", "modulus"),
+    (r"\bcoefficient\b|\bparameter\b", ""),
+)
+_NO_MEANING = {
+    "k", "w", "m", "mk", "wmk", "wm", "mw", "gpa", "pa", "ev", "mev", "thz", "cm", "1", "angstrom", "at", "t",
+    "scaled", "normalised", "normalized", "log", "log10", "ln",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What a starting model knows of the answers."""
+
+    seen: str
+    """Property that it was trained on."""
+    ids: tuple[str, ...]
+    """Materials of the pool for which it was."""
+    why: str
+    """How that is the answer, empty where it is the property itself."""
+
+    def describe(self) -> str:
+        """``kappa_300K of 60 materials of this pool (e.g. mp-149)``, and how that tells the answer."""
+        because = f", {self.why}" if self.why else ""
+        return f"{self.seen} of {len(self.ids)} materials of this pool (e.g. {self.ids[0]}){because}"
+
+
+def find_leaks(pool: LabelledPool, property: str, card: Mapping[str, Any]) -> list[Leak]:
+    """Everything that the model with this ``card`` has seen of the answers, worst first."""
+    leaks = []
+    for name, hashes in card.get("seen", {}).items():
+        known = set(hashes)
+        ids = tuple(m.id for m in pool.materials if m.content_hash[:HASH_DIGITS] in known)
+        why = _kinship(name, property, pool) if ids else None
+        if why is not None:
+            leaks.append(Leak(name, ids, why))
+    return sorted(leaks, key=lambda leak: (bool(leak.why), -len(leak.ids)))
+
+
+def canonical(name: str) -> str:
+    """Words of a property's name without unit, temperature and scaling, in one spelling."""
+    plain = unicodedata.normalize("NFKD", name.replace("κ", "kappa")).encode("ascii", "ignore").decode().lower()
+    words = [w for w in re.split(r"[^a-z0-9]+", plain) if w not in _NO_MEANING and not re.fullmatch(r"\d+k?", w)]
+    text = " ".join(words)
+    for pattern, word in _SAME_WORDS:
+        text = re.sub(pattern, word, text)
+    return " ".join(text.split()) or plain
+
+
+def family(name: str) -> str | None:
+    """Family of a property, or None."""
+    text = f" {canonical(name)} "
+    return next((f for f, stems in FAMILIES.items() if any(f" {stem} " in text for stem in stems)), None)
+
+
+def _kinship(seen: str, property: str, pool: LabelledPool) -> str | None:
+    """Tell how ``seen`` gives ``property`` away; None if it does not."""
+    if canonical(seen) == canonical(property):
+        return ""
+    group = family(property)
+    if group is not None and family(seen) == group:
+        return f"which comes from the same calculation as {property} ({group})"
+    columns = {name for m in pool.materials for name in m.properties if canonical(name) == canonical(seen)}
+    for name in sorted(columns - {property}):
+        correlation = _rank_correlation([m.properties.get(name) for m in pool.materials], pool)
+        if abs(correlation) > NEARLY_THE_SAME:
+            return f"which ranks this pool as {property} does (Spearman {correlation:.2f} with the file's {name})"
+    return None
+
+
+def _rank_correlation(column: Sequence[Any], pool: LabelledPool) -> float:
+    from scipy.stats import rankdata
+
+    numbers = [float(v) if isinstance(v, int | float) else np.nan for v in column]
+    there = np.isfinite(numbers)
+    if there.sum() < _FEWEST:
+        return 0.0
+    ranks = [rankdata(np.asarray(v)[there]) for v in (numbers, pool.values)]
+    if min(np.ptp(r) for r in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])

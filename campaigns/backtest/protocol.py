@@ -1,0 +1,178 @@
+"""What every strategy of a backtest is given alike: a labelled pool, initial labels, batches, rounds and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from campaigns.exceptions import CampaignError
+from campaigns.training_set import Scale, flaw
+from engine.materials.crystal import Material
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What every strategy of a backtest is given alike."""
+
+    files: tuple[str, ...]
+    property: str
+    goal: Literal["min", "max"]
+    initial: int
+    batch: int
+    rounds: int
+    seeds: tuple[int, ...]
+    scale: Literal["log10", "linear"]
+    start: str = "megnet-multiproperty"
+    """Backbone or trained model that every strategy starts from, and whose embedding the peers see."""
+    members: int = 5
+    initial_ids: Mapping[str, Sequence[str]] | None = None
+    """Initial ids by seed, instead of those drawn by ``numpy.random.default_rng(seed)``."""
+    cold_start: bool = False
+    """Strategies of ours choose their initial materials themselves; the peers still begin with those drawn."""
+    cost: str | None = None
+    """Field of the records' properties with the cost of their label, e.g. in core-hours."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPool:
+    """N materials with the answers that strategies buy one by one."""
+
+    materials: Sequence[Material]
+    values: NDArray[np.float64]
+    """Of the property, in its unit."""
+    learned: NDArray[np.float64]
+    """The same on the scale of the model: log10 where it spans decades."""
+    costs: NDArray[np.float64] | None = None
+    """Of a label each, where known."""
+
+    def __len__(self) -> int:
+        """Give the number of materials."""
+        return len(self.materials)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids in file order."""
+        return [m.id for m in self.materials]
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Row by id."""
+        return {id_: row for row, id_ in enumerate(self.ids)}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of ids, structures and answers, in order."""
+        digest = hashlib.sha256()
+        costs = [None] * len(self) if self.costs is None else self.costs.tolist()
+        for material, value, cost in zip(self.materials, self.values.tolist(), costs, strict=True):
+            digest.update(json.dumps([material.id, material.content_hash, value, cost]).encode())
+        return digest.hexdigest()
+
+
+def read_pool(protocol: Protocol) -> LabelledPool:
+    """Read the records that have the property, in file order; all must be usable: the initial sets count them.
+
+    Raises
+    ------
+    CampaignError
+        If there are none, one cannot be used or has no cost where costs are asked for, or an id stands twice.
+    """
+    from engine.materials.checks import Rejection
+    from engine.materials.loading import load
+
+    outcomes = [outcome for part in load(protocol.files) for outcome in part]
+    refused = [f"{o.source} ({o.message})" for o in outcomes if isinstance(o, Rejection)]
+    materials = [o for o in outcomes if isinstance(o, Material)]
+    found = [m for m in materials if protocol.property in m.properties]
+    if not found:
+        fields = sorted({name for m in materials for name in m.properties})
+        raise CampaignError(
+            f"no record has the property {protocol.property!r} (there are: {', '.join(fields) or 'none'}); "
+            "check --property"
+        )
+    refused += _flaws(found, protocol.property, protocol.scale)
+    if protocol.cost:
+        refused += _flaws(found, protocol.cost, "log10")  # above zero, too
+    if refused:
+        raise CampaignError(
+            f"{len(refused)} of {len(outcomes)} records cannot be used, the first {refused[0]}; a backtest needs the "
+            "whole pool, so that its initial sets are those of other programs: leave them out of the file"
+        )
+    twice = [id_ for id_, count in Counter(m.id for m in found).items() if count > 1]
+    if twice:
+        raise CampaignError(f"the id {twice[0]!r} stands twice in the pool; ids must be unique")
+    values = _column(found, protocol.property)
+    costs = _column(found, protocol.cost) if protocol.cost else None
+    return LabelledPool(found, values, Scale(protocol.scale).learned(values), costs)
+
+
+def check_size(protocol: Protocol, size: int) -> None:
+    """Refuse to ask for more labels than ``size``."""
+    asked = protocol.initial + protocol.batch * protocol.rounds
+    if asked > size:
+        raise CampaignError(
+            f"{protocol.initial} + {protocol.rounds} x {protocol.batch} = {asked} labels are asked for, the pool has "
+            f"{size}; lower --initial, --batch or --rounds"
+        )
+
+
+def initial_ids(protocol: Protocol, ids: Sequence[str], seed: int) -> list[str]:
+    """Ids labelled before the first round: given, or drawn over the pool in file order."""
+    if protocol.initial_ids is not None:
+        given = protocol.initial_ids.get(str(seed))
+        if given is None:
+            raise CampaignError(f"the file of initial ids has no entry for seed {seed}; it needs one list a seed")
+        absent = sorted(set(given) - set(ids))
+        if absent:
+            raise CampaignError(
+                f"initial ids of seed {seed}: {len(absent)} are not in the pool, the first {absent[0]!r}; correct them"
+            )
+        if len(set(given)) != protocol.initial:
+            raise CampaignError(
+                f"initial ids of seed {seed}: {len(set(given))} different ones given, --initial asks for "
+                f"{protocol.initial}; make them agree"
+            )
+        return list(given)
+    rows = np.random.default_rng(seed).choice(len(ids), protocol.initial, replace=False)
+    return [ids[i] for i in rows]
+
+
+def read_initial_ids(path: Path) -> dict[str, list[str]]:
+    """Read the initial ids of each seed: ``{"0": ["id", ...], "1": [...]}``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CampaignError(f"--initial-ids {path} cannot be read: {error}") from error
+    lists = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(ids, list) and all(isinstance(id_, str) for id_ in ids) for ids in lists):
+        raise CampaignError(f'--initial-ids {path}: give {{"0": ["id", ...], "1": [...]}}, one list of ids a seed')
+    return dict(content)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0,1,2``: whole numbers from zero up."""
+    seeds = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in seeds):
+        raise CampaignError(f"--seeds {text!r}: give whole numbers from zero up with commas, e.g. 0,1,2")
+    return tuple(dict.fromkeys(int(part) for part in seeds))
+
+
+def _flaws(materials: Sequence[Material], name: str, scale: str) -> list[str]:
+    values: list[tuple[str, Any]] = [(m.id, m.properties.get(name)) for m in materials]
+    flaws = [(id_, flaw(value, scale) if value is not None else "is missing") for id_, value in values]
+    return [f"{id_} ({name} {problem})" for id_, problem in flaws if problem]
+
+
+def _column(materials: Sequence[Material], name: str) -> NDArray[np.float64]:
+    return np.array([float(m.properties[name]) for m in materials])

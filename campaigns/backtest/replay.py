@@ -1,0 +1,178 @@
+"""One strategy with one seed: a real campaign in a folder of its own, or a peer; and what it found."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from campaigns.backtest.peers import PEERS
+from campaigns.backtest.protocol import LabelledPool, Protocol, initial_ids
+from campaigns.backtest.strategies import Strategy, campaign_text
+from campaigns.exceptions import CampaignError
+from engine.metrics.discovery import DiscoveryPoint, acceleration, discovery_curve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.campaign import Campaign
+
+
+@dataclass
+class Run:
+    """One strategy with one seed."""
+
+    strategy: str
+    seed: int
+    acquired: list[str]
+    """Ids in the order of acquisition; the initial ones first."""
+    round_seconds: list[float] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    """Discovery after the initial labels (round 0) and after every round, with the round's own judgement."""
+    acceleration_50: float | None = None
+    acceleration_80: float | None = None
+    cost_acceleration_50: float | None = None
+    cost_acceleration_80: float | None = None
+    """The same in cost: what random buying spends until then over what was spent."""
+    seen: bool = False
+    """Whether the starting model had seen answers, so that this run shows nothing."""
+
+
+def replay(job: tuple[Strategy, int], protocol: Protocol, pool: LabelledPool, features: Path) -> Run:
+    """Run one strategy with one seed in this process; ``features`` is the folder of the pool's embeddings."""
+    import torch
+
+    torch.set_num_threads(1)
+    strategy, seed = job
+    run = Run(strategy.name, seed, initial_ids(protocol, pool.ids, seed))
+    if strategy.is_peer:
+        judgements = _ask_peer(protocol, pool, run, features)
+    else:
+        judgements = _run_campaign(protocol, pool, strategy, run, features)
+    _judge(protocol, pool, run, judgements)
+    return run
+
+
+def _run_campaign(
+    protocol: Protocol, pool: LabelledPool, strategy: Strategy, run: Run, features: Path
+) -> list[dict[str, Any]]:
+    from campaigns.campaign import Campaign, round_row
+    from campaigns.ingestion import IngestReport, add_materials
+
+    cold = protocol.cold_start
+    text = campaign_text(protocol, strategy, run.seed, protocol.initial if cold else protocol.batch)
+    with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:
+        directory = Path(name) / "campaign"
+        with Campaign.create_from(directory, text) as campaign:
+            hidden = [_without(m, protocol.property) for m in pool.materials]
+            add_materials(campaign.store, hidden, IngestReport())
+            if cold:
+                run.acquired = _rounds(campaign, pool, features, 1, run)
+                run.round_seconds.clear()
+            else:
+                _label(campaign, pool, run.acquired)
+        if cold:
+            (directory / "campaign.toml").write_text(campaign_text(protocol, strategy, run.seed, protocol.batch))
+        with Campaign.open(directory) as campaign:
+            run.acquired += _rounds(campaign, pool, features, protocol.rounds, run)
+            rows = [round_row(record) for record in campaign.store.rounds()]
+    return rows[1:] if cold else rows
+
+
+def _rounds(campaign: Campaign, pool: LabelledPool, features: Path, rounds: int, run: Run) -> list[str]:
+    """Run rounds of the production code, answered from the pool; ids in the order of the queue."""
+    from campaigns.labelers import Replay
+
+    campaign.features = features
+    answers = dict(zip(pool.ids, pool.values.tolist(), strict=True))
+    campaign.labeler = Replay(campaign.configuration.campaign, answers, "backtest")
+    queued = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        report = campaign.run(rounds=1)
+        if not report.rounds:
+            raise CampaignError(f"{run.strategy} seed {run.seed}: the campaign stopped early: {report.message}")
+        run.round_seconds.append(round(time.perf_counter() - began, 3))
+        queued += [e.material_id for e in campaign.store.queue(round=report.rounds[-1])]
+    return queued
+
+
+def _label(campaign: Campaign, pool: LabelledPool, ids: list[str]) -> None:
+    from db.records import LabelRecord
+
+    section = campaign.configuration.campaign
+    values = [float(pool.values[pool.position[id_]]) for id_ in ids]
+    campaign.store.add_labels(
+        LabelRecord(id_, section.property, value, section.unit, section.fidelity, source="initial")
+        for id_, value in zip(ids, values, strict=True)
+    )
+
+
+def _without(material: Any, property: str) -> Any:
+    """Material that does not carry the answer along."""
+    return replace(material, properties={k: v for k, v in material.properties.items() if k != property})
+
+
+def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) -> list[dict[str, Any]]:
+    target = pool.learned * (1 if protocol.goal == "min" else -1)
+    bought = [pool.position[id_] for id_ in run.acquired]
+    rng = np.random.default_rng(run.seed)
+    rng.choice(len(pool), protocol.initial, replace=False)  # the stream stands where the initial draw left it
+    peer = PEERS[run.strategy](_embeddings(protocol, pool, folder), run.seed, rng)
+    for _ in range(protocol.rounds):
+        began = time.perf_counter()
+        chosen = peer.propose(bought, target[bought], protocol.batch)
+        bought = [*bought, *chosen]
+        run.round_seconds.append(round(time.perf_counter() - began, 3))
+    run.acquired = [pool.ids[row] for row in bought]
+    return [{} for _ in range(protocol.rounds)]
+
+
+def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray[np.float64]:
+    """N x d, every column group."""
+    from engine.learning.features import Featuriser
+    from engine.learning.storage import load_start
+
+    featuriser = Featuriser(load_start(protocol.start), folder)
+    return featuriser.embeddings([m.content_hash for m in pool.materials]).astype(np.float64)
+
+
+def _judge(protocol: Protocol, pool: LabelledPool, run: Run, judgements: list[dict[str, Any]]) -> None:
+    bought = [pool.position[id_] for id_ in run.acquired]
+    points: list[DiscoveryPoint] = discovery_curve(
+        pool.learned, bought, goal=protocol.goal, initial=protocol.initial, batch=protocol.batch
+    )
+    run.acceleration_50 = acceleration(points, len(pool), 0.5)
+    run.acceleration_80 = acceleration(points, len(pool), 0.8)
+    later: Iterator[dict[str, Any]] = iter([{}, *judgements])
+    run.rounds = [asdict(point) | _shares(point, pool, bought) | {"judgement": next(later)} for point in points]
+    if pool.costs is not None:
+        run.cost_acceleration_50, run.cost_acceleration_80 = (_cost_acceleration(run, f) for f in (0.5, 0.8))
+
+
+def _shares(point: DiscoveryPoint, pool: LabelledPool, bought: list[int]) -> dict[str, float]:
+    """Share of the pool that was bought; where costs are known also what was spent, and recall over its share."""
+    bought_share = {"pool_share": point.labels / len(pool)}
+    if pool.costs is None:
+        return bought_share
+    spent = float(pool.costs[bought[: point.labels]].sum())
+    share = spent / float(pool.costs.sum())
+    return bought_share | {
+        "cost": spent,
+        "cost_share": share,
+        "cost_enhancement_top1": point.recall_top1 / share,
+        "cost_enhancement_top5": point.recall_top5 / share,
+    }
+
+
+def _cost_acceleration(run: Run, fraction: float) -> float | None:
+    """Share of the pool's cost that random buying needs for this fraction of the best 5 %, over that spent."""
+    for point in run.rounds:
+        if point["recall_top5"] >= fraction - 1e-12:
+            return fraction / float(point["cost_share"])
+    return None

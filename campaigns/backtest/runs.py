@@ -1,0 +1,251 @@
+"""Every strategy with every seed, in processes of one thread; what is finished is kept, so that a rerun goes on.
+
+Finished runs are files in a folder beside the results (``b.runs/`` for ``b.json``), each with the hashes and settings
+that decided it. More strategies and seeds join what is there; a run of other inputs is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from campaigns.backtest.curves import bands, summarise
+from campaigns.backtest.leaks import Leak, find_leaks
+from campaigns.backtest.page import check_place, write_page
+from campaigns.backtest.peers import package_version
+from campaigns.backtest.protocol import LabelledPool, Protocol, check_size, initial_ids, read_pool
+from campaigns.backtest.replay import Run, replay
+from campaigns.backtest.strategies import Strategy, deciding_settings
+from campaigns.exceptions import CampaignError
+from campaigns.files import write_whole
+from campaigns.round import code_version
+from engine.execution import ExecutionSettings, cores, executor
+from engine.learning.features import Featuriser
+from engine.learning.storage import load_ensemble, load_start
+from engine.materials.duplicates import link_duplicates
+
+if TYPE_CHECKING:
+    from engine.learning.backbone import Backbone
+
+Job = tuple[Strategy, int]
+_VERSIONS = ("kappascout", "torch", "matgl", "botorch", "gpytorch", "scikit-learn", "numpy")
+
+
+def backtest(
+    protocol: Protocol,
+    strategies: Sequence[Strategy],
+    *,
+    out: Path | None = None,
+    workers: int | None = None,
+    allow_seen: bool = False,
+    report: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Run]:
+    """Run every strategy with every seed, each in a process of one thread; ``out`` grows with every finished run.
+
+    Parameters
+    ----------
+    strategies
+        As :func:`parse_strategies` and :func:`parse_against` give them.
+    out
+        JSON to write; beside it, finished runs are kept and taken up again.
+    allow_seen
+        Start from a model that has seen answers all the same; the runs are marked.
+    report
+        HTML page of the curves to write at the end.
+
+    Raises
+    ------
+    CampaignError
+        If the pool is smaller than what would be asked for, the starting model has seen the answers, a peer is not
+        installed, or finished runs of other inputs are beside ``out``.
+    """
+    own = {
+        s.name: package_version(s.name) if s.is_peer else deciding_settings(protocol, s) for s in strategies
+    }  # what is not installed or contradicts itself is refused before anything is read
+    if report:
+        check_place(report)
+    pool = read_pool(protocol)
+    copies = sum(original is not None for _, original in link_duplicates(pool.materials, {}))
+    if copies:
+        say(f"{copies} of {len(pool)} records are copies of another; a copy is acquired only in an initial set")
+    check_size(protocol, len(pool) - copies)
+    for seed in protocol.seeds:
+        initial_ids(protocol, pool.ids, seed)
+    backbone = load_start(protocol.start)
+    seen = _seen(protocol, pool, backbone, strategies, allow_seen, say)
+    jobs = [(strategy, seed) for strategy in strategies for seed in protocol.seeds]
+    common = _inputs(protocol, pool, backbone)
+    finished = _Finished(out, {name: common | settings for name, settings in own.items()}) if out else None
+    runs = finished.read(jobs) if finished else []
+    if runs:
+        say(f"{len(runs)} of {len(jobs)} runs are finished already")
+    done = {(run.strategy, run.seed) for run in runs}
+    left = [(strategy, seed) for strategy, seed in jobs if (strategy.name, seed) not in done]
+    for run in _run_all(protocol, pool, backbone, left, workers, say):
+        run.seen = run.strategy in seen
+        runs.append(run)
+        say(describe_run(run))
+        if finished:
+            finished.keep(run)
+            write_results(finished.out, protocol, _in_order(runs, jobs))
+    runs = _in_order(runs, jobs)
+    if finished:
+        write_results(finished.out, protocol, runs)
+    if report:
+        write_page(protocol, runs, report)
+    return runs
+
+
+def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
+    """Write the JSON that scorers read: the runs, and what they are together."""
+    content = {
+        "protocol": asdict(protocol),
+        "versions": {name: version(name) for name in _VERSIONS},
+        "seen": any(run.seen for run in runs),
+        "runs": [asdict(run) for run in runs],
+        "summary": summarise(runs),
+        "bands": bands(runs),
+    }
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def describe_run(run: Run) -> str:
+    """One line: what a run had found at its end."""
+    end = run.rounds[-1]
+    return (
+        f"{run.strategy} seed {run.seed}: {end['labels']} labels, recall of the top 1 % {end['recall_top1']:.2f}, "
+        f"of the top 5 % {end['recall_top5']:.2f}, regret {end['regret']:.3g}"
+    )
+
+
+class _Finished:
+    """Finished runs beside the results, one file each."""
+
+    def __init__(self, out: Path, inputs: dict[str, dict[str, Any]]):
+        if out.is_dir():
+            raise CampaignError(f"--out {out} is a folder; name a JSON file")
+        self.out = out
+        self._folder = out.with_suffix(".runs")
+        self._inputs = inputs
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self._folder):  # now, not after the first run
+            pass
+
+    def read(self, jobs: Sequence[Job]) -> list[Run]:
+        """Those of ``jobs`` that are finished."""
+        return [Run(**content) for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
+
+    def keep(self, run: Run) -> None:
+        """Keep a run with what decided it."""
+        inputs = self._inputs[run.strategy]
+        content = {"inputs_sha256": _sha256(inputs), "inputs": inputs, "run": asdict(run)}
+        write_whole(self._path(run.strategy, run.seed), json.dumps(content) + "\n")
+
+    def _content(self, strategy: str, seed: int) -> dict[str, Any] | None:
+        path = self._path(strategy, seed)
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found, run = content["inputs_sha256"], dict(content["run"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CampaignError(f"{path} is not a run that a backtest kept ({error}); remove it") from error
+        now = self._inputs[strategy]
+        if found != _sha256(now):
+            before = content["inputs"]
+            changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+            raise CampaignError(
+                f"{path} was run with other inputs ({'; '.join(_change(n, before, now) for n in changed)}); give "
+                f"another --out, or remove {self._folder}"
+            )
+        return run
+
+    def _path(self, strategy: str, seed: int) -> Path:
+        return self._folder / f"{strategy}-{seed}.json"
+
+
+def _inputs(protocol: Protocol, pool: LabelledPool, backbone: Backbone) -> dict[str, Any]:
+    """Gather what decides every run beside its seed."""
+    names = ("property", "goal", "scale", "initial", "batch", "rounds", "cold_start", "cost", "initial_ids")
+    return {
+        "pool": pool.sha256,
+        "start": backbone.sha256,
+        **{name: getattr(protocol, name) for name in names},
+        "code_version": code_version(),
+    }
+
+
+def _change(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    words = [str(inputs.get(name, "nothing")) for inputs in (before, now)]
+    return f"{name} {' then, '.join(w if len(w) <= 40 else w[:12] + '...' for w in words)} now"
+
+
+def _sha256(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _seen(
+    protocol: Protocol,
+    pool: LabelledPool,
+    backbone: Backbone,
+    strategies: Sequence[Strategy],
+    allow: bool,
+    say: Callable[[str], None],
+) -> set[str]:
+    """Names of the strategies whose model has seen answers, where that is allowed."""
+    priors = {s.name: s.prior for s in strategies if s.prior}
+    cards = {protocol.start: backbone.card} | {prior: _prior_card(prior) for prior in priors.values()}
+    leaks = {model: found for model, card in cards.items() if (found := find_leaks(pool, protocol.property, card))}
+    for model, found in leaks.items():
+        message = f"{model} was trained on {_words(found)}, so the backtest would know the answers"
+        if not allow:
+            raise CampaignError(
+                f"{message}; start from a model that has not seen them, or mark the results as such with --allow-seen"
+            )
+        say(f"warning: {message.replace('would know', 'knows')}; its runs are marked as seen")
+    if protocol.start in leaks:
+        return {s.name for s in strategies if s.name != "random"}
+    return {name for name, prior in priors.items() if prior in leaks}
+
+
+def _prior_card(folder: str) -> dict[str, Any]:
+    """Tell what the model of a prior has seen: its own labels, and those of its backbone."""
+    ensemble = load_ensemble(folder)
+    seen = dict(ensemble.backbone.card.get("seen", {}))
+    seen[ensemble.property] = [*seen.get(ensemble.property, ()), *ensemble.seen]
+    return {"seen": seen}
+
+
+def _words(leaks: Sequence[Leak]) -> str:
+    more = f"; and on {len(leaks) - 3} more properties" if len(leaks) > 3 else ""
+    return "; and on ".join(leak.describe() for leak in leaks[:3]) + more
+
+
+def _run_all(
+    protocol: Protocol,
+    pool: LabelledPool,
+    backbone: Backbone,
+    jobs: Sequence[Job],
+    workers: int | None,
+    say: Callable[[str], None],
+) -> Iterator[Run]:
+    """Every run as it is finished; graphs and embeddings are made once for all."""
+    if not jobs:
+        return
+    with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:
+        say(f"{len(pool)} materials; making embeddings with {backbone.name}")
+        Featuriser(backbone, name).add({m.content_hash: m.crystal for m in pool.materials})
+        with executor(ExecutionSettings(workers=min(workers or cores(), len(jobs)))) as run:
+            yield from run.map_unordered(replay, jobs, protocol, pool, Path(name))
+
+
+def _in_order(runs: Sequence[Run], jobs: Sequence[Job]) -> list[Run]:
+    order = [(strategy.name, seed) for strategy, seed in jobs]
+    return sorted(runs, key=lambda run: order.index((run.strategy, run.seed)))

@@ -1,0 +1,154 @@
+"""Strategies by name: settings of a campaign of ours, or a peer that chooses by itself."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from campaigns.backtest.peers import ALIASES, PEERS
+from campaigns.configuration import ModelSection, parse_configuration
+from campaigns.exceptions import CampaignError
+from engine.acquire.functions import FUNCTIONS
+
+if TYPE_CHECKING:
+    from campaigns.backtest.protocol import Protocol
+
+DEFAULT = "default"
+"""The settings of a new campaign."""
+SECTIONS = ("model", "acquisition")
+"""Of a ``campaign.toml``: what makes a strategy; the rest is the protocol's."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way of choosing."""
+
+    name: str
+    settings: Mapping[str, Mapping[str, Any]] | None
+    """Sections of ``campaign.toml``; None for a peer."""
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it is one of :data:`PEERS`."""
+        return self.settings is None
+
+    @property
+    def prior(self) -> str:
+        """Folder of the model whose estimate ranks its first batch, or nothing."""
+        name = str((self.settings or {}).get("acquisition", {}).get("prior", ""))
+        return name if name and Path(name).is_dir() else ""
+
+
+def join(*groups: Sequence[Strategy]) -> list[Strategy]:
+    """All strategies in order, each name once."""
+    return list({strategy.name: strategy for group in groups for strategy in group}.values())
+
+
+def parse_strategies(text: str) -> list[Strategy]:
+    """``S[,S2]``: ``default``, a head and an acquisition function (``gp-ucb``), a peer, or a ``campaign.toml``.
+
+    An acquisition function alone goes with the default head. Of a file, ``[model]`` and ``[acquisition]`` count, and
+    paths in it are relative to it; the strategy is called as the file is, without ``.toml``.
+    """
+    return join([_parse(name.strip()) for name in text.split(",")])
+
+
+def parse_against(text: str) -> list[Strategy]:
+    """``P[,P2]``: peers, which see the embedding and the labels bought, and nothing else."""
+    found = [ALIASES.get(name, name) for name in (part.strip() for part in text.split(","))]
+    if unknown := [name for name in found if name not in PEERS]:
+        raise CampaignError(f"unknown peer {unknown[0]!r}; --against takes {', '.join([*PEERS, *ALIASES])}")
+    return [Strategy(name, None) for name in dict.fromkeys(found)]
+
+
+def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int) -> str:
+    """``campaign.toml`` of one run of ours."""
+    start = Path(protocol.start)
+    own = strategy.settings or {}
+    settings: dict[str, dict[str, Any]] = {
+        "campaign": {
+            "name": f"{strategy.name}-{seed}",
+            "goal": protocol.goal,
+            "property": protocol.property,
+            "unit": "W/(m K)" if protocol.property.startswith("kappa") else "-",
+            "scale": protocol.scale,
+            "batch": batch,
+            "budget": protocol.initial + protocol.batch * protocol.rounds,
+            "seed": seed,
+        },
+        "model": {
+            **own.get("model", {}),
+            "backbone": str(start.resolve()) if start.exists() else protocol.start,
+            "members": protocol.members,
+        },
+        "acquisition": dict(own.get("acquisition", {})),
+        "labeler": {"kind": "replay", "source": "backtest"},
+    }
+    return "\n".join(
+        f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items())
+        for section, keys in settings.items()
+    )
+
+
+def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:
+    """Every setting, defaults too, that decides what a strategy of ours queues.
+
+    Raises
+    ------
+    ConfigurationError
+        If they contradict each other.
+    """
+    text = campaign_text(protocol, strategy, 0, protocol.batch)
+    configuration = parse_configuration(text, f"strategy {strategy.name}")
+    settings = configuration.model_dump(mode="json", include=set(SECTIONS))
+    del settings["model"]["backbone"]  # known by its hash
+    return settings
+
+
+def _parse(name: str) -> Strategy:
+    peer = ALIASES.get(name, name)
+    head, _, acquisition = name.rpartition("-")
+    heads = dict.fromkeys(_choices("head"), "head") | {s: "strategy" for s in _choices("strategy") if s != "frozen"}
+    if name == DEFAULT:
+        return Strategy(name, {})
+    if name.endswith(".toml"):
+        return _from_file(Path(name))
+    if acquisition in FUNCTIONS and head in heads:
+        return Strategy(name, {"model": {heads[head]: head}, "acquisition": {"function": acquisition}})
+    if peer in PEERS and peer != "gp":  # a head of ours is called so, too
+        return Strategy(peer, None)
+    if name in FUNCTIONS:
+        return _parse(f"{ModelSection.model_fields['head'].default}-{name}")
+    raise CampaignError(
+        f"unknown strategy {name!r}; give {DEFAULT}, random or extra-trees, a campaign.toml, or HEAD-ACQUISITION with "
+        f"a head of {', '.join(heads)} and an acquisition of {', '.join(FUNCTIONS)}, e.g. gp-ucb"
+    )
+
+
+def _toml(value: Any) -> str:
+    """Value in TOML; JSON is, but for tables."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(v)}" for key, v in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _choices(field: str) -> tuple[str, ...]:
+    return get_args(ModelSection.model_fields[field].annotation)
+
+
+def _from_file(path: Path) -> Strategy:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CampaignError(f"strategy {path} cannot be read: {error}") from error
+    if path.stem in PEERS:
+        raise CampaignError(f"strategy {path} would be called as the peer {path.stem!r}; rename the file")
+    settings = {section: dict(content[section]) for section in SECTIONS if section in content}
+    prior = settings.get("acquisition", {}).get("prior", "")
+    if prior and (path.parent / prior).is_dir():
+        settings["acquisition"]["prior"] = str((path.parent / prior).resolve())
+    return Strategy(path.stem, settings)

@@ -1,0 +1,1 @@
+"""The three source studies done right, as commands; their results lie beside their code."""
