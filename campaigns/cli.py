@@ -92,7 +92,7 @@ def _strategy(text: str) -> str:
     from engine.learning.strategies import parse
 
     try:
-        return text if text == "auto" else str(parse(text))
+        return str(parse(text))
     except TrainingError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -375,33 +375,26 @@ def train(
     strategy: Annotated[
         str,
         typer.Option(
-            callback=_strategy, help="What learns: auto, frozen, full, last, head, blocks:K, embedding_frozen, gradual."
+            callback=_strategy, help="What learns: frozen, full, last, head, blocks:K, embedding_frozen, gradual."
         ),
-    ] = "auto",
-    head: Annotated[
-        Literal["gp", "mlp", "network"],
-        typer.Option(help="gp or mlp on embeddings (gp reads fine-tuned networks too), or the network's own."),
-    ] = "gp",
+    ] = "frozen",
+    head: Annotated[Literal["gp", "mlp"], typer.Option(help="Head of the frozen strategy.")] = "gp",
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Root of every random choice.")] = 0,
     scale: Scale = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of strategies that train a network.")] = 30,
-    auxiliaries: Annotated[
-        bool, typer.Option("--auxiliaries/--no-auxiliaries", help="Networks learn the records' other numbers too.")
-    ] = True,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
     """Train a model outside a campaign; prints cross-validated metrics beside the baselines."""
     from campaigns.standalone import TrainRequest, train_model
 
-    request = TrainRequest(files, property, out, start, strategy, head, members, seed, scale, epochs, auxiliaries)
+    request = TrainRequest(files, property, out, start, strategy, head, members, seed, scale, epochs)
     with Progress(quiet) as progress:
         record = train_model(request, progress.say)
     rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
     columns = ["predictor", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
     emit(rows, format, f"cross-validated, {record['scale']} {property}", columns)
-    message(f"members are {record['metrics']['chosen']}")
     message(f"model written to {out}")
 
 

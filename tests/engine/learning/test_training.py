@@ -240,7 +240,7 @@ def test_a_crystal_too_large_for_memory(backbone, data):
 
 
 def test_bfloat16_learns_too(backbone, data, labelled):
-    head = NetworkHead.fit(backbone, data, ROWS, replace(SHORT, bf16=True), 0)
+    head = NetworkHead.fit(backbone, data, ROWS, Schedule(epochs=6, batch_size=8, bf16=True), 0)
     error = np.abs(head.predict(data, ROWS) - labelled.values[ROWS]).mean()
     assert error < 0.8 * np.abs(labelled.values[ROWS] - labelled.values[ROWS].mean()).mean()
     assert all(p.dtype == torch.float32 for p in head.network.parameters())

@@ -106,7 +106,9 @@ def test_the_same_as_phono3py_called_directly(displacements: str) -> None:
     outcome = calculated(ARGON, potential, settings)
 
     crystal = relax(ARGON, potential.calculator()).crystal
-    phonons = Phono3py(to_phonopy(crystal), supercell_matrix=supercell_matrix(crystal, settings.min_length), primitive_matrix="P")
+    phonons = Phono3py(
+        to_phonopy(crystal), supercell_matrix=supercell_matrix(crystal, settings.min_length), primitive_matrix="P"
+    )
     if displacements == "random":
         phonons.generate_displacements(distance=0.01, number_of_snapshots="auto", random_seed=7)
     else:
