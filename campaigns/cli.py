@@ -92,7 +92,7 @@ def _strategy(text: str) -> str:
     from engine.learning.strategies import parse
 
     try:
-        return str(parse(text))
+        return text if text == "auto" else str(parse(text))
     except TrainingError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -247,6 +247,7 @@ def run(
     directory: Dir,
     rounds: Annotated[int | None, typer.Option(min=1, help="At most this many rounds.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for all results of a round before the next one.")] = True,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Start another round although stopping is advised.")] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
@@ -254,7 +255,7 @@ def run(
     from campaigns.campaign import round_row
 
     with _open(directory) as campaign, Progress(quiet) as progress:
-        outcome = campaign.run(rounds, progress.say, wait=wait)
+        outcome = campaign.run(rounds, progress.say, wait=wait, go_on=go_on)
         rows = [round_row(r) for r in campaign.store.rounds() if r.number in outcome.rounds]
     _show_rounds(rows, format)
     message(outcome.message)
@@ -375,26 +376,33 @@ def train(
     strategy: Annotated[
         str,
         typer.Option(
-            callback=_strategy, help="What learns: frozen, full, last, head, blocks:K, embedding_frozen, gradual."
+            callback=_strategy, help="What learns: auto, frozen, full, last, head, blocks:K, embedding_frozen, gradual."
         ),
-    ] = "frozen",
-    head: Annotated[Literal["gp", "mlp"], typer.Option(help="Head of the frozen strategy.")] = "gp",
+    ] = "auto",
+    head: Annotated[
+        Literal["gp", "mlp", "network"],
+        typer.Option(help="gp or mlp on embeddings (gp reads fine-tuned networks too), or the network's own."),
+    ] = "gp",
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Root of every random choice.")] = 0,
     scale: Scale = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of strategies that train a network.")] = 30,
+    auxiliaries: Annotated[
+        bool, typer.Option("--auxiliaries/--no-auxiliaries", help="Networks learn the records' other numbers too.")
+    ] = True,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
     """Train a model outside a campaign; prints cross-validated metrics beside the baselines."""
     from campaigns.standalone import TrainRequest, train_model
 
-    request = TrainRequest(files, property, out, start, strategy, head, members, seed, scale, epochs)
+    request = TrainRequest(files, property, out, start, strategy, head, members, seed, scale, epochs, auxiliaries)
     with Progress(quiet) as progress:
         record = train_model(request, progress.say)
     rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
     columns = ["predictor", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
     emit(rows, format, f"cross-validated, {record['scale']} {property}", columns)
+    message(f"members are {record['metrics']['chosen']}")
     message(f"model written to {out}")
 
 
