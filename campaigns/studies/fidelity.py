@@ -71,11 +71,11 @@ class Settings:
     """Of target labels and test rows."""
     agl_draws: int = 2
     """Of AGL labels; draw ``k`` of the target labels goes with draw ``k mod agl_draws``."""
-    agl_epochs: int = 15
+    agl_epochs: int = 10
     """With 1,000 labels or more; with fewer as many steps as 500 labels would give."""
-    scratch_epochs: int = 80
-    transfer_epochs: int = 30
-    training_sites: int = 30
+    scratch_epochs: int = 50
+    transfer_epochs: int = 25
+    training_sites: int = 20
     """Largest AGL crystals."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of MEGNet from scratch; MatGL's own if not given."""
