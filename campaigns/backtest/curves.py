@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 LEVEL = 0.9
 """Of the confidence bands of a mean over seeds."""
+FEWEST_SEEDS = 3
+"""That a band needs: of two, Student's t makes one that holds anything."""
 CURVES = ("recall_top1", "recall_top5", "enhancement_top1", "enhancement_top5", "regret", "best")
 COST_CURVES = ("cost", "cost_enhancement_top1", "cost_enhancement_top5")
 _ACCELERATIONS = ("acceleration_50", "acceleration_80", "cost_acceleration_50", "cost_acceleration_80")
@@ -42,7 +44,7 @@ def bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Give one record a strategy: every curve's mean, deviation and confidence band after each round.
 
     Beside them ``labels`` and ``pool_share``, bought by then. The band is the 90 % confidence interval of the mean by
-    Student's t, the seeds taken as independent; without a second seed there is none (None).
+    Student's t, the seeds taken as independent; of fewer than three there is none (None).
     """
     found = []
     for strategy, own in by_strategy(runs).items():
@@ -61,7 +63,7 @@ def band(values: np.ndarray) -> dict[str, Any]:
 
     seeds = len(values)
     mean, std = values.mean(0), values.std(0, ddof=1 if seeds > 1 else 0)
-    if seeds < 2:
+    if seeds < FEWEST_SEEDS:
         return {"mean": mean.tolist(), "std": std.tolist(), "lower": None, "upper": None}
     half = t.ppf((1 + LEVEL) / 2, seeds - 1) * std / np.sqrt(seeds)
     return {
@@ -89,7 +91,7 @@ def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         }
         if "cost" in row:
             cells |= {
-                "cost": _plus_minus(row, "cost", ".3g"),
+                "cost": _plus_minus(row, "cost", ",.0f"),
                 "EF by cost (5 %)": _plus_minus(row, "cost_enhancement_top5", ".1f"),
                 "AF80 by cost": _reached(row, "cost_acceleration_80"),
             }
@@ -132,4 +134,4 @@ def _reached(row: Mapping[str, Any], name: str) -> str:
     if row[name] is None:
         return "not reached"
     some = "" if row[f"{name}_reached"] == row["seeds"] else f" ({row[f'{name}_reached']} of {row['seeds']})"
-    return f"{row[name]:.1f}{some}"
+    return f"{_plus_minus(row, name, '.1f')}{some}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from campaigns.backtest.curves import LEVEL, bands, readable, summarise
+from campaigns.backtest.curves import FEWEST_SEEDS, LEVEL, bands, readable, summarise
 from campaigns.backtest.peers import PEERS
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
@@ -73,7 +73,9 @@ def _subtitle(protocol: Protocol, runs: Sequence[Run]) -> str:
 
 def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[dict[str, Any]]:
     found = bands(runs)
-    sure = f"Bands are {LEVEL:.0%} confidence intervals of the mean over seeds.".replace("%", "\u00a0%")
+    sure = "Lines are means over seeds."
+    if len(protocol.seeds) >= FEWEST_SEEDS:
+        sure = f"Lines are means over seeds, bands their {LEVEL:.0%} confidence intervals.".replace("%", "\u00a0%")
     unit = "decades" if protocol.scale == "log10" else "the property's unit"
     random = " The dotted line is what random buying finds."
     panels = [
@@ -113,8 +115,9 @@ def _curves(found: Sequence[dict[str, Any]], across: str, across_words: str, nam
             figure.add_scatter(
                 x=[*x, *x[::-1]],
                 y=[*_clipped(curve["upper"], name), *_clipped(curve["lower"], name)[::-1]],
+                mode="lines",
                 fill="toself",
-                fillcolor=_faint(colour),
+                fillcolor=_faint(colour, 0.07 if strategy in PEERS else 0.18),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -165,9 +168,9 @@ def _colours(strategies: Sequence[str]) -> dict[str, str]:
     return {s: group[i % len(group)] for names, group in ((ours, OURS), (theirs, THEIRS)) for i, s in enumerate(names)}
 
 
-def _faint(colour: str) -> str:
+def _faint(colour: str, opacity: float) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.15)"
+    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def _layout() -> go.Layout:
@@ -181,6 +184,8 @@ def _layout() -> go.Layout:
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
         hovermode="x unified",
         dragmode=False,
+        modebar={"bgcolor": "#ffffff", "color": GREY, "activecolor": INK},
+        hoverlabel={"bgcolor": "#ffffff", "bordercolor": PALE, "font": {"color": INK}},
         xaxis=axis,
         yaxis=axis,
     )

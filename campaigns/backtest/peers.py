@@ -18,6 +18,7 @@ BayBE and PHYSBO come with the extra ``bench``.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -164,10 +165,13 @@ class Baybe:
 
     def __init__(self, features: NDArray[np.float64], seed: int, components: int | None = None):
         import pandas as pd
+
+        gc.freeze()  # BayBE, when imported, collects garbage dozens of times through everything that is loaded
         from baybe import Campaign, Settings
         from baybe.parameters import CustomDiscreteParameter
         from baybe.targets import NumericalTarget
 
+        gc.unfreeze()
         Settings(random_seed=seed).activate()
         x = _standardised(features)
         if components:

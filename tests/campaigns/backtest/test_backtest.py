@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from campaigns.backtest import parse_seeds, parse_strategies
+from campaigns.backtest import join, parse_against, parse_seeds, parse_strategies
 from campaigns.exceptions import CampaignError
+from campaigns.files import write_whole
 from tests.campaigns.helpers import FIELD, configure, done, label_rows, queue, refused, write_lines
 
 SIZES = ("--initial", 12, "--batch", 4, "--rounds", 2)
@@ -52,6 +53,7 @@ def test_the_results(results: dict[str, Any], records: list[dict[str, Any]]) -> 
             assert [j["labels"] for j in judged[1:]] == [12, 16]
             assert all(j["mae"] is not None and j["cv_mae"] is not None for j in judged[1:])
     rows = results["printed"].json
+    assert rows == results["summary"]
     assert [row["strategy"] for row in rows] == ["gp-ucb", "random", "extra-trees"]
     ends = [run["rounds"][-1]["recall_top5"] for run in runs if run["strategy"] == "gp-ucb"]
     assert rows[0]["recall_top5"] == pytest.approx(np.mean(ends))
@@ -139,9 +141,14 @@ def test_what_cannot_be_replayed_says_why(pool_file: Path, records: list[dict[st
     more = ("--initial", 50, "--batch", 10)
     assert "50 + 2 x 10 = 70 labels are asked for, the pool has 60; lower" in message(pool_file, *more)
     assert "no record has the property 'kapa' (there are: kappa_300K)" in message(pool_file, "--property", "kapa")
-    assert "unknown strategy 'svm'; give random or extra-trees, or HEAD-ACQ" in message(pool_file, "--strategy", "svm")
+    assert "unknown strategy 'svm'; give default, random or extra-trees, a campa" in message(
+        pool_file, "--strategy", "svm"
+    )
+    assert "unknown peer 'svm'; --against takes random, extra-trees" in message(pool_file, "--against", "svm")
     assert "give whole numbers from zero up" in message(pool_file, "--seeds", "0,-1")
     assert "is a folder; name a JSON file" in message(pool_file, "--out", tmp_path)
+    assert "is a folder; name the HTML file" in message(pool_file, "--report", tmp_path)
+    assert "60 of 60 records cannot be used, the first" in message(pool_file, "--cost", "hours")
     negative = write_lines(tmp_path / "n.jsonl", [*records, dict(records[0], id="n", properties={FIELD: -1.0})])
     assert "the first n (kappa_300K is not above zero" in message(negative)
     broken = write_lines(tmp_path / "b.jsonl", [*records, {"id": "b"}])
@@ -159,9 +166,20 @@ def test_a_start_that_knows_the_answers_is_refused(
     done(*train, "--strategy", "full", "--epochs", 1, "--out", tmp_path / "full")
     done(*train, "--out", tmp_path / "frozen")
     command = ("backtest", pool_file, *PROTOCOL, "--workers", 1)
-    message = refused(*command, "--strategy", "random", "--from", tmp_path / "full")
+    start = ("--strategy", "random,extra-trees", "--from", tmp_path / "full")
+    message = refused(*command, *start)
     assert f"was trained on {FIELD} of 60 materials of this pool" in message
+    assert "or mark the results as such with --allow-seen" in message
+    told = done(*command, *start, "--allow-seen", "--out", tmp_path / "r.json", "--report", tmp_path / "r.html")
+    assert "warning: " in told.err
+    assert "extra-trees (seen)" in told.out
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["seen"] is True
+    assert {run["strategy"]: run["seen"] for run in written["runs"]} == {"random": False, "extra-trees": True}
+    assert "had seen answers of this pool" in (tmp_path / "r.html").read_text()
     done(*command, "--rounds", 1, "--from", tmp_path / "frozen")
+    prior = write_whole(tmp_path / "prior.toml", '[acquisition]\nprior = "frozen"\n')
+    assert "frozen was trained on" in refused(*command, "--strategy", prior)
 
 
 def test_copies_in_the_pool_are_said(pool_file: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -176,12 +194,92 @@ def test_copies_in_the_pool_are_said(pool_file: Path, records: list[dict[str, An
     assert "31 labels are asked for, the pool has 30" in refused("backtest", file, *PROTOCOL, *more)
 
 
-def test_words_of_the_command_line() -> None:
-    assert parse_strategies("ucb, mlp-qLogEI,random,extra-trees") == ["gp-ucb", "mlp-qLogEI", "random", "extra-trees"]
+def test_a_second_start_goes_on(
+    pool_file: Path, records: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished runs are taken from where they were kept; other seeds and strategies join, other inputs do not."""
+    out = tmp_path / "b.json"
+    command = ("backtest", pool_file, *PROTOCOL, "--workers", 1, "--out", out)
+    done(*command, "--strategy", "random,extra-trees", "--seeds", "0,1")
+    before = json.loads(out.read_text())
+    kept = sorted(path.name for path in (tmp_path / "b.runs").iterdir())
+    assert kept == ["extra-trees-0.json", "extra-trees-1.json", "random-0.json", "random-1.json"]
+    (tmp_path / "b.runs" / "extra-trees-1.json").unlink()  # as if killed before its end
+    told = done(*command, "--strategy", "random,extra-trees", "--seeds", "0,1,2")
+    assert "3 of 6 runs are finished already" in told.err
+    after = json.loads(out.read_text())
+    same = ("strategy", "seed", "acquired", "rounds")
+    again = {(r["strategy"], r["seed"]): [r[key] for key in same] for r in after["runs"]}
+    assert len(again) == 6
+    assert all(again[run["strategy"], run["seed"]] == [run[key] for key in same] for run in before["runs"])
+    message = refused(*command, "--strategy", "random", "--goal", "max")
+    assert "b.runs/random-0.json was run with other inputs (goal min then, max now); give another --out" in message
+    other = write_lines(tmp_path / "p.jsonl", [*records[1:], records[0]])
+    assert "was run with other inputs (pool " in refused("backtest", other, *command[2:], "--strategy", "random")
+    (tmp_path / "b.runs" / "random-0.json").write_text("{}")
+    assert "is not a run that a backtest kept" in refused(*command, "--strategy", "random")
+
+
+def test_costs_bands_and_the_page(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Cost-normalised figures follow from what each label cost; the page holds the curves and asks for nothing."""
+    hours = np.random.default_rng(0).uniform(10, 500, len(records))
+    priced = [r | {"properties": r["properties"] | {"hours": float(h)}} for r, h in zip(records, hours, strict=True)]
+    file, out, page = write_lines(tmp_path / "p.jsonl", priced), tmp_path / "r.json", tmp_path / "r.html"
+    options = ("--strategy", "random", "--against", "trees", "--seeds", "0,1,2", "--cost", "hours", "--workers", 1)
+    told = done("backtest", file, *PROTOCOL, *options, "--out", out, "--report", page)
+    assert "EF by cost (5 %)" in told.out
+    content = json.loads(out.read_text())
+    run = content["runs"][0]
+    spent = [hours[[r["id"] for r in records].index(id_)] for id_ in run["acquired"]]
+    for point in run["rounds"]:
+        assert point["cost"] == pytest.approx(sum(spent[: point["labels"]]))
+        assert point["cost_enhancement_top1"] == pytest.approx(point["recall_top1"] / (point["cost"] / hours.sum()))
+        assert point["pool_share"] == point["labels"] / 60
+    band = next(b for b in content["bands"] if b["strategy"] == "random")
+    ends = [r["rounds"][-1]["recall_top1"] for r in content["runs"] if r["strategy"] == "random"]
+    assert band["recall_top1"]["mean"][-1] == pytest.approx(np.mean(ends))
+    assert band["recall_top1"]["upper"][-1] == pytest.approx(np.mean(ends) + 2.919986 * np.std(ends, ddof=1) / 3**0.5)
+    text = page.read_text()
+    assert all(f"plot-{key}" in text for key in ("recall-top5", "recall-top1", "regret", "enhancement", "cost-5"))
+    assert "default-src 'none'" in text
+    assert 'src="http' not in text
+
+
+def test_strategies_choose_their_own_first_labels(pool_file: Path, tmp_path: Path) -> None:
+    """A cold start has the batches of the production code; peers still begin with the drawn set."""
+    settings = write_whole(tmp_path / "far.toml", '[acquisition]\nfunction = "greedy"\n[campaign]\nbatch = 99\n')
+    out = tmp_path / "r.json"
+    options = ("--cold-start", "--strategy", settings, "--against", "random", "--workers", 1, "--out", out)
+    done("backtest", pool_file, *PROTOCOL, *options)
+    ours, theirs = json.loads(out.read_text())["runs"]
+    assert ours["strategy"] == "far"
+    assert set(ours["acquired"][:12]) != set(theirs["acquired"][:12])
+    for run in (ours, theirs):
+        assert [point["labels"] for point in run["rounds"]] == [12, 16, 20]
+        assert len(set(run["acquired"])) == 20
+        assert len(run["round_seconds"]) == 2
+    assert [j["judgement"].get("labels") for j in ours["rounds"]] == [None, 12, 16]
+
+
+def test_words_of_the_command_line(tmp_path: Path) -> None:
+    named = parse_strategies("default, ucb, mlp-qLogEI,full-ucb,random,trees")
+    assert [s.name for s in named] == ["default", "gp-ucb", "mlp-qLogEI", "full-ucb", "random", "extra-trees"]
+    assert named[3].settings == {"model": {"strategy": "full"}, "acquisition": {"function": "ucb"}}
+    assert [s.is_peer for s in named] == [False] * 4 + [True] * 2
+    against = parse_against("baybe,trees, gp")
+    assert [s.name for s in against] == ["baybe", "extra-trees", "gp"]
+    assert [s.name for s in join(named, against)][-3:] == ["extra-trees", "baybe", "gp"]
     assert parse_seeds("0, 2,2") == (0, 2)
     for text in ("", "gp", "gp-", "tree-ucb"):
         with pytest.raises(CampaignError, match="unknown strategy"):
             parse_strategies(text)
+    for text in ("", "ucb"):
+        with pytest.raises(CampaignError, match="unknown peer"):
+            parse_against(text)
     for text in ("", "a", "1,,2"):
         with pytest.raises(CampaignError, match="whole numbers"):
             parse_seeds(text)
+    with pytest.raises(CampaignError, match="cannot be read"):
+        parse_strategies(str(tmp_path / "absent.toml"))
+    with pytest.raises(CampaignError, match="would be called as the peer 'gp'"):
+        parse_strategies(str(write_whole(tmp_path / "gp.toml", "")))
