@@ -21,6 +21,7 @@ from engine.physics.outcome import Calculated
 
 if TYPE_CHECKING:
     from campaigns.configuration import Configuration, LabelerSection
+    from campaigns.training_set import Goal
     from db.store import Store
     from engine.physics.workers import Calculation, Finished
 
@@ -66,7 +67,7 @@ class Calculator:
             formula = materials[finished.key].formula
             say(f"{kind} {done} of {len(wanted)}: {formula}, {_in_words(finished)} ({finished.wall_seconds:.0f} s)")
 
-    def hit_rate(self, hit: float, goal: str) -> float | None:
+    def hit_rate(self, hit: float, goal: Goal) -> float | None:
         """Not known."""
         return None
 

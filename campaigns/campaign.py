@@ -23,6 +23,7 @@ from db.exceptions import LabelError
 from db.records import CampaignRecord, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord, RoundRecord
 from db.states import QUEUE_MOVES, UNFINISHED, CampaignState, FailureReason, QueueState, RoundState
 from db.store import Store
+from engine.metrics.stopping import StoppingAdvice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,7 @@ HONESTY = (
     "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "sharpness",
 )  # fmt: skip
 """Figures of how honest intervals are, before a round and after."""
-Stopped = Literal["rounds", "waiting", "budget", "candidates"]
+Stopped = Literal["rounds", "waiting", "budget", "candidates", "advice"]
 
 
 @dataclass(frozen=True)
@@ -253,13 +254,16 @@ class Campaign:
         say: Callable[[str], None] = lambda text: None,
         *,
         wait: bool = True,
+        go_on: bool = False,
     ) -> RunReport:
         """Do as many rounds as the labeler, the budget and ``rounds`` allow, going on where an earlier run ended.
 
+        Where ``[stopping] action`` is ``stop``, no round starts once stopping is advised, unless told to ``go_on``.
         With ``wait=False`` a new round (or as many as ``rounds``) starts although results of the last are awaited; what
         is awaited is conditioned on, never asked for again.
         """
         from campaigns.round import finish_round, open_round
+        from campaigns.stopping import stopping_advice
 
         with self.locked():
             _ = self.labeler  # a replay without answers stops here, before anything expensive
@@ -273,15 +277,18 @@ class Campaign:
                     return self._stop(CampaignState.WAITING, "waiting", done, self._waiting(left))
                 if rounds is not None and len(begun) >= rounds:
                     return RunReport(_unique(done), "rounds", f"rounds asked for and done: {rounds}")
-                batch = self._batch_within_budget()
-                if batch < 1:
-                    spent = f"the budget of {self.configuration.campaign.budget} labels is spent; raise it in {FILE}"
-                    state = CampaignState.WAITING if left else CampaignState.STOPPED
-                    return self._stop(state, "budget", done, f"{spent} to go on")
+                ended = CampaignState.WAITING if left else CampaignState.STOPPED
+                if spent := self._spent():
+                    return self._stop(ended, "budget", done, f"{spent} is spent; raise it in {FILE} to go on")
+                if self.configuration.stopping.action == "stop" and not go_on:
+                    advice = stopping_advice(self)
+                    if advice.stop:
+                        onward = f"`kappascout run {self.directory} --go-on` starts another round all the same"
+                        return self._stop(ended, "advice", done, f"{advice.words}; {onward}")
                 if not begun and (note := self.fidelity_note()):
                     say(note)
                 try:
-                    record = open_round(self, batch)
+                    record = open_round(self, self._batch_within_budget())
                 except NoCandidatesError as error:
                     if not done:
                         raise
@@ -451,6 +458,16 @@ class Campaign:
         section = self.configuration.campaign
         return min(section.batch, section.budget - self.asked())
 
+    def _spent(self) -> str:
+        """Name the budget that is spent, if one is."""
+        from campaigns.stopping import core_hours_left
+
+        section = self.configuration.campaign
+        if self._batch_within_budget() < 1:
+            return f"the budget of {section.budget} labels"
+        left = core_hours_left(self)
+        return f"the budget of {section.budget_core_hours:,.0f} core-hours" if left is not None and left <= 0 else ""
+
     def asked(self) -> int:
         """How many labels the campaign has asked for; withdrawn entries do not count."""
         counts = self.store.queue_counts()
@@ -505,12 +522,15 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
         "new_labels": after.get("rows"),
         "mae": after.get("mae"),
         **{name: after.get(name) for name in figures},
+        "conformal_coverage_90": after.get("conformal_coverage_90"),
         **{name: after.get(name) for name in ("failed", "hits", "enhancement", "best", "expected_cost", "cost")},
     }
 
 
 def status(campaign: Campaign) -> dict[str, Any]:
     """Where a campaign stands, in plain values."""
+    from campaigns.stopping import core_hours
+
     section = campaign.configuration.campaign
     store = campaign.store
     labels = training_labels(store, section)
@@ -523,13 +543,22 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "fidelity": section.fidelity,
         **{noun: count for noun, count in store.counts().items() if noun in ("materials", "rejections")},
         "labels": len(labels),
-        "best": best_value(labels, section.goal),
+        "best": best_value(labels, section.sought),
         "rounds": len(rounds),
         "last_round": str(rounds[-1].state) if rounds else None,
         "queue": {str(state): n for state, n in store.queue_counts().items() if n},
         "asked": campaign.asked(),
         "budget": section.budget,
+        "core_hours": core_hours(campaign),
+        "budget_core_hours": section.budget_core_hours,
+        "advice": next((_advice(record) for record in reversed(rounds) if record.metrics_after), None),
     }
+
+
+def _advice(record: RoundRecord) -> str | None:
+    """Say what was advised when a round was judged."""
+    kept = (record.metrics_after or {}).get("stopping")
+    return StoppingAdvice.from_dict(kept).words if kept else None
 
 
 def upgrade_store(directory: Path) -> tuple[str, str]:

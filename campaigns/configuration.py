@@ -14,14 +14,16 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from campaigns.exceptions import ConfigurationError
-from campaigns.training_set import default_scale
+from campaigns.training_set import Goal, Scale, default_scale
 from db.records import KAPPA_UNIT
 from engine.materials.elements import ATOMIC_NUMBERS
 
 if TYPE_CHECKING:
     from db.records import RoundRecord
     from engine.execution import ExecutionSettings
+    from engine.metrics.stopping import StoppingRule
 
+GoalName = Literal["min", "max", "target", "window"]
 FILE = "campaign.toml"
 
 
@@ -33,17 +35,23 @@ class CampaignSection(_Section):
     """What is sought."""
 
     name: str = Field(min_length=1, description="Name of the campaign in the store.")
-    goal: Literal["min", "max"] = Field(description="Whether low or high values are wanted.")
+    goal: GoalName = Field(description="Low, high, nearest to a target, or inside a window.")
     property: str = Field(default="kappa_300K", min_length=1, description="The property that is learned and ranked.")
     unit: str = Field(default="W/(m K)", description="Unit of the property.")
     scale: Literal["auto", "log10", "linear"] = Field(
         default="auto", description="Scale it is learned on; auto takes log10 for kappa* and linear otherwise."
     )
+    target: float | None = Field(default=None, description="Of goal 'target': the value wanted.")
+    window: tuple[float, float] | None = Field(default=None, description="Of goal 'window': its lower and upper end.")
     fidelity: str = Field(default="dft", min_length=1, description="Only labels of this fidelity train the model.")
     batch: int = Field(default=20, ge=1, description="Materials queued in a round.")
     budget: int = Field(default=200, ge=1, description="Labels that the campaign may ask for in all.")
+    budget_core_hours: float | None = Field(
+        default=None, gt=0, description="Core-hours that all calculations together may take."
+    )
     hit: float | None = Field(
-        default=None, description="A hit is a value beyond this; without it, the best tenth of the first labels."
+        default=None,
+        description="A hit is a value as good as this; without it, the window, or the best tenth of the first labels.",
     )
     seed: int = Field(default=0, ge=0, description="Root of every random choice.")
 
@@ -53,10 +61,44 @@ class CampaignSection(_Section):
             raise ValueError(f"hit = {self.hit:g} has no logarithm; give a value above zero, or scale = 'linear'")
         return self
 
+    @model_validator(mode="after")
+    def _goal_is_whole(self) -> CampaignSection:
+        _check_goal(self)
+        return self
+
     @builtins.property  # the field above hides the name
     def learned_scale(self) -> Literal["log10", "linear"]:
         """Scale that ``auto`` stands for."""
         return default_scale(self.property) if self.scale == "auto" else self.scale
+
+    @builtins.property
+    def sought(self) -> Goal:
+        """What is wanted of the property."""
+        return _goal(self, Scale(self.learned_scale))
+
+
+class ObjectiveSection(_Section):
+    """Another property that matters, known or predicted by a model."""
+
+    property: str = Field(min_length=1, description="Known property of the materials, or that of the model.")
+    goal: GoalName = Field(description="Low, high, nearest to a target, or inside a window.")
+    target: float | None = Field(default=None, description="Of goal 'target': the value wanted.")
+    window: tuple[float, float] | None = Field(default=None, description="Of goal 'window': its lower and upper end.")
+    model: str = Field(default="", description="Folder that `train` wrote; without one the property is known.")
+
+    @model_validator(mode="after")
+    def _goal_is_whole(self) -> ObjectiveSection:
+        _check_goal(self)
+        return self
+
+    @builtins.property
+    def learned_scale(self) -> Literal["log10", "linear"]:
+        """Scale on which it is compared."""
+        return default_scale(self.property)
+
+    def sought_on(self, scale: Scale) -> Goal:
+        """Give what is wanted of the property, on this scale."""
+        return _goal(self, scale)
 
 
 class ModelSection(_Section):
@@ -71,21 +113,90 @@ class ModelSection(_Section):
     head: Literal["gp", "mlp"] = Field(default="gp", description="Head of the frozen strategy.")
     members: int = Field(default=5, ge=2, le=100, description="Members; each leaves out one fold.")
     epochs: int = Field(default=30, ge=1, description="Epochs of the full strategy.")
+    intervals: Literal["gaussian", "conformal"] = Field(
+        default="gaussian",
+        description="gaussian: 1.645 calibrated deviations; conformal: as many as held-out labels needed for 90 %.",
+    )
 
 
 class AcquisitionSection(_Section):
     """How the next batch is chosen."""
 
-    function: Literal["ucb", "qUCB", "qLogEI", "greedy", "thompson", "random"] = Field(
-        default="ucb", description="Acquisition function."
+    function: str = Field(default="ucb", description="Acquisition function.")
+    beta: float | Literal["schedule"] = Field(
+        default=1.0, description="Weight of the variance in ucb and qUCB; 'schedule' lets it grow with the rounds."
     )
-    beta: float = Field(default=1.0, ge=0, description="Weight of the variance in ucb and qUCB.")
+    epsilon: float = Field(default=0.1, ge=0, le=1, description="Share of random picks in epsilon_greedy.")
+    threshold: float | None = Field(default=None, description="level_set learns on which side of this values lie.")
+    portfolio: tuple[str, ...] = Field(
+        default=("ucb", "qLogEI", "thompson", "greedy"), description="Functions that portfolio hedges between."
+    )
     draws: int = Field(
         default=512,
         ge=8,
         le=4096,
         description="Joint draws of the posterior; more keep a large batch joint for longer.",
     )
+    diversity: Literal["none", "hallucinate", "penalise", "determinant"] = Field(
+        default="none",
+        description="How a batch is kept apart: hallucinate conditions ucb on its own picks; penalise and determinant "
+        "work in embedding space.",
+    )
+    feasibility: bool = Field(
+        default=True, description="Times the probability that the calculation succeeds, where failures tell it."
+    )
+    per_core_hour: bool = Field(default=False, description="Value per expected core-hour.")
+    first_batch: Literal["spread", "prior"] = Field(
+        default="spread", description="Without a model: spread over the pool, or mostly the best of an estimate."
+    )
+    prior: str = Field(
+        default="", description="Estimate of first_batch = 'prior': a fidelity of labels, or a folder of `train`."
+    )
+    families: Literal["none", "prototype", "chemical_system"] = Field(
+        default="none", description="Families that take turns in a first batch."
+    )
+
+    @field_validator("function")
+    @classmethod
+    def _known_function(cls, name: str) -> str:
+        return _known_functions((name,))[0]
+
+    @field_validator("portfolio")
+    @classmethod
+    def _known_members(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from engine.acquire.functions import FUNCTIONS, Needs
+
+        if not names:
+            raise ValueError("name some functions, such as ucb and qLogEI")
+        if bad := [n for n in _known_functions(names) if FUNCTIONS[n].needs in (Needs.OTHERS, Needs.PARETO)]:
+            raise ValueError(f"{bad[0]} cannot be part of a portfolio; name functions of one objective")
+        return names
+
+    @field_validator("beta", mode="before")
+    @classmethod
+    def _beta_is_a_weight(cls, beta: Any) -> Any:
+        if beta != "schedule" and (isinstance(beta, bool) or not isinstance(beta, int | float) or not beta >= 0):
+            raise ValueError("give a weight of the variance, 0 or more, or 'schedule'")
+        return beta
+
+    @model_validator(mode="after")
+    def _agree(self) -> AcquisitionSection:
+        if self.function == "level_set" and self.threshold is None:
+            raise ValueError("function 'level_set' learns where values pass a threshold; give threshold = VALUE")
+        if self.diversity == "hallucinate" and self.function != "ucb":
+            raise ValueError(f"diversity 'hallucinate' is for ucb, not for {self.function}; use 'penalise'")
+        if self.diversity != "none" and self.function in ("thompson", "random"):
+            raise ValueError(f"{self.function} is diverse by itself; set diversity = 'none'")
+        if self.first_batch == "prior" and not self.prior:
+            raise ValueError("first_batch = 'prior' needs prior = 'FIDELITY' (of labels that are there) or a model")
+        return self
+
+    @property
+    def is_pareto(self) -> bool:
+        """Whether the function trades several objectives off."""
+        from engine.acquire.functions import FUNCTIONS, Needs
+
+        return FUNCTIONS[self.function].needs is Needs.PARETO
 
 
 class Range(_Section):
@@ -103,8 +214,21 @@ class Range(_Section):
         return self
 
 
+class PredictedRange(Range):
+    """An interval that a predicted property lies in with some probability."""
+
+    model: str = Field(min_length=1, description="Folder that `train` wrote, of this property.")
+    at_least: float = Field(default=0.0, ge=0, le=1, description="Materials less likely than this are left out.")
+
+    @model_validator(mode="after")
+    def _has_room(self) -> PredictedRange:
+        if self.min is not None and self.min == self.max:
+            raise ValueError(f"no prediction is certain to be {self.min:g}; widen the limits")
+        return self
+
+
 class ConstraintsSection(_Section):
-    """Which materials may be queued; known properties only."""
+    """Which materials may be queued, and how many of a kind."""
 
     properties: dict[str, Range] = Field(default_factory=dict, description="Allowed range by property name.")
     missing: Literal["keep", "drop"] = Field(
@@ -113,6 +237,21 @@ class ConstraintsSection(_Section):
     exclude_elements: tuple[str, ...] = Field(default=(), description="No material with any of these.")
     only_elements: tuple[str, ...] = Field(default=(), description="Only materials made of these.")
     max_sites: int | None = Field(default=None, ge=1, description="Largest primitive cell.")
+    max_per_chemical_system: int | None = Field(default=None, ge=1, description="Most of one system in a batch.")
+    max_per_prototype: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most of one prototype (space group, sites, formula without names) in a batch.",
+    )
+    predicted: dict[str, PredictedRange] = Field(
+        default_factory=dict, description="Range of properties that other models predict, as a probability."
+    )
+
+    @model_validator(mode="after")
+    def _leave_elements(self) -> ConstraintsSection:
+        if self.only_elements and not set(self.only_elements) - set(self.exclude_elements):
+            raise ValueError("exclude_elements forbids all of only_elements; take some off either")
+        return self
 
     @field_validator("exclude_elements", "only_elements")
     @classmethod
@@ -121,6 +260,23 @@ class ConstraintsSection(_Section):
         if unknown:
             raise ValueError(f"no element {', '.join(unknown)}; use symbols such as Mg or Si")
         return symbols
+
+
+class StoppingSection(_Section):
+    """When stopping is advised, or done."""
+
+    undiscovered_hits: float = Field(
+        default=0.5, ge=0, description="Fewer hits than this are expected among the unlabelled; 0: never mind."
+    )
+    best_found: float = Field(
+        default=0.95, ge=0, le=1, description="The best label is the pool's best with this probability; 0: never mind."
+    )
+    idle_rounds: int = Field(
+        default=3, ge=0, description="So many rounds in a row have not improved the best; 0: never mind."
+    )
+    action: Literal["advise", "stop"] = Field(
+        default="advise", description="advise: say it; stop: start no other round, unless `run --go-on`."
+    )
 
 
 class LabelerSection(_Section):
@@ -282,11 +438,52 @@ class Configuration(_Section):
     model: ModelSection = Field(default_factory=ModelSection)
     acquisition: AcquisitionSection = Field(default_factory=AcquisitionSection)
     constraints: ConstraintsSection = Field(default_factory=ConstraintsSection)
+    objectives: tuple[ObjectiveSection, ...] = ()
+    stopping: StoppingSection = Field(default_factory=StoppingSection)
     labeler: LabelerSection = Field(default_factory=LabelerSection)
     dft: DftSection = Field(default_factory=DftSection)
     # how, not what: rounds neither keep it nor depend on it
     execution: ExecutionSection = Field(default_factory=ExecutionSection, exclude=True)
     store: StoreSection = Field(default_factory=StoreSection)
+
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """As the engine takes it."""
+        from engine.metrics.stopping import StoppingRule
+
+        section = self.stopping
+        return StoppingRule(
+            undiscovered_hits=section.undiscovered_hits or None,
+            best_found=section.best_found or None,
+            idle_rounds=section.idle_rounds or None,
+            budget_core_hours=self.campaign.budget_core_hours,
+        )
+
+    @model_validator(mode="after")
+    def _function_fits_the_goals(self) -> Configuration:
+        function, goal = self.acquisition.function, self.campaign.goal
+        if self.objectives and not self.acquisition.is_pareto:
+            raise ValueError(
+                f"[[objectives]] are traded off by qLogNEHVI or qLogNParEGO, not by [acquisition] function = "
+                f"{function!r}; change it, or make them [constraints]"
+            )
+        if self.acquisition.is_pareto and not self.objectives:
+            raise ValueError(f"[acquisition] function = {function!r} trades objectives off; give [[objectives]]")
+        names = [self.campaign.property, *(objective.property for objective in self.objectives)]
+        if len({*names}) < len(names):
+            raise ValueError(f"a property is an objective twice ({', '.join(names)}); keep one")
+        if goal in ("target", "window") and function in ("GIBBON", "qMES", "qKG"):
+            raise ValueError(
+                f"[acquisition] function = {function!r} is for goals min and max, not {goal!r}; use qLogEI or ucb"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_has_a_logarithm(self) -> Configuration:
+        threshold = self.acquisition.threshold
+        if threshold is not None and threshold <= 0 and self.campaign.learned_scale == "log10":
+            raise ValueError(f"[acquisition] threshold = {threshold:g} has no logarithm; give a value above zero")
+        return self
 
     @model_validator(mode="after")
     def _replay_has_a_unit(self) -> Configuration:
@@ -355,6 +552,43 @@ def round_settings(record: RoundRecord) -> Configuration:
     return check_configuration(record.manifest["settings"], f"manifest of round {record.number}")
 
 
+def _check_goal(section: CampaignSection | ObjectiveSection) -> None:
+    """Refuse a target or a window without its goal or the other way round, and values without a logarithm."""
+    for name, value in (("target", section.target), ("window", section.window)):
+        if section.goal == name and value is None:
+            example = "target = VALUE" if name == "target" else "window = [LOW, HIGH]"
+            raise ValueError(f"goal = {name!r} needs {example}")
+        if section.goal != name and value is not None:
+            raise ValueError(f"{name} is of goal = {name!r}, and goal is {section.goal!r}; change one")
+    if section.window and not section.window[0] < section.window[1]:
+        low, high = section.window
+        raise ValueError(f"window = [{low:g}, {high:g}] holds nothing; give the lower end first")
+    ends = section.window or ((section.target,) if section.target is not None else ())
+    if ends and min(ends) <= 0 and section.learned_scale == "log10":
+        raise ValueError(f"{section.goal} {min(ends):g} has no logarithm; give values above zero, or a linear scale")
+
+
+def _goal(section: CampaignSection | ObjectiveSection, scale: Scale) -> Goal:
+    from engine.acquire.objectives import Objective
+
+    if section.target is not None:
+        return Goal(Objective.target(float(scale.learned(section.target))), scale)
+    if section.window is not None:
+        return Goal(Objective.window(*scale.learned(section.window).tolist()), scale)
+    return Goal(Objective.of(section.goal), scale)
+
+
+def _known_functions(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse acquisition functions that do not exist, naming the nearest."""
+    from engine.acquire.functions import acquisition_function
+    from engine.exceptions import AcquisitionError
+
+    try:
+        return tuple(acquisition_function(name).name for name in names)
+    except AcquisitionError as error:
+        raise ValueError(str(error)) from error
+
+
 def _explain(problem: Any) -> str:
     """Say one problem with the key's place as it stands in the file."""
     *section, key = [str(part) for part in problem["loc"]] or [""]
@@ -378,7 +612,13 @@ def _hint(section: list[str], key: str) -> str:
 def _known_keys(section: list[str]) -> list[str]:
     model: Any = Configuration
     for part in section:
-        field = model.model_fields.get(part)
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # X, or X | None
-        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), Range)
+        if field := model.model_fields.get(part):  # else an item of the table or list before
+            model = _section_in(field.annotation)
     return list(model.model_fields)
+
+
+def _section_in(kind: Any) -> Any:
+    """Find the section in an annotation such as ``X | None`` or ``dict[str, X]``; an empty one if there is none."""
+    if hasattr(kind, "model_fields"):
+        return kind
+    return next((found for part in get_args(kind) if (found := _section_in(part)) is not _Section), _Section)

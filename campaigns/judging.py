@@ -11,11 +11,11 @@ from campaigns.stopping import stopping_advice
 from campaigns.training_set import Scale, best_value, training_labels
 from db.states import QueueState
 from engine.learning.judgement import judge, judge_curves
-from engine.metrics.discovery import count_hits
 from engine.metrics.spread import Spread
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
+    from campaigns.training_set import Goal
     from db.records import LabelRecord, QueueEntryRecord, RoundRecord
 
 
@@ -30,10 +30,10 @@ def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntr
         "rows": len(done),
         "failed": sum(e.state is QueueState.FAILED for e in entries),
         "withdrawn": sum(e.state is QueueState.WITHDRAWN for e in entries),
-        "best": best_value(labels, settings.goal),
-        "best_of_round": best_value({e.material_id: labels[e.material_id] for e in done}, settings.goal),
+        "best": best_value(labels, settings.sought),
+        "best_of_round": settings.sought.best(values),
         **_costs(campaign, entries, labels, settings.property),
-        **_hits(campaign, record, settings.goal, values),
+        **_hits(campaign, record, settings.sought, values),
         "stopping": stopping_advice(campaign).to_dict(),
     }
     predicted = [e for e in done if "learned_mean" in e.details]
@@ -41,6 +41,8 @@ def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntr
         truth = scale.learned([labels[e.material_id].value for e in predicted])
         mean, std = (_detail(predicted, name) for name in ("learned_mean", "learned_std"))
         metrics |= {**judge(truth, mean, std), "curves": judge_curves(truth, mean, std), **_spread(predicted)}
+        if half_width := (record.metrics_before or {}).get("half_width"):
+            metrics["conformal_coverage_90"] = float(np.mean(np.abs(truth - mean) <= half_width * std))
     return campaign.store.set_judgement(record.number, metrics)
 
 
@@ -72,7 +74,7 @@ def _costs(
     return {"cost": sum(spent), "expected_cost": sum(known) if known and len(known) == len(expected) else None}
 
 
-def _hits(campaign: Campaign, record: RoundRecord, goal: str, values: np.ndarray) -> dict[str, float | int | None]:
+def _hits(campaign: Campaign, record: RoundRecord, goal: Goal, values: np.ndarray) -> dict[str, float | int | None]:
     """Hits of the round, and how many times more than a random choice would have given.
 
     What random would give is the share of hits among all answers where the labeler knows them (``replay``), else the
@@ -81,7 +83,7 @@ def _hits(campaign: Campaign, record: RoundRecord, goal: str, values: np.ndarray
     hit = record.manifest["hit"]
     if hit is None:
         return {"hit": None, "hits": None, "enhancement": None}
-    hits = count_hits(values, goal, hit) if len(values) else 0
+    hits = int(goal.is_hit(values, hit).sum())
     known = campaign.labeler.hit_rate(hit, goal)
     rate = known if known is not None else (record.metrics_before or {}).get("expected_hit_rate")
     enhancement = hits / len(values) / rate if len(values) and rate else None

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from campaigns.exceptions import ConfigurationError
 from campaigns.training_set import flaw
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
-from engine.metrics.discovery import count_hits
 
 if TYPE_CHECKING:
     from campaigns.configuration import CampaignSection, Configuration
+    from campaigns.training_set import Goal
     from db.store import Store
 
 REFERENCE = "reference"
@@ -27,8 +25,8 @@ class Labeler(Protocol):
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Bring unfinished entries as far as possible; labels and failures go to the store, progress to ``say``."""
 
-    def hit_rate(self, hit: float, goal: str) -> float | None:
-        """Share of the pool beyond ``hit``, where the labeler knows every answer."""
+    def hit_rate(self, hit: float, goal: Goal) -> float | None:
+        """Share of the pool as good as ``hit``, where the labeler knows every answer."""
 
 
 class Dft:
@@ -37,7 +35,7 @@ class Dft:
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Wait."""
 
-    def hit_rate(self, hit: float, goal: str) -> float | None:
+    def hit_rate(self, hit: float, goal: Goal) -> float | None:
         """Not known."""
         return None
 
@@ -63,9 +61,9 @@ class Replay:
             store.add_failures(self._failure(e) for e in failed)
             _move(store, failed, QueueState.FAILED, "no answer")
 
-    def hit_rate(self, hit: float, goal: str) -> float | None:
-        """Share of all answers beyond ``hit``."""
-        return count_hits(np.array(list(self._answers.values())), goal, hit) / len(self._answers)
+    def hit_rate(self, hit: float, goal: Goal) -> float | None:
+        """Share of all answers as good as ``hit``."""
+        return float(goal.is_hit(list(self._answers.values()), hit).mean())
 
     def _of_store(self, store: Store, entries: Sequence[QueueEntryRecord]) -> dict[str, float]:
         """Answer by material id; an answer may be kept under any id the material ever came in by."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from db.store import Store
     from engine.learning.features import Featuriser
 
+_ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
+_GROUP = re.compile(r"\(([^)]*)\)(\d*)")
 _PENDING = (QueueState.PROPOSED, QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
 _SPENT = (QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN)
 
@@ -69,8 +74,39 @@ class Pool:
         wanted = set(ids)
         return np.array([i for i, key in enumerate(self.rows) if key.material_id in wanted], dtype=np.int64)
 
-    def candidates(self, store: Store, constraints: ConstraintsSection, taken: Collection[str]) -> NDArray[np.int64]:
-        """Rows that pass the constraints and are not ``taken`` (material ids).
+    def families(self, kind: Literal["prototype", "chemical_system"]) -> NDArray[np.str_]:
+        """Family of each row: its chemical system, or space group, sites and formula without names (``AB2``)."""
+        if kind == "chemical_system":
+            return np.array([key.chemical_system for key in self.rows], dtype=np.str_)
+        return np.array(
+            [f"{_anonymous(key.formula)}, space group {key.spacegroup}, {key.n_sites} sites" for key in self.rows],
+            dtype=np.str_,
+        )
+
+    def known(self, store: Store, names: Collection[str], where: str) -> dict[str, NDArray[np.float64]]:
+        """Known properties row by row, NaN where one is missing; ``where`` names the section that asks for them."""
+        sites = np.array([key.n_sites for key in self.rows], dtype=np.float64)
+        stored = [name for name in names if name != "n_sites"]
+        if not stored:
+            return {"n_sites": sites}
+        available = {*store.property_names(), "n_sites"}
+        if unknown := [name for name in stored if name not in available]:
+            near = difflib.get_close_matches(unknown[0], available, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(available))}"
+            raise CampaignError(f"{where}: no material has the property {unknown[0]!r}; {hint}")
+        return {"n_sites": sites} | {
+            name: np.array([_number(found.get(id_)) for id_ in self.ids], dtype=np.float64)
+            for name, found in store.property_values(stored).items()
+        }
+
+    def candidates(
+        self,
+        store: Store,
+        constraints: ConstraintsSection,
+        taken: Collection[str],
+        needed: Collection[str] = (),
+    ) -> NDArray[np.int64]:
+        """Rows that pass the constraints, have the ``needed`` properties and are not ``taken`` (material ids).
 
         Raises
         ------
@@ -79,14 +115,21 @@ class Pool:
         """
         if not len(self) + len(self.unknown):
             raise NoCandidatesError("the campaign holds no materials; add some with `kappascout ingest DIR FILE...`")
-        selection = apply_constraints(_constraints(constraints), self._columns(store, constraints), len(self))
+        columns = Columns(
+            self.known(store, constraints.properties, "[constraints]"), [key.chemical_system for key in self.rows]
+        )
+        selection = apply_constraints(_constraints(constraints), columns, len(self))
         free = np.ones(len(self), dtype=bool)
         free[self.rows_of(taken)] = False
-        left = np.flatnonzero(selection.mask & free)
+        values = self.known(store, needed, "[[objectives]]")
+        lacking = {name: selection.mask & np.isnan(values[name]) for name in needed}
+        allowed = selection.mask & ~np.logical_or.reduce([*lacking.values(), np.zeros(len(self), dtype=bool)])
+        left = np.flatnonzero(allowed & free)
         if not len(left):
             reasons = [f"{len(self.unknown)} hold an element the backbone does not know"] if self.unknown else []
             reasons += [f"{words} removed {count}" for words, count in selection.removed]
-            if used := int((selection.mask & ~free).sum()):
+            reasons += [f"{rows.sum()} lack {name}, an objective" for name, rows in lacking.items() if rows.any()]
+            if used := int((allowed & ~free).sum()):
                 reasons.append(f"{used} are labelled, or were queued before")
             total = len(self) + len(self.unknown)
             raise NoCandidatesError(
@@ -94,23 +137,6 @@ class Pool:
                 "ingest more materials or relax [constraints] in campaign.toml"
             )
         return left
-
-    def _columns(self, store: Store, constraints: ConstraintsSection) -> Columns:
-        names = list(constraints.properties)
-        values = {"n_sites": np.array([key.n_sites for key in self.rows], dtype=np.float64)}
-        if names:
-            available = {*store.property_names(), *values}
-            if unknown := [name for name in names if name not in available]:
-                near = difflib.get_close_matches(unknown[0], available, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(available))}"
-                raise CampaignError(f"[constraints]: no material has the property {unknown[0]!r}; {hint}")
-            known = store.property_values(names)
-            values |= {
-                name: np.array([_number(known[name].get(id_)) for id_ in self.ids])
-                for name in names
-                if name not in values
-            }
-        return Columns(values, [key.chemical_system for key in self.rows])
 
 
 def queued_ids(store: Store, fidelity: str) -> tuple[set[str], set[str]]:
@@ -149,6 +175,16 @@ def _constraints(section: ConstraintsSection) -> list[Constraint]:
     if section.max_sites is not None:
         found.append(PropertyRange("n_sites", maximum=section.max_sites))
     return found
+
+
+def _anonymous(formula: str) -> str:
+    """Write a reduced formula without names, the rarest element first: ``Mg2Si`` is ``AB2``."""
+    flat = _GROUP.sub(lambda group: group[1] * int(group[2] or 1), formula)
+    counts = Counter[str]()
+    for element, count in _ELEMENT.findall(flat):
+        counts[element] += int(count or 1)
+    letters = zip(ascii_uppercase, sorted(counts.values()), strict=False)
+    return "".join(f"{letter}{count if count > 1 else ''}" for letter, count in letters)
 
 
 def _number(value: object) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,31 +19,33 @@ import numpy as np
 from campaigns.configuration import Configuration, round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced, write_whole
+from campaigns.first_batch import first_entries
 from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
-from campaigns.training_set import Scale, best_value, training_labels
+from campaigns.predictors import checked_models, is_model
+from campaigns.ranking import rank
+from campaigns.stopping import core_hours_left
+from campaigns.training_set import Scale, training_labels
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
 from db.states import RoundState
-from engine.acquire.batch import choose_batch
-from engine.acquire.cold_start import space_filling
-from engine.acquire.reasons import reason
-from engine.exceptions import TooFewLabelsError
+from engine.exceptions import AcquisitionError, TooFewLabelsError
 from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
 from engine.learning.features import CHUNK, Featuriser
 from engine.learning.training import Schedule
+from engine.metrics.conformal import split_quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.campaign import Campaign
     from db.records import LabelRecord
+    from db.store import Store
     from engine.learning.ensemble import Ensemble
 
 Z90 = 1.6448536269514722
 """Half width of a central 90 % interval in standard deviations."""
+LEVEL = 0.9
 _CANDIDATES = "candidates.npy"
-_COLD_POOL = 20_000
-"""A first batch is spread over at most this many candidates, drawn at random from a larger pool."""
 
 
 def open_round(campaign: Campaign, batch: int) -> RoundRecord:
@@ -58,7 +60,10 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
     labels = training_labels(store, settings.campaign)
     Scale(settings.campaign.learned_scale).learned([label.value for label in labels.values()])
     pending, spent = queued_ids(store, settings.campaign.fidelity)
-    candidates = pool.candidates(store, settings.constraints, {*labels, *pending, *spent})
+    known = [objective.property for objective in settings.objectives if not objective.model]
+    candidates = pool.candidates(store, settings.constraints, {*labels, *pending, *spent}, known)
+    _check_objectives(settings, pool, store, labels, candidates)
+    _check_prior(campaign)
     manifest = {
         "settings": _settings(settings),
         "materials": len(pool) + len(pool.unknown),
@@ -67,6 +72,9 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
         "candidates_sha256": _keep_candidates(campaign, candidates),
         "labels": len(labels),
         "labels_up_to": max((label.id or 0 for label in store.labels(current_only=False)), default=0),
+        "failures_up_to": max((f.id or 0 for f in store.failures(settings.campaign.property)), default=0),
+        "models": checked_models(campaign.directory, settings),
+        "core_hours_left": core_hours_left(campaign),
         "backbone_sha256": backbone.sha256,
         "code_version": code_version(),
         "batch": batch,
@@ -78,21 +86,27 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
 
 def finish_round(campaign: Campaign, record: RoundRecord, say: Callable[[str], None]) -> RoundRecord:
     """Do the steps that ``record`` lacks until its batch is in the queue."""
-    work = _Round(campaign, record, say)
+    work = RoundWork(campaign, record, say)
     while work.record.state is not RoundState.QUEUED:
-        work.record = work.next_step()
+        try:
+            work.record = work.next_step()
+        except AcquisitionError as error:
+            work.give_up(error)
+            raise CampaignError(f"round {record.number} queues nothing: {error}") from error
     return work.record
 
 
 def changed_settings(settings: Configuration, record: RoundRecord) -> list[str]:
     """Name the settings (``[model] head``) that are not those a round began with."""
-    began = _settings(round_settings(record))  # read again, for keys that it lacks have their defaults
-    return [
+    began, now = _settings(round_settings(record)), _settings(settings)  # read again: missing keys have their defaults
+    changed = [
         f"[{section}] {key}"
-        for section, keys in _settings(settings).items()
+        for section, keys in now.items()
+        if isinstance(keys, dict)
         for key, value in keys.items()
         if began[section][key] != value
     ]
+    return changed + ["[[objectives]]"] * (began["objectives"] != now["objectives"])
 
 
 def code_version() -> str:
@@ -100,7 +114,9 @@ def code_version() -> str:
     return version("kappascout")
 
 
-class _Round:
+class RoundWork:
+    """A round under way: its inputs as its manifest fixes them, and its steps."""
+
     def __init__(self, campaign: Campaign, record: RoundRecord, say: Callable[[str], None]):
         self.campaign = campaign
         self.store = campaign.store
@@ -149,11 +165,12 @@ class _Round:
             return self._rank_without_model()
         hashes = dict(zip(self.pool.ids, self.pool.hashes, strict=True))
         model = self.settings.model
+        values = self.scale.learned([self.labels[id_].value for id_ in ids])
         try:
             ensemble = train_ensemble(
                 self.featuriser,
                 [hashes[id_] for id_ in ids],
-                self.scale.learned([self.labels[id_].value for id_ in ids]),
+                values,
                 EnsembleSettings(model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs)),
                 property=self.settings.campaign.property,
                 scale=self.settings.campaign.learned_scale,
@@ -164,15 +181,16 @@ class _Round:
             return self._rank_without_model()
         held_out = dict(zip(ids, ensemble.held_out.tolist(), strict=True))
         metrics = {**ensemble.metrics, "held_out": held_out}
+        if model.intervals == "conformal":
+            metrics["half_width"] = self._half_width(ensemble, values)
         return self._finish(RoundState.TRAINED, model=self._keep_model(ensemble), metrics_before=metrics)
 
     def score(self) -> RoundRecord:
         """Predict the whole pool; the table is an artifact, chunk by chunk, never in memory at once."""
         import pyarrow as pa
         from pyarrow import parquet
-        from scipy.stats import norm
 
-        ensemble = self._ensemble()
+        ensemble = self.ensemble()
         schema = pa.schema(
             [("id", pa.string()), ("formula", pa.string())]
             + [(name, pa.float64()) for name in ("mean", "lower", "upper", "learned_mean", "learned_std")]
@@ -184,7 +202,8 @@ class _Round:
                 rows = self.pool.rows[start : start + CHUNK]
                 table = ensemble.predict(self.featuriser, [key.content_hash for key in rows])
                 mean, std = table.total(ensemble.calibration)
-                low, high = self.scale.true(mean - Z90 * std), self.scale.true(mean + Z90 * std)
+                half = self.half_width * std
+                low, high = self.scale.true(mean - half), self.scale.true(mean + half)
                 columns = [
                     [key.material_id for key in rows],
                     [key.formula for key in rows],
@@ -196,8 +215,7 @@ class _Round:
                 ]
                 writer.write_table(pa.table(columns, schema=schema))
                 if hit is not None:
-                    z = (float(self.scale.learned(hit)) - mean) / std
-                    expected += float(norm.cdf(z if self.settings.campaign.goal == "min" else -z).sum())
+                    expected += float(self.settings.campaign.sought.hit_probability(mean, std, hit).sum())
                 self.say(Count(f"{start + len(rows)} of {len(self.pool)} crystals scored"))
         metrics = {**(self.record.metrics_before or {}), "expected_hit_rate": expected / len(self.pool)}
         artifact = ArtifactRecord(self._relative(path), _sha256(path), len(self.pool))
@@ -205,32 +223,8 @@ class _Round:
 
     def rank(self) -> RoundRecord:
         """Choose the batch among the candidates."""
-        campaign, acquisition = self.settings.campaign, self.settings.acquisition
-        candidates = self._candidates()
-        best = best_value(self.labels, campaign.goal)
-        learned_best = None if best is None else float(self.scale.learned(best))
-        posterior = _ScoredPosterior(self, acquisition.draws)
-        batch = choose_batch(
-            posterior,
-            goal=campaign.goal,
-            acquisition=acquisition.function,
-            q=min(self.manifest["batch"], len(candidates)),
-            candidates=candidates,
-            pending=self.pool.rows_of(self.manifest["pending"]),
-            best=learned_best,
-            beta=acquisition.beta,
-            rng=np.random.default_rng(self.seed),
-        )
-        for note in batch.notes:
-            self.say(note)
-        mean, std = posterior.mean_std(batch.rows)
-        entries = [
-            self._entry(rank, int(row), value, m, s, rule, learned_best)
-            for rank, (row, value, m, s, rule) in enumerate(
-                zip(batch.rows, batch.values, mean, std, batch.rules, strict=True), start=1
-            )
-        ]
-        return self._keep_batch(entries)
+        entries, kept = rank(self)
+        return self._keep_batch(entries, metrics_before={**(self.record.metrics_before or {}), **kept})
 
     def queue(self) -> RoundRecord:
         """Put the chosen batch into the queue."""
@@ -247,63 +241,42 @@ class _Round:
         table = parquet.read_table(path, columns=["learned_mean", "learned_std"])
         return table.column("learned_mean").to_numpy(), table.column("learned_std").to_numpy()
 
-    def _rank_without_model(self) -> RoundRecord:
-        candidates = self._candidates()
-        rng = np.random.default_rng(self.seed)
-        if len(candidates) > _COLD_POOL:
-            candidates = np.sort(rng.choice(candidates, _COLD_POOL, replace=False))
-        known_ids = {*self.labels, *self.manifest["pending"]}
-        known = self.pool.rows_of(known_ids)
-        hashes = self.pool.hashes
-        rows, distances = space_filling(
-            self.featuriser.embeddings([hashes[i] for i in candidates]),
-            min(self.manifest["batch"], len(candidates)),
-            rng,
-            self.featuriser.embeddings([hashes[i] for i in known]) if len(known) else None,
-        )
-        text = f"no model yet ({len(self.labels)} labels); unlike all known and chosen crystals (space filling)"
-        entries = [
-            QueueEntryRecord(
-                rank=rank,
-                material_id=self.pool.rows[candidates[row]].material_id,
-                acquisition_value=float(distance),
-                reason=text,
-                fidelity=self.settings.campaign.fidelity,
-            )
-            for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), start=1)
-        ]
-        return self._keep_batch(entries)
+    def give_up(self, error: AcquisitionError) -> None:
+        """End a round that nothing can be chosen in; the next one begins with the settings of its time."""
+        metrics = {**(self.record.metrics_before or {}), "refused": str(error)}
+        self.store.finish_step(self.record.number, RoundState.QUEUED, metrics_before=metrics, queue=[])
 
-    def _entry(
-        self, rank: int, row: int, value: float, mean: float, std: float, rule: str, best: float | None
+    def entry(
+        self, rank: int, row: int, mean: float, std: float, value: float, words: str, details: dict[str, Any]
     ) -> QueueEntryRecord:
-        section = self.settings.campaign
+        """Write a chosen row of the pool, its prediction in learned units, as a queue entry."""
         logarithmic = self.scale.name == "log10"
-        words = reason(
-            goal=section.goal,
-            rule=rule,
-            mean=mean,
-            std=std,
-            best=best,
-            beta=self.settings.acquisition.beta,
-            scale=self.scale.name,
-            unit=section.unit,
-        )
+        half = self.half_width * std
         return QueueEntryRecord(
             rank=rank,
             material_id=self.pool.rows[row].material_id,
             predicted_mean=float(self.scale.true(mean)),
-            predicted_lower=float(self.scale.true(mean - Z90 * std)),
-            predicted_upper=float(self.scale.true(mean + Z90 * std)),
-            log10_mean=mean if logarithmic else None,
-            log10_std=std if logarithmic else None,
+            predicted_lower=float(self.scale.true(mean - half)),
+            predicted_upper=float(self.scale.true(mean + half)),
+            log10_mean=float(mean) if logarithmic else None,
+            log10_std=float(std) if logarithmic else None,
             acquisition_value=float(value) if math.isfinite(value) else None,
             reason=words,
-            fidelity=section.fidelity,
-            details={"learned_mean": mean, "learned_std": std, "rule": rule},
+            fidelity=self.settings.campaign.fidelity,
+            details=details,
         )
 
-    def _candidates(self) -> NDArray[np.int64]:
+    def hashes(self, rows: NDArray[np.int64]) -> list[str]:
+        """Content hashes of these rows of the pool."""
+        return [self.pool.rows[row].content_hash for row in rows]
+
+    @property
+    def half_width(self) -> float:
+        """Of a 90 % interval, in predicted standard deviations."""
+        return float((self.record.metrics_before or {}).get("half_width", Z90))
+
+    def candidates(self) -> NDArray[np.int64]:
+        """Rows that may be queued, as they were when the round began."""
         path = self.folder / _CANDIDATES
         if not path.is_file() or _sha256(path) != self.manifest["candidates_sha256"]:
             raise CampaignError(
@@ -314,6 +287,27 @@ class _Round:
             batch = self.manifest["batch"]
             self.say(f"only {len(candidates)} candidates are left for a batch of {batch}: all are queued")
         return candidates
+
+    def ensemble(self) -> Ensemble:
+        """Give the round's model, read once."""
+        from engine.learning.storage import load_ensemble
+
+        if self._model is None:
+            assert self.record.model_id is not None
+            self._model = load_ensemble(self.campaign.artifacts / "models" / self.record.model_id)
+        return self._model
+
+    def _rank_without_model(self) -> RoundRecord:
+        return self._keep_batch(first_entries(self))
+
+    def _half_width(self, ensemble: Ensemble, values: NDArray[np.float64]) -> float:
+        """Count the standard deviations that 90 % of the held-out labels lie within, as conformal intervals do."""
+        mean, std = ensemble.held_out.T
+        try:
+            return split_quantile(values - mean, LEVEL, std)
+        except TooFewLabelsError as error:
+            self.say(f"Gaussian intervals in this round: {error}")
+            return Z90
 
     def _check_inputs(self) -> None:
         """Refuse to go on with other weights or another pool than the round began with."""
@@ -328,11 +322,11 @@ class _Round:
                 f"the pool is not the one that round {number} began with; restore the store from a copy"
             )
 
-    def _keep_batch(self, entries: list[QueueEntryRecord]) -> RoundRecord:
+    def _keep_batch(self, entries: list[QueueEntryRecord], **kept: Any) -> RoundRecord:
         names = [n for n in QueueEntryRecord.__dataclass_fields__ if n not in ("id", "round", "state", "history")]
         plain = [{name: getattr(entry, name) for name in names} for entry in entries]
         write_whole(self.folder / "batch.json", json.dumps(plain, indent=1) + "\n")
-        return self._finish(RoundState.RANKED)
+        return self._finish(RoundState.RANKED, **kept)
 
     def _keep_model(self, ensemble: Ensemble) -> ModelRecord:
         from engine.learning.storage import save_ensemble
@@ -357,14 +351,6 @@ class _Round:
             members=members,
         )
 
-    def _ensemble(self) -> Ensemble:
-        from engine.learning.storage import load_ensemble
-
-        if self._model is None:
-            assert self.record.model_id is not None
-            self._model = load_ensemble(self.campaign.artifacts / "models" / self.record.model_id)
-        return self._model
-
     def _finish(self, state: RoundState, **made: Any) -> RoundRecord:
         return self.store.finish_step(self.record.number, state, **made)
 
@@ -372,39 +358,39 @@ class _Round:
         return path.relative_to(self.campaign.directory).as_posix()
 
 
-class _ScoredPosterior:
-    """Marginals from the round's stored predictions; joint draws from the ensemble, made only when asked for."""
+def _check_objectives(
+    settings: Configuration, pool: Pool, store: Store, labels: Mapping[str, LabelRecord], candidates: NDArray[np.int64]
+) -> None:
+    """Refuse known objectives without a logarithm where it is needed, or that no labelled material has."""
+    sections = [section for section in settings.objectives if not section.model]
+    known = pool.known(store, [section.property for section in sections], "[[objectives]]")
+    labelled = pool.rows_of(labels)
+    for section in sections:
+        values = known[section.property]
+        Scale(section.learned_scale).learned(values[candidates])
+        if len(labelled) and np.isnan(values[labelled]).all():
+            raise CampaignError(
+                f"[[objectives]]: none of the {len(labelled)} labelled materials has {section.property}, and what "
+                "improves on them cannot be told; add it to some of them, or give a model of it"
+            )
 
-    def __init__(self, work: _Round, n_draws: int):
-        self._work = work
-        self._mean, self._std = work.predicted()
-        self._asked = n_draws
-        self._joint: Any = None
-        self.n_rows = len(self._mean)
 
-    @property
-    def n_draws(self) -> int:
-        """Number of joint draws."""
-        return int(self._draws().n_draws)
-
-    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and calibrated standard deviation of these rows, as stored."""
-        return self._mean[rows], self._std[rows]
-
-    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """D x len(rows) joint draws."""
-        return self._draws().draws(rows)
-
-    def _draws(self) -> Any:
-        if self._joint is None:
-            work = self._work
-            self._joint = work._ensemble().posterior(work.featuriser, work.pool.hashes, self._asked, work.seed)
-        return self._joint
+def _check_prior(campaign: Campaign) -> None:
+    """Refuse an estimate for a first batch that is neither a model nor a fidelity of labels."""
+    section, acquisition = campaign.configuration.campaign, campaign.configuration.acquisition
+    if acquisition.first_batch != "prior" or is_model(campaign.directory, acquisition.prior):
+        return
+    if not campaign.store.labels(section.property, acquisition.prior):
+        known = campaign.store.fidelities(section.property)
+        raise CampaignError(
+            f"[acquisition] prior = {acquisition.prior!r} is neither a folder that `train` wrote nor a fidelity of "
+            f"labels of {section.property} (there are: {', '.join(known) or 'none'}); import some, or change it"
+        )
 
 
 def _settings(settings: Configuration) -> dict[str, Any]:
     """All settings that decide a round's outcome."""
-    return settings.model_dump(mode="json", exclude={"dft", "execution", "labeler", "store"})
+    return settings.model_dump(mode="json", exclude={"dft", "execution", "labeler", "stopping", "store"})
 
 
 def _folder(campaign: Campaign, number: int) -> Path:
@@ -424,13 +410,14 @@ def _hit_threshold(campaign: Campaign, labels: dict[str, LabelRecord]) -> float 
     section = campaign.configuration.campaign
     if section.hit is not None:
         return section.hit
+    if section.window is not None:
+        return section.window[0]
     earlier = [r.manifest["hit"] for r in campaign.store.rounds() if r.manifest.get("hit") is not None]
     if earlier:
         return float(earlier[0])
     if len(labels) < MIN_LABELS:
         return None
-    values = [label.value for label in labels.values()]
-    return float(np.quantile(values, 0.1 if section.goal == "min" else 0.9, method="nearest"))
+    return section.sought.best_tenth([label.value for label in labels.values()])
 
 
 def _sha256(path: Path) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
-from campaigns.training_set import Scale, best_value, training_labels
-from db.states import QueueState
+from campaigns.training_set import best_value, training_labels
+from db.states import UNFINISHED, QueueState
 from engine.metrics.stopping import (
     Outlook,
     StoppingAdvice,
@@ -18,7 +18,6 @@ from engine.metrics.stopping import (
     advise,
     best_found_probability,
     contenders,
-    hit_probability,
     idle_rounds,
 )
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from campaigns.campaign import Campaign
     from db.records import FailureRecord, LabelRecord, RoundRecord
+    from engine.acquire.objectives import Objective
     from engine.acquire.posterior import PoolPosterior
 
 _ROWS = 65_536
@@ -34,8 +34,11 @@ _ROWS = 65_536
 
 
 def stopping_advice(campaign: Campaign, rule: StoppingRule | None = None) -> StoppingAdvice:
-    """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing."""
-    return advise(outlook(campaign), rule)
+    """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing.
+
+    ``rule`` is that of ``campaign.toml`` unless another is given.
+    """
+    return advise(outlook(campaign), rule or campaign.configuration.stopping_rule)
 
 
 def outlook(campaign: Campaign) -> Outlook:
@@ -49,7 +52,7 @@ def outlook(campaign: Campaign) -> Outlook:
         core_hours=core_hours(campaign),
         undiscovered_hits=None if scored is None else undiscovered_hits(campaign, scored, labels),
         best_found=None if scored is None else (scored.metrics_before or {}).get("best_found"),
-        idle_rounds=idle_rounds(_bests(campaign, labels), section.goal),
+        idle_rounds=idle_rounds(_best_utilities(campaign, labels), "max"),
     )
 
 
@@ -59,6 +62,14 @@ def core_hours(campaign: Campaign) -> float:
     asked = {(e.material_id, e.fidelity) for e in store.queue()}
     ended: list[LabelRecord | FailureRecord] = [*store.labels(section.property), *store.failures(section.property)]
     return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in asked)
+
+
+def core_hours_left(campaign: Campaign) -> float | None:
+    """Core-hours of the budget that are neither spent nor expected of what is queued; None without such a budget."""
+    budget = campaign.configuration.campaign.budget_core_hours
+    if budget is None:
+        return None
+    return budget - core_hours(campaign) - sum(e.expected_cost or 0.0 for e in campaign.store.queue(UNFINISHED))
 
 
 def undiscovered_hits(campaign: Campaign, record: RoundRecord, labels: Mapping[str, LabelRecord]) -> float | None:
@@ -76,33 +87,37 @@ def undiscovered_hits(campaign: Campaign, record: RoundRecord, labels: Mapping[s
         raise CampaignError(
             f"{path} is missing, the predictions of round {record.number}; copy artifacts/ with the campaign"
         )
-    settings = round_settings(record).campaign
-    threshold = float(Scale(settings.learned_scale).learned(hit))
+    goal = round_settings(record).campaign.sought
     closed = {*labels, *(e.material_id for e in campaign.store.queue([QueueState.FAILED, QueueState.WITHDRAWN]))}
     expected = 0.0
     with parquet.ParquetFile(path) as table:
         for batch in table.iter_batches(_ROWS, columns=["id", "learned_mean", "learned_std"]):
             open_rows = np.array([id_ not in closed for id_ in batch.column("id").to_pylist()], dtype=bool)
             mean, std = (batch.column(name).to_numpy()[open_rows] for name in ("learned_mean", "learned_std"))
-            expected += float(hit_probability(mean, std, threshold, settings.goal).sum())
+            expected += float(goal.hit_probability(mean, std, hit).sum())
     return expected
 
 
-def best_found(posterior: PoolPosterior, rows: NDArray[np.int64], best: float | None, goal: str) -> float | None:
+def best_found(
+    posterior: PoolPosterior, rows: NDArray[np.int64], best: float | None, objective: Objective
+) -> float | None:
     """Probability that no row beats the best label (learned units), from joint draws of those that could.
 
     ``rows`` are the pool's rows without a label. None without a label.
     """
+    from engine.acquire.reasons import probability_to_improve
+
     if best is None:
         return None
     mean, std = posterior.mean_std(rows)
-    chosen = rows[contenders(mean, std, best, goal)]
-    return best_found_probability(posterior.draws(chosen), best, goal)
+    chosen = rows[contenders(probability_to_improve(mean, std, best=best, goal=objective))]
+    utility = float(objective.utility(np.asarray(best, dtype=np.float64)))
+    return best_found_probability(objective.utility(posterior.draws(chosen)), utility, "max")
 
 
-def _bests(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> list[float | None]:
-    """Best label before the first round, and after each round that has brought any."""
-    goal = campaign.configuration.campaign.goal
+def _best_utilities(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> list[float | None]:
+    """Give the utility of the best label before the first round, and after each round that has brought any."""
+    goal = campaign.configuration.campaign.sought
     bought: dict[int, set[str]] = {}
     for entry in campaign.store.queue([QueueState.DONE]):
         if entry.material_id in labels:
@@ -113,4 +128,4 @@ def _bests(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> list[float 
     for number in sorted(bought):
         known |= {id_: labels[id_] for id_ in bought[number]}
         bests.append(best_value(known, goal))
-    return bests
+    return [None if best is None else float(goal.utility(best)) for best in bests]

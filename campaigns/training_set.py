@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from campaigns.configuration import CampaignSection
     from db.records import LabelRecord
     from db.store import Store
+    from engine.acquire.objectives import Objective
+
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,47 @@ class Scale:
         """Learned units back to values."""
         learned = np.asarray(learned, dtype=np.float64)
         return learned if self.name == "linear" else 10.0**learned
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted of a property, asked in the property's own unit; what is better has the larger utility."""
+
+    objective: Objective
+    """In learned units."""
+    scale: Scale
+
+    def utility(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Turn values into utilities: the value, its negative, or minus the distance (learned units) to the window."""
+        values = np.asarray(values, dtype=np.float64)
+        return self.objective.utility(self.scale.learned(values) if self.objective.kind == "window" else values)
+
+    def best(self, values: ArrayLike) -> float | None:
+        """Find the best value."""
+        values = np.asarray(values, dtype=np.float64)
+        return float(values[np.argmax(self.utility(values))]) if len(values) else None
+
+    def is_hit(self, values: ArrayLike, hit: float) -> NDArray[np.bool_]:
+        """Mask of the values that are as good as ``hit`` or better."""
+        return self.utility(values) >= self.utility(hit) - _ROUNDING * abs(self.utility(hit))
+
+    def hit_probability(self, mean: NDArray[np.float64], std: NDArray[np.float64], hit: float) -> NDArray[np.float64]:
+        """Probability of predictions (N, learned units) to be as good as a value ``hit`` or better."""
+        from engine.acquire.objectives import probability_inside
+
+        objective, learned = self.objective, float(self.scale.learned(hit))
+        if objective.kind == "window":
+            off = -float(self.utility(hit))
+            return probability_inside(mean, std, objective.low - off, objective.high + off)
+        return probability_inside(mean, std, *((None, learned) if objective.kind == "min" else (learned, None)))
+
+    def best_tenth(self, values: ArrayLike) -> float:
+        """Find the value that a tenth of the values equals or beats."""
+        values = np.asarray(values, dtype=np.float64)
+        if self.objective.kind != "window":
+            return float(np.quantile(values, 0.1 if self.objective.kind == "min" else 0.9, method="nearest"))
+        ranked = values[np.argsort(-self.utility(values), kind="stable")]
+        return float(ranked[round(0.1 * (len(ranked) - 1))])
 
 
 def flaw(value: object, scale: str) -> str:
@@ -69,12 +113,9 @@ def training_labels(store: Store, settings: CampaignSection, up_to: int | None =
     return chosen
 
 
-def best_value(labels: Mapping[str, LabelRecord], goal: str) -> float | None:
+def best_value(labels: Mapping[str, LabelRecord], goal: Goal) -> float | None:
     """Find the best label so far, in the label's unit."""
-    values = [label.value for label in labels.values()]
-    if not values:
-        return None
-    return min(values) if goal == "min" else max(values)
+    return goal.best([label.value for label in labels.values()])
 
 
 def _is_later(label: LabelRecord, up_to: int) -> bool:

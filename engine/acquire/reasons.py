@@ -13,7 +13,8 @@ from engine.acquire.objectives import Objective, probability_inside
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-INTERVAL = 0.90
+HALF_WIDTH = float(norm.ppf(0.95))
+"""Of a Gaussian 90 % interval, in standard deviations."""
 
 
 def reason(
@@ -26,6 +27,7 @@ def reason(
     beta: float = 1.0,
     scale: str = "log10",
     unit: str = "W/(m K)",
+    half_width: float = HALF_WIDTH,
     hit: float | None = None,
     threshold: float | None = None,
     feasibility: float | None = None,
@@ -51,6 +53,8 @@ def reason(
         ``log10`` or ``linear``: what the model's scale is.
     unit
         Unit of the property.
+    half_width
+        Of the interval, in standard deviations.
     hit
         Value beyond which a row is a hit, on the model's scale.
     threshold
@@ -61,7 +65,7 @@ def reason(
         Expected core-hours.
     """
     objective = Objective.of(goal)
-    half = norm.ppf(0.5 + INTERVAL / 2) * std
+    half = half_width * std
     middle, low_end, high_end = (shown(value, scale) for value in (mean, mean - half, mean + half))
     known = "no value known yet"
     if best is not None:

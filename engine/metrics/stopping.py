@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import norm
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -117,15 +116,12 @@ def advise(outlook: Outlook, rule: StoppingRule | None = None) -> StoppingAdvice
     )
 
 
-def hit_probability(mean: ArrayLike, std: ArrayLike, threshold: float, goal: str) -> NDArray[np.float64]:
-    """Probability that each of N rows lies at or beyond a threshold; all in learned units."""
-    z = (threshold - np.asarray(mean, dtype=np.float64)) / np.asarray(std, dtype=np.float64)
-    return norm.cdf(z * _sign(goal))
+def contenders(chance: ArrayLike, at_most: int = CONTENDERS) -> NDArray[np.int64]:
+    """Positions, ascending, of the rows that may beat the best label, the likeliest where there are too many.
 
-
-def contenders(mean: ArrayLike, std: ArrayLike, best: float, goal: str, at_most: int = CONTENDERS) -> NDArray[np.int64]:
-    """Positions, ascending, of the rows that may beat the best label, the likeliest where there are too many."""
-    chance = hit_probability(mean, std, best, goal)
+    ``chance`` holds the probability of each of N rows to beat it.
+    """
+    chance = np.asarray(chance, dtype=np.float64)
     likely = np.flatnonzero(chance > _NEGLIGIBLE)
     if len(likely) > at_most:
         likely = np.sort(likely[np.argpartition(-chance[likely], at_most)[:at_most]])

@@ -89,10 +89,10 @@ def _rates(campaign: Campaign, folder: Path) -> tuple[float, float]:
 
 def _score_seconds(campaign: Campaign) -> float:
     """Do one round; time its steps that embed and score the pool, reading and writing included."""
-    from campaigns.round import _Round, open_round
+    from campaigns.round import RoundWork, open_round
     from db.states import RoundState
 
-    work = _Round(campaign, open_round(campaign, batch=1), lambda text: None)
+    work = RoundWork(campaign, open_round(campaign, batch=1), lambda text: None)
     taken = 0.0
     while work.record.state is not RoundState.QUEUED:
         counts = work.record.state in (RoundState.STARTED, RoundState.TRAINED)

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaigns.campaign import Campaign
-from campaigns.configuration import Configuration, check_configuration, parse_configuration, read_configuration
+from campaigns.configuration import (
+    Configuration,
+    ObjectiveSection,
+    check_configuration,
+    parse_configuration,
+    read_configuration,
+)
 from campaigns.exceptions import ConfigurationError
 from engine.materials.elements import SYMBOLS
 from tests.campaigns.helpers import done, refused, to_toml
@@ -35,7 +41,7 @@ LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
         ),
         ("[campaign]\nname = 'c'", "[campaign] goal is missing"),
         ("[model]\nmembers = 5", "[campaign] is missing"),
-        ("[campaign]\nname = 'c'\ngoal = 'low'", "[campaign] goal = 'low': Input should be 'min' or 'max'"),
+        ("[campaign]\nname = 'c'\ngoal = 'low'", "[campaign] goal = 'low': Input should be 'min', 'max', 'target' o"),
         ("[campaign]\nname = ''\ngoal = 'min'", "[campaign] name = '': String should have at least 1 character"),
         (LEAST_TEXT + "batch = '20'", "[campaign] batch = '20': Input should be a valid integer"),
         (LEAST_TEXT + "batch = true", "[campaign] batch = True: Input should be a valid integer"),
@@ -44,7 +50,44 @@ LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
         (LEAST_TEXT + "hit = nan", "[campaign] hit = nan: Input should be a finite number"),
         (LEAST_TEXT + "hit = 0", "[campaign]: hit = 0 has no logarithm"),
         (LEAST_TEXT + "[model]\nmembers = 1", "[model] members = 1: Input should be greater"),
-        (LEAST_TEXT + "[acquisition]\nfunction = 'ei'", "[acquisition] function = 'ei': Input should be"),
+        (LEAST_TEXT + "[acquisition]\nfunction = 'qlogei'", "unknown acquisition function 'qlogei'; did you mean 'q"),
+        (LEAST_TEXT + "[acquisition]\nbeta = 'grow'", "[acquisition] beta = 'grow': give a weight of the variance,"),
+        (LEAST_TEXT + "[acquisition]\nfunction = 'level_set'", "[acquisition]: function 'level_set' learns where va"),
+        (LEAST_TEXT + "[acquisition]\nthreshold = -1.0", "[acquisition] threshold = -1 has no logarithm"),
+        (LEAST_TEXT + "[acquisition]\nportfolio = ['ucb', 'qLogNEHVI']", "qLogNEHVI cannot be part of a portfolio"),
+        (LEAST_TEXT + "[acquisition]\nfunction = 'qUCB'\ndiversity = 'hallucinate'", "'hallucinate' is for ucb, not"),
+        (LEAST_TEXT + "[acquisition]\nfunction = 'random'\ndiversity = 'penalise'", "random is diverse by itself"),
+        (LEAST_TEXT + "[acquisition]\nfirst_batch = 'prior'", "first_batch = 'prior' needs prior = 'FIDELITY'"),
+        (LEAST_TEXT + "[acquisition]\nfunction = 'qLogNEHVI'", "'qLogNEHVI' trades objectives off; give [[objective"),
+        (LEAST_TEXT + "[[objectives]]\nproperty = 'g'\ngoal = 'min'", "are traded off by qLogNEHVI or qLogNParEGO,"),
+        (LEAST_TEXT + "[[objectives]]\nproperty = 'g'\ngaol = 'min'", "[objectives.0] gaol; did you mean 'goal'?"),
+        (LEAST_TEXT + "[[objectives]]\nproperty = 'g'\ngoal = 'window'", "[objectives.0]: goal = 'window' needs win"),
+        (
+            "acquisition.function = 'qLogNEHVI'\n" + LEAST_TEXT + "[[objectives]]\nproperty = 'kappa_300K'\ngoal='max'",
+            "a property is an objective twice (kappa_300K, kappa_300K); keep one",
+        ),
+        (LEAST_TEXT.replace("min", "target"), "[campaign]: goal = 'target' needs target = VALUE"),
+        (LEAST_TEXT + "target = 1.0", "target is of goal = 'target', and goal is 'min'"),
+        (LEAST_TEXT.replace("min", "target") + "target = 0.0", "target 0 has no logarithm"),
+        (LEAST_TEXT.replace("min", "window") + "window = [2, 1]", "window = [2, 1] holds nothing; give the lower en"),
+        (
+            LEAST_TEXT.replace("min", "window") + "window = [1, 2]\n[acquisition]\nfunction = 'GIBBON'",
+            "[acquisition] function = 'GIBBON' is for goals min and max, not 'window'",
+        ),
+        (LEAST_TEXT + "[stopping]\nbest_found = 2", "[stopping] best_found = 2: Input should be less than or equal"),
+        (
+            LEAST_TEXT + "[constraints]\nonly_elements = ['Mg']\nexclude_elements = ['Mg', 'Si']",
+            "[constraints]: exclude_elements forbids all of only_elements",
+        ),
+        (LEAST_TEXT + "[constraints]\nmax_per_prototype = 0", "[constraints] max_per_prototype = 0: Input should be"),
+        (
+            LEAST_TEXT + "[constraints.predicted.gap]\nmodle = 'x'\nmin = 1",
+            "unknown key [constraints.predicted.gap] modle; did you mean 'model'?",
+        ),
+        (
+            LEAST_TEXT + "[constraints.predicted.gap]\nmodel = 'x'\nmin = 1\nmax = 1",
+            "[constraints.predicted.gap]: no prediction is certain to be 1",
+        ),
         (LEAST_TEXT + "[constraints]\nonly_elements = ['Xx']", "no element Xx; use symbols such as Mg"),
         (
             LEAST_TEXT + "[constraints.properties]\ng = { min = 3, max = 1 }",
@@ -126,11 +169,18 @@ def test_every_key_of_the_template_is_valid_and_none_is_missing(tmp_path: Path) 
     with Campaign.create(tmp_path / "c", replay='source = "reference"\n', labeler="replay") as campaign:
         given = campaign.configuration
     text = (tmp_path / "c" / "campaign.toml").read_text()
-    everything = re.sub(r"(?m)^# (\w+ = )", r"\1", text).replace('source = "labelled.jsonl.gz"', "")
+    everything = re.sub(r"(?m)^#  ?(\w+ = |\[\[)", r"\1", text).replace("# [[", "[[")
+    everything = everything.replace('source = "labelled.jsonl.gz"', "")
     assert everything.count("\n") == text.count("\n")
-    parse_configuration(everything, "template")
-    shown = {section: set(keys) for section, keys in tomllib.loads(everything).items()}
-    assert shown == {section: set(getattr(given, section).model_dump()) for section in Configuration.model_fields}
+    data = tomllib.loads(everything)
+    assert set(data["objectives"][0]) == set(ObjectiveSection.model_fields) - {"target"}
+    shown = {section: set(keys) for section, keys in data.items() if section != "objectives"}
+    sections = set(Configuration.model_fields) - {"objectives"}
+    assert shown == {section: set(getattr(given, section).model_dump()) for section in sections}
+    for name in ("target", "window"):  # those of other goals
+        del data["campaign"][name]
+    data["acquisition"]["function"] = "qLogNEHVI"
+    check_configuration(data, "template")
 
     plain = parse_configuration(text, "template").model_dump()
     plain["labeler"] = Configuration(**LEAST).model_dump()["labeler"]  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from campaigns.stopping import best_found, core_hours, outlook, stopping_advice,
 from campaigns.training_set import training_labels
 from db.records import FailureRecord
 from db.states import FailureReason, QueueState
+from engine.acquire.objectives import Objective
 from engine.acquire.posterior import TablePosterior
 from engine.metrics.stopping import StoppingAdvice, StoppingRule
 
@@ -89,6 +90,10 @@ def test_the_best_is_found_among_rows_that_could_beat_it():
     posterior = TablePosterior.from_members(mean, n_draws=4096, rng=rng)
     rows = np.arange(3)
     expected = 1 - norm.cdf((-0.5 - posterior.mean[0]) / posterior.std[0])
-    assert best_found(posterior, rows, -0.5, "min") == pytest.approx(expected, abs=0.03)
-    assert best_found(posterior, rows[2:], -0.5, "min") == 1.0
-    assert best_found(posterior, rows, None, "min") is None
+    low = Objective.of("min")
+    assert best_found(posterior, rows, -0.5, low) == pytest.approx(expected, abs=0.03)
+    assert best_found(posterior, rows[2:], -0.5, low) == 1.0
+    assert best_found(posterior, rows, None, low) is None
+    assert best_found(posterior, rows, 0.1, Objective.window(0.0, 0.2)) == 1.0, "nothing beats what is inside"
+    near = best_found(posterior, rows, -0.2, Objective.target(0.0))
+    assert near == pytest.approx(1 - np.diff(norm.cdf([-0.2, 0.2], posterior.mean[0], posterior.std[0]))[0], abs=0.05)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError
-from campaigns.training_set import Scale, best_value, default_scale, flaw, training_labels
+from campaigns.training_set import Goal, Scale, best_value, default_scale, flaw, training_labels
 from db.records import CampaignRecord, LabelRecord, MaterialRecord
 from db.store import Store
+from engine.acquire.objectives import Objective
 
 SECTION = parse_configuration('[campaign]\nname = "c"\ngoal = "min"', "settings").campaign
 WRITES = st.lists(
@@ -75,5 +76,6 @@ def test_flaws(value: object, scale: str, words: str) -> None:
 
 def test_best_and_default() -> None:
     labels = {x: LabelRecord(x, "p", v, "u", "dft") for x, v in (("a", 2.0), ("b", 1.0))}
-    assert (best_value(labels, "min"), best_value(labels, "max"), best_value({}, "min")) == (1.0, 2.0, None)
+    low, high = (Goal(Objective.of(name), Scale("log10")) for name in ("min", "max"))
+    assert (best_value(labels, low), best_value(labels, high), best_value({}, low)) == (1.0, 2.0, None)
     assert (default_scale("kappa_agl_300K"), default_scale("band_gap")) == ("log10", "linear")

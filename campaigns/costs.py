@@ -1,0 +1,121 @@
+"""Expected core-hours of calculations, learned from those of the campaign that have finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.exceptions import SupercellError
+from engine.materials.crystal import Crystal
+from engine.physics.cost import CORE_HOURS, VALENCE, CostModel, Workload, WorkloadCounter, estimate_workload
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.configuration import Configuration
+    from db.records import LabelRecord, MaterialKey
+    from db.store import Store
+
+_ROWS = 4096
+"""Crystals in memory together."""
+
+
+class Costs:
+    """What calculations are expected to take; build it with the labels that have a cost.
+
+    Parameters
+    ----------
+    store
+        Where the crystals are.
+    configuration
+        For the size of the supercells.
+    folder
+        Where counts of displaced supercells are kept.
+    finished
+        Labels by material id; those without a cost are passed over.
+    say
+        Told when counts have to be estimated.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        configuration: Configuration,
+        folder: Path,
+        finished: Mapping[str, LabelRecord],
+        say: Callable[[str], None],
+    ):
+        self._store = store
+        self._lengths = _lengths(configuration)
+        self._counter = WorkloadCounter(folder / "workloads.jsonl", *self._lengths)
+        self._say = say
+        self._uncounted: list[str] = []
+        cost = {id_: label.cost for id_, label in finished.items() if label.cost}
+        keys = {key.material_id: key for key in store.material_index() if key.material_id in cost} if cost else {}
+        workloads = self._count([keys[id_] for id_ in cost])
+        self.model = CostModel.fit([(workloads[id_], float(hours)) for id_, hours in cost.items() if hours])
+
+    @property
+    def in_core_hours(self) -> bool:
+        """Whether any finished calculation tells what a force call costs."""
+        return self.model.unit == CORE_HOURS
+
+    def counted(self, keys: Sequence[MaterialKey]) -> list[float]:
+        """Cost of a few crystals, their displaced supercells counted; in the model's unit."""
+        workloads = self._count(keys)
+        if self._uncounted:
+            shown = ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
+            self._say(f"force calls of {len(self._uncounted)} crystals are estimated, not counted: {shown}")
+        return [float(self.model.predict(workloads[key.material_id])) for key in keys]
+
+    def estimated(self, keys: Sequence[MaterialKey]) -> NDArray[np.float64]:
+        """Cost of N crystals in the model's unit, their displaced supercells estimated."""
+        parts = (keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS))
+        return np.concatenate([self.model.predict(self._estimate(part)) for part in parts])
+
+    def _count(self, keys: Sequence[MaterialKey]) -> dict[str, Workload]:
+        """Workload by material id, counted if it can be."""
+        crystals = dict(zip((key.material_id for key in keys), self._crystals(keys), strict=True))
+        found = {}
+        for key in keys:
+            try:
+                found[key.material_id] = self._counter({key.content_hash: crystals[key.material_id]})[key.content_hash]
+            except SupercellError as error:
+                self._uncounted.append(f"{key.material_id} ({error})")
+            except ModuleNotFoundError:
+                self._uncounted.append(f"{key.material_id} (phono3py is missing: pip install kappascout[phonons])")
+            if key.material_id not in found:
+                found[key.material_id] = _first(self._estimate([key]))
+        return found
+
+    def _estimate(self, keys: Sequence[MaterialKey]) -> Workload:
+        """Estimate of N crystals together."""
+        volume, electrons = np.empty((2, len(keys)))
+        for row, crystal in enumerate(self._crystals(keys)):
+            volume[row] = abs(np.linalg.det(crystal.lattice)) / len(crystal)
+            electrons[row] = VALENCE[crystal.numbers].mean()
+        sites, groups = [key.n_sites for key in keys], [key.spacegroup for key in keys]
+        return estimate_workload(sites, groups, volume, electrons, *self._lengths)
+
+    def _crystals(self, keys: Sequence[MaterialKey]) -> Iterable[Crystal]:
+        for _, structure in self._store.structures([key.material_id for key in keys]):
+            yield Crystal.from_dict(structure)
+
+
+def _lengths(configuration: Configuration) -> tuple[float, float | None]:
+    """Size of supercells and cutoff of pairs, of whoever calculates."""
+    if configuration.labeler.kind == "phonons":
+        from engine.physics.phonons import PhononSettings
+
+        settings = PhononSettings(**configuration.labeler.settings)
+        return settings.min_length, settings.pair_cutoff
+    return configuration.dft.min_length, configuration.dft.pair_cutoff
+
+
+def _first(workload: Workload) -> Workload:
+    """Take the numbers of a workload of one crystal."""
+    calls, atoms, electrons = (float(part[0]) for part in (workload.calls, workload.atoms, workload.electrons))
+    return Workload(calls, atoms, electrons, workload.exact)

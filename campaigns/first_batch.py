@@ -1,0 +1,103 @@
+"""The batch of a round without a model: spread over the pool, or mostly the best of an estimate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from campaigns.predictors import is_model, load_predictor
+from campaigns.ranking import limits_of
+from campaigns.training_set import training_labels
+from db.records import QueueEntryRecord
+from engine.acquire.allowance import Allowance
+from engine.acquire.cold_start import first_batch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.round import RoundWork
+
+_POOL = 20_000
+"""A first batch is chosen among at most this many candidates, drawn at random from a larger pool."""
+_BEST = 10
+"""Best candidates by an estimate that are kept of a larger pool, for each that is wanted."""
+
+
+def first_entries(work: RoundWork) -> list[QueueEntryRecord]:
+    """Choose a round's batch without a model."""
+    settings = work.settings
+    candidates, rng = work.candidates(), np.random.default_rng(work.seed)
+    q = min(work.manifest["batch"], len(candidates))
+    prior = _estimate(work, candidates) if settings.acquisition.first_batch == "prior" else None
+    if len(candidates) > _POOL:
+        chosen = _sample(work, prior, len(candidates), q, rng)
+        candidates, prior = candidates[chosen], None if prior is None else prior[chosen]
+    known = work.pool.rows_of({*work.labels, *work.manifest["pending"]})
+    kind = settings.acquisition.families
+    families = None if kind == "none" else work.pool.families(kind)
+    embeddings = work.featuriser.embeddings(work.hashes(candidates))
+    allowance = Allowance(candidates, limits_of(work))
+    entries: list[QueueEntryRecord] = []
+    while len(entries) < q and allowance.left:  # once, unless limits forbid some of what was chosen
+        left = np.flatnonzero(allowance.open)
+        batch = first_batch(
+            embeddings[left],
+            min(q - len(entries), len(left)),
+            rng,
+            known=work.featuriser.embeddings(work.hashes(known)) if len(known) else None,
+            families=None if families is None else families[candidates[left]],
+            known_families=None if families is None else families[known],
+            prior=None if prior is None else prior[left],
+            goal=settings.campaign.sought.objective,
+            scale=work.scale.name,
+            unit=settings.campaign.unit,
+        )
+        for pick, value, words in zip(batch.rows.tolist(), batch.values.tolist(), batch.reasons, strict=True):
+            if allowance.open[left[pick]]:
+                allowance.take(int(left[pick]))
+                row = int(candidates[left[pick]])
+                known = np.append(known, row)
+                entries.append(_entry(work, len(entries) + 1, row, value, words))
+    if len(entries) < q:
+        work.say(f"limits leave {len(entries)} of {q} rows; relax one for more")
+    return entries
+
+
+def _entry(work: RoundWork, rank: int, row: int, value: float, words: str) -> QueueEntryRecord:
+    return QueueEntryRecord(
+        rank=rank,
+        material_id=work.pool.rows[row].material_id,
+        acquisition_value=value,
+        reason=f"no model yet ({len(work.labels)} labels); {words}",
+        fidelity=work.settings.campaign.fidelity,
+    )
+
+
+def _estimate(work: RoundWork, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Estimate of each candidate in learned units, NaN where there is none."""
+    section, prior = work.settings.campaign, work.settings.acquisition.prior
+    if is_model(work.campaign.directory, prior):
+        model = load_predictor(work, prior, work.settings.acquisition.draws, work.seed)
+        mean, _ = model.posterior.mean_std(candidates)
+        estimate = work.scale.learned(model.scale.true(mean))
+    else:
+        cheaper = section.model_copy(update={"fidelity": prior})
+        labels = training_labels(work.store, cheaper, work.manifest["labels_up_to"])
+        ids = [work.pool.rows[row].material_id for row in candidates]
+        found = {id_: float(work.scale.learned(labels[id_].value)) for id_ in ids if id_ in labels}
+        estimate = np.array([found.get(id_, np.nan) for id_ in ids], dtype=np.float64)
+    work.say(f"{np.isfinite(estimate).sum()} of {len(candidates)} candidates have an estimate ({prior})")
+    return estimate
+
+
+def _sample(
+    work: RoundWork, prior: NDArray[np.float64] | None, n: int, q: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw positions of a large pool's candidates at random, the best by the estimate always among them."""
+    drawn = np.sort(rng.choice(n, _POOL, replace=False))
+    if prior is None:
+        return drawn
+    utility = work.settings.campaign.sought.objective.utility(prior)
+    ranked = np.argsort(-np.where(np.isnan(utility), -np.inf, utility), kind="stable")
+    return np.union1d(drawn, ranked[: _BEST * q])
