@@ -16,16 +16,23 @@ if TYPE_CHECKING:
     from tests.benchmarks.measure import Measure
 
 NAMES = ("start", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
+LONG = ("backtests",)
+"""Of hours; only when named."""
 
 
 def main() -> None:
     """Measure what was asked for; the exit code is 1 if a goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all of them if none is given")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(NAMES)} (all of these if none is given), {', '.join(LONG)} (hours)",
+    )
     parser.add_argument("--out", type=Path, metavar="JSON", help="also write the table to this file")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(NAMES):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if unknown := set(arguments.names) - {*NAMES, *LONG}:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join((*NAMES, *LONG))}")
     measures = []
     for name in arguments.names or NAMES:
         sys.stderr.write(f"{name} ...\n")
