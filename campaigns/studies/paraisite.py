@@ -51,8 +51,8 @@ NAME = "paraisite"
 SETS = ("L96", "HH143", "MIX", "AFLOW")
 METHODS = {
     "constant": "best constant for log10 kappa (median)",
-    "random forest": "300 trees on crystal statistics",
-    "extra-trees": "300 trees on crystal statistics",
+    "random forest": "300 trees on crystal statistics (AFLOW: 100)",
+    "extra-trees": "300 trees on crystal statistics (AFLOW: 100)",
     "extra-trees, transfer": "the same, with the shipped backbone's embedding and, but for AFLOW, the AGL prediction",
     "AGL line": "straight line through the AGL prediction of the network of step III, no other feature",
     "I": "from scratch",

@@ -120,15 +120,15 @@ class _Study:
     def rows(self) -> list[dict[str, Any]]:
         """Figures of every cell."""
         found = []
-        for target in self.settings.targets:
-            materials, source = self.sets[target], SOURCES[target]
-            values = values_of(materials, source)
-            for draw in range(self.settings.draws):
+        for draw in range(self.settings.draws):
+            for target in self.settings.targets:
+                source = SOURCES[target]
                 training, test = self._split(target, draw)
+                values = values_of([self.sets[target][i] for i in test], source)
                 for n in self.settings.labels:
                     for method in STUDIES[self.name]:
                         predicted = self._cell(method, target, draw, training[:n], test)
-                        figures = judge(values[test], predicted, source.scale)
+                        figures = judge(values, predicted, source.scale)
                         found.append({"target": target, "method": method, "draw": draw, "n": n, **figures})
         return found
 
