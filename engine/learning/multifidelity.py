@@ -348,8 +348,7 @@ def _fit_level(
         factor = torch.linalg.cholesky(total)
         error = torch.linalg.solve_triangular(factor, (target - slope * below)[:, None], upper=False)
         loss = 0.5 * error.square().sum() + factor.diagonal().log().sum() + 0.5 * ((p - start) / width).square().sum()
-        loss.backward()
-        return loss.item(), p.grad.numpy()
+        return loss.item(), torch.autograd.grad(loss, p)[0].numpy()
 
     bounds = list(zip((start - 5 * width).tolist(), (start + 5 * width).tolist(), strict=True))
     found = minimize(penalty, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
