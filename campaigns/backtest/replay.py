@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ class Run:
     acquired: list[str]
     """Ids in the order of acquisition; the initial ones first."""
     round_seconds: list[float] = field(default_factory=list)
+    """On the wall."""
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of the processor, which other work on the machine does not lengthen."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
     """Discovery after the initial labels (round 0) and after every round, with the round's own judgement."""
     acceleration_50: float | None = None
@@ -73,7 +77,7 @@ def _run_campaign(
             add_materials(campaign.store, hidden, IngestReport())
             if cold:
                 run.acquired = _rounds(campaign, pool, features, 1, run)
-                run.round_seconds.clear()
+                run.round_seconds, run.cpu_seconds = [], []
             else:
                 _label(campaign, pool, run.acquired)
         if cold:
@@ -93,13 +97,20 @@ def _rounds(campaign: Campaign, pool: LabelledPool, features: Path, rounds: int,
     campaign.labeler = Replay(campaign.configuration.campaign, answers, "backtest")
     queued = []
     for _ in range(rounds):
-        began = time.perf_counter()
-        report = campaign.run(rounds=1)
+        with _timed(run):
+            report = campaign.run(rounds=1)
         if not report.rounds:
             raise CampaignError(f"{run.strategy} seed {run.seed}: the campaign stopped early: {report.message}")
-        run.round_seconds.append(round(time.perf_counter() - began, 3))
         queued += [e.material_id for e in campaign.store.queue(round=report.rounds[-1])]
     return queued
+
+
+@contextmanager
+def _timed(run: Run) -> Iterator[None]:
+    wall, processor = time.perf_counter(), time.process_time()
+    yield
+    run.round_seconds.append(round(time.perf_counter() - wall, 3))
+    run.cpu_seconds.append(round(time.process_time() - processor, 3))
 
 
 def _label(campaign: Campaign, pool: LabelledPool, ids: list[str]) -> None:
@@ -125,10 +136,9 @@ def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) ->
     rng.choice(len(pool), protocol.initial, replace=False)  # the stream stands where the initial draw left it
     peer = PEERS[run.strategy](_embeddings(protocol, pool, folder), run.seed, rng)
     for _ in range(protocol.rounds):
-        began = time.perf_counter()
-        chosen = peer.propose(bought, target[bought], protocol.batch)
+        with _timed(run):
+            chosen = peer.propose(bought, target[bought], protocol.batch)
         bought = [*bought, *chosen]
-        run.round_seconds.append(round(time.perf_counter() - began, 3))
     run.acquired = [pool.ids[row] for row in bought]
     return [{} for _ in range(protocol.rounds)]
 

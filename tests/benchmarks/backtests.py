@@ -147,7 +147,7 @@ seeds {SEEDS.replace(",", ", ")}; the first labels are drawn by `numpy.random.de
 campaigns with the production code, `default` with the settings of a new campaign. Peers see the same embedding
 (composition statistics, readout, trunk) and the labels bought, nothing else. EF: recall over that of random buying.
 AF50, AF80: labels that random buying needs for half or 80 % of the best 5 %, over those needed. Regret in decades.
-Seconds are of one thread, on a machine shared with other work. The data are not part of the product.
+Seconds are of one thread's processor time. The data are not part of the product.
 """
 
 
