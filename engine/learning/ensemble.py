@@ -5,8 +5,11 @@ baselines beside them never touch a row that the judged member was trained on. G
 pool share the hyperparameters of one fit to all labels, and with them their kernel. All values are in learned units:
 log10 for properties that span decades, linear otherwise.
 
-What is trained is chosen by name or, with ``auto``, by held-out score: for each fold the choice that does best on the
-others, so that the figures of what is chosen are as honest as those of each choice.
+Fine-tuned networks, one a fold, may stand beside Gaussian processes: the mean is then a blend, whose share held-out
+errors decide (super learner, van der Laan et al., Stat. Appl. Genet. Mol. Biol. 6, 25, 2007; for each fold the errors
+of the others, so that the figures stay honest). A share of zero means that the networks did not help. As a column of
+the Gaussian process they did harm: its hyperparameters are fitted to some hundred rows, beside networks that have
+learned from thousands, and it comes to trust them more than itself.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from engine.learning.mlp import PerceptronHead
 from engine.learning.seeding import one_thread
 from engine.learning.statistics import STATISTICS
 from engine.learning.training import Schedule
-from engine.metrics.calibration import gaussian_crps, shrunk_scale
+from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import TrainingDistance, Widening, cross_widening, fit_widening, held_out_distances
 
 if TYPE_CHECKING:
@@ -51,7 +54,9 @@ FROZEN, AUTO = "frozen", "auto"
 MIN_LABELS = 8
 """With fewer labels a model knows less than a spread-out first batch would tell."""
 NETWORK_LABELS = 300
-"""``auto`` tries fine-tuned networks from this many labels on; with fewer they always trailed the Gaussian process."""
+"""``auto`` trains networks from this many labels on; with fewer they always trailed the Gaussian process."""
+_SHARES = np.linspace(0, 1, 21)
+"""Shares of the networks that a blend may take."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,11 @@ class EnsembleSettings:
     """All that decides an ensemble besides backbone, labels and code version."""
 
     strategy: str = FROZEN
-    """``frozen``: heads on cached embeddings; ``auto``: the best of that and fine-tuned networks, by held-out score; or
-    what networks train, see :mod:`engine.learning.strategies` (``full``, ``last``, ``head``, ``blocks:k``, ...)."""
+    """``frozen``: heads on cached embeddings; ``auto``: with networks (``full``) where there are labels enough; or what
+    networks train, see :mod:`engine.learning.strategies` (``full``, ``last``, ``head``, ``blocks:k``, ...)."""
     head: HeadKind = "gp"
-    """``gp`` and ``mlp`` read embeddings, and a ``gp`` the estimates of fine-tuned networks too; ``network``: a
-    fine-tuned network's own head."""
+    """``gp`` and ``mlp`` read embeddings, and a ``gp`` is blended with networks where those are trained; ``network``:
+    the networks' own heads."""
     members: int = 5
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
@@ -117,6 +122,18 @@ class MemberTable:
 
 
 @dataclass(frozen=True, eq=False)
+class Blend:
+    """Networks beside the members, and their share of the mean."""
+
+    committee: NetworkCommittee
+    share: float
+
+    def __call__(self, mean: NDArray[np.float64], networks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean of members (... x N) and of networks (N) together."""
+        return (1 - self.share) * mean + self.share * networks
+
+
+@dataclass(frozen=True, eq=False)
 class Ensemble:
     """A trained, calibrated ensemble."""
 
@@ -135,6 +152,7 @@ class Ensemble:
     """First 12 hex digits of the content hash of every crystal it was trained on, so that leaks can be found."""
     estimators: tuple[Estimator, ...] = ()
     """Models whose estimates the members read behind the embedding."""
+    blend: Blend | None = None
     widening: Widening = field(default_factory=Widening)
     """How much wider predictions are far from the training rows."""
     distance: TrainingDistance | None = None
@@ -191,6 +209,8 @@ class Ensemble:
             inputs = self.inputs(featuriser, keys)
             for k, head in enumerate(self.heads):
                 mean[k], std[k] = head.predict(inputs), self.noise[k]
+        if self.blend is not None:
+            mean = self.blend(mean, self.blend.committee.estimate(featuriser, keys))
         factors = self.widening_factors(featuriser, keys)
         centre = mean.mean(axis=0)
         return centre + factors * (mean - centre), factors * std
@@ -244,39 +264,38 @@ def train_ensemble(
         workers=workers,
     )
     with one_thread():
-        fits = [_fit(data, candidate) for candidate in _candidates(settings, len(values))]
-        chosen, choice = _choose(data, fits)
-        heads = _members_of_one(data, chosen) if chosen.settings.head == "gp" else chosen.heads
-        baselines = baseline_metrics(chosen.inputs[:, : len(STATISTICS)], values, data.folds, settings.seed)
-    error, folds = values - chosen.mean, data.folds
+        fit = _fit(data, _resolved(settings, len(values)))
+        heads = _members_of_one(data, fit) if fit.settings.head == "gp" else fit.heads
+        baselines = baseline_metrics(fit.inputs[:, : len(STATISTICS)], values, data.folds, settings.seed)
+    error, folds = values - fit.mean, data.folds
     distances = held_out_distances(featuriser.embeddings(keys), folds, seed=settings.seed)
-    widening = fit_widening(error / chosen.std, distances, folds)
+    widening = fit_widening(error / fit.std, distances, folds)
     widens = widening != Widening()
     factors = widening(distances) if widens else np.ones(len(values))
-    honest = _honest_std(data, chosen, distances if widens else None)
-    mean, honest_std = _held_out_of_choice(data, fits, chosen, honest)
+    honest_std = _honest_std(data, fit, distances if widens else None)
     return Ensemble(
         backbone=featuriser.backbone,
-        settings=chosen.settings,
+        settings=fit.settings,
         property=property,
         scale=scale,
         heads=heads,
         noise=tuple(_rms(error[folds == k]) for k in range(settings.members)),
-        calibration=shrunk_scale(error / (chosen.std * factors)),
+        calibration=shrunk_scale(error / (fit.std * factors)),
         metrics={
             "labels": len(values),
-            "model": judge(values, mean, honest_std),
-            "folds": judge_folds(values, mean, honest_std, folds),
-            "curves": judge_curves(values, mean, honest_std),
-            **choice,
+            "model": judge(values, fit.mean, honest_std),
+            "folds": judge_folds(values, fit.mean, honest_std, folds),
+            "curves": judge_curves(values, fit.mean, honest_std),
+            "chosen": fit.words,
             **baselines,
         },
         data_hash=labels_hash(keys, values),
         seen=tuple(sorted(key[:12] for key in keys)),
-        estimators=chosen.estimators,
+        estimators=fit.estimators,
+        blend=fit.blend,
         widening=widening,
         distance=TrainingDistance.fit(featuriser.embeddings(keys), seed=settings.seed) if widens else None,
-        held_out=np.stack([mean, honest_std], axis=1),
+        held_out=np.stack([fit.mean, honest_std], axis=1),
     )
 
 
@@ -314,19 +333,20 @@ class _Fit:
     heads: tuple[Any, ...]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+    blend: Blend | None = None
 
     @property
-    def name(self) -> str:
-        """In metrics and messages."""
-        return f"{self.settings.strategy} {self.settings.head}"
+    def words(self) -> str:
+        """What members are, for metrics and messages."""
+        kind = f"{self.settings.strategy} {self.settings.head}"
+        return kind if self.blend is None else f"{kind}, networks' share {self.blend.share:.2f}"
 
 
-def _candidates(settings: EnsembleSettings, n_labels: int) -> list[EnsembleSettings]:
-    """Give what ``auto`` stands for, the cheapest first."""
+def _resolved(settings: EnsembleSettings, n_labels: int) -> EnsembleSettings:
+    """Give the settings with the strategy that ``auto`` stands for."""
     if settings.strategy != AUTO:
-        return [settings]
-    frozen = replace(settings, strategy=FROZEN)
-    return [frozen, replace(settings, strategy="full")] if n_labels >= NETWORK_LABELS else [frozen]
+        return settings
+    return replace(settings, strategy="full" if n_labels >= NETWORK_LABELS else FROZEN)
 
 
 def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
@@ -338,10 +358,6 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
         estimators.append(data.lower_fidelity)
         columns.append(data.lower_fidelity.estimate(data.featuriser, data.keys))
     networks = _networks(data, settings)
-    if networks and settings.head == "gp":
-        committee = NetworkCommittee(networks)
-        estimators.append(committee)
-        columns.append(committee.held_out(data.graphs, folds))
     inputs = with_estimates(data.featuriser.embeddings(data.keys), columns)
     groups = groups_with_estimates(data.featuriser.backbone.groups, len(columns))
     heads: list[Any] = []
@@ -360,11 +376,29 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
             head = PerceptronHead.fit(inputs[rows], values[rows], seed)
             mean[held] = head.predict(inputs[held])
         heads.append(head)
-        told = f"{settings.strategy} {settings.head}, member {k + 1} of {settings.members}"
+        told = f"{settings.head} member {k + 1} of {settings.members}"
         data.progress(f"{told}: held-out error {_rms(mean[held] - values[held]):.3f}")
+    blend = None
+    if networks and settings.head == "gp":
+        mean, blend = _blended(data, mean, NetworkCommittee(networks))
+        data.progress(f"networks' share {blend.share:.2f}: held-out error {_rms(mean - values):.3f}")
     without_own = np.isnan(std)
     std[without_own] = _spread_from_other_folds(mean - values, folds)[without_own]
-    return _Fit(settings, inputs, groups, tuple(estimators), tuple(heads), mean, std)
+    return _Fit(settings, inputs, groups, tuple(estimators), tuple(heads), mean, std, blend)
+
+
+def _blended(
+    data: _TrainingData, mean: NDArray[np.float64], committee: NetworkCommittee
+) -> tuple[NDArray[np.float64], Blend]:
+    """Held-out mean of a blend, each fold with the share that the others ask for; the share that all ask for."""
+    networks = committee.held_out(data.graphs, data.folds)
+    errors = np.abs(np.stack([Blend(committee, share)(mean, networks) for share in _SHARES.tolist()]) - data.values)
+    blended = np.empty_like(mean)
+    for k in range(data.folds.max() + 1):
+        held = data.folds == k
+        best = float(_SHARES[errors[:, ~held].mean(axis=1).argmin()])
+        blended[held] = Blend(committee, best)(mean, networks)[held]
+    return blended, Blend(committee, float(_SHARES[errors.mean(axis=1).argmin()]))
 
 
 def _networks(data: _TrainingData, settings: EnsembleSettings) -> tuple[NetworkHead, ...]:
@@ -378,40 +412,6 @@ def _networks(data: _TrainingData, settings: EnsembleSettings) -> tuple[NetworkH
         networks.append(network)
         data.progress(f"network {len(networks)} of {len(jobs)} trained ({settings.strategy})")
     return tuple(networks)
-
-
-def _choose(data: _TrainingData, fits: Sequence[_Fit]) -> tuple[_Fit, dict[str, Any]]:
-    """Take the fit with the best held-out score, and say how the others did."""
-    if len(fits) == 1:
-        return fits[0], {"chosen": fits[0].name}
-    scores = [float(_scores(data, fit).mean()) for fit in fits]
-    best = int(np.argmin(scores))
-    told = {fit.name: score for fit, score in zip(fits, scores, strict=True)}
-    data.progress(
-        f"chosen: {fits[best].name} (held-out CRPS " + ", ".join(f"{n} {v:.4f}" for n, v in told.items()) + ")"
-    )
-    return fits[best], {"chosen": fits[best].name, "choices_crps": told}
-
-
-def _scores(data: _TrainingData, fit: _Fit) -> NDArray[np.float64]:
-    """Continuous ranked probability score of each held-out row, n."""
-    return gaussian_crps(data.values - fit.mean, _honest_std(data, fit, None))
-
-
-def _held_out_of_choice(
-    data: _TrainingData, fits: Sequence[_Fit], chosen: _Fit, honest: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Held-out mean and spread of the procedure, the choice included: a fold's own scores do not choose for it."""
-    if len(fits) == 1:
-        return chosen.mean, honest
-    scores = np.stack([_scores(data, fit) for fit in fits])
-    spreads = [honest if fit is chosen else _honest_std(data, fit, None) for fit in fits]
-    mean, std = np.empty_like(data.values), np.empty_like(data.values)
-    for k in range(data.folds.max() + 1):
-        held = data.folds == k
-        best = int(np.argmin(scores[:, ~held].mean(axis=1)))
-        mean[held], std[held] = fits[best].mean[held], spreads[best][held]
-    return mean, std
 
 
 def _honest_std(data: _TrainingData, fit: _Fit, distances: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -477,9 +477,11 @@ class _FunctionPosterior:
         for start, part in zip(range(0, len(rows), CHUNK), chunks(self._select(rows)), strict=True):
             inputs = self._ensemble.inputs(self._featuriser, part)
             means, drawn = zip(*(functions(inputs) for functions in self._functions), strict=True)
-            centre = np.mean(means, axis=0)
+            own = np.mean(means, axis=0)
+            blend = self._ensemble.blend
+            centre = own if blend is None else blend(own, blend.committee.estimate(self._featuriser, part))
             factors = self._ensemble.calibration * self._ensemble.widening_factors(self._featuriser, part)
-            out[:, start : start + len(part)] = centre + factors * (np.concatenate(drawn) - centre)
+            out[:, start : start + len(part)] = centre + factors * (np.concatenate(drawn) - own)
         return out
 
     def _select(self, rows: NDArray[np.int64]) -> list[str]:

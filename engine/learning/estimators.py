@@ -1,9 +1,8 @@
 """Estimates by other models as columns of what a member sees.
 
-They come from networks fine-tuned on the same labels, or from a model of a cheaper fidelity. A Gaussian process with an
-estimate among its columns learns what the estimate leaves unexplained, and how far to trust it. Networks estimate each
-training row without having seen its fold (stacked generalisation, Wolpert, Neural Networks 5, 241, 1992); a new crystal
-gets the mean of all of them.
+They come from a model of a cheaper fidelity; a Gaussian process with such an estimate among its columns learns what it
+leaves unexplained, and how far to trust it. Networks fine-tuned on the same labels estimate each training row without
+having seen its fold; a new crystal gets the mean of all of them.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ import torch
 
 from engine.exceptions import ModelFileError
 from engine.learning.backbone import CARD, Backbone, load_backbone
-from engine.learning.ensemble import Ensemble, EnsembleSettings
-from engine.learning.estimators import Estimator, NetworkCommittee
+from engine.learning.ensemble import Blend, Ensemble, EnsembleSettings
+from engine.learning.estimators import NetworkCommittee
 from engine.learning.finetune import NetworkHead
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.mlp import PerceptronHead
@@ -48,7 +48,10 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     for k, (head, noise) in enumerate(zip(ensemble.heads, ensemble.noise, strict=True)):
         written = _write_tensors(folder / f"member-{k}.safetensors", head.tensors)
         members.append({**written, "seed": ensemble.settings.member_seeds[k], "noise": noise})
-    files = [*_save_estimators(ensemble, folder, backbones), *_save_distance(ensemble, folder)]
+    files = [*_save_networks(ensemble, folder), *_save_distance(ensemble, folder)]
+    for estimator in ensemble.estimators:
+        if isinstance(estimator, Ensemble):
+            save_ensemble(estimator, folder / _LOWER, backbones)
     home = Path(backbones) / ensemble.backbone.sha256[:32] if backbones else folder / "backbone"
     if not (home / CARD).is_file():
         ensemble.backbone.save(home)
@@ -62,6 +65,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
             "path": os.path.relpath(home, folder),
         },
         "calibration": ensemble.calibration,
+        "network_share": ensemble.blend.share if ensemble.blend else None,
         "widening": {name: list(numbers) for name, numbers in asdict(ensemble.widening).items()},
         "members": members,
         "files": files,
@@ -106,7 +110,8 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         metrics=record["metrics"],
         data_hash=record["data_hash"],
         seen=tuple(record["seen"]),
-        estimators=_load_estimators(folder, backbone, files),
+        estimators=(load_ensemble(folder / _LOWER),) if (folder / _LOWER / RECORD).is_file() else (),
+        blend=_blend(record, backbone, files),
         widening=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
@@ -157,33 +162,20 @@ def _head(settings: EnsembleSettings, backbone: Backbone, tensors: dict[str, Ten
 
 
 def _first_network(ensemble: Ensemble) -> GraphNetwork | None:
-    committees = [e for e in ensemble.estimators if isinstance(e, NetworkCommittee)]
-    heads = committees[0].networks if committees else ensemble.heads
+    heads = ensemble.blend.committee.networks if ensemble.blend else ensemble.heads
     return heads[0].network if isinstance(heads[0], NetworkHead) else None
 
 
-def _save_estimators(ensemble: Ensemble, folder: Path, backbones: Path | str | None) -> list[dict[str, str]]:
-    """Write the networks of a committee; a model of a cheaper fidelity gets a folder of its own."""
-    files = []
-    for estimator in ensemble.estimators:
-        if isinstance(estimator, Ensemble):
-            save_ensemble(estimator, folder / _LOWER, backbones)
-        elif isinstance(estimator, NetworkCommittee):
-            files += [
-                _write_tensors(folder / f"network-{k}.safetensors", network.tensors)
-                for k, network in enumerate(estimator.networks)
-            ]
-    return files
+def _save_networks(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
+    networks = ensemble.blend.committee.networks if ensemble.blend else ()
+    return [_write_tensors(folder / f"network-{k}.safetensors", n.tensors) for k, n in enumerate(networks)]
 
 
-def _load_estimators(folder: Path, backbone: Backbone, files: dict[str, dict[str, Tensor]]) -> tuple[Estimator, ...]:
-    found: list[Estimator] = []
-    if (folder / _LOWER / RECORD).is_file():
-        found.append(load_ensemble(folder / _LOWER))
+def _blend(record: Mapping[str, Any], backbone: Backbone, files: dict[str, dict[str, Tensor]]) -> Blend | None:
+    if record["network_share"] is None:
+        return None
     networks = [NetworkHead.from_tensors(backbone, t) for path, t in files.items() if path.startswith("network-")]
-    if networks:
-        found.append(NetworkCommittee(tuple(networks)))
-    return tuple(found)
+    return Blend(NetworkCommittee(tuple(networks)), record["network_share"])
 
 
 def _save_distance(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:

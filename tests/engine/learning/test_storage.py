@@ -20,7 +20,7 @@ SETTINGS = {
     "network": EnsembleSettings(
         strategy="full", head="network", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)
     ),
-    "stacked": EnsembleSettings(strategy="full", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)),
+    "blended": EnsembleSettings(strategy="full", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)),
 }
 
 
