@@ -107,12 +107,19 @@ class ModelSection(_Section):
     backbone: str = Field(
         default="megnet-multiproperty", min_length=1, description="Shipped name, folder, or MatGL name."
     )
-    strategy: Literal["frozen", "full"] = Field(
-        default="frozen", description="frozen: heads on cached embeddings; full: every weight is trained."
+    strategy: str = Field(
+        default="frozen",
+        description="frozen: heads on cached embeddings; full, last, head, blocks:K, ...: networks are fine-tuned too.",
     )
-    head: Literal["gp", "mlp"] = Field(default="gp", description="Head of the frozen strategy.")
+    head: Literal["gp", "mlp", "network"] = Field(
+        default="gp", description="gp or mlp on embeddings (a gp is blended with networks), or the networks' own."
+    )
     members: int = Field(default=5, ge=2, le=100, description="Members; each leaves out one fold.")
-    epochs: int = Field(default=30, ge=1, description="Epochs of the full strategy.")
+    epochs: int = Field(default=30, ge=1, description="Epochs of fine-tuned networks.")
+    prior: str = Field(
+        default="",
+        description="A cheaper estimate that members read as a column: a fidelity of labels, or a folder of `train`.",
+    )
     intervals: Literal["gaussian", "conformal"] = Field(
         default="gaussian",
         description="gaussian: 1.645 calibrated deviations; conformal: as many as held-out labels needed for 90 %.",

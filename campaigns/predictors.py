@@ -76,7 +76,7 @@ def is_model(directory: Path, name: str) -> bool:
     """Whether this names a folder, relative to the campaign, that holds a trained model."""
     from engine.learning.storage import RECORD
 
-    return (directory / name / RECORD).is_file()
+    return bool(name) and (directory / name / RECORD).is_file()
 
 
 def load_predictor(work: RoundWork, folder: str, n_draws: int, seed: int) -> Predictor:
@@ -103,6 +103,8 @@ def _named(directory: Path, settings: Configuration) -> Iterator[tuple[str, str 
             yield "[[objectives]]", objective.property, objective.model
     for name, limits in settings.constraints.predicted.items():
         yield f"[constraints.predicted] {name}", name, limits.model
+    if is_model(directory, settings.model.prior):
+        yield "[model] prior", None, settings.model.prior
     acquisition = settings.acquisition
     if acquisition.first_batch == "prior" and is_model(directory, acquisition.prior):
         yield "[acquisition] prior", None, acquisition.prior

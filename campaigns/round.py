@@ -20,6 +20,7 @@ from campaigns.configuration import Configuration, round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced, write_whole
 from campaigns.first_batch import first_entries
+from campaigns.lower_fidelity import lower_fidelity
 from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
 from campaigns.predictors import checked_models, is_model
@@ -174,6 +175,7 @@ class RoundWork:
                 EnsembleSettings(model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs)),
                 property=self.settings.campaign.property,
                 scale=self.settings.campaign.learned_scale,
+                lower_fidelity=lower_fidelity(self),
                 progress=self.say,
             )
         except TooFewLabelsError as error:

@@ -200,8 +200,8 @@ def _seen(
     say: Callable[[str], None],
 ) -> set[str]:
     """Names of the strategies whose model has seen answers, where that is allowed."""
-    priors = {s.name: s.prior for s in strategies if s.prior}
-    cards = {protocol.start: backbone.card} | {prior: _prior_card(prior) for prior in priors.values()}
+    priors = {s.name: s.priors for s in strategies}
+    cards = {protocol.start: backbone.card} | {prior: _prior_card(prior) for own in priors.values() for prior in own}
     leaks = {model: found for model, card in cards.items() if (found := find_leaks(pool, protocol.property, card))}
     for model, found in leaks.items():
         message = f"{model} was trained on {_words(found)}, so the backtest would know the answers"
@@ -212,7 +212,7 @@ def _seen(
         say(f"warning: {message.replace('would know', 'knows')}; its runs are marked as seen")
     if protocol.start in leaks:
         return {s.name for s in strategies if s.name != "random"}
-    return {name for name, prior in priors.items() if prior in leaks}
+    return {name for name, own in priors.items() if set(own) & set(leaks)}
 
 
 def _prior_card(folder: str) -> dict[str, Any]:

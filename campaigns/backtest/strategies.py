@@ -13,12 +13,16 @@ from campaigns.backtest.peers import ALIASES, PEERS
 from campaigns.configuration import ModelSection, parse_configuration
 from campaigns.exceptions import CampaignError
 from engine.acquire.functions import FUNCTIONS
+from engine.exceptions import TrainingError
+from engine.learning import strategies
+from engine.learning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from campaigns.backtest.protocol import Protocol
 
 DEFAULT = "default"
 """The settings of a new campaign."""
+HEADS = tuple(h for h in get_args(ModelSection.model_fields["head"].annotation) if h != "network")
 SECTIONS = ("model", "acquisition")
 """Of a ``campaign.toml``: what makes a strategy; the rest is the protocol's."""
 
@@ -37,10 +41,11 @@ class Strategy:
         return self.settings is None
 
     @property
-    def prior(self) -> str:
-        """Folder of the model whose estimate ranks its first batch, or nothing."""
-        name = str((self.settings or {}).get("acquisition", {}).get("prior", ""))
-        return name if name and Path(name).is_dir() else ""
+    def priors(self) -> list[str]:
+        """Folders of the models whose estimates it begins with."""
+        settings = self.settings or {}
+        names = {str(settings.get(section, {}).get("prior", "")) for section in SECTIONS}
+        return sorted(name for name in names if name and Path(name).is_dir())
 
 
 def join(*groups: Sequence[Strategy]) -> list[Strategy]:
@@ -112,20 +117,19 @@ def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:
 def _parse(name: str) -> Strategy:
     peer = ALIASES.get(name, name)
     head, _, acquisition = name.rpartition("-")
-    heads = dict.fromkeys(_choices("head"), "head") | {s: "strategy" for s in _choices("strategy") if s != "frozen"}
     if name == DEFAULT:
         return Strategy(name, {})
     if name.endswith(".toml"):
         return _from_file(Path(name))
-    if acquisition in FUNCTIONS and head in heads:
-        return Strategy(name, {"model": {heads[head]: head}, "acquisition": {"function": acquisition}})
+    if acquisition in FUNCTIONS and (model := _model_settings(head)):
+        return Strategy(name, {"model": model, "acquisition": {"function": acquisition}})
     if peer in PEERS and peer != "gp":  # a head of ours is called so, too
         return Strategy(peer, None)
     if name in FUNCTIONS:
         return _parse(f"{ModelSection.model_fields['head'].default}-{name}")
     raise CampaignError(
         f"unknown strategy {name!r}; give {DEFAULT}, random or extra-trees, a campaign.toml, or HEAD-ACQUISITION with "
-        f"a head of {', '.join(heads)} and an acquisition of {', '.join(FUNCTIONS)}, e.g. gp-ucb"
+        f"a head of {', '.join([*HEADS, *STRATEGIES])} and an acquisition of {', '.join(FUNCTIONS)}, e.g. gp-ucb"
     )
 
 
@@ -136,8 +140,14 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _choices(field: str) -> tuple[str, ...]:
-    return get_args(ModelSection.model_fields[field].annotation)
+def _model_settings(head: str) -> dict[str, str]:
+    """Give ``[model]`` for a head on embeddings or a strategy of networks, nothing for other words."""
+    if head in HEADS:
+        return {"head": head}
+    try:
+        return {"strategy": str(strategies.parse(head))}
+    except TrainingError:
+        return {}
 
 
 def _from_file(path: Path) -> Strategy:
@@ -148,7 +158,8 @@ def _from_file(path: Path) -> Strategy:
     if path.stem in PEERS:
         raise CampaignError(f"strategy {path} would be called as the peer {path.stem!r}; rename the file")
     settings = {section: dict(content[section]) for section in SECTIONS if section in content}
-    prior = settings.get("acquisition", {}).get("prior", "")
-    if prior and (path.parent / prior).is_dir():
-        settings["acquisition"]["prior"] = str((path.parent / prior).resolve())
+    for section in settings.values():
+        prior = section.get("prior", "")
+        if prior and (path.parent / prior).is_dir():
+            section["prior"] = str((path.parent / prior).resolve())
     return Strategy(path.stem, settings)
