@@ -53,10 +53,13 @@ class Costs:
         self._counter = WorkloadCounter(folder / "workloads.jsonl", *self._lengths)
         self._say = say
         self._uncounted: list[str] = []
-        cost = {id_: label.cost for id_, label in finished.items() if label.cost}
+        cost = {id_: float(label.cost) for id_, label in finished.items() if label.cost}
         keys = {key.material_id: key for key in store.material_index() if key.material_id in cost} if cost else {}
         workloads = self._count([keys[id_] for id_ in cost])
-        self.model = CostModel.fit([(workloads[id_], float(hours)) for id_, hours in cost.items() if hours])
+        rough = {id_: _first(self._estimate([keys[id_]])) for id_ in cost}
+        self.model = CostModel.fit([(workloads[id_], hours) for id_, hours in cost.items()])
+        # fitted on estimates as well, so that what they are off by on average drops out
+        self._rough_model = CostModel.fit([(rough[id_], hours) for id_, hours in cost.items()])
 
     @property
     def in_core_hours(self) -> bool:
@@ -74,7 +77,7 @@ class Costs:
     def estimated(self, keys: Sequence[MaterialKey]) -> NDArray[np.float64]:
         """Cost of N crystals in the model's unit, their displaced supercells estimated."""
         parts = (keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS))
-        return np.concatenate([self.model.predict(self._estimate(part)) for part in parts])
+        return np.concatenate([self._rough_model.predict(self._estimate(part)) for part in parts])
 
     def _count(self, keys: Sequence[MaterialKey]) -> dict[str, Workload]:
         """Workload by material id, counted if it can be."""

@@ -127,7 +127,7 @@ class _Ranking:
         acquisition, work = self.acquisition, self.work
         costs, left = self._pool_costs()
         if costs is not None and left is not None:
-            self.candidates = _cheap_enough(self.candidates, costs, left)
+            self.candidates = self._cheap_enough(costs, left)
         request: dict[str, Any] = {
             "acquisition": acquisition.function,
             "q": min(work.manifest["batch"], len(self.candidates)),
@@ -267,6 +267,15 @@ class _Ranking:
         costs[self.candidates] = self.costs.estimated([work.pool.rows[row] for row in self.candidates])
         return costs, left
 
+    def _cheap_enough(self, costs: NDArray[np.float64], left: float) -> NDArray[np.int64]:
+        mine = costs[self.candidates]
+        fits = mine <= left
+        if not fits.any():
+            raise AcquisitionError(_BROKE.format(left, mine.min()))
+        if not fits.all():
+            self.work.say(f"{fits.sum()} of {len(fits)} candidates fit the {left:,.0f} core-hours that are left")
+        return self.candidates[fits]
+
     def _affordable(self, batch: Batch) -> tuple[Batch, list[float | None]]:
         """Count what each row costs, and leave out what the core-hours that are left do not pay for."""
         left = self.work.manifest.get("core_hours_left")
@@ -359,13 +368,6 @@ def limits_of(work: RoundWork) -> Limits:
     if section.max_per_prototype is not None:
         limits["prototype"] = (work.pool.families("prototype"), section.max_per_prototype)
     return limits
-
-
-def _cheap_enough(rows: NDArray[np.int64], costs: NDArray[np.float64], left: float) -> NDArray[np.int64]:
-    found = rows[costs[rows] <= left]
-    if not len(found):
-        raise AcquisitionError(_BROKE.format(left, costs[rows].min()))
-    return found
 
 
 def _by_id(work: RoundWork) -> Mapping[str, LabelRecord]:
