@@ -125,6 +125,23 @@ class ModelSection(_Section):
         description="gaussian: 1.645 calibrated deviations; conformal: as many as held-out labels needed for 90 %.",
     )
 
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> ModelSection:
+        from engine.exceptions import TrainingError
+        from engine.learning.strategies import parse
+
+        trains_networks = self.strategy not in ("frozen", "auto")
+        try:
+            if trains_networks:
+                parse(self.strategy)
+        except TrainingError as error:
+            raise ValueError(str(error)) from error
+        if self.head == "network" and not trains_networks:
+            raise ValueError(f"head 'network' needs a strategy that trains networks, not {self.strategy!r}; try 'full'")
+        if self.head == "mlp" and self.strategy != "frozen":
+            raise ValueError(f"head 'mlp' reads cached embeddings, strategy {self.strategy!r} needs 'gp' or 'network'")
+        return self
+
 
 class AcquisitionSection(_Section):
     """How the next batch is chosen."""

@@ -346,7 +346,7 @@ class _Ranking:
     ) -> dict[str, list[float]]:
         """Describe each row beside its prediction: what its spread is made of, how far from the labels it lies."""
         work = self.work
-        table = work.ensemble().predict(work.featuriser, work.hashes(rows))
+        table = work.members(work.hashes(rows))
         parts = decompose(table.mean, table.std)
         parts = parts.scaled(std / parts.total)  # calibration, and what widens it far from the labels
         found = {"between_std": parts.between.tolist(), "within_std": parts.within.tolist()}

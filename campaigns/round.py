@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from campaigns.stopping import core_hours_left
 from campaigns.training_set import Scale, training_labels
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
 from db.states import RoundState
+from engine.acquire.posterior import finite_members
 from engine.exceptions import AcquisitionError, TooFewLabelsError
 from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
 from engine.learning.features import CHUNK, Featuriser
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from campaigns.campaign import Campaign
     from db.records import LabelRecord
     from db.store import Store
-    from engine.learning.ensemble import Ensemble
+    from engine.learning.ensemble import Ensemble, MemberTable
 
 Z90 = 1.6448536269514722
 """Half width of a central 90 % interval in standard deviations."""
@@ -134,6 +136,7 @@ class RoundWork:
         self.seed = int(np.random.SeedSequence([section.seed, record.number]).generate_state(1)[0])
         self.folder = _folder(campaign, record.number)
         self._model: Ensemble | None = None
+        self._noted: set[str] = set()
         self._check_inputs()
 
     def next_step(self) -> RoundRecord:
@@ -202,7 +205,7 @@ class RoundWork:
         with replaced(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
             for start in range(0, len(self.pool), CHUNK):
                 rows = self.pool.rows[start : start + CHUNK]
-                table = ensemble.predict(self.featuriser, [key.content_hash for key in rows])
+                table = self.members([key.content_hash for key in rows])
                 mean, std = table.total(ensemble.calibration)
                 half = self.half_width * std
                 low, high = self.scale.true(mean - half), self.scale.true(mean + half)
@@ -289,6 +292,21 @@ class RoundWork:
             batch = self.manifest["batch"]
             self.say(f"only {len(candidates)} candidates are left for a batch of {batch}: all are queued")
         return candidates
+
+    def members(self, hashes: Sequence[str]) -> MemberTable:
+        """Predict crystals; a member that predicts what is not finite is left out, and that is said once.
+
+        Raises
+        ------
+        AcquisitionError
+            If that leaves fewer than three.
+        """
+        table = self.ensemble().predict(self.featuriser, hashes)
+        mean, std, notes = finite_members(table.mean, table.std)
+        for note in set(notes) - self._noted:
+            self.say(note)
+        self._noted |= set(notes)
+        return table if std is None or not notes else replace(table, mean=mean, std=std)
 
     def ensemble(self) -> Ensemble:
         """Give the round's model, read once."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from db.states import CampaignState
     from engine.metrics.stopping import StoppingAdvice
 
+EXTREME = {"min": "lowest", "max": "highest"}
+"""What the best value is, by goal."""
 MAP_SAMPLE = 5000
 """Materials of the pool that the map shows; more only slow a telephone down."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from campaigns.report.evidence import EmbeddingMap, Evidence, Predictions
+from campaigns.report.evidence import EXTREME, EmbeddingMap, Evidence, Predictions
 from campaigns.report.numbers import count, hours, interval, percent, significant
 from campaigns.training_set import Scale
 from engine.metrics.calibration import LEVELS, coverage, error_against_spread
@@ -70,13 +70,16 @@ def best_so_far(evidence: Evidence) -> Panel:
                 hovertext=[text for text, shown in zip(hover, chosen, strict=True) if shown],
                 hoverinfo="text",
             )
-    best = np.minimum.accumulate(values) if goal == "min" else np.maximum.accumulate(values)
+    utility = evidence.section.sought.utility(values)
+    first_best = np.flatnonzero(utility >= np.maximum.accumulate(utility))
+    best = values[first_best[np.searchsorted(first_best, np.arange(len(values)), side="right") - 1]]
     figure.add_scatter(
         x=order, y=best, name="best so far", mode="lines", line={"color": ORANGE, "shape": "hv"}, hoverinfo="skip"
     )
     seen = [*values]
     if evidence.hit is not None:
-        _level(figure, evidence.hit, f"hit {'≤' if goal == 'min' else '≥'} {significant(evidence.hit)}", evidence.scale)
+        side = {"min": "≤ ", "max": "≥ "}.get(goal, "")
+        _level(figure, evidence.hit, f"hit {side}{significant(evidence.hit)}", evidence.scale)
         seen.append(evidence.hit)
     for number in np.unique(rounds[rounds > 0])[:20]:
         start = float(order[rounds == number][0]) - 0.5
@@ -84,7 +87,7 @@ def best_so_far(evidence: Evidence) -> Panel:
     figure.update_xaxes(title_text="labels, in order of arrival")
     _value_axis(figure.update_yaxes, evidence, seen, f"{evidence.section.property}{_in(unit)}")
     reading = (
-        f"Each dot is one label, the orange line the {'lowest' if goal == 'min' else 'highest'} value known by then; "
+        f"Each dot is one label, the orange line the {EXTREME.get(goal, 'best')} value known by then; "
         "thin vertical lines mark where a round's labels begin."
     )
     return Panel(key, title, reading, figure)
@@ -119,7 +122,7 @@ def enhancement(evidence: Evidence) -> Panel:
     figure.update_xaxes(range=[first - 0.6, last + 0.7 + 0.15 * (last - first)])  # the word stands beside the bars
     figure.update_yaxes(title_text="hits, times random", range=[0, 1.18 * max(1.0, *values)])
     hit = significant(evidence.hit, evidence.section.unit)
-    side = "or less" if evidence.section.goal == "min" else "or more"
+    side = {"min": "or less", "max": "or more"}.get(evidence.section.goal, "or nearer")
     rate = (
         "the share of hits among all answers of the replayed data"
         if evidence.campaign.configuration.labeler.kind == "replay"

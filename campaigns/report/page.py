@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
-from campaigns.report.evidence import Evidence
+from campaigns.report.evidence import EXTREME, Evidence
 from campaigns.report.numbers import count, hours, percent, significant, unbroken
 from campaigns.report.tables import (
     data_facts,
@@ -24,6 +24,7 @@ from db.states import QueueState
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
+    from campaigns.configuration import CampaignSection
     from campaigns.report.figures import Panel
 
 TEMPLATE = "report.html.j2"
@@ -94,10 +95,7 @@ def _content(evidence: Evidence) -> dict[str, Any]:
 def _headline(evidence: Evidence) -> str:
     """Where the campaign stands in a few sentences."""
     section, status = evidence.section, evidence.status
-    wanted = "low" if section.goal == "min" else "high"
-    sentences = [
-        f"Among {count(status['materials'], 'material')}, this campaign looks for {wanted} {section.property}."
-    ]
+    sentences = [f"Among {count(status['materials'], 'material')}, this campaign looks for {_wanted(section)}."]
     best = _best(evidence)
     if best is None:
         sentences.append("No label is known yet.")
@@ -105,7 +103,7 @@ def _headline(evidence: Evidence) -> str:
         id_, value = best
         number = evidence.bought_in.get(id_)
         found = f"found in round {number}" if number else "known before the first round"
-        extreme = "lowest" if section.goal == "min" else "highest"
+        extreme = EXTREME.get(section.goal, "best")
         sentences.append(
             f"The {extreme} value so far is {significant(value, section.unit)}, of {evidence.formulas[id_]} ({id_}), "
             f"{found}."
@@ -135,10 +133,21 @@ def _awaited(evidence: Evidence) -> str:
     return f"{count(waiting, 'queue entry waits', 'queue entries wait')} for a result{approval}"
 
 
+def _wanted(section: CampaignSection) -> str:
+    """Name what is looked for."""
+    if section.target is not None:
+        return f"{section.property} near {significant(section.target, section.unit)}"
+    if section.window is not None:
+        low, high = section.window
+        return f"{section.property} from {significant(low)} to {significant(high, section.unit)}"
+    return f"{'low' if section.goal == 'min' else 'high'} {section.property}"
+
+
 def _best(evidence: Evidence) -> tuple[str, float] | None:
     if not evidence.labels:
         return None
-    chosen = (min if evidence.section.goal == "min" else max)(evidence.labels.values(), key=lambda label: label.value)
+    goal = evidence.section.sought
+    chosen = max(evidence.labels.values(), key=lambda label: float(goal.utility(label.value)))
     return chosen.material_id, chosen.value
 
 

@@ -74,6 +74,9 @@ LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
             LEAST_TEXT.replace("min", "window") + "window = [1, 2]\n[acquisition]\nfunction = 'GIBBON'",
             "[acquisition] function = 'GIBBON' is for goals min and max, not 'window'",
         ),
+        (LEAST_TEXT + "[model]\nstrategy = 'ful'", "[model]: unknown strategy 'ful'"),
+        (LEAST_TEXT + "[model]\nhead = 'network'", "[model]: head 'network' needs a strategy that trains networks"),
+        (LEAST_TEXT + "[model]\nhead = 'mlp'\nstrategy = 'full'", "[model]: head 'mlp' reads cached embeddings"),
         (LEAST_TEXT + "[stopping]\nbest_found = 2", "[stopping] best_found = 2: Input should be less than or equal"),
         (
             LEAST_TEXT + "[constraints]\nonly_elements = ['Mg']\nexclude_elements = ['Mg', 'Si']",

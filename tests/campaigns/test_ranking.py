@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from db.states import FailureReason, RoundState
 from engine.acquire.functions import FUNCTIONS
 from engine.acquire.objectives import Objective
 from engine.exceptions import AcquisitionError
+from engine.learning.ensemble import Ensemble
 from tests.campaigns.helpers import configure, done, kappascout, label_rows, queue, refused, write_lines
 
 PROPERTY = "kappa_300K"
@@ -155,6 +157,35 @@ def test_failures_that_tell_crystals_apart_weigh(scored: RoundWork) -> None:
         assert all("to be of use" in e.reason for e in entries)
     _, kept, _ = ranked(scored, {"failures_up_to": up_to}, acquisition={"feasibility": False})
     assert "feasibility" not in kept
+
+
+def test_a_member_that_fails_is_left_out_and_said(replay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not below three: then the round queues nothing, and a model of another kind may be asked for."""
+    whole = Ensemble.predict
+
+    def predict(self: Ensemble, featuriser: Any, keys: Any) -> Any:
+        table = whole(self, featuriser, keys)
+        return replace(table, mean=np.where(np.arange(len(table.mean))[:, None] == 1, np.nan, table.mean))
+
+    monkeypatch.setattr(Ensemble, "predict", predict)
+    assert "and the 2 left are fewer than 3; train the ensemble again" in refused("run", replay, "--rounds", 1)
+    configure(replay, {"model": {"members": 4}})
+    ran = done("run", replay, "--rounds", 1)
+    assert ran.err.count("member 1 of 4 predicts values that are not finite and is left out") == 1
+    assert all(e["lower"] < e["mean"] < e["upper"] for e in queue(replay))
+
+
+def test_a_report_names_the_window(replay: Path) -> None:
+    configure(replay, {"campaign": {"goal": "window", "window": [4.0, 6.0]}})
+    (row,) = done("run", replay, "--rounds", 1, "--format", "json").json
+    page = Path(done("report", replay).out.strip()).read_text()
+    assert "kappa_300K from 4" in page
+    assert "The best value so far is" in page
+    with Campaign.open(replay) as campaign:
+        (record,) = campaign.store.rounds()
+        values = [label.value for label in campaign.store.labels(PROPERTY) if label.method == "replay"]
+    assert record.manifest["hit"] == 4.0
+    assert row["hits"] == sum(4.0 <= value <= 6.0 for value in values)
 
 
 def test_hits_in_the_unit_of_the_property() -> None:
