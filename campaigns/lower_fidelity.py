@@ -1,4 +1,4 @@
-"""The cheaper estimate that a round's members read as a column: a model of other labels, or one that is there."""
+"""The cheaper fidelity that a round's members stand on: a model of other labels, or one that is there."""
 
 from __future__ import annotations
 

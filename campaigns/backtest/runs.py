@@ -21,7 +21,7 @@ from campaigns.backtest.page import check_place, write_page
 from campaigns.backtest.peers import package_version
 from campaigns.backtest.protocol import LabelledPool, Protocol, check_size, initial_ids, read_pool
 from campaigns.backtest.replay import Run, replay
-from campaigns.backtest.strategies import Strategy, deciding_settings
+from campaigns.backtest.strategies import Strategy, deciding_settings, start_of
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.round import code_version
@@ -200,7 +200,8 @@ def _seen(
     say: Callable[[str], None],
 ) -> set[str]:
     """Names of the strategies whose model has seen answers, where that is allowed."""
-    priors = {s.name: s.priors for s in strategies}
+    _, stands_on = start_of(protocol.start)
+    priors = {s.name: [*s.priors, *([stands_on] if stands_on and not s.is_peer else [])] for s in strategies}
     cards = {protocol.start: backbone.card} | {prior: _prior_card(prior) for own in priors.values() for prior in own}
     leaks = {model: found for model, card in cards.items() if (found := find_leaks(pool, protocol.property, card))}
     for model, found in leaks.items():

@@ -72,8 +72,8 @@ def parse_against(text: str) -> list[Strategy]:
 
 def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int) -> str:
     """``campaign.toml`` of one run of ours."""
-    start = Path(protocol.start)
     own = strategy.settings or {}
+    backbone, prior = start_of(protocol.start)
     settings: dict[str, dict[str, Any]] = {
         "campaign": {
             "name": f"{strategy.name}-{seed}",
@@ -86,8 +86,9 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
             "seed": seed,
         },
         "model": {
+            "prior": prior,
             **own.get("model", {}),
-            "backbone": str(start.resolve()) if start.exists() else protocol.start,
+            "backbone": backbone,
             "members": protocol.members,
         },
         "acquisition": dict(own.get("acquisition", {})),
@@ -97,6 +98,24 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
         f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items())
         for section, keys in settings.items()
     )
+
+
+def start_of(name: str) -> tuple[str, str]:
+    """Backbone that a start gives to a campaign, and the model that its members stand on.
+
+    A trained model with Gaussian-process members is a cheaper fidelity to learn from, on the backbone that it holds.
+    """
+    from engine.learning.storage import RECORD, read_record
+
+    folder = Path(name)
+    if not folder.exists():
+        return name, ""
+    if not (folder / RECORD).is_file():
+        return str(folder.resolve()), ""
+    record = read_record(folder)
+    if record["settings"]["head"] != "gp":
+        return str(folder.resolve()), ""
+    return str((folder / record["backbone"]["path"]).resolve()), str(folder.resolve())
 
 
 def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:

@@ -27,13 +27,14 @@ from engine.acquire.posterior import MemberPosterior, PoolPosterior
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning import strategies
 from engine.learning.baselines import baseline_metrics
-from engine.learning.estimators import Estimator, NetworkCommittee, graph_data, groups_with_estimates, with_estimates
+from engine.learning.committee import NetworkCommittee, graph_data
 from engine.learning.features import CHUNK, Featuriser, chunks
 from engine.learning.finetune import NetworkHead, fit_heads
-from engine.learning.gp import FoldPredictor, GaussianProcessHead
+from engine.learning.gp import FoldPredictor, GaussianProcessHead, union
 from engine.learning.judgement import judge, judge_curves, judge_folds
 from engine.learning.losses import Loss
 from engine.learning.mlp import PerceptronHead
+from engine.learning.multifidelity import MultiFidelityHead
 from engine.learning.seeding import one_thread
 from engine.learning.statistics import STATISTICS
 from engine.learning.training import Schedule
@@ -51,6 +52,8 @@ Scale = Literal["log10", "linear"]
 Say = Callable[[str], None]
 
 FROZEN, AUTO = "frozen", "auto"
+UPPER = "wanted"
+"""The fidelity that members learn on top of a cheaper one."""
 MIN_LABELS = 8
 """With fewer labels a model knows less than a spread-out first batch would tell."""
 NETWORK_LABELS = 300
@@ -150,8 +153,8 @@ class Ensemble:
     data_hash: str
     seen: tuple[str, ...]
     """First 12 hex digits of the content hash of every crystal it was trained on, so that leaks can be found."""
-    estimators: tuple[Estimator, ...] = ()
-    """Models whose estimates the members read behind the embedding."""
+    lower_fidelity: Ensemble | None = None
+    """Model of a cheaper fidelity that the members stand on."""
     blend: Blend | None = None
     widening: Widening = field(default_factory=Widening)
     """How much wider predictions are far from the training rows."""
@@ -171,11 +174,6 @@ class Ensemble:
             mean[:, columns], std[:, columns] = self._predict_chunk(featuriser, part)
         return MemberTable(mean, std)
 
-    def inputs(self, featuriser: Featuriser, keys: Sequence[str]) -> NDArray[np.float32]:
-        """Give what members on embeddings read, N x d."""
-        columns = [estimator.estimate(featuriser, keys) for estimator in self.estimators]
-        return with_estimates(featuriser.embeddings(keys), columns)
-
     def widening_factors(self, featuriser: Featuriser, keys: Sequence[str]) -> NDArray[np.float64]:
         """By how much the spread of each crystal grows with its distance to the training rows, N, at least 1."""
         if self.distance is None:
@@ -184,15 +182,11 @@ class Ensemble:
 
     def posterior(self, featuriser: Featuriser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
         """Give the calibrated joint posterior over a pool, as the acquisition reads it."""
-        if isinstance(self.heads[0], GaussianProcessHead):
+        if isinstance(self.heads[0], GaussianProcessHead | MultiFidelityHead):
             return _FunctionPosterior(self, featuriser, keys, n_draws, seed)
         table = self.predict(featuriser, keys)
         rng = np.random.default_rng(seed)
         return MemberPosterior.from_members(table.mean, table.std, scale=self.calibration, n_draws=n_draws, rng=rng)
-
-    def estimate(self, featuriser: Featuriser, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Mean of the members (N), as a column for a model of a dearer fidelity."""
-        return self.predict(featuriser, keys).mean.mean(axis=0)
 
     def _predict_chunk(
         self, featuriser: Featuriser, keys: Sequence[str]
@@ -204,11 +198,14 @@ class Ensemble:
                 mean[k], own = head.predict_with_std(data, np.arange(len(keys)))
                 std[k] = self.noise[k] if own is None else own
         elif self._folds is not None:
-            mean, std = self._folds(self.inputs(featuriser, keys))
+            mean, std = self._folds(featuriser.embeddings(keys))
         else:
-            inputs = self.inputs(featuriser, keys)
+            embeddings = featuriser.embeddings(keys)
             for k, head in enumerate(self.heads):
-                mean[k], std[k] = head.predict(inputs), self.noise[k]
+                if isinstance(head, MultiFidelityHead):
+                    mean[k], std[k] = head.predict(embeddings)
+                else:
+                    mean[k], std[k] = head.predict(embeddings), self.noise[k]
         if self.blend is not None:
             mean = self.blend(mean, self.blend.committee.estimate(featuriser, keys))
         factors = self.widening_factors(featuriser, keys)
@@ -242,7 +239,8 @@ def train_ensemble(
         Other properties of the same crystals by name (n each, NaN where unknown, on a scale that suits a network);
         networks learn them beside the target.
     lower_fidelity
-        A model of the same property at a cheaper fidelity, on the same backbone; its estimate becomes a column.
+        A model of the same property at a cheaper fidelity, on the same backbone, with Gaussian-process members; each
+        member then learns its own labels on top of all of that model's, see :mod:`engine.learning.multifidelity`.
     workers
         With more than one, networks train in as many processes, to the same numbers.
 
@@ -263,10 +261,12 @@ def train_ensemble(
         progress=progress or (lambda text: None),
         workers=workers,
     )
+    _check_lower_fidelity(data, settings)
     with one_thread():
         fit = _fit(data, _resolved(settings, len(values)))
-        heads = _members_of_one(data, fit) if fit.settings.head == "gp" else fit.heads
-        baselines = baseline_metrics(fit.inputs[:, : len(STATISTICS)], values, data.folds, settings.seed)
+        one_kernel = isinstance(fit.heads[0], GaussianProcessHead)
+        heads = _members_of_one(data, fit.settings) if one_kernel else fit.heads
+        baselines = baseline_metrics(data.embeddings[:, : len(STATISTICS)], values, data.folds, settings.seed)
     error, folds = values - fit.mean, data.folds
     distances = held_out_distances(featuriser.embeddings(keys), folds, seed=settings.seed)
     widening = fit_widening(error / fit.std, distances, folds)
@@ -291,7 +291,7 @@ def train_ensemble(
         },
         data_hash=labels_hash(keys, values),
         seen=tuple(sorted(key[:12] for key in keys)),
-        estimators=fit.estimators,
+        lower_fidelity=lower_fidelity,
         blend=fit.blend,
         widening=widening,
         distance=TrainingDistance.fit(featuriser.embeddings(keys), seed=settings.seed) if widens else None,
@@ -316,6 +316,18 @@ class _TrainingData:
         return [np.flatnonzero(self.folds != k) for k in range(self.folds.max() + 1)]
 
     @cached_property
+    def embeddings(self) -> NDArray[np.float32]:
+        """What members on embeddings read, n x d."""
+        return self.featuriser.embeddings(self.keys)
+
+    @cached_property
+    def lower(self) -> MultiFidelityHead | None:
+        """The cheaper fidelity's process, with all its labels."""
+        if self.lower_fidelity is None:
+            return None
+        return lower_process(self.lower_fidelity)
+
+    @cached_property
     def graphs(self) -> GraphData:
         """For networks: the target first, then the auxiliaries."""
         targets = np.stack([self.values, *self.auxiliaries.values()], axis=1)
@@ -327,9 +339,6 @@ class _Fit:
     """Members that each left a fold out, and what they say of it."""
 
     settings: EnsembleSettings
-    inputs: NDArray[np.float32]
-    groups: dict[str, slice]
-    estimators: tuple[Estimator, ...]
     heads: tuple[Any, ...]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -352,14 +361,8 @@ def _resolved(settings: EnsembleSettings, n_labels: int) -> EnsembleSettings:
 def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
     """Fit every member without its fold, and predict that fold with it."""
     values, folds = data.values, data.folds
-    estimators: list[Estimator] = []
-    columns: list[NDArray[np.float64]] = []
-    if data.lower_fidelity is not None:
-        estimators.append(data.lower_fidelity)
-        columns.append(data.lower_fidelity.estimate(data.featuriser, data.keys))
+    embeddings, groups = data.embeddings, data.featuriser.backbone.groups
     networks = _networks(data, settings)
-    inputs = with_estimates(data.featuriser.embeddings(data.keys), columns)
-    groups = groups_with_estimates(data.featuriser.backbone.groups, len(columns))
     heads: list[Any] = []
     mean, std = np.empty_like(values), np.full_like(values, np.nan)
     for k, (rows, seed) in enumerate(zip(data.jobs, settings.member_seeds, strict=True)):
@@ -369,12 +372,15 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
             head = networks[k]
             mean[held], own = head.predict_with_std(data.graphs, held)
             std[held] = np.nan if own is None else own
-        elif settings.head == "gp":
-            head = GaussianProcessHead.fit(inputs[rows], values[rows], groups, seed)
-            mean[held], std[held] = head.predict(inputs[held])
+        elif settings.head == "mlp":
+            head = PerceptronHead.fit(embeddings[rows], values[rows], seed)
+            mean[held] = head.predict(embeddings[held])
         else:
-            head = PerceptronHead.fit(inputs[rows], values[rows], seed)
-            mean[held] = head.predict(inputs[held])
+            if data.lower is None:
+                head = GaussianProcessHead.fit(embeddings[rows], values[rows], groups, seed)
+            else:
+                head = data.lower.above(UPPER, embeddings[rows], values[rows], seed)
+            mean[held], std[held] = head.predict(embeddings[held])
         heads.append(head)
         told = f"{settings.head} member {k + 1} of {settings.members}"
         data.progress(f"{told}: held-out error {_rms(mean[held] - values[held]):.3f}")
@@ -384,7 +390,7 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
         data.progress(f"networks' share {blend.share:.2f}: held-out error {_rms(mean - values):.3f}")
     without_own = np.isnan(std)
     std[without_own] = _spread_from_other_folds(mean - values, folds)[without_own]
-    return _Fit(settings, inputs, groups, tuple(estimators), tuple(heads), mean, std, blend)
+    return _Fit(settings, tuple(heads), mean, std, blend)
 
 
 def _blended(
@@ -422,14 +428,19 @@ def _honest_std(data: _TrainingData, fit: _Fit, distances: NDArray[np.float64] |
     return _cross_calibrated(data.values, fit.mean, std, data.folds)
 
 
-def _members_of_one(data: _TrainingData, fit: _Fit) -> tuple[GaussianProcessHead, ...]:
+def _members_of_one(data: _TrainingData, settings: EnsembleSettings) -> tuple[GaussianProcessHead, ...]:
     """Members that score the pool: one process fitted to all labels, each member without the labels of its fold.
 
     The members that held rows out were fitted without them, hyperparameters and scalers included, and gave the metrics
     and the calibration; these know a little more and share their kernel.
     """
-    whole = GaussianProcessHead.fit(fit.inputs, data.values, fit.groups, fit.settings.seed)
+    whole = GaussianProcessHead.fit(data.embeddings, data.values, data.featuriser.backbone.groups, settings.seed)
     return tuple(whole.keeping(rows) for rows in data.jobs)
+
+
+def lower_process(ensemble: Ensemble) -> MultiFidelityHead:
+    """Give the process of an ensemble of Gaussian processes with all its labels, for another fidelity to stand on."""
+    return MultiFidelityHead.of(union(ensemble.heads), "lower")
 
 
 def minimum_labels(members: int) -> int:
@@ -475,8 +486,8 @@ class _FunctionPosterior:
         """``D x len(rows)``; the same functions whatever the rows."""
         out = np.empty((self.n_draws, len(rows)), dtype=np.float32)
         for start, part in zip(range(0, len(rows), CHUNK), chunks(self._select(rows)), strict=True):
-            inputs = self._ensemble.inputs(self._featuriser, part)
-            means, drawn = zip(*(functions(inputs) for functions in self._functions), strict=True)
+            embeddings = self._featuriser.embeddings(part)
+            means, drawn = zip(*(functions(embeddings) for functions in self._functions), strict=True)
             own = np.mean(means, axis=0)
             blend = self._ensemble.blend
             centre = own if blend is None else blend(own, blend.committee.estimate(self._featuriser, part))
@@ -506,6 +517,20 @@ def _cross_calibrated(
     for k in np.unique(folds):
         scaled[folds == k] *= shrunk_scale(z[folds != k])
     return scaled
+
+
+def _check_lower_fidelity(data: _TrainingData, settings: EnsembleSettings) -> None:
+    lower = data.lower_fidelity
+    if lower is None:
+        return
+    if settings.head != "gp" or not isinstance(lower.heads[0], GaussianProcessHead):
+        raise TrainingError("a cheaper fidelity is learned from by Gaussian processes only; both models need head 'gp'")
+    if lower.backbone.sha256 != data.featuriser.backbone.sha256:
+        raise TrainingError(
+            f"the model of the cheaper fidelity stands on backbone {lower.backbone.name} "
+            f"({lower.backbone.sha256[:12]}), this one on {data.featuriser.backbone.name} "
+            f"({data.featuriser.backbone.sha256[:12]}); train one of them again"
+        )
 
 
 def _check_labels(values: NDArray[np.float64], settings: EnsembleSettings, property: str) -> None:

@@ -216,7 +216,7 @@ class FoldPredictor:
     """
 
     def __init__(self, heads: Sequence[GaussianProcessHead]):
-        whole = _union(heads)
+        whole = union(heads)
         precision = torch.cholesky_inverse(whole.cholesky)
         self._whole = whole
         self._factor = whole.cholesky.float().contiguous()
@@ -253,7 +253,7 @@ class FoldPredictor:
         return torch.stack(means), torch.stack(parts)
 
 
-def _union(heads: Sequence[GaussianProcessHead]) -> GaussianProcessHead:
+def union(heads: Sequence[GaussianProcessHead]) -> GaussianProcessHead:
     """Put the rows of ``heads`` together again, in their order."""
     first = heads[0].tensors
     n = 1 + max(int(head.tensors["rows"].max()) for head in heads)

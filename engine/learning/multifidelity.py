@@ -44,6 +44,8 @@ _CONSTANT = 1.0
 """Variance of a discrepancy's constant."""
 _ROWS = ("x", "target", "level", "row_noise")
 """Tensors with a row for each label."""
+_GROWING = (*_ROWS, "columns", "kernel_level", "lengthscale", "outputscale", "slope", "noise", "mean")
+"""Tensors that grow with every fidelity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +141,17 @@ class MultiFidelityHead:
             "lengthscale": fitted["lengthscale"], "outputscale": fitted["outputscale"], "slope": fitted["slope"],
             "noise": fitted["noise"], "mean": mean.reshape(1),
         }  # fmt: skip
-        joined = {name: torch.cat([t[name], tensor]) for name, tensor in added.items()}
-        return MultiFidelityHead({**t, **joined}, (*self.fidelities, fidelity))
+        return self.with_upper(added, fidelity)
+
+    def upper(self, lower: MultiFidelityHead) -> dict[str, Tensor]:
+        """Tensors that this process has beyond those of ``lower``, which it was built on."""
+        t, beneath = self.tensors, lower.tensors
+        return {name: t[name][len(beneath[name]) :].contiguous() for name in _GROWING}
+
+    def with_upper(self, tensors: Mapping[str, Tensor], fidelity: str) -> MultiFidelityHead:
+        """Give the process whose :meth:`upper` tensors over this one are these."""
+        joined = {name: torch.cat([self.tensors[name], tensors[name]]) for name in _GROWING}
+        return MultiFidelityHead({**self.tensors, **joined}, (*self.fidelities, fidelity))
 
     def keeping(self, rows: NDArray[np.int64]) -> MultiFidelityHead:
         """Give the same process with only these labels; what was fitted stays."""

@@ -16,8 +16,8 @@ import torch
 
 from engine.exceptions import ModelFileError
 from engine.learning.backbone import CARD, Backbone, load_backbone
-from engine.learning.ensemble import Blend, Ensemble, EnsembleSettings
-from engine.learning.estimators import NetworkCommittee
+from engine.learning.committee import NetworkCommittee
+from engine.learning.ensemble import UPPER, Blend, Ensemble, EnsembleSettings, lower_process
 from engine.learning.finetune import NetworkHead
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.mlp import PerceptronHead
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from engine.learning.network import GraphNetwork
 
 RECORD = "ensemble.json"
 _DISTANCE = "distance.safetensors"
@@ -46,12 +45,14 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     folder.mkdir(parents=True, exist_ok=True)
     members = []
     for k, (head, noise) in enumerate(zip(ensemble.heads, ensemble.noise, strict=True)):
-        written = _write_tensors(folder / f"member-{k}.safetensors", head.tensors)
+        tensors = head.tensors
+        if ensemble.lower_fidelity is not None:
+            tensors = head.upper(lower_process(ensemble.lower_fidelity))
+        written = _write_tensors(folder / f"member-{k}.safetensors", tensors)
         members.append({**written, "seed": ensemble.settings.member_seeds[k], "noise": noise})
     files = [*_save_networks(ensemble, folder), *_save_distance(ensemble, folder)]
-    for estimator in ensemble.estimators:
-        if isinstance(estimator, Ensemble):
-            save_ensemble(estimator, folder / _LOWER, backbones)
+    if ensemble.lower_fidelity is not None:
+        save_ensemble(ensemble.lower_fidelity, folder / _LOWER, backbones)
     home = Path(backbones) / ensemble.backbone.sha256[:32] if backbones else folder / "backbone"
     if not (home / CARD).is_file():
         ensemble.backbone.save(home)
@@ -97,7 +98,11 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         )
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
     contents = [_read_checked(folder / member["path"], member["sha256"]) for member in record["members"]]
+    lower = load_ensemble(folder / _LOWER) if (folder / _LOWER / RECORD).is_file() else None
     heads = [_head(settings, backbone, load(content)) for content in contents]
+    if lower is not None:
+        process = lower_process(lower)
+        heads = [process.with_upper(load(content), UPPER) for content in contents]
     files = {f["path"]: load(_read_checked(folder / f["path"], f["sha256"])) for f in record["files"]}
     return Ensemble(
         backbone=backbone,
@@ -110,7 +115,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         metrics=record["metrics"],
         data_hash=record["data_hash"],
         seen=tuple(record["seen"]),
-        estimators=(load_ensemble(folder / _LOWER),) if (folder / _LOWER / RECORD).is_file() else (),
+        lower_fidelity=lower,
         blend=_blend(record, backbone, files),
         widening=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
@@ -131,21 +136,20 @@ def read_record(folder: Path | str) -> dict[str, Any]:
 def load_start(name: str | Path) -> Backbone:
     """Load a backbone to start from: as :func:`load_backbone`, or the network inside a trained model of ours.
 
-    A model with fine-tuned networks gives the first of them, any other the backbone it stands on.
+    A model whose members are fine-tuned networks gives the first of them, any other the backbone it stands on.
     """
     folder = Path(name)
     if not (folder / RECORD).is_file() or (folder / CARD).is_file():
         return load_backbone(name)
     ensemble = load_ensemble(folder)
-    network = _first_network(ensemble)
-    if network is None:
+    if ensemble.settings.head != "network":
         return ensemble.backbone
     before, property_ = ensemble.backbone.card, ensemble.property
     stage = {"start": folder.name, "properties": [property_], "data_hash": ensemble.data_hash}
     seen = {**before.get("seen", {})}
     seen[property_] = sorted({*seen.get(property_, ()), *ensemble.seen})
     card = {**before, "lineage": [*before.get("lineage", []), stage], "seen": seen}
-    return Backbone(f"{folder.name}/member-0", network, card)
+    return Backbone(f"{folder.name}/member-0", ensemble.heads[0].network, card)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:
@@ -159,11 +163,6 @@ def _head(settings: EnsembleSettings, backbone: Backbone, tensors: dict[str, Ten
     if settings.head == "network":
         return NetworkHead.from_tensors(backbone, tensors)
     return GaussianProcessHead(tensors) if settings.head == "gp" else PerceptronHead(tensors)
-
-
-def _first_network(ensemble: Ensemble) -> GraphNetwork | None:
-    heads = ensemble.blend.committee.networks if ensemble.blend else ensemble.heads
-    return heads[0].network if isinstance(heads[0], NetworkHead) else None
 
 
 def _save_networks(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:

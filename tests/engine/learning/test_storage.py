@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.exceptions import BackboneError, ModelFileError
+from engine.exceptions import BackboneError, ModelFileError, TrainingError
 from engine.learning.ensemble import EnsembleSettings, train_ensemble
 from engine.learning.features import Featuriser
 from engine.learning.storage import RECORD, load_ensemble, load_start, read_record, save_ensemble
@@ -31,6 +31,29 @@ def ensembles(labelled):
         name: train_ensemble(labelled.featuriser, keys, values, settings, property="kappa", scale="log10")
         for name, settings in SETTINGS.items()
     }
+
+
+def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, tmp_path):
+    keys, values = labelled.keys[20:40], labelled.values[20:40] + 0.3
+    first = train_ensemble(
+        labelled.featuriser,
+        keys,
+        values,
+        SETTINGS["gp"],
+        property="dear",
+        scale="log10",
+        lower_fidelity=ensembles["gp"],
+    )
+    save_ensemble(first, tmp_path / "model")
+    again = load_ensemble(tmp_path / "model")
+    assert again.lower_fidelity.data_hash == ensembles["gp"].data_hash
+    expected, found = (e.predict(labelled.featuriser, labelled.keys) for e in (first, again))
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.std, expected.std)
+    with pytest.raises(TrainingError, match="both models need head 'gp'"):
+        train_ensemble(
+            labelled.featuriser, keys, values, SETTINGS["mlp"], property="dear", scale="log10", lower_fidelity=first
+        )
 
 
 @pytest.fixture

@@ -1,15 +1,10 @@
-"""Estimates by other models as columns of what a member sees.
-
-They come from a model of a cheaper fidelity; a Gaussian process with such an estimate among its columns learns what it
-leaves unexplained, and how far to trust it. Networks fine-tuned on the same labels estimate each training row without
-having seen its fold; a new crystal gets the mean of all of them.
-"""
+"""Networks fine-tuned on the same labels, one for each fold that it left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,20 +16,10 @@ if TYPE_CHECKING:
     from engine.learning.features import Featuriser
     from engine.learning.finetune import NetworkHead
 
-GROUP = "estimates"
-"""Name of the column group they form behind those of the backbone."""
-
-
-class Estimator(Protocol):
-    """A model whose prediction is a column for others."""
-
-    def estimate(self, featuriser: Featuriser, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Its values (N), in its own learned units, for crystals that ``featuriser`` holds."""
-
 
 @dataclass(frozen=True, eq=False)
 class NetworkCommittee:
-    """Fine-tuned networks, one for each fold that it left out."""
+    """A row of a training set is estimated by the network that has not seen it, a new crystal by all of them."""
 
     networks: tuple[NetworkHead, ...]
 
@@ -59,18 +44,3 @@ def graph_data(featuriser: Featuriser, keys: Sequence[str], targets: NDArray[np.
     statistics = featuriser.embeddings(keys)[:, : groups["bonding"].stop]
     known = np.full((len(keys), 1), np.nan) if targets is None else targets
     return GraphData(featuriser.graphs(keys), statistics, known.astype(np.float32), featuriser.backbone.node_types)
-
-
-def with_estimates(embeddings: NDArray[np.float32], columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
-    """Embeddings (N x d) with one more column for each estimate (N)."""
-    if not columns:
-        return embeddings
-    return np.concatenate([embeddings, *(c[:, None].astype(np.float32) for c in columns)], axis=1)
-
-
-def groups_with_estimates(groups: dict[str, slice], count: int) -> dict[str, slice]:
-    """Column groups with ``count`` estimates behind them."""
-    if not count:
-        return groups
-    end = max(columns.stop for columns in groups.values())
-    return {**groups, GROUP: slice(end, end + count)}
