@@ -4,6 +4,7 @@ DEMO ?= demo
 BIN := .venv/bin
 # one thread a process, one process a core: torch's own threads fight over shared cores
 export OMP_NUM_THREADS := 1
+export RAYON_NUM_THREADS := 1
 
 .PHONY: install demo test lint
 
