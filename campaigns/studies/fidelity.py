@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.learning.backbone import Backbone
+    from engine.learning.multifidelity import MultiFidelityHead
     from engine.materials.crystal import Material
 
     Array = NDArray[np.float64]
@@ -56,7 +57,10 @@ METHODS = {
     "line": "straight line through the AGL prediction of the network pre-trained on m labels",
     "gp": "Gaussian process on the shipped embedding; with m > 0 its mean is a line through that AGL prediction "
     "(two-fidelity process of Kennedy and O'Hagan 2000, the low fidelity given by the network)",
+    "joint gp": "Gaussian process over both fidelities on the shipped embedding, m AGL and n target labels conditioned "
+    "on together, no network trained",
 }
+WITH_AGL = ("line", "joint gp")
 WITHOUT_AGL = ("extra-trees", "scratch")
 _RESAMPLES = 1000
 
@@ -115,6 +119,7 @@ class _Study:
         self.cells = Cells(work / "cells", say)
         self._backbones: dict[tuple[int, int], Backbone] = {}
         self._estimates: dict[tuple[int, int], Array] = {}
+        self._processes: dict[tuple[int, int], MultiFidelityHead] = {}
 
     def rows(self) -> list[dict[str, Any]]:
         """Figures of every cell."""
@@ -123,7 +128,7 @@ class _Study:
             for m in self.settings.agl_labels:
                 for n in self.settings.target_labels:
                     for method in METHODS:
-                        if method in (WITHOUT_AGL if m else ("line",)):
+                        if method in (WITHOUT_AGL if m else WITH_AGL):
                             continue
                         predicted = self._cell(method, draw, training[:n], test, m)
                         figures = judge(self.values[test], predicted, "log10")
@@ -159,6 +164,9 @@ class _Study:
             "network, output only": lambda: self._network(self._pretrained(m, draw), draw, training, test, "frozen"),
             "line": line,
             "gp": process,
+            "joint gp": lambda: (
+                self._agl_process(m, draw).above("dft", columns.values, values, draw).predict(new.values)[0]
+            ),
         }[method]
 
     def _network(
@@ -184,7 +192,6 @@ class _Study:
             return self.start
         seed = draw % self.settings.agl_draws
         if (m, seed) not in self._backbones:
-            order = np.random.default_rng(1000 + seed).permutation(len(self.agl))[:m]
             epochs = round(self.settings.agl_epochs * max(1.0, min(500 / m, 3.0)))
             stage = small_stage(
                 SOURCES["agl"],
@@ -194,7 +201,7 @@ class _Study:
                 keep="trunk" if self.start.network.trunk_size else "body",
                 schedule={"batch_size": 64 if m >= 1000 else 16},
             )
-            rows = DataSet([self.agl[i] for i in order])
+            rows = DataSet(self._agl_rows(m, seed))
             self._backbones[m, seed] = pretrained(self.work / "backbones", stage, self.start, rows, self.say)
         return self._backbones[m, seed]
 
@@ -204,6 +211,23 @@ class _Study:
         if key not in self._estimates:
             self._estimates[key] = predict(self._pretrained(m, draw), self.materials)
         return self._estimates[key]
+
+    def _agl_process(self, m: int, draw: int) -> MultiFidelityHead:
+        """Gaussian process on ``m`` AGL labels, for the target to be learned on top."""
+        from engine.learning.gp import GaussianProcessHead
+        from engine.learning.multifidelity import MultiFidelityHead
+
+        key = (m, draw % self.settings.agl_draws)
+        if key not in self._processes:
+            rows = self._agl_rows(*key)
+            features = Columns.of(self.start, rows)
+            head = GaussianProcessHead.fit(features.values, values_of(rows, SOURCES["agl"]), features.groups, key[1])
+            self._processes[key] = MultiFidelityHead.of(head, "agl")
+        return self._processes[key]
+
+    def _agl_rows(self, m: int, seed: int) -> list[Material]:
+        """Draw ``m`` AGL crystals; those of a smaller ``m`` are among those of a larger one."""
+        return [self.agl[i] for i in np.random.default_rng(1000 + seed).permutation(len(self.agl))[:m]]
 
     @property
     def _for_cells(self) -> dict[str, Any]:
@@ -242,8 +266,8 @@ class _Study:
             if method not in WITHOUT_AGL
             for n in s.target_labels
         }
-        exchange = {method: _exchange(rows, method) for method in ("network", "gp")}
-        surface = {method: _surface(rows, method) for method in ("network", "network, output only", "gp")}
+        exchange = {method: _exchange(rows, method) for method in ("network", "gp", "joint gp")}
+        surface = {method: _surface(rows, method) for method in ("network", "network, output only", "gp", "joint gp")}
         facts = {
             "rows": len(self.materials),
             "agl_rows": len(self.agl),
@@ -306,7 +330,8 @@ def _surface(rows: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
 
 def _exchange(rows: Sequence[Mapping[str, Any]], method: str) -> list[dict[str, Any]]:
     """For each n and m: target labels without AGL that reach the same error, and AGL labels per label so saved."""
-    alone = [r for r in rows if r["method"] == method and r["m"] == 0]
+    without = "gp" if method == "joint gp" else method  # which it is without AGL labels
+    alone = [r for r in rows if r["method"] == without and r["m"] == 0]
     found = []
     for n, m in sorted({(r["n"], r["m"]) for r in rows if r["method"] == method and r["m"]}):
         together = [r for r in rows if r["method"] == method and r["n"] == n and r["m"] == m]

@@ -57,7 +57,7 @@ def test_fidelity(studies_data, tmp_path):
     result = fidelity.run(studies_data, tmp_path / "w", silent, settings)
     with_agl = [r for r in result.rows if r["m"]]
     assert {r["method"] for r in with_agl} == set(fidelity.METHODS) - set(fidelity.WITHOUT_AGL)
-    assert len(result.rows) == 2 * 3 * (5 + 2 * 4)
+    assert len(result.rows) == 2 * 3 * (5 + 2 * 5)
     fit = result.facts["fits_against_target_labels"]["gp, m = 0"]
     assert fit["interval"][0] <= fit["slope"] <= fit["interval"][1]
     assert {row["m"] for row in result.facts["exchange"]["gp"]} == {20, 40}
