@@ -51,11 +51,10 @@ _SAME_WORDS = (
     (r"lattice thermal conductivity|thermal conductivity|\bltc\b|\bk?latt?\b", "kappa"),
     (r"\bgrueneisen\b", "gruneisen"),
     (r"\bmoduli\b", "modulus"),
-    (r"\bcoefficient\b|\bparameter\b", ""),
 )
 _NO_MEANING = {
     "k", "w", "m", "mk", "wmk", "wm", "mw", "gpa", "pa", "ev", "mev", "thz", "cm", "1", "angstrom", "at", "t",
-    "scaled", "normalised", "normalized", "log", "log10", "ln",
+    "scaled", "normalised", "normalized", "log", "log10", "ln", "coefficient", "parameter",
 }  # fmt: skip
 
 
@@ -74,6 +73,12 @@ class Leak:
         """``kappa_300K of 60 materials of this pool (e.g. mp-149)``, and how that tells the answer."""
         because = f", {self.why}" if self.why else ""
         return f"{self.seen} of {len(self.ids)} materials of this pool (e.g. {self.ids[0]}){because}"
+
+
+def telling(pool: LabelledPool, property: str) -> set[str]:
+    """Columns of the pool that tell the answers, themselves among them: known only once a label has been bought."""
+    columns = {name for m in pool.materials for name in m.properties}
+    return {name for name in columns if _kinship(name, property, pool) is not None}
 
 
 def find_leaks(pool: LabelledPool, property: str, card: Mapping[str, Any]) -> list[Leak]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaigns.backtest.leaks import telling
 from campaigns.backtest.peers import PEERS
 from campaigns.backtest.protocol import LabelledPool, Protocol, initial_ids
 from campaigns.backtest.strategies import Strategy, campaign_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.campaign import Campaign
+    from engine.materials.crystal import Material
 
 
 @dataclass
@@ -73,7 +75,8 @@ def _run_campaign(
     with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:
         directory = Path(name) / "campaign"
         with Campaign.create_from(directory, text) as campaign:
-            hidden = [_without(m, protocol.property) for m in pool.materials]
+            told = telling(pool, protocol.property)
+            hidden = [_without(m, told) for m in pool.materials]
             add_materials(campaign.store, hidden, IngestReport())
             if cold:
                 run.acquired = _rounds(campaign, pool, features, 1, run)
@@ -124,9 +127,9 @@ def _label(campaign: Campaign, pool: LabelledPool, ids: list[str]) -> None:
     )
 
 
-def _without(material: Any, property: str) -> Any:
+def _without(material: Material, names: set[str]) -> Material:
     """Material that does not carry the answer along."""
-    return replace(material, properties={k: v for k, v in material.properties.items() if k != property})
+    return replace(material, properties={k: v for k, v in material.properties.items() if k not in names})
 
 
 def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from campaigns.exceptions import CampaignError
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
 from engine.learning import strategies
+from engine.learning.storage import RECORD, read_record
 from engine.learning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -105,8 +107,6 @@ def start_of(name: str) -> tuple[str, str]:
 
     A trained model with Gaussian-process members is a cheaper fidelity to learn from, on the backbone that it holds.
     """
-    from engine.learning.storage import RECORD, read_record
-
     folder = Path(name)
     if not folder.exists():
         return name, ""
@@ -130,6 +130,9 @@ def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:
     configuration = parse_configuration(text, f"strategy {strategy.name}")
     settings = configuration.model_dump(mode="json", include=set(SECTIONS))
     del settings["model"]["backbone"]  # known by its hash
+    for section in settings.values():
+        if section.get("prior") and (record := Path(section["prior"]) / RECORD).is_file():
+            section["prior"] = hashlib.sha256(record.read_bytes()).hexdigest()
     return settings
 
 
@@ -156,6 +159,8 @@ def _toml(value: Any) -> str:
     """Value in TOML; JSON is, but for tables."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(v)}" for key, v in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from campaigns.backtest import join, parse_against, parse_seeds, parse_strategies
+from campaigns.backtest import Protocol, join, parse_against, parse_seeds, parse_strategies
+from campaigns.backtest.strategies import Strategy, campaign_text
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from tests.campaigns.helpers import FIELD, configure, done, label_rows, queue, refused, write_lines
@@ -160,11 +164,11 @@ def test_what_cannot_be_replayed_says_why(pool_file: Path, records: list[dict[st
 def test_a_start_that_knows_the_answers_is_refused(
     pool_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when the answers came in by fine-tuning; heads on a fixed backbone leave it as it was."""
+    """Whether its network learned them, which peers would see too, or heads on a fixed backbone, which they do not."""
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})  # new processes would import torch for seconds
     train = ("train", pool_file, "--property", FIELD, "--members", 2)
-    done(*train, "--strategy", "full", "--epochs", 1, "--out", tmp_path / "full")
-    done(*train, "--out", tmp_path / "frozen")
+    done(*train, "--strategy", "full", "--head", "network", "--epochs", 1, "--out", tmp_path / "full")
+    done(*train, "--strategy", "frozen", "--out", tmp_path / "frozen")
     command = ("backtest", pool_file, *PROTOCOL, "--workers", 1)
     start = ("--strategy", "random,extra-trees", "--from", tmp_path / "full")
     message = refused(*command, *start)
@@ -177,7 +181,8 @@ def test_a_start_that_knows_the_answers_is_refused(
     assert written["seen"] is True
     assert {run["strategy"]: run["seen"] for run in written["runs"]} == {"random": False, "extra-trees": True}
     assert "had seen answers of this pool" in (tmp_path / "r.html").read_text()
-    done(*command, "--rounds", 1, "--from", tmp_path / "frozen")
+    done(*command, "--strategy", "extra-trees", "--from", tmp_path / "frozen")
+    assert "frozen was trained on" in refused(*command, "--from", tmp_path / "frozen")
     prior = write_whole(tmp_path / "prior.toml", '[acquisition]\nprior = "frozen"\n')
     assert "frozen was trained on" in refused(*command, "--strategy", prior)
 
@@ -259,6 +264,17 @@ def test_strategies_choose_their_own_first_labels(pool_file: Path, tmp_path: Pat
         assert len(set(run["acquired"])) == 20
         assert len(run["round_seconds"]) == 2
     assert [j["judgement"].get("labels") for j in ours["rounds"]] == [None, 12, 16]
+
+
+_SCALARS = st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False) | st.text("a 'b\\\"ü")
+_VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("a. b"), inner))
+
+
+@given(st.dictionaries(st.sampled_from(["epsilon", "prior", "portfolio"]), _VALUES))
+def test_settings_of_a_strategy_survive(settings: dict[str, Any]) -> None:
+    protocol = Protocol(("f",), FIELD, "min", 8, 8, 2, (0,), "log10")
+    text = campaign_text(protocol, Strategy("s", {"acquisition": settings}), 0, 8)
+    assert tomllib.loads(text)["acquisition"] == settings
 
 
 def test_words_of_the_command_line(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from campaigns.backtest.leaks import canonical, family, find_leaks
+from campaigns.backtest.leaks import canonical, family, find_leaks, telling
 from campaigns.backtest.protocol import LabelledPool
 from engine.learning.backbone import load_backbone
 from engine.materials.crystal import Material
@@ -59,6 +61,12 @@ def test_one_property_in_many_spellings(name: str) -> None:
     assert canonical(name) == "kappa"
 
 
+@given(st.text("kapW mK_()/[]θ03.lo", max_size=20) | st.sampled_from(["thermal parameter conductivity", "moduli_GPa"]))
+def test_a_spelling_is_settled_at_once(name: str) -> None:
+    assert canonical(canonical(name)) == canonical(name)
+    assert canonical(f"bulk modulus {name}_GPa") == canonical(f"Bulk-Modulus {name}")
+
+
 def test_families() -> None:
     agl = (AGL, "mlip_kappa_agl_300K_W_mK", "debye_temperature_K", "agl_debye", "gruneisen_parameter", "Grüneisen",
            "thermal_expansion_300K_1_K", "bulk_modulus_vrh_GPa", "ael_shear_modulus_vrh")  # fmt: skip
@@ -86,6 +94,7 @@ def test_what_leaks(materials: list[Material], pool: LabelledPool) -> None:
     assert words[0] == f"kappa_100K_xx of 20 materials of this pool (e.g. {first}), {family_words}"
     assert "which ranks this pool as kappa_300K does (Spearman -1.00 with the file's hardness_GPa)" in words[1]
     assert find_leaks(pool, KAPPA, {}) == []
+    assert telling(pool, KAPPA) == {KAPPA, "hardness_GPa"}
 
 
 def test_shipped_backbones_on_agl(shared: Callable[[str], Path], tmp_path: Path) -> None:
