@@ -85,11 +85,11 @@ class EnsembleSettings:
             strategies.parse(self.strategy)
         if self.head not in get_args(HeadKind):
             raise TrainingError(f"unknown head {self.head!r}; choose one of {', '.join(get_args(HeadKind))}")
-        if self.head == "network" and not self.networks:
+        if self.head == "network" and self.strategy == FROZEN:
             raise TrainingError(
                 f"head 'network' needs a strategy that trains networks, not {self.strategy!r}; try 'full'"
             )
-        if self.head == "mlp" and self.strategy != FROZEN:
+        if self.head == "mlp" and self.networks:
             raise TrainingError(
                 f"head 'mlp' reads cached embeddings; strategy {self.strategy!r} needs 'gp' or 'network'"
             )
@@ -355,7 +355,8 @@ def _resolved(settings: EnsembleSettings, n_labels: int) -> EnsembleSettings:
     """Give the settings with the strategy that ``auto`` stands for."""
     if settings.strategy != AUTO:
         return settings
-    return replace(settings, strategy="full" if n_labels >= NETWORK_LABELS else FROZEN)
+    networks = settings.head == "network" or (settings.head == "gp" and n_labels >= NETWORK_LABELS)
+    return replace(settings, strategy="full" if networks else FROZEN)
 
 
 def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
