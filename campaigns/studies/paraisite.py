@@ -208,7 +208,9 @@ class _Study:
             "loaded": loaded,
             "shipped_backbone": {"name": self.shipped.name, "sha256": self.shipped.sha256},
         }
+        not_run = [name for name in SETS if name not in self.settings.sets]
         reductions = [
+            *([f"Not run here: {', '.join(not_run)}."] if not_run else []),
             f"{self.settings.splits} random 80/20 splits (seeds 0 to {self.settings.splits - 1}) where the source has "
             "9; 15 % of the 80 % choose the epoch.",
             f"Epochs: {self.settings.pretraining_epochs} of pre-training, {self.settings.scratch_epochs} from scratch, "
