@@ -1,10 +1,11 @@
-"""A labeler that calculates in processes of this machine; labels and failures are stored one by one."""
+"""A labeler that calculates, here or on a Dask cluster; labels and failures are stored one by one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ _OURS = (QueueState.APPROVED, QueueState.RUNNING)
 class Calculator:
     """Calculates what is queued, in processes with a time limit; results are stored one by one.
 
+    The processes are ``[labeler] workers`` of this machine, or beside the workers of ``[execution] backend = "dask"``.
     A material whose label or failure is in the store is never calculated again, so the program may be killed and run
     again at any time. Entries that were exported are left to those who have them.
     """
@@ -39,14 +41,13 @@ class Calculator:
         """Take what is done with a crystal, and the potential as of :func:`load_potential`."""
         self._campaign = configuration.campaign
         self._labeler = configuration.labeler
+        self._execution = configuration.execution
         self._calculation = calculation
         self._potential = potential
         self._settings_hash = settings_hash
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Approve, calculate and finish every entry that has no label yet."""
-        from engine.physics.workers import calculate_all
-
         kind = self._labeler.kind
         labelled = {label.material_id for label in store.labels(self._campaign.property, self._campaign.fidelity)}
         wanted = {
@@ -54,22 +55,33 @@ class Calculator:
             for e in entries
             if e.state in (QueueState.PROPOSED, *_OURS) and e.material_id not in labelled
         }
+        if not wanted:
+            return
         with store.transaction():
             self._move(store, [e for e in wanted.values() if e.state is QueueState.PROPOSED], QueueState.APPROVED)
             self._move(store, [e for e in wanted.values() if e.state is not QueueState.RUNNING], QueueState.RUNNING)
         materials = {m.material_id: m for m in store.materials(list(wanted))}
         crystals = ((id_, Crystal.from_dict(materials[id_].structure)) for id_ in wanted)
-        limit = self._labeler.time_limit
-        results = calculate_all(crystals, self._calculation, self._potential, self._labeler.workers, limit)
-        for done, finished in enumerate(results, 1):
-            entry = wanted[finished.key]
-            self._keep(store, entry, finished)
-            formula = materials[finished.key].formula
-            say(f"{kind} {done} of {len(wanted)}: {formula}, {_in_words(finished)} ({finished.wall_seconds:.0f} s)")
+        with closing(self._results(crystals)) as results:  # ends the processes, whatever happens in between
+            for done, finished in enumerate(results, 1):
+                self._keep(store, wanted[finished.key], finished)
+                about = f"{materials[finished.key].formula}, {_in_words(finished)} ({finished.wall_seconds:.0f} s)"
+                say(f"{kind} {done} of {len(wanted)}: {about}")
 
     def hit_rate(self, hit: float, goal: Goal) -> float | None:
         """Not known."""
         return None
+
+    def _results(self, crystals: Iterator[tuple[str, Crystal]]) -> Generator[Finished, None, None]:
+        from engine.execution import executor
+        from engine.physics.workers import calculate_all, calculate_on
+
+        what, limit = (self._calculation, self._potential), self._labeler.time_limit
+        if self._execution.backend == "local":
+            yield from calculate_all(crystals, *what, self._labeler.workers, limit)
+            return
+        with executor(self._execution.settings()) as run:
+            yield from calculate_on(run, crystals, *what, limit)
 
     def _keep(self, store: Store, entry: QueueEntryRecord, finished: Finished) -> None:
         outcome = finished.outcome
@@ -117,7 +129,7 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
 
     labeler = configuration.labeler
     beside = directory / labeler.potential
-    spec = str(beside) if beside.exists() else labeler.potential
+    spec = str(beside.absolute()) if beside.exists() else labeler.potential
     calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
     try:
         potential = load_potential(spec)

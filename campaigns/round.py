@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,7 @@ from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryReco
 from db.states import RoundState
 from engine.acquire.posterior import finite_members
 from engine.exceptions import AcquisitionError, TooFewLabelsError
+from engine.execution import executor
 from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
 from engine.learning.features import CHUNK, Featuriser
 from engine.learning.training import Schedule
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from campaigns.campaign import Campaign
     from db.records import LabelRecord
     from db.store import Store
+    from engine.execution import Run
     from engine.learning.ensemble import Ensemble, MemberTable
 
 Z90 = 1.6448536269514722
@@ -170,17 +173,22 @@ class RoundWork:
         hashes = dict(zip(self.pool.ids, self.pool.hashes, strict=True))
         model = self.settings.model
         values = self.scale.learned([self.labels[id_].value for id_ in ids])
+        settings = EnsembleSettings(
+            model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs)
+        ).resolved(len(ids))
         try:
-            ensemble = train_ensemble(
-                self.featuriser,
-                [hashes[id_] for id_ in ids],
-                values,
-                EnsembleSettings(model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs)),
-                property=self.settings.campaign.property,
-                scale=self.settings.campaign.learned_scale,
-                lower_fidelity=lower_fidelity(self),
-                progress=self.say,
-            )
+            with self._workers(settings) as run:
+                ensemble = train_ensemble(
+                    self.featuriser,
+                    [hashes[id_] for id_ in ids],
+                    values,
+                    settings,
+                    property=self.settings.campaign.property,
+                    scale=self.settings.campaign.learned_scale,
+                    lower_fidelity=lower_fidelity(self),
+                    progress=self.say,
+                    run=run,
+                )
         except TooFewLabelsError as error:
             self.say(f"no model can be trained ({error}): a space-filling batch instead")
             return self._rank_without_model()
@@ -316,6 +324,13 @@ class RoundWork:
             assert self.record.model_id is not None
             self._model = load_ensemble(self.campaign.artifacts / "models" / self.record.model_id)
         return self._model
+
+    def _workers(self, settings: EnsembleSettings) -> AbstractContextManager[Run | None]:
+        """Give the cluster that networks train on, where one is set and any are trained."""
+        execution = self.campaign.configuration.execution
+        if execution.backend == "dask" and settings.networks:
+            return executor(execution.settings())
+        return nullcontext()
 
     def _rank_without_model(self) -> RoundRecord:
         return self._keep_batch(first_entries(self))

@@ -44,6 +44,7 @@ from engine.metrics.extrapolation import TrainingDistance, Widening, cross_widen
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from engine.execution import Run
     from engine.learning.backbone import Backbone
     from engine.learning.training import GraphData
 
@@ -100,6 +101,13 @@ class EnsembleSettings:
     def networks(self) -> bool:
         """Whether networks are fine-tuned."""
         return self.strategy not in (FROZEN, AUTO)
+
+    def resolved(self, n_labels: int) -> EnsembleSettings:
+        """Give the settings with the strategy that ``auto`` stands for."""
+        if self.strategy != AUTO:
+            return self
+        networks = self.head == "network" or (self.head == "gp" and n_labels >= NETWORK_LABELS)
+        return replace(self, strategy="full" if networks else FROZEN)
 
     @property
     def member_seeds(self) -> list[int]:
@@ -230,6 +238,7 @@ def train_ensemble(
     lower_fidelity: Ensemble | None = None,
     progress: Say | None = None,
     workers: int = 1,
+    run: Run | None = None,
 ) -> Ensemble:
     """Train on crystals that ``featuriser`` holds; ``values`` (n) are in learned units.
 
@@ -243,6 +252,8 @@ def train_ensemble(
         member then learns its own labels on top of all of that model's, see :mod:`engine.learning.multifidelity`.
     workers
         With more than one, networks train in as many processes, to the same numbers.
+    run
+        Where networks train instead, to the same numbers, e.g. on a Dask cluster.
 
     Raises
     ------
@@ -260,10 +271,11 @@ def train_ensemble(
         lower_fidelity=lower_fidelity,
         progress=progress or (lambda text: None),
         workers=workers,
+        run=run,
     )
     _check_lower_fidelity(data, settings)
     with one_thread():
-        fit = _fit(data, _resolved(settings, len(values)))
+        fit = _fit(data, settings.resolved(len(values)))
         one_kernel = isinstance(fit.heads[0], GaussianProcessHead)
         heads = _members_of_one(data, fit.settings) if one_kernel else fit.heads
         baselines = baseline_metrics(data.embeddings[:, : len(STATISTICS)], values, data.folds, settings.seed)
@@ -309,6 +321,7 @@ class _TrainingData:
     lower_fidelity: Ensemble | None
     progress: Say
     workers: int
+    run: Run | None
 
     @property
     def jobs(self) -> list[NDArray[np.int64]]:
@@ -349,14 +362,6 @@ class _Fit:
         """What members are, for metrics and messages."""
         kind = f"{self.settings.strategy} {self.settings.head}"
         return kind if self.blend is None else f"{kind}, networks' share {self.blend.share:.2f}"
-
-
-def _resolved(settings: EnsembleSettings, n_labels: int) -> EnsembleSettings:
-    """Give the settings with the strategy that ``auto`` stands for."""
-    if settings.strategy != AUTO:
-        return settings
-    networks = settings.head == "network" or (settings.head == "gp" and n_labels >= NETWORK_LABELS)
-    return replace(settings, strategy="full" if networks else FROZEN)
 
 
 def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
@@ -413,9 +418,14 @@ def _networks(data: _TrainingData, settings: EnsembleSettings) -> tuple[NetworkH
     if not settings.networks:
         return ()
     jobs = list(zip(data.jobs, settings.member_seeds, strict=True))
-    options: dict[str, Any] = {"strategy": strategies.parse(settings.strategy), "loss": settings.loss}
+    options: dict[str, Any] = {
+        "strategy": strategies.parse(settings.strategy),
+        "loss": settings.loss,
+        "workers": data.workers,
+        "run": data.run,
+    }
     networks = []
-    for network in fit_heads(data.featuriser.backbone, data.graphs, jobs, settings.schedule, data.workers, **options):
+    for network in fit_heads(data.featuriser.backbone, data.graphs, jobs, settings.schedule, **options):
         networks.append(network)
         data.progress(f"network {len(networks)} of {len(jobs)} trained ({settings.strategy})")
     return tuple(networks)

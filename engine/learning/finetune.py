@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ import torch
 from safetensors.torch import load, save
 
 from engine.exceptions import BackboneError, TooFewLabelsError
+from engine.execution import ExecutionSettings, executor
 from engine.learning.activations import Activations, frozen_activations
 from engine.learning.losses import Loss
 from engine.learning.network import GraphNetwork
-from engine.learning.seeding import seeded
+from engine.learning.seeding import one_thread, seeded
 from engine.learning.strategies import FULL, Strategy
 from engine.learning.training import Epoch, GraphData, Schedule, predict_both, train_network
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from engine.execution import Run
     from engine.learning.backbone import Backbone
 
 TRUNK_SIZE = 128
@@ -208,25 +211,24 @@ def fit_heads(
     *,
     strategy: Strategy = FULL,
     loss: Loss = "huber",
+    run: Run | None = None,
 ) -> Iterator[NetworkHead]:
-    """Fit one head a job (training rows and seed), in order, here or in ``workers`` processes of one thread each.
+    """Fit one head a job (training rows and seed), in order: here, in ``workers`` processes, or where ``run`` says.
 
-    The numbers are the same either way if torch runs on one thread here too. What the strategy leaves frozen is
+    The numbers are the same everywhere if torch runs on one thread here too. What the strategy leaves frozen is
     computed once a process.
     """
     rows = np.unique(np.concatenate([rows for rows, _ in jobs]))
-    given = (backbone, data, schedule, strategy, loss)
-    if workers == 1:
-        fitter = _Fitter(*given, rows)
+    workers = min(workers, len(jobs))
+    if run is None and workers == 1:
+        fitter = _Fitter(backbone, data, schedule, strategy, loss, rows)
         for job in jobs:
             yield fitter.fit(job)
         return
-    with tempfile.TemporaryDirectory(prefix="kappascout-members-") as folder:
-        context = get_context("spawn")
-        start = (backbone.save(folder), *given[1:], rows)
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, start) as pool:
-            for stored in pool.map(_fit_stored, jobs):
-                yield NetworkHead.from_tensors(backbone, load(stored))
+    start = _Start(_files(backbone), data, schedule, strategy, loss, rows)
+    with executor(ExecutionSettings(workers=workers)) if run is None else nullcontext(run) as ready:
+        for stored in _in_order(ready.map_unordered(_fit_stored, enumerate(jobs), start)):
+            yield NetworkHead.from_tensors(backbone, load(stored))
 
 
 class _Fitter:
@@ -253,22 +255,54 @@ class _Fitter:
         return NetworkHead.fit(backbone, data, rows, self._schedule, seed, **options)
 
 
-def _start_worker(
-    folder: Path, data: GraphData, schedule: Schedule, strategy: Strategy, loss: Loss, rows: NDArray[np.int64]
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What a worker needs for every job; it travels once."""
+
+    backbone: dict[str, bytes]
+    """Files of the backbone by name."""
+    data: GraphData
+    schedule: Schedule
+    strategy: Strategy
+    loss: Loss
+    rows: NDArray[np.int64]
+
+
+@lru_cache(maxsize=1)
+def _fitter(start: _Start) -> _Fitter:
     from engine.learning.backbone import load_backbone
 
-    torch.set_num_threads(1)
-    _worker.append(_Fitter(load_backbone(folder), data, schedule, strategy, loss, rows))
+    with tempfile.TemporaryDirectory(prefix="kappascout-members-") as folder:
+        for name, content in start.backbone.items():
+            (Path(folder) / name).write_bytes(content)
+        backbone = load_backbone(folder)
+    return _Fitter(backbone, start.data, start.schedule, start.strategy, start.loss, start.rows)
 
 
-def _fit_stored(job: tuple[NDArray[np.int64], int]) -> bytes:
-    head = _worker[0].fit(job)
-    return save({name: tensor.contiguous() for name, tensor in head.tensors.items()})
+def _fit_stored(item: tuple[int, tuple[NDArray[np.int64], int]], start: _Start) -> tuple[int, bytes]:
+    index, job = item
+    with _training, one_thread():
+        head = _fitter(start).fit(job)
+    return index, save({name: tensor.contiguous() for name, tensor in head.tensors.items()})
 
 
-_worker: list[_Fitter] = []
-"""What a worker process was given when it started, so that it travels once and not with every job."""
+_training = threading.Lock()
+"""Held while a network trains: torch's random stream is one for all threads that a worker may have."""
+
+
+def _files(backbone: Backbone) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory(prefix="kappascout-members-") as folder:
+        return {path.name: path.read_bytes() for path in backbone.save(folder).iterdir()}
+
+
+def _in_order(results: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
+    early: dict[int, bytes] = {}
+    following = 0
+    for index, stored in results:
+        early[index] = stored
+        while following in early:
+            yield early.pop(following)
+            following += 1
 
 
 def _mismatch(name: str, own: Tensor | None, given: Tensor | None) -> str:

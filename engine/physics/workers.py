@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context
+from multiprocessing import connection, current_process, get_context
 from typing import TYPE_CHECKING, Any
 
 from engine.exceptions import PotentialError
 from engine.physics.outcome import Calculated, Failed, Outcome
 
 if TYPE_CHECKING:
+    from engine.execution import Run
     from engine.materials.crystal import Crystal
     from engine.physics.potentials import Potential
 
@@ -92,6 +93,28 @@ def calculate_all(
             worker.stop()
 
 
+def calculate_on(
+    run: Run,
+    crystals: Iterable[tuple[str, Crystal]],
+    calculation: Calculation,
+    potential: str,
+    time_limit: float = math.inf,
+) -> Iterator[Finished]:
+    """Do what :func:`calculate_all` does on the workers of ``run``, to the same numbers.
+
+    Each calculation has a process of its own beside the worker, so that its end or its time limit costs nothing else;
+    the potential, which every worker must find under the same name or path, is loaded for each crystal.
+
+    Raises
+    ------
+    PotentialError
+        If a worker cannot load the potential.
+    ExecutionError
+        If the workers are lost.
+    """
+    return run.map_unordered(_calculate_one, crystals, calculation, potential, time_limit)
+
+
 @dataclass(eq=False)
 class _Worker:
     """A process, the pipe to it, and the crystal it works on."""
@@ -161,6 +184,12 @@ class _Worker:
 
     def _finished(self, outcome: Outcome) -> Finished:
         return Finished(self.key, outcome, time.monotonic() - self.since)
+
+
+def _calculate_one(item: tuple[str, Crystal], calculation: Calculation, potential: str, time_limit: float) -> Finished:
+    current_process().daemon = False  # Dask's workers are daemons, which may not start processes
+    (finished,) = calculate_all([item], calculation, potential, time_limit=time_limit)
+    return finished
 
 
 def _ready(pool: list[_Worker]) -> list[_Worker]:

@@ -79,6 +79,33 @@ def test_three_rounds_close_by_themselves(agl: Path) -> None:
     assert rounds[2].metrics_after["cost"] > 0
 
 
+@pytest.mark.slow
+def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, salts: Path, tmp_path: Path) -> None:
+    """Labels and trained networks are the same; the second round's model is trained on the cluster."""
+    pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
+    model = {"members": 2, "strategy": "full", "head": "network", "epochs": 1}
+    found = {}
+    for backend in ("local", "dask"):
+        directory = agl if backend == "local" else tmp_path / "d"
+        if backend == "dask":
+            done("init", directory, "--goal", "max")
+            done("ingest", directory, salts)
+        configure(directory, AGL | {"campaign": AGL["campaign"] | {"batch": 8, "budget": 9}, "model": model})
+        configure(directory, {"execution": {"backend": backend, "workers": 2}})
+        done("run", directory)
+        with Campaign.open(directory) as campaign:
+            labels = {label.material_id: label for label in campaign.store.labels()}
+            rounds = campaign.store.rounds()
+            states = {e.material_id: str(e.state) for e in campaign.queue_entries()}
+        assert set(states.values()) == {"done"}
+        assert len(rounds) == 2
+        assert rounds[1].metrics_before is not None
+        values = {id_: (label.value, label.provenance["settings_hash"]) for id_, label in labels.items()}
+        found[backend] = values, states, rounds[1].metrics_before["held_out"]
+    assert len(found["local"][0]) == 9
+    assert found["dask"] == found["local"]
+
+
 MEASURED = {"NaCl": 7.1, "MgO": 60.0, "LiF": 17.6, "NaF": 18.4, "KCl": 7.1, "KBr": 3.4, "RbCl": 2.8, "RbI": 2.3}
 """W/(m K) at 300 K, as compiled by Toher et al. (2014)."""
 

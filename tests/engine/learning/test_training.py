@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from engine.exceptions import TooFewLabelsError, TrainingError
+from engine.execution import ExecutionSettings, executor
 from engine.learning.activations import frozen_activations
 from engine.learning.backbone import Backbone
 from engine.learning.finetune import NetworkHead, fit_heads, new_network
 from engine.learning.losses import masked_loss
 from engine.learning.network import GraphNetwork
+from engine.learning.seeding import one_thread
 from engine.learning.strategies import FULL, parse
 from engine.learning.training import GraphData, Schedule, _Run, predict_network, train_network
 from tests.engine.learning.bodies import small_backbone
@@ -326,10 +328,17 @@ def test_one_epoch_of_one_batch(backbone, data):
 
 
 @pytest.mark.slow
-def test_members_in_processes_are_the_members_made_here(backbone, data):
-    jobs = [(ROWS, 1), (ROWS[::2], 2)]
-    here = list(fit_heads(backbone, data, jobs, SHORT))
-    there = list(fit_heads(backbone, data, jobs, SHORT, workers=2))
+@pytest.mark.parametrize("backend", ["local", "dask"])
+def test_members_in_processes_are_the_members_made_here(backbone, data, backend):
+    jobs = [(ROWS, 1), (ROWS[::8], 2), (ROWS[::2], 3)]  # the second is finished first
+    with one_thread():
+        here = list(fit_heads(backbone, data, jobs, SHORT))
+    if backend == "local":
+        there = list(fit_heads(backbone, data, jobs, SHORT, workers=2))
+    else:
+        pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
+        with executor(ExecutionSettings("dask", 2)) as run:
+            there = list(fit_heads(backbone, data, jobs, SHORT, run=run))
     for first, second in zip(here, there, strict=True):
         for name, tensor in first.tensors.items():
             assert torch.equal(tensor, second.tensors[name]), name

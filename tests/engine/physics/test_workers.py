@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from engine.exceptions import PotentialError
+from engine.execution import ExecutionSettings, executor
 from engine.materials.crystal import Crystal
 from engine.physics.outcome import Calculated, Failed
-from engine.physics.workers import calculate_all
+from engine.physics.workers import calculate_all, calculate_on
 from tests.engine.physics.calculations import WRONG, by_size
 
 POTENTIAL = "lennard-jones:Ar"
@@ -41,6 +42,22 @@ def test_every_crystal_has_an_outcome():
     assert "SIGKILL" in found["1.5"].outcome.message
     assert "2 s" in found["2.5"].outcome.message
     assert found["2.5"].wall_seconds >= 2.0
+
+
+@pytest.mark.slow
+def test_on_dask_what_goes_wrong_costs_its_own_crystal():
+    pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
+    crystals = [(str(a), cube(a)) for a in (5.0, 1.5, 2.5, 0.5)]
+    with executor(ExecutionSettings("dask", 2)) as run:
+        found = {f.key: f.outcome for f in calculate_on(run, crystals, by_size, POTENTIAL, time_limit=2.0)}
+        with pytest.raises(PotentialError, match="there is no lennard-jones:He"):
+            list(calculate_on(run, crystals, by_size, "lennard-jones:He"))
+    calculated = found.pop("5.0")
+    assert isinstance(calculated, Calculated)
+    assert calculated.provenance == {"threads": "1"}
+    for key, outcome in found.items():
+        assert isinstance(outcome, Failed)
+        assert outcome.reason == WRONG[float(key)]
 
 
 def test_threads_of_this_process_are_left_as_they_were():
