@@ -1,8 +1,9 @@
 """Backbones: pre-trained MatGL bodies that turn a crystal into an embedding, loaded by name or path and checked.
 
 Three kinds of file are read: a backbone shipped with this package (by name), a folder written by :meth:`Backbone.save`,
-and a MatGL model (a folder, or a name that MatGL fetches from its hub). Each is refused, by name and number, if it does
-not give the right values on known compounds: weights made before MatGL 3 load without a word and are wrong.
+and a MatGL model of formation energies or potential (a folder, or a name that MatGL fetches from its hub). Each is
+refused, by name and number, if it does not give the right values on known compounds: weights made before MatGL 3 load
+without a word and are wrong.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +27,7 @@ from engine.learning.composition import COMPOSITION_STATISTICS
 from engine.learning.statistics import crystal_statistics
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS, MAX_Z
+from engine.pretrained import find_model, model_class, read_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,8 +45,6 @@ FORMATION_ENERGIES = {"NaCl": -2.11, "MgO": -3.08, "LiF": -3.16}
 """eV/atom, PBE with Materials Project corrections, of the compounds in :func:`known_compounds`."""
 _FORMATION_ENERGY_TOLERANCE = 0.15  # eV/atom; wrong message direction is off by 0.35 and more
 _CHECK_TOLERANCE = 1e-3  # of a standardised output; float32 noise is 1e-6
-_MATGL_FILES = ("model.json", "model.pt", "state.pt")
-_MATGL_ORGANISATION = "materialyze"  # where MatGL looks for a name without owner
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,69 +283,30 @@ def _check_own(card: Mapping[str, Any], network: GraphNetwork) -> None:
 def _load_matgl(name: str | Path) -> Backbone:
     from matgl.models import TransformedTargetModel
 
-    from engine.learning.network import GraphNetwork
-
-    folder = _matgl_folder(name)
-    model = _read_matgl(name, folder)
+    others = f"a backbone of ours: a folder with {CARD}, or one of {', '.join(shipped_backbones())}"
+    folder = find_model(name, "backbone", others, BackboneError)
+    if model_class(folder) == "Potential":
+        return _of_potential(name)
+    model = read_model(name, folder, BackboneError)
     body = model.model if isinstance(model, TransformedTargetModel) else model
     metadata = json.loads((folder / "model.json").read_text()).get("metadata") or {}
     _check_formation_energies(name, model, body, metadata)
-    card: dict[str, Any] = {"name": Path(name).name, "metadata": metadata, "properties": []}
-    return Backbone(Path(name).name, GraphNetwork(body, _probe_readout(body), ()).eval(), card)
+    return _bare(name, body, {"metadata": metadata})
 
 
-def _matgl_folder(name: str | Path) -> Path:
-    """Folder of a MatGL model: the one given, or the cached copy of what MatGL's hub has under this name."""
-    path = Path(name)
-    looks_like_path = path.exists() or len(path.parts) > 2 or str(name).startswith((".", "/"))
-    if looks_like_path:
-        absent = [f for f in _MATGL_FILES if not (path / f).is_file()]
-        if absent:
-            raise BackboneError(
-                f"{name} holds neither {CARD} (a backbone of ours) nor a whole MatGL model "
-                f"({', '.join(absent)} missing); give such a folder, a MatGL name, or one of "
-                f"{', '.join(shipped_backbones())}"
-            )
-        return path
-    from huggingface_hub import hf_hub_download
-    from matgl.config import MATGL_CACHE
+def _of_potential(name: str | Path) -> Backbone:
+    """Take the network inside a potential, which is checked on compounds and repaired where it is known to be old."""
+    from engine.physics.potentials import load_potential
 
-    repository = str(name) if "/" in str(name) else f"{_MATGL_ORGANISATION}/{name}"
-    try:
-        files = [hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE)) for file in _MATGL_FILES]
-    except (OSError, ValueError) as error:
-        raise BackboneError(
-            f"no backbone {str(name)!r}: it is not shipped ({', '.join(shipped_backbones())}), no such folder is here, "
-            f"and it cannot be had from {repository} on the Hugging Face hub ({_first_line(error)}); "
-            "without a network give a folder on disk"
-        ) from error
-    return Path(files[0]).parent
+    potential: Any = load_potential(name)
+    return _bare(name, potential.module.model.requires_grad_(True), {"potential": potential.describe()})
 
 
-def _read_matgl(name: str | Path, folder: Path) -> nn.Module:
-    import matgl
-    import torch
-    from matgl.data.transformer import Normalizer
+def _bare(name: str | Path, body: nn.Module, card: Mapping[str, Any]) -> Backbone:
+    from engine.learning.network import GraphNetwork
 
-    try:
-        # a Normalizer is pickled into models that scale their own output; torch admits it only when told so
-        with warnings.catch_warnings(), torch.serialization.safe_globals([Normalizer]):
-            # MatGL only warns of weights whose meaning has changed, and would go on with wrong numbers
-            warnings.filterwarnings("error", message="Incompatible model version")
-            model: nn.Module = matgl.load_model(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BackboneError(
-            f"MatGL cannot load {name} ({error.__cause__ or error}); get the current weights of this model"
-        ) from error
-    # MatGL loads with strict=False, which leaves out what it does not know
-    stored = set(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
-    expected = set(model.state_dict())
-    if stored != expected:
-        raise BackboneError(
-            f"{name} stores {len(stored)} tensors, {type(model).__name__} has {len(expected)} "
-            f"(differing: {', '.join(sorted(stored ^ expected)[:3])}); get the current weights of this model"
-        )
-    return model
+    network = GraphNetwork(body, _probe_readout(body), ()).eval()
+    return Backbone(Path(name).name, network, {"name": Path(name).name, "properties": [], **card})
 
 
 def _check_formation_energies(name: str | Path, model: nn.Module, body: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -357,7 +317,7 @@ def _check_formation_energies(name: str | Path, model: nn.Module, body: nn.Modul
         raise BackboneError(
             f"{name} does not say what it predicts (metadata 'target' in model.json is {target!r}), so it cannot be "
             "checked against known compounds and weights from before MatGL 3 would pass unnoticed; use a "
-            "formation-energy model, or a backbone saved by kappascout"
+            "formation-energy model, a potential, or a backbone saved by kappascout"
         )
     mean, std = float(metadata.get("target_mean", 0.0)), float(metadata.get("target_std", 1.0))
     compounds = known_compounds()
@@ -406,7 +366,3 @@ def _is_json(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

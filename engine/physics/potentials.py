@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from engine.exceptions import PotentialError, UnknownElementError
 from engine.materials.crystal import Crystal
 from engine.physics.energy_volume import equation_of_state
 from engine.physics.outcome import CalculationError
+from engine.pretrained import WEIGHTS, find_model, read_model
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -39,8 +39,6 @@ KNOWN_COMPOUNDS = {"MgO": (4.21, 160.0), "NaCl": (5.64, 25.0)}
 _IONS = {"MgO": ("Mg", "O"), "NaCl": ("Na", "Cl")}
 LATTICE_TOLERANCE = 0.03
 BULK_MODULUS_TOLERANCE = 0.5
-_MATGL_FILES = ("model.json", "model.pt", "state.pt")
-_MATGL_ORGANISATION = "materialyze"  # where MatGL looks for a name without owner
 
 
 class Potential(ABC):
@@ -263,84 +261,23 @@ def _check_compound(potential: Potential, crystal: Crystal, length: float, modul
 
 
 def _load_matgl(spec: str) -> MatGLPotential:
-    folder = _matgl_folder(spec)
-    sha256 = hashlib.sha256((folder / "state.pt").read_bytes()).hexdigest()
+    import torch
+    from matgl.apps.pes import Potential as MatGLModule
+
+    folder = find_model(spec, "potential", ", ".join(CLASSICAL), PotentialError)
+    sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     old = sha256 in MADE_BEFORE_MATGL_3
-    module = _read_matgl(spec, folder, old)
+    torch.set_num_threads(1)  # threads of several processes fight; see load_potential's callers, one process a core
+    module = read_model(spec, folder, PotentialError, old=old)
+    if not isinstance(module, MatGLModule):
+        raise PotentialError(
+            f"{spec} is a MatGL {type(module).__name__}, not a potential; choose one that gives forces"
+        )
     if old:
         _turn_messages(module.model.tensor_embedding)
     potential = MatGLPotential(Path(spec).name, sha256, module.eval().requires_grad_(False))
     check_compounds(potential)
     return potential
-
-
-def _matgl_folder(spec: str) -> Path:
-    """Folder of a MatGL model: the one given, or the cached copy of what MatGL's hub has under this name."""
-    path = Path(spec)
-    if path.exists() or len(path.parts) > 2 or spec.startswith((".", "/")):
-        if absent := [f for f in _MATGL_FILES if not (path / f).is_file()]:
-            raise PotentialError(
-                f"{spec} is no whole MatGL potential ({', '.join(absent)} missing); give its folder, a MatGL name, or "
-                f"{', '.join(CLASSICAL)}"
-            )
-        return path
-    from huggingface_hub import hf_hub_download
-    from matgl.config import MATGL_CACHE
-
-    repository = spec if "/" in spec else f"{_MATGL_ORGANISATION}/{spec}"
-    try:
-        files = [hf_hub_download(repository, file, cache_dir=str(MATGL_CACHE)) for file in _MATGL_FILES]
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise PotentialError(
-            f"no potential {spec!r}: no such folder is here, and it cannot be had from {repository} on the Hugging "
-            f"Face hub ({reason}); give a folder, or one of {', '.join(CLASSICAL)}"
-        ) from error
-    return Path(files[0]).parent
-
-
-def _read_matgl(spec: str, folder: Path, old: bool) -> Any:
-    import matgl
-    import torch
-    from matgl.apps.pes import Potential as MatGLModule
-
-    torch.set_num_threads(1)  # threads of several processes fight; see load_potential's callers, one process a core
-    try:
-        with warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter("always")
-            module = matgl.load_model(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PotentialError(
-            f"MatGL cannot load {spec} ({error.__cause__ or error}); get the current weights of this potential"
-        ) from error
-    for note in noted:
-        if not str(note.message).startswith("Incompatible model version"):
-            warnings.warn_explicit(note.message, note.category, note.filename, note.lineno)
-        elif not old:  # MatGL goes on, and with wrong numbers
-            raise PotentialError(
-                f"the weights of {spec} have another meaning in the installed MatGL ({matgl.__version__}); get the "
-                "current weights of this potential"
-            )
-    if not isinstance(module, MatGLModule):
-        raise PotentialError(
-            f"{spec} is a MatGL {type(module).__name__}, not a potential; choose one that gives forces"
-        )
-    _require_all_loaded(spec, folder, module)
-    return module
-
-
-def _require_all_loaded(spec: str, folder: Path, module: Any) -> None:
-    """MatGL loads with ``strict=False``, which leaves out what it does not know."""
-    import torch
-
-    stored = set(torch.load(folder / "state.pt", map_location="cpu", weights_only=True))
-    stored.discard("element_refs.onehot")  # a table that newer versions make themselves
-    expected = set(module.state_dict())
-    if stored != expected:
-        raise PotentialError(
-            f"{spec} stores {len(stored)} tensors, its network has {len(expected)} "
-            f"(differing: {', '.join(sorted(stored ^ expected)[:3])}); get the current weights of this potential"
-        )
 
 
 def _turn_messages(embedding: Any) -> None:

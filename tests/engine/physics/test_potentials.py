@@ -13,6 +13,7 @@ from engine.exceptions import PotentialError, UnknownElementError
 from engine.physics import potentials
 from engine.physics.classical import PairPotential, PairTerm
 from engine.physics.potentials import Potential, check_compounds, load_potential
+from engine.pretrained import read_model
 from tests.engine.physics.salts import diamond, rocksalt
 
 PBE = "pretrained/TensorNet-MatPES-PBE-v2025.1-PES"
@@ -106,7 +107,7 @@ def test_repair_is_exactly_the_other_end_of_every_edge(pbe, shared):
         def aggregate(self, msg, index, dim_size):
             return super().aggregate(msg, self.end, dim_size)
 
-    old = potentials._read_matgl("old", Path(shared(PBE)), old=True).eval()
+    old = read_model("old", Path(shared(PBE)), PotentialError, old=True).eval()
     old.model.tensor_embedding.__class__ = OtherEnd
     reference = potentials.MatGLPotential("old", "", old)
     atoms = rocksalt("MgO").to_atoms()
