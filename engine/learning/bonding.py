@@ -28,7 +28,11 @@ CUTOFF = 6.0
 _BOND = 1.25
 _SOFTNESS = 0.37  # Angstrom
 _TINY = 1e-6
-_CHUNK = 256
+_ROOT2 = math.sqrt(2.0)
+_MANDEL = np.array([1.0, 1.0, 1.0, *[1 / _ROOT2] * 3])
+_MANDEL_PLACE = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+_CHUNK = 64
+"""Crystals whose pairs fit the processor's cache together."""
 _MOMENTS = ("mean", "std", "min", "max")
 _OF_ATOMS = (
     "coordination",
@@ -79,20 +83,24 @@ def _chunk_statistics(crystals: Sequence[Crystal]) -> NDArray[np.float32]:
     numbers = np.concatenate([c.numbers for c in crystals])
     owner = np.repeat(np.arange(len(crystals)), sizes)
     a, b = np.concatenate([g.edges + start for g, start in zip(graphs, first, strict=True)], axis=1)
-    positions = np.concatenate([g.positions for g in graphs]).astype(np.float64)
-    vector = positions[b] + np.concatenate([g.shifts for g in graphs]) - positions[a]
-    distance = np.linalg.norm(vector, axis=1)
-    direction = vector / distance[:, None]
+    positions = np.concatenate([g.positions for g in graphs], dtype=np.float64)
+    shifts = np.concatenate([g.shifts for g in graphs])
+    vector = np.ascontiguousarray((positions[b] + shifts - positions[a]).T)  # 3 x m: whole columns are summed below
+    squared = np.einsum("im,im->m", vector, vector)
+    distance = np.sqrt(squared)
+    direction = vector / distance
+    dyads = _dyads(direction)
 
     n = len(numbers)
     nearest = np.full(n, CUTOFF)
     np.minimum.at(nearest, a, distance)
     strength = np.exp((COVALENT_RADIUS[numbers[a]] + COVALENT_RADIUS[numbers[b]] - distance) / _SOFTNESS)
-    bond = distance <= _BOND * nearest[a]
+    bond = np.flatnonzero(distance <= _BOND * nearest[a])
     volume = np.array([c.volume for c in crystals])
-    atoms = _of_atoms(n, a, bond, direction, strength, nearest, numbers)
+    atoms = _of_atoms(n, a, bond, direction, dyads, strength, nearest, numbers)
     bonds = _of_bonds(numbers, a[bond], b[bond], distance[bond])
     like = _mean(numbers[a[bond]] == numbers[b[bond]], owner[a[bond]], len(crystals))
+    ends = np.cumsum([g.n_edges for g in graphs])
     cells = [
         np.log(_mean(ATOMIC_MASS[numbers], owner, len(crystals))),
         np.log(volume / sizes),
@@ -100,7 +108,7 @@ def _chunk_statistics(crystals: Sequence[Crystal]) -> NDArray[np.float32]:
         _mean(nearest, owner, len(crystals)) ** 3 * sizes / volume,
         np.bincount(owner, nearest**3, len(crystals)) * np.pi / 6 / volume,
         like,
-        *_spring_elasticity(owner[a], vector, direction, strength, volume).T,
+        *_spring_elasticity(ends, dyads, strength * squared, volume).T,
     ]
     columns = [
         *(m for value in atoms for m in _moments(value, owner, len(crystals))),
@@ -111,28 +119,28 @@ def _chunk_statistics(crystals: Sequence[Crystal]) -> NDArray[np.float32]:
 
 
 def _of_atoms(
-    n: int, a: np.ndarray, bond: np.ndarray, direction: np.ndarray, strength: np.ndarray, nearest: np.ndarray,
-    numbers: np.ndarray,
+    n: int, a: np.ndarray, bond: np.ndarray, direction: np.ndarray, dyads: np.ndarray, strength: np.ndarray,
+    nearest: np.ndarray, numbers: np.ndarray,
 ) -> list[np.ndarray]:  # fmt: skip
     """One array (n) for each name in ``_OF_ATOMS``."""
-    at, u = a[bond], direction[bond]
+    at = a[bond]
     count = np.bincount(at, minlength=n).astype(np.float64)
     many = np.maximum(count, 1.0)
-    total = _sums(u, at, n)
-    second = _sums(u[:, :, None] * u[:, None, :], at, n)
+    total = _sums(direction[:, bond], at, n)
+    second = _sums(dyads[:, bond], at, n)
     pairs = np.maximum(count * (count - 1) / 2, 1.0)
     cosine = (np.square(total).sum(1) - count) / 2 / pairs
-    squared = (np.square(second).sum((1, 2)) - count) / 2 / pairs
-    springs = _sums(strength[:, None, None] * direction[:, :, None] * direction[:, None, :], a, n)
+    squared = (np.square(second).sum(1) - count) / 2 / pairs
+    springs = _sums(strength * dyads, a, n)
     return [
         count,
         np.log(nearest),
         np.linalg.norm(total, axis=1) / many,
-        np.linalg.eigvalsh(second / many[:, None, None])[:, 0],
+        np.linalg.eigvalsh(_matrices(second / many[:, None]))[:, 0],
         cosine,
         np.sqrt(np.maximum(squared - cosine**2, 0.0)),
         np.log(np.bincount(a, strength, n) + _TINY),
-        np.log(np.maximum(np.linalg.eigvalsh(springs)[:, 0], 0.0) / ATOMIC_MASS[numbers] + _TINY) / 2,
+        np.log(np.maximum(np.linalg.eigvalsh(_matrices(springs))[:, 0], 0.0) / ATOMIC_MASS[numbers] + _TINY) / 2,
     ]
 
 
@@ -147,16 +155,26 @@ def _of_bonds(numbers: np.ndarray, a: np.ndarray, b: np.ndarray, distance: np.nd
     ]
 
 
-def _spring_elasticity(
-    owner: np.ndarray, vector: np.ndarray, direction: np.ndarray, strength: np.ndarray, volume: np.ndarray
-) -> np.ndarray:
-    """Logarithms of the eigenvalues (N x 6, ascending) of the elastic tensor of springs along all pairs."""
-    x, y, z = direction.T
-    root2 = np.sqrt(2.0)
-    strain = np.stack([x * x, y * y, z * z, root2 * y * z, root2 * x * z, root2 * x * y], axis=1)
-    weight = strength * np.square(vector).sum(1)
-    tensor = _sums(weight[:, None, None] * strain[:, :, None] * strain[:, None, :], owner, len(volume))
+def _spring_elasticity(ends: np.ndarray, dyads: np.ndarray, weight: np.ndarray, volume: np.ndarray) -> np.ndarray:
+    """Logarithms of the eigenvalues (N x 6, ascending) of the elastic tensor of springs along all pairs.
+
+    The pairs of crystal k, of which ``dyads`` (6 x m) and ``weight`` (m) are given, stop before ``ends[k]``.
+    """
+    starts = np.concatenate([[0], ends[:-1]])
+    weighted = weight * dyads
+    tensor = np.stack([weighted[:, i:j] @ dyads[:, i:j].T for i, j in zip(starts, ends, strict=True)])
     return np.log(np.maximum(np.linalg.eigvalsh(tensor / volume[:, None, None]), 0.0) + 1e-3)
+
+
+def _dyads(direction: np.ndarray) -> np.ndarray:
+    """Product of each unit vector (3 x m) with itself, 6 x m in Mandel's notation, which keeps scalar products."""
+    x, y, z = direction
+    return np.stack([x * x, y * y, z * z, _ROOT2 * y * z, _ROOT2 * x * z, _ROOT2 * x * y])
+
+
+def _matrices(mandel: np.ndarray) -> np.ndarray:
+    """Write symmetric matrices (n x 6 in Mandel's notation) as n x 3 x 3."""
+    return (mandel * _MANDEL)[:, _MANDEL_PLACE]
 
 
 def _moments(values: np.ndarray, owner: np.ndarray, n: int) -> list[np.ndarray]:
@@ -176,7 +194,5 @@ def _mean(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
 
 
 def _sums(values: np.ndarray, owner: np.ndarray, n: int) -> np.ndarray:
-    """Sum of ``values`` (m x ...) by owner, n x ...."""
-    flat = values.reshape(len(values), math.prod(values.shape[1:]))
-    columns = [np.bincount(owner, column, n) for column in flat.T]
-    return np.stack(columns, axis=1).reshape(n, *values.shape[1:])
+    """Sum of each row of ``values`` (c x m) by owner, n x c."""
+    return np.stack([np.bincount(owner, row, n) for row in values], axis=1)
