@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
@@ -9,6 +10,8 @@ from campaigns.predictors import is_model
 from campaigns.training_set import training_labels
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from campaigns.round import RoundWork
     from engine.learning.ensemble import Ensemble
 
@@ -24,25 +27,25 @@ def lower_fidelity(work: RoundWork) -> Ensemble | None:
     CampaignError
         If the model stands on another backbone, or the fidelity has too few labels.
     """
-    from engine.learning.storage import load_ensemble
-
     prior, directory = work.settings.model.prior, work.campaign.directory
     if not prior:
         return None
     if not is_model(directory, prior):
         return _of_fidelity(work, prior)
-    ensemble = load_ensemble(directory / prior)
+    ensemble = _load(directory / prior)
     if ensemble.backbone.sha256 != work.featuriser.backbone.sha256:
+        named = work.settings.model.backbone
+        starts = " ".join(f"--from {name}" for name in ([named] if isinstance(named, str) else named))
         raise CampaignError(
             f"[model] prior = {prior!r} stands on backbone {ensemble.backbone.name}, the campaign on "
-            f"{work.featuriser.backbone.name}; train it again with --from {work.settings.model.backbone}"
+            f"{work.featuriser.backbone.name}; train it again with {starts}"
         )
     return ensemble
 
 
 def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble:
     from engine.learning.ensemble import EnsembleSettings, labels_hash, minimum_labels, train_ensemble
-    from engine.learning.storage import RECORD, load_ensemble, save_ensemble
+    from engine.learning.storage import RECORD, save_ensemble
 
     section, members = work.settings.campaign, work.settings.model.members
     labels = training_labels(
@@ -66,4 +69,19 @@ def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble:
             work.featuriser, keys, values, settings, property=section.property, scale=section.learned_scale
         )
         save_ensemble(ensemble, folder, work.campaign.artifacts / "backbones")
+    return _load(folder)
+
+
+def _load(folder: Path) -> Ensemble:
+    """Read a model once for all rounds, which then share what the covariance of its labels takes to work out."""
+    from engine.learning.storage import RECORD
+
+    return _loaded(folder, (folder / RECORD).read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, record: bytes) -> Ensemble:
+    """Read a model; ``record`` vouches for every file of it."""
+    from engine.learning.storage import load_ensemble
+
     return load_ensemble(folder)

@@ -34,7 +34,7 @@ from engine.learning.gp import FoldPredictor, GaussianProcessHead, union
 from engine.learning.judgement import judge, judge_curves, judge_folds
 from engine.learning.losses import Loss
 from engine.learning.mlp import PerceptronHead
-from engine.learning.multifidelity import MultiFidelityHead
+from engine.learning.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
 from engine.learning.seeding import one_thread
 from engine.learning.statistics import STATISTICS
 from engine.learning.training import Schedule
@@ -43,6 +43,7 @@ from engine.metrics.extrapolation import TrainingDistance, Widening, cross_widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from engine.execution import Run
     from engine.learning.backbone import Backbone
@@ -207,18 +208,22 @@ class Ensemble:
                 std[k] = self.noise[k] if own is None else own
         elif self._folds is not None:
             mean, std = self._folds(featuriser.embeddings(keys))
+        elif isinstance(self.heads[0], MultiFidelityHead):
+            mean, std = predict_all(self.heads, featuriser.embeddings(keys))
         else:
             embeddings = featuriser.embeddings(keys)
             for k, head in enumerate(self.heads):
-                if isinstance(head, MultiFidelityHead):
-                    mean[k], std[k] = head.predict(embeddings)
-                else:
-                    mean[k], std[k] = head.predict(embeddings), self.noise[k]
+                mean[k], std[k] = head.predict(embeddings), self.noise[k]
         if self.blend is not None:
             mean = self.blend(mean, self.blend.committee.estimate(featuriser, keys))
         factors = self.widening_factors(featuriser, keys)
         centre = mean.mean(axis=0)
         return centre + factors * (mean - centre), factors * std
+
+    @cached_property
+    def process(self) -> MultiFidelityHead:
+        """The process of Gaussian-process members with all labels, for another fidelity to stand on."""
+        return MultiFidelityHead.of(union(self.heads), "lower")
 
     @cached_property
     def _folds(self) -> FoldPredictor | None:
@@ -336,9 +341,13 @@ class _TrainingData:
     @cached_property
     def lower(self) -> MultiFidelityHead | None:
         """The cheaper fidelity's process, with all its labels."""
-        if self.lower_fidelity is None:
-            return None
-        return lower_process(self.lower_fidelity)
+        return None if self.lower_fidelity is None else self.lower_fidelity.process
+
+    @cached_property
+    def sight(self) -> Tensor:
+        """What that process sees of the crystals, n x m."""
+        assert self.lower is not None
+        return self.lower.sees(self.embeddings)
 
     @cached_property
     def graphs(self) -> GraphData:
@@ -385,7 +394,7 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
             if data.lower is None:
                 head = GaussianProcessHead.fit(embeddings[rows], values[rows], groups, seed)
             else:
-                head = data.lower.above(UPPER, embeddings[rows], values[rows], seed)
+                head = data.lower.above(UPPER, embeddings[rows], values[rows], seed, data.sight[rows])
             mean[held], std[held] = head.predict(embeddings[held])
         heads.append(head)
         told = f"{settings.head} member {k + 1} of {settings.members}"
@@ -449,11 +458,6 @@ def _members_of_one(data: _TrainingData, settings: EnsembleSettings) -> tuple[Ga
     return tuple(whole.keeping(rows) for rows in data.jobs)
 
 
-def lower_process(ensemble: Ensemble) -> MultiFidelityHead:
-    """Give the process of an ensemble of Gaussian processes with all its labels, for another fidelity to stand on."""
-    return MultiFidelityHead.of(union(ensemble.heads), "lower")
-
-
 def minimum_labels(members: int) -> int:
     """Fewest labels that this many members can be trained on: one to hold out each, and never fewer than 8."""
     return max(MIN_LABELS, members)
@@ -498,13 +502,20 @@ class _FunctionPosterior:
         out = np.empty((self.n_draws, len(rows)), dtype=np.float32)
         for start, part in zip(range(0, len(rows), CHUNK), chunks(self._select(rows)), strict=True):
             embeddings = self._featuriser.embeddings(part)
-            means, drawn = zip(*(functions(embeddings) for functions in self._functions), strict=True)
-            own = np.mean(means, axis=0)
+            means, drawn = self._evaluate(embeddings)
+            own = means.mean(axis=0)
             blend = self._ensemble.blend
             centre = own if blend is None else blend(own, blend.committee.estimate(self._featuriser, part))
             factors = self._ensemble.calibration * self._ensemble.widening_factors(self._featuriser, part)
-            out[:, start : start + len(part)] = centre + factors * (np.concatenate(drawn) - own)
+            out[:, start : start + len(part)] = centre + factors * (drawn - own)
         return out
+
+    def _evaluate(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means of the members (K x N) and all functions' values (D x N)."""
+        if isinstance(self._functions[0], MultiFidelityFunctions):
+            return evaluate_all(self._functions, embeddings)
+        means, drawn = zip(*(functions(embeddings) for functions in self._functions), strict=True)
+        return np.stack(means), np.concatenate(drawn)
 
     def _select(self, rows: NDArray[np.int64]) -> list[str]:
         return [self._keys[i] for i in rows.tolist()]

@@ -11,15 +11,18 @@ a factor that nobody knows. All labels of all fidelities are conditioned on toge
 Hyperparameters are fitted from the lowest fidelity upwards, those of each given the labels of the ones beneath (as in
 Kennedy and O'Hagan; Le Gratiet and Garnier, Int. J. Uncertain. Quantif. 4, 365, 2014): thousands of cheap labels cost
 one fit, whatever is learned above them, and a few expensive ones cannot spoil it.
+
+The covariance of all labels is factorised a fidelity at a time: the factor of those beneath stays as it is, a label on
+top adds a row (Schur complement). Processes that stand on one thus share its factor, and what it says of a crystal.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +62,10 @@ class MultiFidelityHead:
     constant), its hyperparameters, and the discrepancy that it is of; ``slope``, ``noise``, ``mean`` (t); ``std``."""
     fidelities: tuple[str, ...]
     """From the cheapest to the one that is wanted."""
+    built_on: MultiFidelityHead | None = field(default=None, repr=False)
+    """Process of the fidelities beneath, where it is there already, with all that it has worked out."""
+    sight: Tensor | None = field(default=None, repr=False)
+    """What that one sees of the labels on top (:meth:`sees`), n x m, where it is known already."""
 
     @classmethod
     def fit(
@@ -114,9 +121,16 @@ class MultiFidelityHead:
         return cls(tensors, (fidelity,))
 
     def above(
-        self, fidelity: str, embeddings: NDArray[np.float32], values: NDArray[np.float64], seed: int
+        self,
+        fidelity: str,
+        embeddings: NDArray[np.float32],
+        values: NDArray[np.float64],
+        seed: int,
+        sight: Tensor | None = None,
     ) -> MultiFidelityHead:
         """Give this process with one more fidelity on top, learned from n embeddings and their values.
+
+        ``sight`` is :meth:`sees` of the embeddings, for members that share most of them.
 
         Raises
         ------
@@ -130,7 +144,9 @@ class MultiFidelityHead:
             )
         t, level = self.tensors, len(self.fidelities)
         x, y = self._standardise(embeddings), torch.as_tensor(np.asarray(values, dtype=np.float64))
-        below, covariance = self._posterior(x, level - 1)
+        sight = self.sees(embeddings) if sight is None else sight
+        below = sight @ self._target
+        covariance = self._covariance(x, level - 1, x, level - 1) - sight @ sight.T
         mean = (y - below * t["std"]).mean()
         target = (y - mean) / t["std"]
         some = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:_FIT_ROWS]
@@ -141,17 +157,23 @@ class MultiFidelityHead:
             "lengthscale": fitted["lengthscale"], "outputscale": fitted["outputscale"], "slope": fitted["slope"],
             "noise": fitted["noise"], "mean": mean.reshape(1),
         }  # fmt: skip
-        return self.with_upper(added, fidelity)
+        return self.with_upper(added, fidelity, sight)
+
+    def sees(self, embeddings: NDArray[np.float32]) -> Tensor:
+        """Whitened covariance of N embeddings, at the highest fidelity, with the n labels: what these say of them."""
+        return self._seen(self._standardise(embeddings), len(self.fidelities) - 1)
 
     def upper(self, lower: MultiFidelityHead) -> dict[str, Tensor]:
         """Tensors that this process has beyond those of ``lower``, which it was built on."""
         t, beneath = self.tensors, lower.tensors
         return {name: t[name][len(beneath[name]) :].contiguous() for name in _GROWING}
 
-    def with_upper(self, tensors: Mapping[str, Tensor], fidelity: str) -> MultiFidelityHead:
+    def with_upper(
+        self, tensors: Mapping[str, Tensor], fidelity: str, sight: Tensor | None = None
+    ) -> MultiFidelityHead:
         """Give the process whose :meth:`upper` tensors over this one are these."""
         joined = {name: torch.cat([self.tensors[name], tensors[name]]) for name in _GROWING}
-        return MultiFidelityHead({**self.tensors, **joined}, (*self.fidelities, fidelity))
+        return MultiFidelityHead({**self.tensors, **joined}, (*self.fidelities, fidelity), self, sight)
 
     def keeping(self, rows: NDArray[np.int64]) -> MultiFidelityHead:
         """Give the same process with only these labels; what was fitted stays."""
@@ -166,12 +188,8 @@ class MultiFidelityHead:
 
         Of the fidelity that is wanted if none is named. In single precision, as :meth:`GaussianProcessHead.predict`.
         """
-        t, level = self.tensors, self._level(fidelity)
-        rows = torch.tensor(np.asarray(embeddings), dtype=torch.float32)
-        means, parts = zip(*(self._standardised(block, level) for block in rows.split(_BLOCK)), strict=True)
-        mean, explained = torch.cat(means).double(), torch.cat(parts).double()
-        variance = (self._prior_covariance(level, level) - explained).clamp_min(1e-10) + t["noise"][level]
-        return (mean * t["std"] + t["mean"][level]).numpy(), (variance.sqrt() * t["std"]).numpy()
+        mean, std = predict_all([self], embeddings, fidelity)
+        return mean[0], std[0]
 
     def functions(self, n_functions: int, seed: int) -> MultiFidelityFunctions:
         """Draw functions of all fidelities from the posterior (noise-free); the same ``seed`` gives the same ones."""
@@ -184,8 +202,7 @@ class MultiFidelityHead:
         at_labels = torch.empty_like(noise)
         for loadings, rows in zip(self._loadings, self._rows, strict=True):
             at_labels[:, rows] = _prior(discrepancies, loadings, t["x"][rows])
-        correction = torch.cholesky_solve((at_labels + noise).T, self.cholesky).T
-        return MultiFidelityFunctions(self, discrepancies, correction)
+        return MultiFidelityFunctions(self, discrepancies, self._whitened(at_labels + noise))
 
     def variance_reduction(
         self, embeddings: NDArray[np.float32], fidelity: str, reference: NDArray[np.float32] | None = None
@@ -198,30 +215,47 @@ class MultiFidelityHead:
         level, wanted = self._level(fidelity), self._level(None)
         x = self._standardise(embeddings)
         seen = self._seen(x, level)
-        variance = self._prior_covariance(level, level) - seen.square().sum(0) + self.tensors["noise"][level]
+        variance = self._prior_covariance(level, level) - seen.square().sum(1) + self.tensors["noise"][level]
         if reference is None:
-            shared = self._prior_covariance(level, wanted) - (seen * self._seen(x, wanted)).sum(0)
+            shared = self._prior_covariance(level, wanted) - (seen * self._seen(x, wanted)).sum(1)
             fall = shared.square() / variance
         else:
             at = self._standardise(reference)
-            shared = self._covariance(x, level, at, wanted) - seen.T @ self._seen(at, wanted)
+            shared = self._covariance(x, level, at, wanted) - seen @ self._seen(at, wanted).T
             fall = shared.square().mean(1) / variance
         return (fall * self.tensors["std"].square()).numpy()
 
     @cached_property
-    def cholesky(self) -> Tensor:
-        """Lower factor (n x n) of the covariance of all labels with their noise."""
-        t = self.tensors
-        covariance = t["x"].new_empty(len(t["x"]), len(t["x"]))
-        for level, rows in enumerate(self._rows):
-            covariance[rows] = self._cross(t["x"][rows], level, t["x"])
-        covariance.diagonal().add_(t["row_noise"])
-        return torch.linalg.cholesky(covariance)
+    def lower(self) -> MultiFidelityHead | None:
+        """Process of the fidelities beneath the highest, conditioned on their labels alone."""
+        if self.built_on is not None or len(self.fidelities) == 1:
+            return self.built_on
+        t, top = self.tensors, len(self.fidelities) - 1
+        kept = dict.fromkeys(("columns", "kernel_level", "lengthscale", "outputscale"), t["kernel_level"] < top)
+        kept |= dict.fromkeys(_ROWS, t["level"] < top) | dict.fromkeys(("slope", "noise", "mean"), slice(top))
+        beneath = {name: t[name][rows] for name, rows in kept.items()}
+        return MultiFidelityHead({**t, **beneath}, self.fidelities[:-1])
 
     @cached_property
-    def weights(self) -> Tensor:
-        """(K + noise)^-1 (y - mean), n."""
-        return torch.cholesky_solve(self.tensors["target"][:, None], self.cholesky)[:, 0]
+    def _own(self) -> _Own:
+        """What the labels of the highest fidelity add to those beneath."""
+        t, top = self.tensors, len(self.fidelities) - 1
+        rows = self._rows[top]
+        x = t["x"][rows]
+        link = self._beneath(x, top, self.sight)
+        covariance = self._covariance(x, top, x, top) - link @ link.T
+        covariance.diagonal().add_(t["row_noise"][rows])
+        return _Own(t["centre"], t["scale"], x, torch.linalg.cholesky(covariance).T.contiguous(), link)
+
+    @cached_property
+    def _own_single(self) -> _Own:
+        """The same in single precision, for whole pools."""
+        return _Own(*(part.float().contiguous() for part in self._own))
+
+    @cached_property
+    def _target(self) -> Tensor:
+        """Whitened targets of the labels, fidelity by fidelity, n."""
+        return self._whitened(self.tensors["target"][None])[0]
 
     @cached_property
     def _groups(self) -> list[slice]:
@@ -240,12 +274,6 @@ class MultiFidelityHead:
             loadings[level] += slope * loadings[level - 1]
         return loadings
 
-    @cached_property
-    def _single(self) -> tuple[Tensor, ...]:
-        """What prediction reads, in single precision: centre, scale, x, upper factor, weights."""
-        t = self.tensors
-        return tuple(v.float().contiguous() for v in (t["centre"], t["scale"], t["x"], self.cholesky.T, self.weights))
-
     def _level(self, fidelity: str | None) -> int:
         if fidelity is None:
             return len(self.fidelities) - 1
@@ -260,30 +288,36 @@ class MultiFidelityHead:
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
         return (raw - self.tensors["centre"]) / self.tensors["scale"]
 
-    def _standardised(self, rows: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Mean, and the variance that the labels explain, each N, in units of the standardised target."""
-        centre, scale, x, factor, weights = self._single
-        cross = self._cross((rows - centre) / scale, level, x)
-        seen = torch.linalg.solve_triangular(factor, cross, upper=True, left=False)
-        return cross @ weights, seen.square().sum(1)
+    def _whitened(self, values: Tensor) -> Tensor:
+        """Values at the labels (F x n, as the tensors have them) times the inverse factor, fidelity by fidelity."""
+        own, top = self._own, len(self.fidelities) - 1
+        beneath = values[:, :0]
+        if self.lower is not None:
+            beneath = self.lower._whitened(values[:, self.tensors["level"] < top])
+        rest = values[:, self._rows[top]] - beneath @ own.link.T
+        return torch.cat([beneath, torch.linalg.solve_triangular(own.factor, rest, upper=True, left=False)], dim=1)
 
-    def _posterior(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Mean (N) and covariance (N x N) of a fidelity at standardised rows."""
-        seen = self._seen(x, level)
-        mean = self._cross(x, level, self.tensors["x"]) @ self.weights
-        return mean, self._covariance(x, level, x, level) - seen.T @ seen
+    def _seen(self, x: Tensor, level: int, known: Tensor | None = None) -> Tensor:
+        """Whitened covariance of a fidelity at standardised rows with the labels, N x n; squared, what they explain.
 
-    def _seen(self, x: Tensor, level: int) -> Tensor:
-        """Whitened covariance of the labels with a fidelity at standardised rows, n x N; squared, what they explain."""
-        cross = self._cross(x, level, self.tensors["x"])
-        return torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False)
+        Fidelity by fidelity; ``known`` is what :attr:`lower` sees of the rows, where that has been worked out.
+        """
+        own = self._own if x.dtype == torch.float64 else self._own_single
+        beneath = self._beneath(x, level, known)
+        rest = self._covariance(x, level, own.x, len(self.fidelities) - 1) - beneath @ own.link.T
+        return torch.cat([beneath, torch.linalg.solve_triangular(own.factor, rest, upper=True, left=False)], dim=1)
 
-    def _cross(self, a: Tensor, level: int, x: Tensor) -> Tensor:
-        """Prior covariance of a fidelity at standardised rows (N x d) with the labels at ``x``, N x n."""
-        total = a.new_empty(len(a), len(x))
-        for other, rows in enumerate(self._rows):
-            total[:, rows] = self._covariance(a, level, x[rows], other)
-        return total
+    def _beneath(self, x: Tensor, level: int, known: Tensor | None = None) -> Tensor:
+        """Whitened covariance of a fidelity at standardised rows with the labels beneath the highest, N x m."""
+        if known is None:
+            known = self._seen_by_lower(x, level)
+        return float(self.tensors["slope"][level]) * known if level == len(self.fidelities) - 1 else known
+
+    def _seen_by_lower(self, x: Tensor, level: int) -> Tensor:
+        """See the part of a fidelity that the process beneath knows, N x m."""
+        if self.lower is None:
+            return x.new_empty(len(x), 0)
+        return self.lower._seen(x, min(level, len(self.fidelities) - 2))
 
     def _covariance(self, a: Tensor, level: int, b: Tensor, other: int) -> Tensor:
         """Prior covariance of a fidelity at ``a`` with another at ``b``."""
@@ -315,20 +349,80 @@ class MultiFidelityFunctions:
 
     head: MultiFidelityHead
     discrepancies: Sequence[_PriorFunctions]
-    correction: Tensor
-    """F x n: what the labels, seen through each prior function, take from it."""
+    error: Tensor
+    """F x n: whitened difference of each prior function from the labels' means, fidelity by fidelity."""
 
     def __call__(
         self, embeddings: NDArray[np.float32], fidelity: str | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of the posterior (N) and the functions' values (F x N) at N embeddings, in units of the values."""
-        t, level = self.head.tensors, self.head._level(fidelity)
-        x = self.head._standardise(embeddings)
-        cross = self.head._cross(x, level, t["x"]).T
-        mean = self.head.weights @ cross * t["std"] + t["mean"][level]
+        mean, values = evaluate_all([self], embeddings, fidelity)
+        return mean[0], values
+
+    def _evaluate(self, x: Tensor, level: int, known: Tensor) -> tuple[Tensor, Tensor]:
+        t = self.head.tensors
+        seen = self.head._seen(x, level, known)
+        mean = seen @ self.head._target * t["std"] + t["mean"][level]
         prior = _prior(self.discrepancies, self.head._loadings[level], x)
-        deviation = (prior - self.correction @ cross) * t["std"]
-        return mean.numpy(), (mean + deviation).numpy()
+        return mean, mean + (prior - self.error @ seen.T) * t["std"]
+
+
+class _Own(NamedTuple):
+    """What the n labels of the highest fidelity add to the m beneath; d columns."""
+
+    centre: Tensor
+    scale: Tensor
+    """Of the columns, d each."""
+    x: Tensor
+    """n x d standardised rows."""
+    factor: Tensor
+    """n x n: transposed Cholesky factor of their covariance with noise, given the labels beneath."""
+    link: Tensor
+    """n x m: their whitened covariance with the labels beneath."""
+
+
+def predict_all(
+    processes: Sequence[MultiFidelityHead], embeddings: NDArray[np.float32], fidelity: str | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of a new label by K processes that stand on one, which is asked once; K x N each.
+
+    As :meth:`MultiFidelityHead.predict`.
+    """
+    first = processes[0]
+    level = first._level(fidelity)
+    centre, scale = first._own_single[:2]
+    blocks = torch.tensor(np.asarray(embeddings), dtype=torch.float32).split(_BLOCK)
+    means, explained = [], []
+    for block in blocks:
+        x = (block - centre) / scale
+        known = first._seen_by_lower(x, level)
+        seen = [process._seen(x, level, known) for process in processes]
+        means.append(torch.stack([s @ p._target.float() for s, p in zip(seen, processes, strict=True)]))
+        explained.append(torch.stack([s.square().sum(1) for s in seen]))
+    mean, part = torch.cat(means, dim=1).double(), torch.cat(explained, dim=1).double()
+    std = first.tensors["std"]
+    offset, noise, prior = (
+        torch.stack(numbers)[:, None]
+        for numbers in (
+            [p.tensors["mean"][level] for p in processes],
+            [p.tensors["noise"][level] for p in processes],
+            [p._prior_covariance(level, level) for p in processes],
+        )
+    )
+    variance = (prior - part).clamp_min(1e-10) + noise
+    return (mean * std + offset).numpy(), (variance.sqrt() * std).numpy()
+
+
+def evaluate_all(
+    functions: Sequence[MultiFidelityFunctions], embeddings: NDArray[np.float32], fidelity: str | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means (K x N) and values (F x N, all functions) of K processes that stand on one, which is asked once."""
+    first = functions[0].head
+    level = first._level(fidelity)
+    x = first._standardise(embeddings)
+    known = first._seen_by_lower(x, level)
+    means, values = zip(*(f._evaluate(x, level, known) for f in functions), strict=True)
+    return torch.stack(means).numpy(), torch.cat(values).numpy()
 
 
 def _prior(discrepancies: Sequence[_PriorFunctions], loadings: Tensor, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from engine.exceptions import ModelFileError
 from engine.learning.backbone import CARD, Backbone, load_backbone
 from engine.learning.committee import NetworkCommittee
-from engine.learning.ensemble import UPPER, Blend, Ensemble, EnsembleSettings, lower_process
+from engine.learning.ensemble import UPPER, Blend, Ensemble, EnsembleSettings
 from engine.learning.finetune import NetworkHead
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.mlp import PerceptronHead
@@ -47,7 +47,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     for k, (head, noise) in enumerate(zip(ensemble.heads, ensemble.noise, strict=True)):
         tensors = head.tensors
         if ensemble.lower_fidelity is not None:
-            tensors = head.upper(lower_process(ensemble.lower_fidelity))
+            tensors = head.upper(ensemble.lower_fidelity.process)
         written = _write_tensors(folder / f"member-{k}.safetensors", tensors)
         members.append({**written, "seed": ensemble.settings.member_seeds[k], "noise": noise})
     files = [*_save_networks(ensemble, folder), *_save_distance(ensemble, folder)]
@@ -101,8 +101,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     lower = load_ensemble(folder / _LOWER) if (folder / _LOWER / RECORD).is_file() else None
     heads = [_head(settings, backbone, load(content)) for content in contents]
     if lower is not None:
-        process = lower_process(lower)
-        heads = [process.with_upper(load(content), UPPER) for content in contents]
+        heads = [lower.process.with_upper(load(content), UPPER) for content in contents]
     files = {f["path"]: load(_read_checked(folder / f["path"], f["sha256"])) for f in record["files"]}
     return Ensemble(
         backbone=backbone,

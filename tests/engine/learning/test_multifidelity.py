@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning import gp
 from engine.learning.gp import GaussianProcessHead
-from engine.learning.multifidelity import MultiFidelityHead
+from engine.learning.multifidelity import MultiFidelityHead, evaluate_all, predict_all
 
 SINGLE = 1e-3
 """Relative error of a variance in single precision; means are ten times as exact."""
@@ -128,7 +128,7 @@ def test_without_cheap_labels_it_is_the_plain_head():
     plain, head = GaussianProcessHead.fit(x, y, GROUPS, 3), MultiFidelityHead.fit(x, y, names, GROUPS, 3, order=ORDER)
     assert head.fidelities == ("dft",)
     for found, expected in zip(head.predict(new), plain.predict(new), strict=True):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, atol=SINGLE)
 
 
 def test_with_slope_zero_fidelities_know_nothing_of_each_other(two):
@@ -204,6 +204,33 @@ def test_draws_have_the_joint_posterior_s_mean_and_covariance(monkeypatch):
             both = np.outer(scatter, np.sqrt(np.diag(textbook(head, new, u)[1])))
             np.testing.assert_allclose(found / both, shared / both, atol=0.3)
             assert np.abs((found - shared) / both).mean() < 0.06
+
+
+def test_members_on_one_process_ask_it_once_to_the_same_numbers():
+    x, values = crystals(40, 3)
+    low = MultiFidelityHead.of(GaussianProcessHead.fit(*labels({"agl": 60})[:2], GROUPS, 0), "agl")
+    sight = low.sees(x)
+    kept = [np.arange(40) % 5 != k for k in range(3)]
+    alone = [low.above("dft", x[rows], values["dft"][rows], k) for k, rows in enumerate(kept)]
+    members = [low.above("dft", x[rows], values["dft"][rows], k, sight[rows]) for k, rows in enumerate(kept)]
+    new, _ = crystals(15, 9)
+    for fidelity in ("agl", "dft"):
+        together = predict_all(members, new, fidelity)
+        drawn = evaluate_all([m.functions(4, k) for k, m in enumerate(members)], new, fidelity)
+        for k, process in enumerate(alone):
+            for found, expected in zip(together, process.predict(new, fidelity), strict=True):
+                np.testing.assert_allclose(found[k], expected, atol=SINGLE)
+            mean, values_drawn = process.functions(4, k)(new, fidelity)
+            np.testing.assert_allclose(drawn[0][k], mean, atol=1e-8)
+            np.testing.assert_allclose(drawn[1][4 * k : 4 * k + 4], values_drawn, atol=1e-8)
+
+
+def test_what_the_process_beneath_worked_out_is_what_the_tensors_say(three):
+    alike = MultiFidelityHead(three.tensors, three.fidelities)
+    new, _ = crystals(15, 9)
+    for fidelity in ORDER:
+        for found, expected in zip(alike.predict(new, fidelity), three.predict(new, fidelity), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=SINGLE)
 
 
 def test_draws_are_functions(two):
