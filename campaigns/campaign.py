@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from campaigns.exchange.importing import EntryOutcome
-    from engine.learning.backbone import Backbone
+    from engine.learning.mixture import AnyBackbone
     from engine.materials.crystal import Crystal
 
 HONESTY = (
@@ -155,10 +155,11 @@ class Campaign:
         """Labeler that ``campaign.toml`` names."""
         return make_labeler(self.configuration, self.directory)
 
-    def backbone(self, name: str) -> Backbone:
-        """Load a checked backbone by name, or by a path relative to the campaign directory."""
-        beside = self.directory / name
-        return _backbone(str(beside) if beside.exists() else name)
+    def backbone(self, names: str | Sequence[str]) -> AnyBackbone:
+        """Load a checked backbone by name, or by a path relative to the campaign directory; or several side by side."""
+        given = [names] if isinstance(names, str) else names
+        beside = [self.directory / name for name in given]
+        return _backbone(tuple(str(path) if path.exists() else n for path, n in zip(beside, given, strict=True)))
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
@@ -581,10 +582,10 @@ def _store_url(configuration: Configuration, directory: Path) -> str | Path:
 
 
 @lru_cache(maxsize=4)
-def _backbone(name: str) -> Backbone:
-    from engine.learning.storage import load_start
+def _backbone(names: tuple[str, ...]) -> AnyBackbone:
+    from engine.learning.storage import load_starts
 
-    return load_start(name)
+    return load_starts(names)
 
 
 def _author() -> str:

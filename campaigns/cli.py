@@ -55,9 +55,12 @@ Scale = Annotated[
     typer.Option("--scale", help="Scale it is learned on; log10 for kappa* and linear otherwise if not given."),
 ]
 Start = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
-        "--from", metavar="MODEL", help="Backbone or trained model to start from; the shipped one if not given."
+        "--from",
+        metavar="MODEL",
+        help="Backbone or trained model to start from; the shipped one if not given. Several, each with its own "
+        "--from, are read side by side: --from megnet-multiproperty --from TENSORNETDIR.",
     ),
 ]
 Note = Annotated[str, typer.Option("--note", help="Kept with the change.")]
@@ -372,7 +375,7 @@ def train(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
     property: Field,
     out: Annotated[Path, typer.Option("--out", metavar="MODELDIR", help="Folder to write.")],
-    start: Start = "",
+    start: Start = None,
     strategy: Annotated[
         str,
         typer.Option(
@@ -396,7 +399,9 @@ def train(
     """Train a model outside a campaign; prints cross-validated metrics beside the baselines."""
     from campaigns.standalone import TrainRequest, train_model
 
-    request = TrainRequest(files, property, out, start, strategy, head, members, seed, scale, epochs, auxiliaries)
+    request = TrainRequest(
+        files, property, out, _starts(start), strategy, head, members, seed, scale, epochs, auxiliaries
+    )
     with Progress(quiet) as progress:
         record = train_model(request, progress.say)
     rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
@@ -482,7 +487,7 @@ def backtest(
     cost: Annotated[
         str | None, typer.Option(metavar="FIELD", help="Field with the cost of each label; adds curves by cost.")
     ] = None,
-    start: Start = "",
+    start: Start = None,
     scale: Scale = None,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
     allow_seen: Annotated[
@@ -510,7 +515,7 @@ def backtest(
         rounds=rounds,
         seeds=bt.parse_seeds(seeds),
         scale=scale or default_scale(property),
-        start=start or DEFAULT_BACKBONE,
+        start=_starts(start) or DEFAULT_BACKBONE,
         members=members,
         initial_ids=bt.read_initial_ids(initial_ids) if initial_ids else None,
         cold_start=cold_start,
@@ -696,6 +701,11 @@ def archive_extract(
         manifest = extract_archive(file, directory, store, progress.say)
     emit_one(manifest.summary(), format)
     message(f"{file} extracted to {directory}; go on with `kappascout status {directory}`")
+
+
+def _starts(names: list[str] | None) -> str | tuple[str, ...]:
+    """Give the one name as it is, several together, and an empty one for none."""
+    return tuple(names) if names and len(names) > 1 else next(iter(names or ()), "")
 
 
 def _open(directory: Path) -> Campaign:

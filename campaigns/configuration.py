@@ -104,8 +104,9 @@ class ObjectiveSection(_Section):
 class ModelSection(_Section):
     """The ensemble."""
 
-    backbone: str = Field(
-        default="megnet-multiproperty", min_length=1, description="Shipped name, folder, or MatGL name."
+    backbone: str | tuple[str, ...] = Field(
+        default="megnet-multiproperty",
+        description="Shipped name, folder, or MatGL name; or a list of them, read side by side.",
     )
     strategy: str = Field(
         default="frozen",
@@ -124,6 +125,16 @@ class ModelSection(_Section):
         default="gaussian",
         description="gaussian: 1.645 calibrated deviations; conformal: as many as held-out labels needed for 90 %.",
     )
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbones_are_named(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        given = (names,) if isinstance(names, str) else names
+        if not given or not all(given):
+            raise ValueError("name a backbone, such as megnet-multiproperty")
+        if twice := [name for name in given if given.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is named twice; name each backbone once")
+        return names
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> ModelSection:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from campaigns.configuration import ConstraintsSection
     from db.records import MaterialKey
     from db.store import Store
-    from engine.learning.features import Featuriser
+    from engine.learning.mixture import AnyFeaturiser
 
 _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
 _GROUP = re.compile(r"\(([^)]*)\)(\d*)")
@@ -147,7 +147,7 @@ def queued_ids(store: Store, fidelity: str) -> tuple[set[str], set[str]]:
     return pending, spent
 
 
-def embed_pool(store: Store, featuriser: Featuriser, pool: Pool) -> Iterator[int]:
+def embed_pool(store: Store, featuriser: AnyFeaturiser, pool: Pool) -> Iterator[int]:
     """Make what embeddings are missing, chunk by chunk; yields how many crystals are done."""
     missing = set(featuriser.missing(pool.hashes))
     todo = [key.material_id for key in pool.rows if key.content_hash in missing]

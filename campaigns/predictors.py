@@ -81,7 +81,7 @@ def is_model(directory: Path, name: str) -> bool:
 
 def load_predictor(work: RoundWork, folder: str, n_draws: int, seed: int) -> Predictor:
     """Load a model that :func:`checked_models` has seen, and embed the pool for it."""
-    from engine.learning.features import Featuriser
+    from engine.learning.mixture import make_featuriser
     from engine.learning.storage import load_ensemble
 
     campaign, began = work.campaign, work.manifest["models"][folder]
@@ -90,7 +90,7 @@ def load_predictor(work: RoundWork, folder: str, n_draws: int, seed: int) -> Pre
         raise CampaignError(
             f"the model in {folder} is not the one that round {work.record.number} began with; restore it from a copy"
         )
-    featuriser = Featuriser(ensemble.backbone, campaign.features)
+    featuriser = make_featuriser(ensemble.backbone, campaign.features)
     for done in embed_pool(work.store, featuriser, work.pool):
         work.say(Count(f"{done} of {len(work.pool)} crystals embedded for {folder}"))
     return Predictor(ensemble.posterior(featuriser, work.pool.hashes, n_draws, seed), Scale(ensemble.scale))

@@ -35,7 +35,8 @@ from engine.acquire.posterior import finite_members
 from engine.exceptions import AcquisitionError, TooFewLabelsError
 from engine.execution import executor
 from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
-from engine.learning.features import CHUNK, Featuriser
+from engine.learning.features import CHUNK
+from engine.learning.mixture import make_featuriser
 from engine.learning.training import Schedule
 from engine.metrics.conformal import split_quantile
 
@@ -133,7 +134,7 @@ class RoundWork:
         section = self.settings.campaign
         self.scale = Scale(section.learned_scale)
         backbone = campaign.backbone(self.settings.model.backbone)
-        self.featuriser = Featuriser(backbone, campaign.features)
+        self.featuriser = make_featuriser(backbone, campaign.features)
         self.pool = Pool.of(self.store, backbone.elements, self.manifest["materials"])
         self.labels = training_labels(self.store, section, self.manifest["labels_up_to"])
         self.seed = int(np.random.SeedSequence([section.seed, record.number]).generate_state(1)[0])
@@ -175,7 +176,7 @@ class RoundWork:
         values = self.scale.learned([self.labels[id_].value for id_ in ids])
         settings = EnsembleSettings(
             model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs)
-        ).resolved(len(ids))
+        ).resolved(len(ids), self.featuriser.backbone)
         try:
             with self._workers(settings) as run:
                 ensemble = train_ensemble(

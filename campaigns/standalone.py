@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from campaigns.campaign import Campaign
     from engine.learning.ensemble import Ensemble
-    from engine.learning.features import Featuriser
+    from engine.learning.mixture import AnyFeaturiser
     from engine.learning.stages import Recipe
     from engine.learning.tasks import DataSet
 
@@ -43,7 +43,8 @@ class TrainRequest:
     files: Sequence[Path]
     property: str
     out: Path
-    start: str = ""
+    start: str | Sequence[str] = ""
+    """Backbone or trained model, or several to be read side by side; the shipped one if empty."""
     strategy: str = "auto"
     head: Literal["gp", "mlp", "network"] = "gp"
     members: int = 5
@@ -58,17 +59,17 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
     from engine.learning.backbone import DEFAULT_BACKBONE
     from engine.learning.ensemble import EnsembleSettings, train_ensemble
-    from engine.learning.features import Featuriser
-    from engine.learning.storage import RECORD, load_start, save_ensemble
+    from engine.learning.mixture import make_featuriser
+    from engine.learning.storage import RECORD, load_starts, save_ensemble
     from engine.learning.training import Schedule
 
     if (request.out / RECORD).exists():
         raise CampaignError(f"{request.out} holds a trained model already; choose another folder")
     scale = request.scale or default_scale(request.property)
-    backbone = load_start(request.start or DEFAULT_BACKBONE)
+    backbone = load_starts(request.start or DEFAULT_BACKBONE)
     with tempfile.TemporaryDirectory(prefix="kappascout-train-") as cache:
         materials = _labelled(request.files, request.property, scale, backbone.elements, say)
-        featuriser = Featuriser(backbone, cache)
+        featuriser = make_featuriser(backbone, cache)
         featuriser.add({key: m.crystal for key, m in materials.items()})
         say(f"{len(materials)} labelled crystals embedded")
         ensemble = train_ensemble(
@@ -97,7 +98,7 @@ class PredictOutcome:
 
 def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> PredictOutcome:
     """Predict the crystals of ``files``, chunk by chunk, into a CSV or Parquet file."""
-    from engine.learning.features import Featuriser
+    from engine.learning.mixture import make_featuriser
     from engine.learning.storage import load_ensemble
     from engine.materials.loading import load
 
@@ -107,7 +108,7 @@ def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> Pr
     refused: list[str] = []
     predicted = 0
     with tempfile.TemporaryDirectory(prefix="kappascout-predict-") as cache, replaced(out) as partial:
-        featuriser = Featuriser(ensemble.backbone, cache)
+        featuriser = make_featuriser(ensemble.backbone, cache)
 
         def rows() -> Iterator[list[dict[str, Any]]]:
             nonlocal predicted
@@ -282,7 +283,7 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else math.nan
 
 
-def _predict(ensemble: Ensemble, featuriser: Featuriser, materials: list[Material]) -> list[dict[str, Any]]:
+def _predict(ensemble: Ensemble, featuriser: AnyFeaturiser, materials: list[Material]) -> list[dict[str, Any]]:
     from campaigns.round import Z90
 
     featuriser.add({m.content_hash: m.crystal for m in materials})

@@ -67,7 +67,7 @@ def _subtitle(protocol: Protocol, runs: Sequence[Run]) -> str:
     return unbroken(
         f"{count(pool, 'labelled material')}; {count(protocol.initial, 'label')} {begin}, then "
         f"{count(protocol.rounds, 'round')} of {protocol.batch}; {count(len(protocol.seeds), 'seed')}; "
-        f"starting from {Path(protocol.start).name}"
+        f"starting from {protocol.start_name}"
     )
 
 

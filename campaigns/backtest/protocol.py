@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 from collections import Counter
@@ -33,8 +34,8 @@ class Protocol:
     rounds: int
     seeds: tuple[int, ...]
     scale: Literal["log10", "linear"]
-    start: str = "megnet-multiproperty"
-    """Backbone or trained model that every strategy starts from, and whose embedding the peers see."""
+    start: str | tuple[str, ...] = "megnet-multiproperty"
+    """Backbones or trained model that every strategy starts from, and whose embedding the peers see."""
     members: int = 5
     initial_ids: Mapping[str, Sequence[str]] | None = None
     """Initial ids by seed, instead of those drawn by ``numpy.random.default_rng(seed)``."""
@@ -42,6 +43,11 @@ class Protocol:
     """Strategies of ours choose their initial materials themselves; the peers still begin with those drawn."""
     cost: str | None = None
     """Field of the records' properties with the cost of their label, e.g. in core-hours."""
+
+    @builtins.property  # the field above hides the name
+    def start_name(self) -> str:
+        """What is started from, in words."""
+        return " + ".join(Path(name).name for name in ([self.start] if isinstance(self.start, str) else self.start))
 
 
 @dataclass(frozen=True, eq=False)

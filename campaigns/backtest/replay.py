@@ -148,10 +148,10 @@ def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) ->
 
 def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray[np.float64]:
     """N x d, every column group."""
-    from engine.learning.features import Featuriser
-    from engine.learning.storage import load_start
+    from engine.learning.mixture import make_featuriser
+    from engine.learning.storage import load_starts
 
-    featuriser = Featuriser(load_start(protocol.start), folder)
+    featuriser = make_featuriser(load_starts(protocol.start), folder)
     return featuriser.embeddings([m.content_hash for m in pool.materials]).astype(np.float64)
 
 

@@ -26,12 +26,12 @@ from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.round import code_version
 from engine.execution import ExecutionSettings, cores, executor
-from engine.learning.features import Featuriser
-from engine.learning.storage import load_ensemble, load_start
+from engine.learning.mixture import make_featuriser
+from engine.learning.storage import load_ensemble, load_starts
 from engine.materials.duplicates import link_duplicates
 
 if TYPE_CHECKING:
-    from engine.learning.backbone import Backbone
+    from engine.learning.mixture import AnyBackbone
 
 Job = tuple[Strategy, int]
 _VERSIONS = ("kappascout", "torch", "matgl", "botorch", "gpytorch", "scikit-learn", "numpy")
@@ -78,7 +78,7 @@ def backtest(
     check_size(protocol, len(pool) - copies)
     for seed in protocol.seeds:
         initial_ids(protocol, pool.ids, seed)
-    backbone = load_start(protocol.start)
+    backbone = load_starts(protocol.start)
     seen = _seen(protocol, pool, backbone, strategies, allow_seen, say)
     jobs = [(strategy, seed) for strategy in strategies for seed in protocol.seeds]
     common = _inputs(protocol, pool, backbone)
@@ -171,7 +171,7 @@ class _Finished:
         return self._folder / f"{strategy}-{seed}.json"
 
 
-def _inputs(protocol: Protocol, pool: LabelledPool, backbone: Backbone) -> dict[str, Any]:
+def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> dict[str, Any]:
     """Gather what decides every run beside its seed."""
     names = ("property", "goal", "scale", "initial", "batch", "rounds", "cold_start", "cost", "initial_ids")
     return {
@@ -194,7 +194,7 @@ def _sha256(inputs: dict[str, Any]) -> str:
 def _seen(
     protocol: Protocol,
     pool: LabelledPool,
-    backbone: Backbone,
+    backbone: AnyBackbone,
     strategies: Sequence[Strategy],
     allow: bool,
     say: Callable[[str], None],
@@ -202,7 +202,8 @@ def _seen(
     """Names of the strategies whose model has seen answers, where that is allowed."""
     _, stands_on = start_of(protocol.start)
     priors = {s.name: [*s.priors, *([stands_on] if stands_on and not s.is_peer else [])] for s in strategies}
-    cards = {protocol.start: backbone.card} | {prior: _prior_card(prior) for own in priors.values() for prior in own}
+    start = protocol.start_name
+    cards = {start: backbone.card} | {prior: _prior_card(prior) for own in priors.values() for prior in own}
     leaks = {model: found for model, card in cards.items() if (found := find_leaks(pool, protocol.property, card))}
     for model, found in leaks.items():
         message = f"{model} was trained on {_words(found)}, so the backtest would know the answers"
@@ -211,7 +212,7 @@ def _seen(
                 f"{message}; start from a model that has not seen them, or mark the results as such with --allow-seen"
             )
         say(f"warning: {message.replace('would know', 'knows')}; its runs are marked as seen")
-    if protocol.start in leaks:
+    if start in leaks:
         return {s.name for s in strategies if s.name != "random"}
     return {name for name, own in priors.items() if set(own) & set(leaks)}
 
@@ -232,7 +233,7 @@ def _words(leaks: Sequence[Leak]) -> str:
 def _run_all(
     protocol: Protocol,
     pool: LabelledPool,
-    backbone: Backbone,
+    backbone: AnyBackbone,
     jobs: Sequence[Job],
     workers: int | None,
     say: Callable[[str], None],
@@ -242,7 +243,7 @@ def _run_all(
         return
     with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:
         say(f"{len(pool)} materials; making embeddings with {backbone.name}")
-        Featuriser(backbone, name).add({m.content_hash: m.crystal for m in pool.materials})
+        make_featuriser(backbone, name).add({m.content_hash: m.crystal for m in pool.materials})
         with executor(ExecutionSettings(workers=min(workers or cores(), len(jobs)))) as run:
             yield from run.map_unordered(replay, jobs, protocol, pool, Path(name))
 

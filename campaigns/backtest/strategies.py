@@ -16,7 +16,7 @@ from campaigns.exceptions import CampaignError
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
 from engine.learning import strategies
-from engine.learning.storage import RECORD, read_record
+from engine.learning.storage import RECORD, backbone_parts, read_record
 from engine.learning.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def parse_against(text: str) -> list[Strategy]:
 def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int) -> str:
     """``campaign.toml`` of one run of ours."""
     own = strategy.settings or {}
-    backbone, prior = start_of(protocol.start)
+    backbones, prior = start_of(protocol.start)
     settings: dict[str, dict[str, Any]] = {
         "campaign": {
             "name": f"{strategy.name}-{seed}",
@@ -90,7 +90,7 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
         "model": {
             "prior": prior,
             **own.get("model", {}),
-            "backbone": backbone,
+            "backbone": backbones,
             "members": protocol.members,
         },
         "acquisition": dict(own.get("acquisition", {})),
@@ -102,20 +102,20 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
     )
 
 
-def start_of(name: str) -> tuple[str, str]:
-    """Backbone that a start gives to a campaign, and the model that its members stand on.
+def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
+    """Backbones that a start gives to a campaign, and the model that its members stand on.
 
-    A trained model with Gaussian-process members is a cheaper fidelity to learn from, on the backbone that it holds.
+    A trained model with Gaussian-process members is a cheaper fidelity to learn from, on the backbones that it holds.
     """
-    folder = Path(name)
-    if not folder.exists():
-        return name, ""
-    if not (folder / RECORD).is_file():
-        return str(folder.resolve()), ""
+    names = [start] if isinstance(start, str) else start
+    given = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
+    folder = Path(given[0])
+    if len(given) > 1 or not (folder / RECORD).is_file():
+        return given, ""
     record = read_record(folder)
     if record["settings"]["head"] != "gp":
-        return str(folder.resolve()), ""
-    return str((folder / record["backbone"]["path"]).resolve()), str(folder.resolve())
+        return given, ""
+    return [str((folder / part["path"]).resolve()) for part in backbone_parts(record)], str(folder)
 
 
 def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:

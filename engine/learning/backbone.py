@@ -71,6 +71,21 @@ class Backbone:
         return self.network.body
 
     @property
+    def parts(self) -> tuple[Backbone, ...]:
+        """Backbones it is made of: itself; see :class:`engine.learning.mixture.Mixture`."""
+        return (self,)
+
+    @property
+    def trained(self) -> tuple[Backbone, ...]:
+        """Backbones that networks are fine-tuned from."""
+        return (self,)
+
+    @property
+    def is_potential(self) -> bool:
+        """Whether it is the network inside a potential."""
+        return "potential" in self.card
+
+    @property
     def cutoff(self) -> float:
         """Neighbour cutoff of its graphs in Angstrom."""
         return float(self.body.cutoff)  # type: ignore[arg-type]

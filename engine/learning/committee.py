@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.learning.features import Featuriser
     from engine.learning.finetune import NetworkHead
+    from engine.learning.mixture import AnyFeaturiser
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,19 +24,27 @@ class NetworkCommittee:
 
     networks: tuple[NetworkHead, ...]
 
-    def estimate(self, featuriser: Featuriser, keys: Sequence[str]) -> NDArray[np.float64]:
+    def estimate(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> NDArray[np.float64]:
         """Mean of all networks, N."""
-        data = graph_data(featuriser, keys)
+        data = network_data(featuriser, keys)
         rows = np.arange(len(keys))
-        return np.mean([network.predict(data, rows) for network in self.networks], axis=0)
+        return np.mean([n.predict(data[k % len(data)], rows) for k, n in enumerate(self.networks)], axis=0)
 
-    def held_out(self, data: GraphData, folds: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Each training row (n) as the network that left its fold out has it."""
+    def held_out(self, data: Sequence[GraphData], folds: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Each training row (n) as the network that left its fold out has it; ``data`` as of :func:`network_data`."""
         values = np.empty(len(folds))
         for k, network in enumerate(self.networks):
             rows = np.flatnonzero(folds == k)
-            values[rows] = network.predict(data, rows)
+            values[rows] = network.predict(data[k % len(data)], rows)
         return values
+
+
+def network_data(
+    featuriser: AnyFeaturiser, keys: Sequence[str], targets: NDArray[np.float64] | None = None
+) -> list[GraphData]:
+    """Graphs and statistics for each backbone that networks are fine-tuned from; member k reads the (k modulo n)-th."""
+    trained = set(featuriser.backbone.trained)
+    return [graph_data(part, keys, targets) for part in featuriser.parts if part.backbone in trained]
 
 
 def graph_data(featuriser: Featuriser, keys: Sequence[str], targets: NDArray[np.float64] | None = None) -> GraphData:

@@ -27,8 +27,8 @@ from engine.acquire.posterior import MemberPosterior, PoolPosterior
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning import strategies
 from engine.learning.baselines import baseline_metrics
-from engine.learning.committee import NetworkCommittee, graph_data
-from engine.learning.features import CHUNK, Featuriser, chunks
+from engine.learning.committee import NetworkCommittee, network_data
+from engine.learning.features import CHUNK, chunks
 from engine.learning.finetune import NetworkHead, fit_heads
 from engine.learning.gp import FoldPredictor, GaussianProcessHead, union
 from engine.learning.judgement import judge, judge_curves, judge_folds
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.execution import Run
-    from engine.learning.backbone import Backbone
+    from engine.learning.mixture import AnyBackbone, AnyFeaturiser
     from engine.learning.training import GraphData
 
 HeadKind = Literal["gp", "mlp", "network"]
@@ -103,11 +103,12 @@ class EnsembleSettings:
         """Whether networks are fine-tuned."""
         return self.strategy not in (FROZEN, AUTO)
 
-    def resolved(self, n_labels: int) -> EnsembleSettings:
-        """Give the settings with the strategy that ``auto`` stands for."""
+    def resolved(self, n_labels: int, backbone: AnyBackbone) -> EnsembleSettings:
+        """Give the settings with the strategy that ``auto`` stands for; a potential takes hours to fine-tune."""
         if self.strategy != AUTO:
             return self
-        networks = self.head == "network" or (self.head == "gp" and n_labels >= NETWORK_LABELS)
+        pays = n_labels >= NETWORK_LABELS and not backbone.is_potential
+        networks = self.head == "network" or (self.head == "gp" and pays)
         return replace(self, strategy="full" if networks else FROZEN)
 
     @property
@@ -149,7 +150,7 @@ class Blend:
 class Ensemble:
     """A trained, calibrated ensemble."""
 
-    backbone: Backbone
+    backbone: AnyBackbone
     settings: EnsembleSettings
     property: str
     scale: Scale
@@ -172,7 +173,7 @@ class Ensemble:
     held_out: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)), repr=False)
     """n x 2: mean and calibrated std of each training row from the member that had not seen it; not kept on disk."""
 
-    def predict(self, featuriser: Featuriser, keys: Sequence[str]) -> MemberTable:
+    def predict(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> MemberTable:
         """Members' predictions for crystals that ``featuriser`` holds, a chunk in memory at a time.
 
         Where the model extrapolates, members are moved apart and their own spreads widened.
@@ -183,13 +184,13 @@ class Ensemble:
             mean[:, columns], std[:, columns] = self._predict_chunk(featuriser, part)
         return MemberTable(mean, std)
 
-    def widening_factors(self, featuriser: Featuriser, keys: Sequence[str]) -> NDArray[np.float64]:
+    def widening_factors(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> NDArray[np.float64]:
         """By how much the spread of each crystal grows with its distance to the training rows, N, at least 1."""
         if self.distance is None:
             return np.ones(len(keys))
         return self.widening(self.distance(featuriser.embeddings(keys)))
 
-    def posterior(self, featuriser: Featuriser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
+    def posterior(self, featuriser: AnyFeaturiser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
         """Give the calibrated joint posterior over a pool, as the acquisition reads it."""
         if isinstance(self.heads[0], GaussianProcessHead | MultiFidelityHead):
             return _FunctionPosterior(self, featuriser, keys, n_draws, seed)
@@ -198,13 +199,13 @@ class Ensemble:
         return MemberPosterior.from_members(table.mean, table.std, scale=self.calibration, n_draws=n_draws, rng=rng)
 
     def _predict_chunk(
-        self, featuriser: Featuriser, keys: Sequence[str]
+        self, featuriser: AnyFeaturiser, keys: Sequence[str]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         mean, std = np.empty((2, len(self.heads), len(keys)))
         if isinstance(self.heads[0], NetworkHead):
-            data = graph_data(featuriser, keys)
+            data = network_data(featuriser, keys)
             for k, head in enumerate(self.heads):
-                mean[k], own = head.predict_with_std(data, np.arange(len(keys)))
+                mean[k], own = head.predict_with_std(data[k % len(data)], np.arange(len(keys)))
                 std[k] = self.noise[k] if own is None else own
         elif self._folds is not None:
             mean, std = self._folds(featuriser.embeddings(keys))
@@ -232,7 +233,7 @@ class Ensemble:
 
 
 def train_ensemble(
-    featuriser: Featuriser,
+    featuriser: AnyFeaturiser,
     keys: Sequence[str],
     values: NDArray[np.float64],
     settings: EnsembleSettings,
@@ -280,7 +281,7 @@ def train_ensemble(
     )
     _check_lower_fidelity(data, settings)
     with one_thread():
-        fit = _fit(data, settings.resolved(len(values)))
+        fit = _fit(data, settings.resolved(len(values), featuriser.backbone))
         one_kernel = isinstance(fit.heads[0], GaussianProcessHead)
         heads = _members_of_one(data, fit.settings) if one_kernel else fit.heads
         baselines = baseline_metrics(data.embeddings[:, : len(STATISTICS)], values, data.folds, settings.seed)
@@ -318,7 +319,7 @@ def train_ensemble(
 
 @dataclass(frozen=True, eq=False)
 class _TrainingData:
-    featuriser: Featuriser
+    featuriser: AnyFeaturiser
     keys: Sequence[str]
     values: NDArray[np.float64]
     folds: NDArray[np.int64]
@@ -350,10 +351,10 @@ class _TrainingData:
         return self.lower.sees(self.embeddings)
 
     @cached_property
-    def graphs(self) -> GraphData:
-        """For networks: the target first, then the auxiliaries."""
+    def graphs(self) -> list[GraphData]:
+        """For the networks of each backbone: the target first, then the auxiliaries."""
         targets = np.stack([self.values, *self.auxiliaries.values()], axis=1)
-        return graph_data(self.featuriser, self.keys, targets)
+        return network_data(self.featuriser, self.keys, targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,7 +386,7 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
         head: Any
         if settings.head == "network":
             head = networks[k]
-            mean[held], own = head.predict_with_std(data.graphs, held)
+            mean[held], own = head.predict_with_std(data.graphs[k % len(data.graphs)], held)
             std[held] = np.nan if own is None else own
         elif settings.head == "mlp":
             head = PerceptronHead.fit(embeddings[rows], values[rows], seed)
@@ -433,11 +434,15 @@ def _networks(data: _TrainingData, settings: EnsembleSettings) -> tuple[NetworkH
         "workers": data.workers,
         "run": data.run,
     }
-    networks = []
-    for network in fit_heads(data.featuriser.backbone, data.graphs, jobs, settings.schedule, **options):
-        networks.append(network)
-        data.progress(f"network {len(networks)} of {len(jobs)} trained ({settings.strategy})")
-    return tuple(networks)
+    backbones = data.featuriser.backbone.trained
+    networks: dict[int, NetworkHead] = {}
+    for first, (backbone, graphs) in enumerate(zip(backbones, data.graphs, strict=True)):
+        turns = range(first, len(jobs), len(backbones))
+        fitted = fit_heads(backbone, graphs, [jobs[k] for k in turns], settings.schedule, **options)
+        for k, network in zip(turns, fitted, strict=True):
+            networks[k] = network
+            data.progress(f"network {len(networks)} of {len(jobs)} trained ({settings.strategy}, {backbone.name})")
+    return tuple(networks[k] for k in range(len(jobs)))
 
 
 def _honest_std(data: _TrainingData, fit: _Fit, distances: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -483,7 +488,7 @@ def labels_hash(keys: Sequence[str], values: NDArray[np.float64]) -> str:
 class _FunctionPosterior:
     """Posterior of an ensemble of Gaussian processes: each draw is a function of one member, scaled for calibration."""
 
-    def __init__(self, ensemble: Ensemble, featuriser: Featuriser, keys: Sequence[str], n_draws: int, seed: int):
+    def __init__(self, ensemble: Ensemble, featuriser: AnyFeaturiser, keys: Sequence[str], n_draws: int, seed: int):
         self._ensemble = ensemble
         self._featuriser = featuriser
         self._keys = keys

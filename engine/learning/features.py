@@ -34,6 +34,8 @@ class Featuriser:
 
     def __init__(self, backbone: Backbone, folder: Path | str):
         self.backbone = backbone
+        self.parts = (self,)
+        """Featurisers of the backbones it is made of; see :class:`engine.learning.mixture.MixedFeaturiser`."""
         folder = Path(folder)
         self._graphs = GraphStore(folder / "graphs", backbone.cutoff)
         schema = pa.schema({"embedding": pa.list_(pa.float32(), backbone.embedding_size)})

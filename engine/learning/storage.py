@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.exceptions import ModelFileError
+from engine.exceptions import BackboneError, ModelFileError
 from engine.learning.backbone import CARD, Backbone, load_backbone
 from engine.learning.committee import NetworkCommittee
 from engine.learning.ensemble import UPPER, Blend, Ensemble, EnsembleSettings
 from engine.learning.finetune import NetworkHead
 from engine.learning.gp import GaussianProcessHead
+from engine.learning.mixture import AnyBackbone, mixed
 from engine.learning.mlp import PerceptronHead
 from engine.learning.training import Schedule
 from engine.metrics.extrapolation import TrainingDistance, Widening
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -53,18 +54,11 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     files = [*_save_networks(ensemble, folder), *_save_distance(ensemble, folder)]
     if ensemble.lower_fidelity is not None:
         save_ensemble(ensemble.lower_fidelity, folder / _LOWER, backbones)
-    home = Path(backbones) / ensemble.backbone.sha256[:32] if backbones else folder / "backbone"
-    if not (home / CARD).is_file():
-        ensemble.backbone.save(home)
     record = {
         "property": ensemble.property,
         "scale": ensemble.scale,
         "settings": asdict(ensemble.settings),
-        "backbone": {
-            "name": ensemble.backbone.name,
-            "sha256": ensemble.backbone.sha256,
-            "path": os.path.relpath(home, folder),
-        },
+        "backbone": _save_backbone(ensemble.backbone, folder, backbones),
         "calibration": ensemble.calibration,
         "network_share": ensemble.blend.share if ensemble.blend else None,
         "widening": {name: list(numbers) for name, numbers in asdict(ensemble.widening).items()},
@@ -90,16 +84,11 @@ def load_ensemble(folder: Path | str) -> Ensemble:
 
     folder = Path(folder)
     record = read_record(folder)
-    backbone = load_backbone(folder / record["backbone"]["path"])
-    if backbone.sha256 != record["backbone"]["sha256"]:
-        raise ModelFileError(
-            f"{folder} was trained on backbone {record['backbone']['sha256'][:12]}..., {record['backbone']['path']} is "
-            f"{backbone.sha256[:12]}...; restore the backbone or train again"
-        )
+    backbone = mixed([_load_backbone(folder, part) for part in backbone_parts(record)])
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
     contents = [_read_checked(folder / member["path"], member["sha256"]) for member in record["members"]]
     lower = load_ensemble(folder / _LOWER) if (folder / _LOWER / RECORD).is_file() else None
-    heads = [_head(settings, backbone, load(content)) for content in contents]
+    heads = [_head(settings, backbone, k, load(content)) for k, content in enumerate(contents)]
     if lower is not None:
         heads = [lower.process.with_upper(load(content), UPPER) for content in contents]
     files = {f["path"]: load(_read_checked(folder / f["path"], f["sha256"])) for f in record["files"]}
@@ -132,18 +121,41 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         raise ModelFileError(f"{path} is not JSON ({error}); restore it or train again") from error
 
 
-def load_start(name: str | Path) -> Backbone:
-    """Load a backbone to start from: as :func:`load_backbone`, or the network inside a trained model of ours.
+def backbone_parts(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Name, SHA-256 and folder (relative to the model's) of each backbone that a recorded ensemble stands on."""
+    return list(record["backbone"].get("parts", [record["backbone"]]))
 
-    A model whose members are fine-tuned networks gives the first of them, any other the backbone it stands on.
+
+def load_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:
+    """Load what to start from: one backbone, or several to be read side by side.
+
+    Each is named as for :func:`load_backbone`, or is a trained model of ours: one whose members are fine-tuned networks
+    gives the first of them, any other the backbone or backbones it stands on.
+
+    Raises
+    ------
+    BackboneError
+        If one is named twice, or they have no element in common.
     """
+    return mixed([_start(name) for name in ([names] if isinstance(names, str | Path) else names)])
+
+
+def load_start(name: str | Path) -> Backbone:
+    """Load the one backbone that ``name`` stands for, as :func:`load_starts`; refuse a model on several."""
+    start = load_starts(name)
+    if not isinstance(start, Backbone):
+        raise BackboneError(f"{name} stands on {len(start.parts)} backbones ({start.name}); name one of them")
+    return start
+
+
+def _start(name: str | Path) -> AnyBackbone:
     folder = Path(name)
     if not (folder / RECORD).is_file() or (folder / CARD).is_file():
         return load_backbone(name)
     ensemble = load_ensemble(folder)
     if ensemble.settings.head != "network":
         return ensemble.backbone
-    before, property_ = ensemble.backbone.card, ensemble.property
+    before, property_ = ensemble.backbone.trained[0].card, ensemble.property
     stage = {"start": folder.name, "properties": [property_], "data_hash": ensemble.data_hash}
     seen = {**before.get("seen", {})}
     seen[property_] = sorted({*seen.get(property_, ()), *ensemble.seen})
@@ -158,9 +170,32 @@ def _read_checked(path: Path, sha256: str) -> bytes:
     return content
 
 
-def _head(settings: EnsembleSettings, backbone: Backbone, tensors: dict[str, Tensor]) -> Any:
+def _save_backbone(backbone: AnyBackbone, folder: Path, shared: Path | str | None) -> dict[str, Any]:
+    parts = []
+    for number, part in enumerate(backbone.parts, start=1):
+        own = folder / (f"backbone-{number}" if len(backbone.parts) > 1 else "backbone")
+        home = Path(shared) / part.sha256[:32] if shared else own
+        if not (home / CARD).is_file():
+            part.save(home)
+        parts.append({"name": part.name, "sha256": part.sha256, "path": os.path.relpath(home, folder)})
+    if len(parts) == 1:
+        return parts[0]
+    return {"name": backbone.name, "sha256": backbone.sha256, "parts": parts}
+
+
+def _load_backbone(folder: Path, recorded: Mapping[str, str]) -> Backbone:
+    backbone = load_backbone(folder / recorded["path"])
+    if backbone.sha256 != recorded["sha256"]:
+        raise ModelFileError(
+            f"{folder} was trained on backbone {recorded['sha256'][:12]}..., {recorded['path']} is "
+            f"{backbone.sha256[:12]}...; restore the backbone or train again"
+        )
+    return backbone
+
+
+def _head(settings: EnsembleSettings, backbone: AnyBackbone, index: int, tensors: dict[str, Tensor]) -> Any:
     if settings.head == "network":
-        return NetworkHead.from_tensors(backbone, tensors)
+        return NetworkHead.from_tensors(backbone.trained[index % len(backbone.trained)], tensors)
     return GaussianProcessHead(tensors) if settings.head == "gp" else PerceptronHead(tensors)
 
 
@@ -169,10 +204,12 @@ def _save_networks(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
     return [_write_tensors(folder / f"network-{k}.safetensors", n.tensors) for k, n in enumerate(networks)]
 
 
-def _blend(record: Mapping[str, Any], backbone: Backbone, files: dict[str, dict[str, Tensor]]) -> Blend | None:
+def _blend(record: Mapping[str, Any], backbone: AnyBackbone, files: dict[str, dict[str, Tensor]]) -> Blend | None:
     if record["network_share"] is None:
         return None
-    networks = [NetworkHead.from_tensors(backbone, t) for path, t in files.items() if path.startswith("network-")]
+    trained = backbone.trained
+    tensors = [content for path, content in files.items() if path.startswith("network-")]
+    networks = [NetworkHead.from_tensors(trained[k % len(trained)], t) for k, t in enumerate(tensors)]
     return Blend(NetworkCommittee(tuple(networks)), record["network_share"])
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning import ensemble as module
-from engine.learning.committee import graph_data
+from engine.learning.committee import network_data
 from engine.learning.ensemble import (
     EnsembleSettings,
     MemberTable,
@@ -222,7 +222,7 @@ class TestOtherModels:
         values = labelled.values.copy()
         values[row] += 3.0
         committees = [train(labelled, SETTINGS["blended"], v).blend.committee for v in (labelled.values, values)]
-        data = graph_data(labelled.featuriser, labelled.keys)
+        data = network_data(labelled.featuriser, labelled.keys)
         before, after = (c.held_out(data, folds)[row] for c in committees)
         assert after == pytest.approx(before, abs=1e-6)
 
@@ -265,7 +265,7 @@ class TestAuto:
         assert ensemble.settings.strategy == "full"
         assert ensemble.metrics["chosen"] == f"full gp, networks' share {ensemble.blend.share:.2f}"
         folds = assign_folds(labelled.keys, 3, 5)
-        networks = ensemble.blend.committee.held_out(graph_data(labelled.featuriser, labelled.keys), folds)
+        networks = ensemble.blend.committee.held_out(network_data(labelled.featuriser, labelled.keys), folds)
         alone = train(labelled, SETTINGS["gp"]).held_out[:, 0]
         errors = [np.abs((1 - w) * alone + w * networks - labelled.values).mean() for w in np.linspace(0, 1, 21)]
         assert ensemble.blend.share == pytest.approx(np.linspace(0, 1, 21)[np.argmin(errors)])
