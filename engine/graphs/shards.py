@@ -1,18 +1,20 @@
 """Rows kept on disk by content: append-only Arrow shards, one row a key.
 
 A shard is written beside its final name and renamed, so that a killed process leaves either a whole shard or none; its
-name ends in the SHA-256 of its bytes, so that two processes never write to one file. Opening reads the keys alone; rows
-are memory-mapped when asked for.
+name ends in the SHA-256 of its bytes, so that two processes never write to one file and damage can be found. Opening
+reads the keys alone; rows are memory-mapped when asked for. A key takes 24 bytes of memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +22,21 @@ from pyarrow import ipc
 
 from engine.exceptions import ShardError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_HASH_LENGTH = 32
+_HASH = re.compile(f"[0-9a-fA-F]{{{_HASH_LENGTH}}}")
+_SUFFIX = ".arrow"
+_Part = tuple[pa.Table, "NDArray[np.int64]", slice]
+_Index = tuple["NDArray[np.uint64]", "NDArray[np.uint64]", "NDArray[np.int64]"]
+"""First and second half of the digest of each key, and its row."""
+
 
 class ShardStore:
     """A folder of Arrow shards with a string ``key`` column and a fixed set of further columns.
+
+    The shards are opened when something is first asked of them.
 
     Parameters
     ----------
@@ -42,27 +56,41 @@ class ShardStore:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.schema = pa.schema([pa.field("key", pa.string()), *schema])
-        self._opened: set[str] = set()
-        self._tables: list[pa.Table] = []
-        self._starts = [0]
-        self._row_of: dict[str, int] = {}
-        self.refresh()
+        self._forget()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._row_of
+        return bool(self._rows([key])[0] >= 0)
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return len(self._index[2])
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that no shard holds, each once, in order."""
-        return [k for k in dict.fromkeys(keys) if k not in self._row_of]
+        keys = list(keys)
+        absent = np.flatnonzero(self._rows(keys) < 0)
+        return list(dict.fromkeys(keys[i] for i in absent.tolist()))
+
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether a shard holds each of the keys, N."""
+        return self._rows(keys) >= 0
 
     def refresh(self) -> None:
         """Look for shards that another process has added."""
-        for path in sorted(self.folder.glob("*.arrow")):
+        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
             if path.name not in self._opened:
                 self._open(path)
+
+    def discard_broken(self) -> list[str]:
+        """Delete the shards whose bytes are not those that were written, and name them; their rows are missing then.
+
+        Each shard is read once in a process, however often this is asked.
+        """
+        broken = [path for path in sorted(self.folder.glob(f"*{_SUFFIX}")) if not _is_sound(path, *_state(path))]
+        for path in broken:
+            path.unlink()
+        if broken:
+            self._forget()
+        return [path.name for path in broken]
 
     def append(self, keys: Sequence[str], columns: dict[str, Any]) -> None:
         """Add one shard; of a key that is there already the first row stays."""
@@ -77,27 +105,95 @@ class ShardStore:
                     writer.write_table(table)
                 sink.flush()
                 os.fsync(sink.fileno())
-            path = self.folder / f"{len(self._tables):06d}-{_sha256(partial)[:32]}.arrow"
+            path = self.folder / f"{len(self._shards()):06d}-{_sha256(partial)[:_HASH_LENGTH]}{_SUFFIX}"
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        self._open(path)
+        if path.name not in self._opened:
+            self._open(path)
 
     def read(self, keys: Sequence[str]) -> pa.Table:
         """Rows of ``keys`` in their order; an absent key raises ``KeyError``."""
-        rows = np.array([self._row_of[key] for key in keys], dtype=np.int64)
-        if not len(rows):
+        if not len(keys):
             return self.schema.empty_table()
-        order = np.argsort(rows, kind="stable")
-        shards = np.searchsorted(self._starts, rows[order], side="right") - 1
-        found, firsts = np.unique(shards, return_index=True)
-        parts = [
-            self._tables[shard].take(rows[part] - self._starts[shard])
-            for shard, part in zip(found.tolist(), np.split(order, firsts[1:]), strict=True)
-        ]
+        order, parts = self._located(keys)
+        tables = [table.take(rows) for table, rows, _ in parts]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        return pa.concat_tables(parts).take(back)
+        return pa.concat_tables(tables).take(back)
+
+    def read_vectors(self, name: str, keys: Sequence[str]) -> NDArray[Any]:
+        """Column of vectors of one length d as N x d, straight from the memory map; absent keys raise ``KeyError``."""
+        column = self.schema.field(name).type
+        out = np.empty((len(keys), column.list_size), dtype=column.value_type.to_pandas_dtype())
+        if not len(keys):
+            return out
+        order, parts = self._located(keys)
+        in_order = bool((order[1:] > order[:-1]).all())
+        for table, rows, place in parts:
+            vectors = _vectors(table.column(name))
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            found = vectors[first:last] if last - first == len(rows) and (np.diff(rows) == 1).all() else vectors[rows]
+            out[place if in_order else order[place]] = found
+        return out
+
+    def _located(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], list[_Part]]:
+        """Order of the keys on disk; then each shard that holds some, their rows in it, their place in the order."""
+        rows = self._rows(keys)
+        if (absent := np.flatnonzero(rows < 0)).size:
+            raise KeyError(keys[int(absent[0])])
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        found, firsts = np.unique(shards, return_index=True)
+        ends = [*firsts[1:].tolist(), len(rows)]
+        return order, [
+            (self._tables[shard], rows[a:b] - self._starts[shard], slice(a, b))
+            for shard, a, b in zip(found.tolist(), firsts.tolist(), ends, strict=True)
+        ]
+
+    def _rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each key over all shards, -1 where there is none."""
+        high, low, rows = self._index
+        if not len(rows) or not len(keys):
+            return np.full(len(keys), -1, dtype=np.int64)
+        wanted_high, wanted_low = _digests(keys)
+        place = np.minimum(np.searchsorted(high, wanted_high), len(rows) - 1)
+        same_high, same_low = high[place] == wanted_high, low[place] == wanted_low
+        for i in np.flatnonzero(same_high & ~same_low).tolist():  # keys that agree in their first half
+            while place[i] + 1 < len(rows) and high[place[i] + 1] == wanted_high[i] and not same_low[i]:
+                place[i] += 1
+                same_low[i] = low[place[i]] == wanted_low[i]
+        return np.where(same_high & same_low, rows[place], -1)
+
+    @property
+    def _index(self) -> _Index:
+        """All keys in order, the first row of each."""
+        self._shards()
+        if self._new:
+            high, low, rows = (np.concatenate(parts) for parts in zip(self._known, *self._new, strict=True))
+            order = np.lexsort((rows, low, high))
+            high, low, rows = high[order], low[order], rows[order]
+            first = np.ones(len(rows), dtype=bool)
+            first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+            self._known, self._new = (high[first], low[first], rows[first]), []
+        return self._known
+
+    def _shards(self) -> list[pa.Table]:
+        """All shards, opened."""
+        if not self._looked:
+            self._looked = True
+            self.refresh()
+        return self._tables
+
+    def _forget(self) -> None:
+        self._looked = False
+        self._opened: set[str] = set()
+        self._tables: list[pa.Table] = []
+        self._starts = [0]
+        nothing = np.empty(0, dtype=np.uint64)
+        self._known: _Index = nothing, nothing, np.empty(0, dtype=np.int64)
+        self._new: list[_Index] = []
 
     def _open(self, path: Path) -> None:
         try:
@@ -113,11 +209,50 @@ class ShardStore:
                 f"{path} holds columns {_described(table.schema)}, expected {_described(self.schema)}; "
                 "it was written by another version: delete the folder, its rows are made again at the next run"
             )
-        for row, key in enumerate(keys, start=self._starts[-1]):
-            self._row_of.setdefault(key, row)
+        start = self._starts[-1]
+        self._new.append((*_digests(keys), np.arange(start, start + len(keys))))
         self._opened.add(path.name)
         self._tables.append(table)
-        self._starts.append(self._starts[-1] + len(table))
+        self._starts.append(start + len(table))
+
+
+def _digests(keys: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Two halves of 128 bits for each key: those of a content hash are its digits, those of other text its BLAKE2b."""
+    try:
+        digits = bytes.fromhex("".join(keys)) if all(len(key) == _HASH_LENGTH for key in keys) else b""
+    except ValueError:
+        digits = b""
+    if 2 * len(digits) != _HASH_LENGTH * len(keys):
+        digits = b"".join(map(_digest, keys))
+    pairs = np.frombuffer(digits, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    return pairs[:, 0].copy(), pairs[:, 1].copy()
+
+
+def _digest(key: str) -> bytes:
+    if _HASH.fullmatch(key):
+        return bytes.fromhex(key)
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_HASH_LENGTH // 2).digest()
+
+
+def _vectors(column: pa.ChunkedArray) -> NDArray[Any]:
+    """N x d of a column of vectors, without a copy."""
+    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    flat = values.flatten()
+    width = values.type.list_size
+    if pa.types.is_float16(flat.type):
+        return np.frombuffer(flat.buffers()[1], np.float16)[flat.offset : flat.offset + len(flat)].reshape(-1, width)
+    return np.asarray(flat.to_numpy()).reshape(-1, width)
+
+
+@cache
+def _is_sound(path: Path, size: int, changed: int) -> bool:
+    """Whether a shard has the bytes that its name tells; asked again of a file of another size or time only."""
+    return _sha256(path).startswith(path.stem.rpartition("-")[2])
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _described(schema: pa.Schema) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -66,6 +67,7 @@ def test_missing_and_absent_keys(tmp_path):
 
 def test_a_shard_of_another_process_is_found_on_refresh(tmp_path):
     ours, theirs = ShardStore(tmp_path, SCHEMA), ShardStore(tmp_path, SCHEMA)
+    assert len(ours) == 0
     append(theirs, {"a": ([1.0], 1)})
     append(ours, {"b": ([2.0], 2)})  # both are shard 0 of their writer
     assert "a" not in ours
@@ -126,14 +128,14 @@ def test_a_broken_shard_is_named_with_the_remedy(tmp_path, damage):
     path.unlink()  # the store still maps the old bytes
     path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "garbage": b"\x00" * 500}[damage])
     with pytest.raises(ShardError, match="delete this file") as error:
-        ShardStore(tmp_path, SCHEMA)
+        len(ShardStore(tmp_path, SCHEMA))
     assert path.name in str(error.value)
 
 
 def test_another_kind_of_shard_is_named(tmp_path):
     append(ShardStore(tmp_path, SCHEMA), {"a": ([1.0], 1)})
     with pytest.raises(ShardError, match=r"expected key \(string\), embedding \(float\).*another version"):
-        ShardStore(tmp_path, pa.schema({"embedding": pa.float32()}))
+        len(ShardStore(tmp_path, pa.schema({"embedding": pa.float32()})))
 
 
 def test_a_hundred_thousand_keys_are_looked_up_at_once(tmp_path):
@@ -144,3 +146,50 @@ def test_a_hundred_thousand_keys_are_looked_up_at_once(tmp_path):
     order = np.random.default_rng(0).permutation(100_000)
     found = store.read([str(n) for n in order]).column("number").to_numpy()
     np.testing.assert_array_equal(found, order)
+
+
+def test_a_shard_whose_bytes_have_changed_is_named_and_its_rows_are_missing(tmp_path):
+    store = ShardStore(tmp_path, SCHEMA)
+    append(store, {f"k{i}": ([0.5] * 50, i) for i in range(50)})
+    append(store, {"other": ([2.0], 7)})
+    path = min(tmp_path.glob("*.arrow"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = ShardStore(tmp_path, SCHEMA)
+    assert again.discard_broken() == [path.name]
+    assert again.missing(["k3", "other"]) == ["k3"]
+    assert again.discard_broken() == []
+    append(again, {"k3": ([1.5], 3)})
+    assert read(again, ["other", "k3"]) == [([2.0], 7), ([1.5], 3)]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_vectors_come_in_the_order_asked_for(tmp_path, kind):
+    store = ShardStore(tmp_path, pa.schema({"v": pa.list_(getattr(pa, kind)(), 3)}))
+    assert store.read_vectors("v", []).shape == (0, 3)
+    values = np.arange(90, dtype=kind).reshape(30, 3)
+    keys = [hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(30)]
+    for part in (slice(0, 12), slice(12, 30)):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values[part].ravel()), 3)
+        store.append(keys[part], {"v": column})
+    again = ShardStore(tmp_path, store.schema.remove(0))
+    random = np.random.default_rng(1)
+    for rows in (np.arange(30), np.arange(3, 8), random.permutation(30), random.integers(0, 30, 50), np.array([29, 0])):
+        found = again.read_vectors("v", [keys[i] for i in rows])
+        np.testing.assert_array_equal(found, values[rows])
+        assert found.dtype == kind
+    assert again.holds([keys[3], "0" * 32, "no hash"]).tolist() == [True, False, False]
+    with pytest.raises(KeyError, match="0000"):
+        again.read_vectors("v", [keys[0], "0" * 32])
+
+
+def test_keys_that_agree_in_their_first_half(tmp_path):
+    def key(number: int) -> str:
+        return "f" * 16 + f"{number:016x}"
+
+    store = ShardStore(tmp_path, pa.schema({"number": pa.int64()}))
+    store.append([key(i) for i in (5, 1, 9, 3)], {"number": [5, 1, 9, 3]})
+    found = store.read([key(i) for i in (9, 5, 3, 1)])
+    assert found.column("number").to_pylist() == [9, 5, 3, 1]
+    assert store.missing([key(i) for i in (0, 3, 4, 10)]) == [key(i) for i in (0, 4, 10)]
