@@ -1,20 +1,20 @@
-"""Graphs on disk, keyed by content hash: each crystal becomes a graph once per cutoff."""
+"""Graphs on disk, keyed by content hash.
+
+Only networks come back to them; what reads embeddings never does, and building them again would cost a twentieth of an
+embedding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from engine.graphs.crystal_graph import GRAPH_VERSION, CrystalGraph, build_graph
+from engine.graphs.crystal_graph import GRAPH_VERSION, CrystalGraph
 from engine.graphs.shards import ShardStore
-
-if TYPE_CHECKING:
-    from engine.materials.crystal import Crystal
 
 _SCHEMA = pa.schema(
     {
@@ -33,21 +33,25 @@ class GraphStore:
         self.cutoff = cutoff
         self._shards = ShardStore(Path(folder) / f"v{GRAPH_VERSION}-cutoff-{cutoff:g}", _SCHEMA)
 
-    def get(self, crystals: Mapping[str, Crystal]) -> list[CrystalGraph]:
-        """Graphs of ``crystals`` (content hash -> crystal) in their order; those not on disk are built and kept."""
-        missing = self._shards.missing(crystals)
-        if missing:
-            graphs = [build_graph(crystals[key], self.cutoff) for key in missing]
-            self._shards.append(
-                missing,
-                {
-                    "numbers": [g.numbers for g in graphs],
-                    "positions": [g.positions.ravel() for g in graphs],
-                    "edges": [g.edges.ravel() for g in graphs],
-                    "shifts": [g.shifts.ravel() for g in graphs],
-                },
-            )
-        return self.read(list(crystals))
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of ``keys`` that have no graph yet."""
+        return self._shards.missing(keys)
+
+    def discard_broken(self) -> list[str]:
+        """Delete damaged shards, and name them; their graphs are missing then."""
+        return self._shards.discard_broken()
+
+    def add(self, graphs: Mapping[str, CrystalGraph]) -> None:
+        """Keep graphs under their content hashes."""
+        self._shards.append(
+            list(graphs),
+            {
+                "numbers": [g.numbers for g in graphs.values()],
+                "positions": [g.positions.ravel() for g in graphs.values()],
+                "edges": [g.edges.ravel() for g in graphs.values()],
+                "shifts": [g.shifts.ravel() for g in graphs.values()],
+            },
+        )
 
     def read(self, keys: Sequence[str]) -> list[CrystalGraph]:
         """Graphs that are on disk already; an absent key raises ``KeyError``."""

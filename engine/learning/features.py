@@ -1,17 +1,20 @@
-"""Graphs and embeddings made once per crystal and backbone, kept on disk by content hash."""
+"""Embeddings, and graphs for networks, made once per crystal and backbone and kept on disk by content hash."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from engine.exceptions import BackboneError
+from engine.graphs.crystal_graph import build_graph
 from engine.graphs.shards import ShardStore
 from engine.graphs.store import GraphStore
+from engine.learning.seeding import one_thread
 from engine.learning.statistics import crystal_statistics
 
 if TYPE_CHECKING:
@@ -23,54 +26,116 @@ if TYPE_CHECKING:
 
 CHUNK = 2048
 """Crystals whose graphs are in memory together."""
+Precision = Literal["float32", "float16"]
 
 
 class Featuriser:
     """What a model sees of a crystal, from ``folder`` where it is known already.
 
-    Keys are content hashes. Embeddings (N x d, see :attr:`Backbone.groups`) live in one folder a backbone, graphs in
-    one folder a cutoff.
+    Keys are content hashes. Embeddings (N x d, see :attr:`Backbone.groups`) live in one folder a backbone and
+    precision, graphs in one folder a cutoff.
+
+    Parameters
+    ----------
+    keep_graphs
+        Whether graphs are kept too, for networks.
+    precision
+        Of the embeddings on disk.
     """
 
-    def __init__(self, backbone: Backbone, folder: Path | str):
+    def __init__(
+        self, backbone: Backbone, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
+    ):
         self.backbone = backbone
+        self.keep_graphs = keep_graphs
+        self.precision = precision
         self.parts = (self,)
         """Featurisers of the backbones it is made of; see :class:`engine.learning.mixture.MixedFeaturiser`."""
         folder = Path(folder)
         self._graphs = GraphStore(folder / "graphs", backbone.cutoff)
-        schema = pa.schema({"embedding": pa.list_(pa.float32(), backbone.embedding_size)})
-        self._embeddings = ShardStore(folder / "embeddings" / backbone.sha256[:32], schema)
+        self._type = pa.float16() if precision == "float16" else pa.float32()
+        schema = pa.schema({"embedding": pa.list_(self._type, backbone.embedding_size)})
+        self._embeddings = ShardStore(folder / "embeddings" / embedding_folder(backbone.sha256, precision), schema)
 
     def missing(self, keys: Sequence[str]) -> list[str]:
+        """Those of ``keys`` that have no embedding yet, or no graph where graphs are kept."""
+        lacking = {*self.not_embedded(keys), *self._without_graph(keys)}
+        return [key for key in dict.fromkeys(keys) if key in lacking]
+
+    def not_embedded(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that have no embedding yet."""
         return self._embeddings.missing(keys)
 
     def add(self, crystals: Mapping[str, Crystal]) -> None:
-        """Make graphs and embeddings of those of ``crystals`` that have none.
+        """Make embeddings, and graphs where they are kept, of those of ``crystals`` that have none.
 
         Raises
         ------
         UnknownElementError
             If the backbone does not know an element; nothing of that chunk is kept then.
         """
-        todo = iter(self.missing(list(crystals)))
-        while keys := list(islice(todo, CHUNK)):
-            chunk = {key: crystals[key] for key in keys}
-            for crystal in chunk.values():
-                self.backbone.check_elements(crystal)
-            embeddings = self.backbone.embed(self._graphs.get(chunk), crystal_statistics(chunk.values()))
-            flat = pa.array(embeddings.ravel(), pa.float32())
-            column = pa.FixedSizeListArray.from_arrays(flat, self.backbone.embedding_size)
-            self._embeddings.append(keys, {"embedding": column})
+        for keys in chunks(self.not_embedded(list(crystals)), CHUNK):
+            self.keep(embed({key: crystals[key] for key in keys}, self.backbone, self.keep_graphs))
+        for keys in chunks(self._without_graph(list(crystals)), CHUNK):
+            self._graphs.add({key: build_graph(crystals[key], self.backbone.cutoff) for key in keys})
+
+    def keep(self, made: Embedded) -> None:
+        """Write what :func:`embed` has made, as one shard of each kind."""
+        with np.errstate(over="ignore"):  # told below
+            kept = made.embeddings.astype(self.precision)
+        if not np.isfinite(kept).all():
+            raise BackboneError(
+                f"an embedding of backbone {self.backbone.name} does not fit {self.precision} (its largest number is "
+                f"{np.abs(made.embeddings).max():g}); keep embeddings in float32"
+            )
+        flat = pa.array(kept.ravel(), self._type)
+        column = pa.FixedSizeListArray.from_arrays(flat, self.backbone.embedding_size)
+        self._embeddings.append(made.keys, {"embedding": column})
+        if made.graphs:
+            self._graphs.add(dict(zip(made.keys, made.graphs, strict=True)))
+
+    def discard_broken(self) -> list[str]:
+        """Delete damaged shards, and name them; what they held is missing then."""
+        graphs = self._graphs.discard_broken() if self.keep_graphs else []
+        return self._embeddings.discard_broken() + graphs
 
     def embeddings(self, keys: Sequence[str]) -> NDArray[np.float32]:
         """N x d embeddings of ``keys`` in order; one that was never added raises ``KeyError``."""
-        column = self._embeddings.read(keys).column("embedding").combine_chunks()
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.backbone.embedding_size)
+        return self._embeddings.read_vectors("embedding", keys).astype(np.float32, copy=False)
 
     def graphs(self, keys: Sequence[str]) -> list[CrystalGraph]:
-        """Graphs of ``keys`` in order; one that was never added raises ``KeyError``."""
+        """Graphs of ``keys`` in order; one that was never added, or not kept, raises ``KeyError``."""
         return self._graphs.read(keys)
+
+    def _without_graph(self, keys: Sequence[str]) -> list[str]:
+        return self._graphs.missing(keys) if self.keep_graphs else []
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Crystals as a model sees them: N content hashes, N x d embeddings, and N graphs where they were asked for."""
+
+    keys: list[str]
+    embeddings: NDArray[np.float32]
+    graphs: list[CrystalGraph]
+
+
+def embed(crystals: Mapping[str, Crystal], backbone: Backbone, keep_graphs: bool) -> Embedded:
+    """Make graphs and embeddings; on one thread, so that a result does not depend on who makes it.
+
+    Memory holds all graphs, and one batch of the network's pass, which is bounded by edges.
+    """
+    for crystal in crystals.values():
+        backbone.check_elements(crystal)
+    graphs = [build_graph(crystal, backbone.cutoff) for crystal in crystals.values()]
+    with one_thread():
+        embeddings = backbone.embed(graphs, crystal_statistics(crystals.values()))
+    return Embedded(list(crystals), embeddings, graphs if keep_graphs else [])
+
+
+def embedding_folder(backbone_sha256: str, precision: Precision) -> str:
+    """Name of the folder of the embeddings of one backbone in one precision."""
+    return backbone_sha256[:32] + ("" if precision == "float32" else f"-{precision}")
 
 
 def chunks(keys: Sequence[str], size: int = CHUNK) -> Iterator[Sequence[str]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.exceptions import BackboneError
 from engine.learning.backbone import Backbone
-from engine.learning.features import Featuriser
+from engine.learning.features import Featuriser, Precision
 from engine.learning.statistics import STATISTICS
 
 if TYPE_CHECKING:
@@ -110,9 +110,13 @@ class Mixture:
 class MixedFeaturiser:
     """What a model on a mixture sees of a crystal: the embeddings of each backbone, which keeps its own on disk."""
 
-    def __init__(self, backbone: Mixture, folder: Path | str):
+    def __init__(
+        self, backbone: Mixture, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
+    ):
         self.backbone = backbone
-        self.parts = tuple(Featuriser(part, folder) for part in backbone.parts)
+        self.parts = tuple(
+            Featuriser(part, folder, keep_graphs=keep_graphs, precision=precision) for part in backbone.parts
+        )
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that lack an embedding of any backbone."""
@@ -123,6 +127,10 @@ class MixedFeaturiser:
         """Make graphs and embeddings of those of ``crystals`` that have none; see :meth:`Featuriser.add`."""
         for part in self.parts:
             part.add(crystals)
+
+    def discard_broken(self) -> list[str]:
+        """Delete damaged shards, and name them; what they held is missing then."""
+        return [name for part in self.parts for name in part.discard_broken()]
 
     def embeddings(self, keys: Sequence[str]) -> NDArray[np.float32]:
         """N x d embeddings of ``keys`` in order; one that was never added raises ``KeyError``."""
@@ -139,9 +147,12 @@ def mixed(backbones: Sequence[AnyBackbone]) -> AnyBackbone:
     return parts[0] if len(parts) == 1 else Mixture(parts)
 
 
-def make_featuriser(backbone: AnyBackbone, folder: Path | str) -> AnyFeaturiser:
-    """Give what makes and keeps the embeddings of ``backbone`` under ``folder``."""
-    return MixedFeaturiser(backbone, folder) if isinstance(backbone, Mixture) else Featuriser(backbone, folder)
+def make_featuriser(
+    backbone: AnyBackbone, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
+) -> AnyFeaturiser:
+    """Give what makes and keeps the embeddings of ``backbone`` under ``folder``; see :class:`Featuriser`."""
+    kind = MixedFeaturiser if isinstance(backbone, Mixture) else Featuriser
+    return kind(backbone, folder, keep_graphs=keep_graphs, precision=precision)  # type: ignore[arg-type]
 
 
 def _side_by_side(embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

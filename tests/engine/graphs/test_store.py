@@ -1,11 +1,10 @@
-"""Graphs survive the disk unchanged and are built once."""
+"""Graphs survive the disk unchanged."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from engine.graphs import store as module
 from engine.graphs.crystal_graph import build_graph
 from engine.graphs.store import GraphStore
 from engine.materials.crystal import Crystal
@@ -24,24 +23,26 @@ def assert_same(found, expected) -> None:
 
 def test_graphs_round_trip_in_any_order(tmp_path):
     expected = {key: build_graph(crystal, 4.0) for key, crystal in CRYSTALS.items()}
-    for graph, key in zip(GraphStore(tmp_path, 4.0).get(CRYSTALS), CRYSTALS, strict=True):
-        assert_same(graph, expected[key])
+    GraphStore(tmp_path, 4.0).add(expected)
     backwards = list(CRYSTALS)[::-1]
     for graph, key in zip(GraphStore(tmp_path, 4.0).read(backwards), backwards, strict=True):
         assert_same(graph, expected[key])
 
 
-def test_a_graph_is_built_once_for_a_cutoff(tmp_path, monkeypatch):
-    built = []
-    monkeypatch.setattr(module, "build_graph", lambda c, cutoff: built.append(cutoff) or build_graph(c, cutoff))
-    few = dict(list(CRYSTALS.items())[:3])
-    GraphStore(tmp_path, 4.0).get(few)
-    GraphStore(tmp_path, 4.0).get(few)
-    assert built == [4.0] * 3
-    GraphStore(tmp_path, 5.0).get(few)
-    assert built == [4.0] * 3 + [5.0] * 3
-
-
-def test_an_absent_graph(tmp_path):
+def test_every_cutoff_has_its_own(tmp_path):
+    name = next(iter(CRYSTALS))
+    GraphStore(tmp_path, 4.0).add({name: build_graph(CRYSTALS[name], 4.0)})
+    assert GraphStore(tmp_path, 4.0).missing(CRYSTALS) == list(CRYSTALS)[1:]
+    assert GraphStore(tmp_path, 5.0).missing([name]) == [name]
     with pytest.raises(KeyError, match="nothing"):
         GraphStore(tmp_path, 4.0).read(["nothing"])
+
+
+def test_damage_is_named(tmp_path):
+    store = GraphStore(tmp_path, 4.0)
+    store.add({key: build_graph(crystal, 4.0) for key, crystal in CRYSTALS.items()})
+    (path,) = tmp_path.rglob("*.arrow")
+    path.write_bytes(path.read_bytes()[:-100])
+    again = GraphStore(tmp_path, 4.0)
+    assert again.discard_broken() == [path.name]
+    assert len(again.missing(CRYSTALS)) == len(CRYSTALS)
