@@ -89,7 +89,7 @@ class Pool:
 
     @cached_property
     def mean_std(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of the first criterion, each N, on the model's scale."""
+        """Mean and standard deviation of the first criterion at the fidelity wanted, each N, on the model's scale."""
         return self._mean_std(self.posterior)
 
     @cached_property
@@ -125,11 +125,12 @@ class Pool:
 
     def _mean_std(self, posterior: PoolPosterior) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         mean, std = np.empty((2, len(self)))
+        rows = self.rows if self.target_of is None else self.target_of[self.rows]
         for part in self.chunks():
-            mean[part], std[part] = posterior.mean_std(self.rows[part])
+            mean[part], std[part] = posterior.mean_std(rows[part])
         bad = ~np.isfinite(mean + std)
         if bad.any():
-            _refuse(self.rows[bad], "mean or standard deviation")
+            _refuse(rows[bad], "mean or standard deviation")
         return mean, std
 
 

@@ -20,6 +20,8 @@ import numpy as np
 from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 MIN_MEMBERS = 3
@@ -199,6 +201,46 @@ class MemberPosterior:
             key=int(rng.integers(2**63)),
             notes=notes,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Fidelities:
+    """One pool of N rows at T fidelities as a pool of T x N rows, the wanted fidelity first; jointly drawn."""
+
+    parts: tuple[PoolPosterior, ...]
+    """Of one pool, with the same functions; the first is of the fidelity that is wanted."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the pool, at every fidelity."""
+        return sum(part.n_rows for part in self.parts)
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of joint draws."""
+        return self.parts[0].n_draws
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of these rows, each of its own fidelity."""
+        mean, std = np.empty((2, len(rows)))
+        for part, chosen, own in self._split(rows):
+            mean[chosen], std[chosen] = part.mean_std(own)
+        return mean, std
+
+    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``D x len(rows)`` joint draws, each row of its own fidelity."""
+        table = np.empty((self.n_draws, len(rows)), dtype=np.float32)
+        for part, chosen, own in self._split(rows):
+            table[:, chosen] = part.draws(own)
+        return table
+
+    def _split(self, rows: NDArray[np.int64]) -> Iterator[tuple[PoolPosterior, NDArray[np.int64], NDArray[np.int64]]]:
+        """Give the posterior of each fidelity, where its rows are among these, and what they are in its own pool."""
+        level, own = np.divmod(rows, self.parts[0].n_rows)
+        for k, part in enumerate(self.parts):
+            chosen = np.flatnonzero(level == k)
+            if len(chosen):
+                yield part, chosen, own[chosen]
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,7 +160,10 @@ class LazyGreedy:
         self.bounds = np.full(len(pool), np.inf)
         if marginal is not None and screened:
             most = SCREEN if acquisition.only_orders else MOST_DRAWN
-            promise = np.where(closed, -np.inf, self._weighed(marginal, factor))
+            promise = self._weighed(marginal, factor)
+            if acquisition.only_orders and pool.target_of is not None:
+                promise = marginal  # a material's fidelities are looked at together, whatever they cost
+            promise = np.where(closed, -np.inf, promise)
             if acquisition.needs_draws and len(pool) > most:
                 closed |= promise < np.partition(promise, len(pool) - most)[len(pool) - most]
             if not acquisition.only_orders:

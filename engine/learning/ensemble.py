@@ -54,8 +54,8 @@ Scale = Literal["log10", "linear"]
 Say = Callable[[str], None]
 
 FROZEN, AUTO = "frozen", "auto"
-UPPER = "wanted"
-"""The fidelity that members learn on top of a cheaper one."""
+UPPER, LOWER = "wanted", "cheaper"
+"""The fidelity that members learn, and the one beneath."""
 MIN_LABELS = 8
 """With fewer labels a model knows less than a spread-out first batch would tell."""
 NETWORK_LABELS = 300
@@ -173,16 +173,27 @@ class Ensemble:
     held_out: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)), repr=False)
     """n x 2: mean and calibrated std of each training row from the member that had not seen it; not kept on disk."""
 
-    def predict(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> MemberTable:
+    def predict(self, featuriser: AnyFeaturiser, keys: Sequence[str], fidelity: str = UPPER) -> MemberTable:
         """Members' predictions for crystals that ``featuriser`` holds, a chunk in memory at a time.
 
-        Where the model extrapolates, members are moved apart and their own spreads widened.
+        Where the model extrapolates, members are moved apart and their own spreads widened. ``fidelity`` may be
+        ``LOWER`` for members that stand on a cheaper one.
         """
         mean, std = np.empty((2, len(self.heads), len(keys)))
         for start, part in zip(range(0, len(keys), CHUNK), chunks(keys), strict=True):
             columns = slice(start, start + len(part))
-            mean[:, columns], std[:, columns] = self._predict_chunk(featuriser, part)
+            mean[:, columns], std[:, columns] = self._predict_chunk(featuriser, part, fidelity)
         return MemberTable(mean, std)
+
+    def share_told(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> NDArray[np.float64]:
+        """Share of what its own label would tell of a crystal that one of the cheaper fidelity would, N.
+
+        In variance; the mean over the members, which have to stand on a cheaper fidelity.
+        """
+        embeddings = featuriser.embeddings(keys)
+        tells = [[head.variance_reduction(embeddings, name) for name in (LOWER, UPPER)] for head in self.heads]
+        cheaper, own = np.mean(tells, axis=0)
+        return np.asarray(cheaper / np.maximum(own, 1e-300))
 
     def widening_factors(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> NDArray[np.float64]:
         """By how much the spread of each crystal grows with its distance to the training rows, N, at least 1."""
@@ -191,15 +202,20 @@ class Ensemble:
         return self.widening(self.distance(featuriser.embeddings(keys)))
 
     def posterior(self, featuriser: AnyFeaturiser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
-        """Give the calibrated joint posterior over a pool, as the acquisition reads it."""
+        """Give the calibrated joint posterior over a pool, as the acquisition reads it.
+
+        Of members that stand on a cheaper fidelity, the same rows at that one are its ``cheaper``.
+        """
         if isinstance(self.heads[0], GaussianProcessHead | MultiFidelityHead):
-            return _FunctionPosterior(self, featuriser, keys, n_draws, seed)
+            each = math.ceil(n_draws / len(self.heads))
+            functions = [head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)]
+            return _FunctionPosterior(self, featuriser, keys, functions, each * len(self.heads))
         table = self.predict(featuriser, keys)
         rng = np.random.default_rng(seed)
         return MemberPosterior.from_members(table.mean, table.std, scale=self.calibration, n_draws=n_draws, rng=rng)
 
     def _predict_chunk(
-        self, featuriser: AnyFeaturiser, keys: Sequence[str]
+        self, featuriser: AnyFeaturiser, keys: Sequence[str], fidelity: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         mean, std = np.empty((2, len(self.heads), len(keys)))
         if isinstance(self.heads[0], NetworkHead):
@@ -210,12 +226,12 @@ class Ensemble:
         elif self._folds is not None:
             mean, std = self._folds(featuriser.embeddings(keys))
         elif isinstance(self.heads[0], MultiFidelityHead):
-            mean, std = predict_all(self.heads, featuriser.embeddings(keys))
+            mean, std = predict_all(self.heads, featuriser.embeddings(keys), fidelity)
         else:
             embeddings = featuriser.embeddings(keys)
             for k, head in enumerate(self.heads):
                 mean[k], std[k] = head.predict(embeddings), self.noise[k]
-        if self.blend is not None:
+        if self.blend is not None and fidelity == UPPER:
             mean = self.blend(mean, self.blend.committee.estimate(featuriser, keys))
         factors = self.widening_factors(featuriser, keys)
         centre = mean.mean(axis=0)
@@ -224,7 +240,7 @@ class Ensemble:
     @cached_property
     def process(self) -> MultiFidelityHead:
         """The process of Gaussian-process members with all labels, for another fidelity to stand on."""
-        return MultiFidelityHead.of(union(self.heads), "lower")
+        return MultiFidelityHead.of(union(self.heads), LOWER)
 
     @cached_property
     def _folds(self) -> FoldPredictor | None:
@@ -488,18 +504,33 @@ def labels_hash(keys: Sequence[str], values: NDArray[np.float64]) -> str:
 class _FunctionPosterior:
     """Posterior of an ensemble of Gaussian processes: each draw is a function of one member, scaled for calibration."""
 
-    def __init__(self, ensemble: Ensemble, featuriser: AnyFeaturiser, keys: Sequence[str], n_draws: int, seed: int):
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        featuriser: AnyFeaturiser,
+        keys: Sequence[str],
+        functions: Sequence[Any],
+        n_draws: int,
+        fidelity: str = UPPER,
+    ):
         self._ensemble = ensemble
         self._featuriser = featuriser
         self._keys = keys
-        each = math.ceil(n_draws / len(ensemble.heads))
-        self._functions = [head.functions(each, seed * 1009 + k) for k, head in enumerate(ensemble.heads)]
-        self.n_draws = each * len(ensemble.heads)
+        self._functions = functions
+        self._fidelity = fidelity
+        self.n_draws = n_draws
         self.n_rows = len(keys)
+
+    @property
+    def cheaper(self) -> PoolPosterior:
+        """The same functions at the cheaper fidelity that members stand on."""
+        return _FunctionPosterior(
+            self._ensemble, self._featuriser, self._keys, self._functions, self.n_draws, fidelity=LOWER
+        )
 
     def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Calibrated mean and standard deviation of these rows."""
-        table = self._ensemble.predict(self._featuriser, self._select(rows))
+        table = self._ensemble.predict(self._featuriser, self._select(rows), self._fidelity)
         return table.total(self._ensemble.calibration)
 
     def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -509,7 +540,7 @@ class _FunctionPosterior:
             embeddings = self._featuriser.embeddings(part)
             means, drawn = self._evaluate(embeddings)
             own = means.mean(axis=0)
-            blend = self._ensemble.blend
+            blend = self._ensemble.blend if self._fidelity == UPPER else None
             centre = own if blend is None else blend(own, blend.committee.estimate(self._featuriser, part))
             factors = self._ensemble.calibration * self._ensemble.widening_factors(self._featuriser, part)
             out[:, start : start + len(part)] = centre + factors * (drawn - own)
@@ -518,7 +549,7 @@ class _FunctionPosterior:
     def _evaluate(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Means of the members (K x N) and all functions' values (D x N)."""
         if isinstance(self._functions[0], MultiFidelityFunctions):
-            return evaluate_all(self._functions, embeddings)
+            return evaluate_all(self._functions, embeddings, self._fidelity)
         means, drawn = zip(*(functions(embeddings) for functions in self._functions), strict=True)
         return np.stack(means), np.concatenate(drawn)
 

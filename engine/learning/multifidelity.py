@@ -231,9 +231,9 @@ class MultiFidelityHead:
         if self.built_on is not None or len(self.fidelities) == 1:
             return self.built_on
         t, top = self.tensors, len(self.fidelities) - 1
-        kept = dict.fromkeys(("columns", "kernel_level", "lengthscale", "outputscale"), t["kernel_level"] < top)
-        kept |= dict.fromkeys(_ROWS, t["level"] < top) | dict.fromkeys(("slope", "noise", "mean"), slice(top))
-        beneath = {name: t[name][rows] for name, rows in kept.items()}
+        kernels, labels = t["kernel_level"] < top, t["level"] < top
+        beneath = {name: t[name][kernels] for name in ("columns", "kernel_level", "lengthscale", "outputscale")}
+        beneath |= {name: t[name][labels] for name in _ROWS} | {n: t[n][:top] for n in ("slope", "noise", "mean")}
         return MultiFidelityHead({**t, **beneath}, self.fidelities[:-1])
 
     @cached_property

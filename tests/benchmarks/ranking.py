@@ -1,12 +1,19 @@
-"""Batches chosen from a million candidates against sorting their means, and the memory it takes."""
+"""Batches chosen from a million candidates against sorting their means, and the memory it takes; and whole rounds."""
 
 from __future__ import annotations
 
+import tempfile
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.benchmarks.measure import Measure, best_seconds, peak_gigabytes
+from tests.benchmarks.crystals import KAPPA, large_pool_files
+from tests.benchmarks.measure import Measure, best_seconds, peak_gigabytes, processor_seconds
+
+if TYPE_CHECKING:
+    from campaigns.campaign import Campaign
 
 ROWS = 1_000_000
 MEMBERS = 5
@@ -15,6 +22,10 @@ DRAWS = 512
 LIMIT = 4.0
 """Gigabytes."""
 FUNCTIONS = ("ucb", "qLogEI", "qUCB", "thompson")
+ROUND_LABELS = 500
+ROUND_BATCH = 50
+ROUND_LIMIT = 60.0
+"""Processor seconds of a round on some ten thousand crystals, after their embedding."""
 
 
 def measure() -> list[Measure]:
@@ -61,7 +72,7 @@ def measure() -> list[Measure]:
             Measure(f"rank by {what}", taken, reference, "s", goal, f"against np.argsort of the mean; {DRAWS} draws"),
             Measure(f"memory to rank by {what}", peak_gigabytes(), LIMIT, "GB", "<= 1", "against the limit"),
         ]
-    return measures + _joint_improvement(posterior.n_draws)
+    return measures + _joint_improvement(posterior.n_draws) + _whole_rounds()
 
 
 def _joint_improvement(n_draws: int) -> list[Measure]:
@@ -114,3 +125,73 @@ def _joint_improvement(n_draws: int) -> list[Measure]:
         Measure(f"{name} on a Gaussian process, 50 of 4,400", rank(name), plain, "s", "", note)
         for name in ("ucb", "qLogEI")
     ]
+
+
+def _whole_rounds() -> list[Measure]:
+    """Processor seconds of a campaign's rounds on embedded crystals, and of a plain Gaussian process and mean - sd."""
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        taken = {function: _round_seconds(Path(name), function) for function in ("ucb", "qLogEI")}
+        plain, n = _plain_seconds(Path(name))
+    what = f"{ROUND_BATCH} of {n:,} crystals, {ROUND_LABELS} labels"
+    return [
+        measure
+        for function, seconds in taken.items()
+        for measure in (
+            Measure(f"round with {function}, {what}", seconds, ROUND_LIMIT, "CPU-s", "<= 1", "against the limit"),
+            Measure(f"round with {function}, {what}", seconds, plain, "CPU-s", "", "against one plain GP, mean - sd"),
+        )
+    ]
+
+
+def _round_seconds(folder: Path, function: str) -> float:
+    """Train, score, rank and queue; the pool's embeddings are there."""
+    from campaigns.campaign import Campaign
+    from campaigns.round import RoundWork, open_round
+    from db.states import RoundState
+
+    directory = folder / function
+    Campaign.create(directory, fidelity="agl", batch=ROUND_BATCH, budget=1000).close()
+    text = (directory / "campaign.toml").read_text()
+    (directory / "campaign.toml").write_text(text.replace('function = "ucb"', f'function = "{function}"'))
+    with Campaign.open(directory) as campaign:
+        campaign.features = folder / "features"
+        campaign.ingest([str(path) for path in large_pool_files(folder)])
+        _label(campaign)
+        work = RoundWork(campaign, open_round(campaign, ROUND_BATCH), lambda text: None)
+        work.record = work.next_step()
+        taken = 0.0
+        while work.record.state is not RoundState.QUEUED:
+            taken += processor_seconds(lambda: setattr(work, "record", work.next_step()))
+    return taken
+
+
+def _plain_seconds(folder: Path) -> tuple[float, int]:
+    """Fit one Gaussian process to the same labels and embeddings, and sort by mean - sd; the size of the pool."""
+    from campaigns.backtest.peers import GaussianProcess
+    from campaigns.campaign import Campaign
+    from campaigns.pool import Pool
+    from campaigns.training_set import training_labels
+    from engine.learning.features import Featuriser
+
+    with Campaign.open(folder / "ucb") as campaign:
+        backbone = campaign.backbone(campaign.configuration.model.backbone)
+        pool = Pool.of(campaign.store, backbone.elements)
+        labels = training_labels(campaign.store, campaign.configuration.campaign)
+        embeddings = Featuriser(backbone, folder / "features").embeddings(pool.hashes).astype(np.float64)
+    rows = [row for row, id_ in enumerate(pool.ids) if id_ in labels]
+    target = np.log10([labels[pool.ids[row]].value for row in rows])
+    peer = GaussianProcess(embeddings)
+    return processor_seconds(lambda: peer.propose(rows, target, ROUND_BATCH)), len(pool)
+
+
+def _label(campaign: Campaign) -> None:
+    from db.records import LabelRecord
+
+    known = campaign.store.property_values([KAPPA])[KAPPA]
+    ids = np.random.default_rng(0).permutation(sorted(known))[:ROUND_LABELS].tolist()
+    campaign.store.add_labels(
+        LabelRecord(id_, "kappa_300K", float(known[id_]), "W/(m K)", "agl", source="benchmark") for id_ in ids
+    )

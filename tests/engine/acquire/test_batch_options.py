@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.acquire import sequential
 from engine.acquire.batch import choose_batch
 from engine.acquire.functions import FUNCTIONS, Needs, scheduled_beta
-from engine.acquire.posterior import MemberPosterior, TablePosterior
+from engine.acquire.posterior import Fidelities, MemberPosterior, TablePosterior
 from engine.exceptions import AcquisitionError
 
 N = 120
@@ -36,6 +36,17 @@ def _choose(acquisition: str, posterior=None, q: int | None = 6, seed: int = 1, 
     return choose_batch(
         posterior, acquisition=acquisition, q=q, threshold=0.7, rng=np.random.default_rng(seed), **options
     )
+
+
+def test_a_large_pool_is_looked_at_in_every_fidelity(monkeypatch):
+    """Where a part of the pool is looked at only, labels that cost nothing and tell nothing do not fill it."""
+    monkeypatch.setattr(sequential, "SCREEN", 40)
+    wanted, other = _posterior(seed=0), _posterior(seed=1)
+    cost = np.repeat([1.0, 0.2], N)
+    batch = _choose(
+        "GIBBON", Fidelities((wanted, other)), goal="max", best=1.2, q=3, cost=cost, target_of=np.tile(np.arange(N), 2)
+    )
+    assert (batch.rows < N).any()
 
 
 @pytest.mark.parametrize("acquisition", [*FAST, "random", "epsilon_greedy", "portfolio"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.acquire.posterior import KnownValues, MemberPosterior, TablePosterior
+from engine.acquire.posterior import Fidelities, KnownValues, MemberPosterior, TablePosterior
 from engine.exceptions import AcquisitionError
 
 N_ROWS = 300
@@ -29,6 +29,19 @@ def test_draws_of_a_row_do_not_depend_on_the_other_rows(rows):
     posterior = _posterior(16)
     everything = posterior.draws(np.arange(N_ROWS))
     np.testing.assert_array_equal(posterior.draws(np.array(rows)), everything[:, rows])
+
+
+@given(rows=st.lists(st.integers(0, 2 * N_ROWS - 1), max_size=40))
+def test_a_pool_at_two_fidelities_has_the_rows_of_both(rows):
+    wanted = _posterior(16)
+    cheaper = TablePosterior(wanted.mean + 1, 2 * wanted.std, wanted.draws(np.arange(N_ROWS)) - 1)
+    both, chosen = Fidelities((wanted, cheaper)), np.array(rows, dtype=np.int64)
+    assert (both.n_rows, both.n_draws) == (2 * N_ROWS, 16)
+    table = np.concatenate([wanted.draws(np.arange(N_ROWS)), cheaper.table], axis=1)
+    np.testing.assert_array_equal(both.draws(chosen), table[:, chosen])
+    mean, std = both.mean_std(chosen)
+    np.testing.assert_array_equal(mean, np.concatenate([wanted.mean, cheaper.mean])[chosen])
+    np.testing.assert_array_equal(std, np.concatenate([wanted.std, cheaper.std])[chosen])
 
 
 def test_the_table_holds_the_same_draws():

@@ -243,6 +243,16 @@ class TestOtherModels:
             for e in (alone, helped)
         ]
         assert errors[1] < 0.8 * errors[0]
+        posterior = helped.posterior(labelled.featuriser, labelled.keys, 60, 0)
+        cheaper, rows = posterior.cheaper, np.arange(60)
+        expected = low.predict(labelled.featuriser, labelled.keys).mean.mean(0)
+        assert np.abs(cheaper.mean_std(rows)[0] - expected).mean() < 0.1
+        wanted, drawn = posterior.draws(rows), cheaper.draws(rows)
+        np.testing.assert_array_equal(cheaper.draws(rows[[7, 3]]), drawn[:, [7, 3]])
+        together = [np.corrcoef(wanted[:, k], drawn[:, k])[0, 1] for k in rows]
+        assert np.mean(together) > 0.15
+        told = helped.share_told(labelled.featuriser, labelled.keys)
+        assert ((told >= 0) & (told < 1.2)).all()
 
     def test_auxiliaries_change_the_networks_alone(self, labelled):
         values = labelled.values
