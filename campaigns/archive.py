@@ -27,6 +27,7 @@ from campaigns.configuration import FILE, Configuration, parse_configuration
 from campaigns.exceptions import ArchiveError
 from campaigns.files import replaced
 from campaigns.output import Count
+from db.connection import STRUCTURES
 from db.portable import load_campaign
 from db.records import Json, utc_now
 from db.store import Store
@@ -165,7 +166,8 @@ def extract_archive(
         say(f"{sum(manifest.rows.values())} rows for the store")
         store: str | Path = store_url or partial / STORE
         patience = configuration.store.timeout
-        written = load_campaign(store, _tables(partial, manifest), manifest.schema_version, patience)
+        rows, folder = _tables(partial, manifest), partial / STRUCTURES
+        written = load_campaign(store, rows, manifest.schema_version, patience, folder)
         if manifest.schema_version == SCHEMA_VERSION and written != manifest.rows:
             raise ArchiveError(f"{path} holds other rows than its manifest says; take another copy of it")
         Store.open(store, campaign=configuration.campaign.name, timeout=patience).close()

@@ -19,6 +19,7 @@ from campaigns.ingestion import IngestReport, LabelField, ingest
 from campaigns.label_files import read_labels
 from campaigns.labelers import Labeler, make_labeler
 from campaigns.training_set import best_value, training_labels
+from db.connection import STRUCTURES
 from db.exceptions import LabelError
 from db.records import CampaignRecord, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord, RoundRecord
 from db.states import QUEUE_MOVES, UNFINISHED, CampaignState, FailureReason, QueueState, RoundState
@@ -132,6 +133,7 @@ class Campaign:
             _store_url(configuration, directory),
             campaign=configuration.campaign.name,
             timeout=configuration.store.timeout,
+            structures=directory / STRUCTURES,
         )
         return cls(directory, configuration, store)
 
@@ -352,7 +354,7 @@ class Campaign:
     def with_formula(self, entries: Sequence[QueueEntryRecord]) -> list[tuple[QueueEntryRecord, str]]:
         """Entries with the formula of their material."""
         ids = dict.fromkeys(e.material_id for e in entries)
-        formulas = {m.material_id: m.formula for m in self.store.materials(ids)}
+        formulas = {key.material_id: key.formula for key in self.store.material_index(ids)}
         return [(e, formulas[e.material_id]) for e in entries]
 
     def move(self, ids: Sequence[str], to: QueueState, note: str = "") -> list[QueueEntryRecord]:
@@ -565,7 +567,7 @@ def _advice(record: RoundRecord) -> str | None:
 def upgrade_store(directory: Path) -> tuple[str, str]:
     """Bring a campaign's store to this program's version; returns the versions before and after."""
     configuration = read_configuration(directory / FILE)
-    return Store.upgrade(_store_url(configuration, directory), configuration.store.timeout)
+    return Store.upgrade(_store_url(configuration, directory), configuration.store.timeout, directory / STRUCTURES)
 
 
 def _template(name: str) -> str:

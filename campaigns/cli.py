@@ -157,31 +157,31 @@ def ingest(
     counts = {
         "read": report.read,
         "added": report.added,
-        "duplicate": len(report.duplicates),
+        "duplicate": report.duplicate,
         "unchanged": report.unchanged,
-        "rejected": len(report.rejected),
+        "rejected": report.rejected,
         "labels": report.labels,
     }
     if format is Format.TABLE:
         emit([counts], format)
         if report.rejected:
-            left = len(report.rejected) - _SHOWN
+            left = report.rejected - _SHOWN
             title = f"rejected (`kappascout rejections {directory}` lists {left} more)" if left > 0 else "rejected"
-            emit([vars(r) for r in report.rejected[:_SHOWN]], format, title, _REJECTION_COLUMNS)
+            emit([vars(r) for r in report.rejections[:_SHOWN]], format, title, _REJECTION_COLUMNS)
         for copy, original in report.duplicates[:_SHOWN]:
             message(f"duplicate: {copy} is the same crystal as {original}")
-        if len(report.duplicates) > _SHOWN:
-            message(f"... and {len(report.duplicates) - _SHOWN} more duplicates")
+        if report.duplicate > _SHOWN:
+            message(f"... and {report.duplicate - _SHOWN} more duplicates")
     elif format is Format.JSON:
-        detail = {"duplicates": report.duplicates, "rejections": [vars(r) for r in report.rejected]}
+        detail = {"duplicates": report.duplicates, "rejections": [vars(r) for r in report.rejections]}
         detail |= {"versions": report.versions, "notes": report.notes}
-        emit_one(counts | {"reasons": report.reasons()} | detail, format)
+        emit_one(counts | {"reasons": dict(report.reasons.most_common())} | detail, format)
     else:
         emit([counts], format)
     for before, now in report.versions[:_SHOWN]:
         message(f"another version: {before} has another structure now, kept as {now}")
-    if len(report.versions) > _SHOWN:
-        message(f"... and {len(report.versions) - _SHOWN} more other versions")
+    if report.version > _SHOWN:
+        message(f"... and {report.version - _SHOWN} more other versions")
     for note in report.notes:
         message(f"note: {note}")
 

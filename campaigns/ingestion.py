@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -15,8 +16,7 @@ from campaigns.cursors import Cursor
 from campaigns.exceptions import CampaignError
 from campaigns.output import Count
 from campaigns.training_set import default_scale, flaw
-from db.exceptions import InvalidRecordError
-from db.records import LabelRecord, MaterialRecord, RejectionRecord, SourceRecord
+from db.records import CopyRecord, LabelRecord, MaterialKey, MaterialRecord, RejectionRecord, SourceRecord
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal, Material
@@ -30,6 +30,12 @@ REFERENCE = "builtin:reference"
 CANDIDATES = "builtin:candidates"
 BAD_LABEL = "bad_label"
 """Reason of a rejection beside those of :class:`RejectionReason`."""
+BATCH = 2048
+"""Records of files that are kept together; a killed ingest has lost at most as many."""
+EXAMPLES = 1000
+"""How many duplicates, rejections and versions a report names; the store keeps them all."""
+ENERGY = "energy_above_hull_eV"
+"""The property that decides between copies: of all energies only this one compares across databases."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,19 @@ _FILES = Provenance()
 
 @dataclass
 class IngestReport:
-    """What became of everything that came in."""
+    """What became of everything that came in; lists hold the first :data:`EXAMPLES`, so that memory is bounded."""
 
     added: int = 0
+    duplicate: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    labels: int = 0
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     """Id that came in, id of the material it is a copy of."""
-    unchanged: int = 0
-    rejected: list[RejectionRecord] = field(default_factory=list)
-    labels: int = 0
+    rejections: list[RejectionRecord] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """How many records were refused for each reason."""
+    version: int = 0
     versions: list[tuple[str, str]] = field(default_factory=list)
     """Id under which another structure was known, id under which the one that came now is kept."""
     notes: list[str] = field(default_factory=list)
@@ -97,11 +108,23 @@ class IngestReport:
     @property
     def read(self) -> int:
         """Records read."""
-        return self.added + self.unchanged + len(self.duplicates) + len(self.rejected)
+        return self.added + self.unchanged + self.duplicate + self.rejected
 
-    def reasons(self) -> dict[str, int]:
-        """How many records were refused for each reason."""
-        return dict(Counter(r.reason for r in self.rejected).most_common())
+    def add_duplicates(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Count copies."""
+        self.duplicate += len(pairs)
+        _extend(self.duplicates, pairs)
+
+    def add_rejections(self, records: Sequence[RejectionRecord]) -> None:
+        """Count what was refused."""
+        self.rejected += len(records)
+        self.reasons.update(record.reason for record in records)
+        _extend(self.rejections, records)
+
+    def add_versions(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Count other structures of known ids."""
+        self.version += len(pairs)
+        _extend(self.versions, pairs)
 
 
 def ingest(
@@ -139,7 +162,7 @@ def ingest(
     found: set[str] = set()
     remote = [(text, _opened(text, say)) for text in sources if is_remote(text)]
     local = [text for text in sources if not is_remote(text)]
-    for outcomes in open_sources(local, workers) if local else ():
+    for outcomes in _gathered(open_sources(local, workers)) if local else ():
         found |= _take(store, outcomes, label_fields, report, _FILES)
         say(Count(f"{report.read} records read"))
     for text, source in remote:
@@ -160,15 +183,28 @@ def _take(
     """Keep one chunk; the names of the properties that were in it."""
     materials = [o for o in outcomes if isinstance(o, Material)]
     refused = [_rejection(o) for o in outcomes if isinstance(o, Rejection)]
-    refused += [r for m in materials if (r := _bad_label(m, label_fields))]
-    bad = {id(m) for m in materials if _bad_label(m, label_fields)}
+    bad = {id(m): r for m in materials if (r := _bad_label(m, label_fields))}
+    refused += bad.values()
     with store.transaction():
         kept, conflicts = add_materials(store, [m for m in materials if id(m) not in bad], report, provenance)
         refused += conflicts
         store.add_rejections(refused)
         report.labels += len(store.add_labels(_labels(kept, label_fields)).added)
-    report.rejected += refused
+    store.compact_structures()
+    report.add_rejections(refused)
     return {name for m in materials for name in m.properties}
+
+
+def _gathered(lists: Iterable[list[Material | Rejection]]) -> Iterator[list[Material | Rejection]]:
+    """Join lists until they hold :data:`BATCH` outcomes."""
+    batch: list[Material | Rejection] = []
+    for outcomes in lists:
+        batch += outcomes
+        if len(batch) >= BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _opened(text: str, say: Callable[[str], None]) -> Source:
@@ -191,7 +227,7 @@ def _asked(
     cursor = Cursor.load(folder, text)
     try:
         cursor, pages = _resumed(source, cursor, say)
-        for page in pages:
+        for page in _ahead(pages):
             now = datetime.now(UTC).isoformat(timespec="seconds")
             yield process(page.records), Provenance(source.query, now, page.version, page.row_versions)
             read = cursor.read + len(page.records)
@@ -204,6 +240,15 @@ def _asked(
                 report.notes.append(f"{source.origin} announced {page.total} records and sent {read}")
     except SourceError as error:
         raise CampaignError(f"{text}, page {cursor.page + 1}: {error}") from error
+
+
+def _ahead(pages: Iterator[Page]) -> Iterator[Page]:
+    """Give each page while the next one is being fetched."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, pages, None)
+        while (page := coming.result()) is not None:
+            coming = thread.submit(next, pages, None)
+            yield page
 
 
 def _resumed(source: Source, cursor: Cursor, say: Callable[[str], None]) -> tuple[Cursor, Iterator[Page]]:
@@ -256,6 +301,7 @@ def material_record(material: Material, provenance: Provenance = _FILES) -> Mate
         query=provenance.query,
         note="; ".join([*material.notes, *(f"property {name} is {v}, left out" for name, v in broken.items())]),
         content_hash=material.content_hash,
+        energy=_energy(material),
     )
     return MaterialRecord(
         material_id=material.id,
@@ -268,17 +314,6 @@ def material_record(material: Material, provenance: Provenance = _FILES) -> Mate
         structure=material.crystal.to_dict(),
         properties={name: v for name, v in material.properties.items() if name not in broken},
         sources=(source,),
-    )
-
-
-def stored_material(record: MaterialRecord) -> Material:
-    """Turn a stored material into one of the engine."""
-    return Material(
-        record.material_id,
-        Crystal.from_dict(record.structure),
-        record.content_hash,
-        record.spacegroup,
-        dict(record.properties),
     )
 
 
@@ -303,7 +338,7 @@ def add_materials(
             versions = {m.id: _version(m) for m in kept if m.id in conflicts}
             rows = {v.id: provenance.row_versions[id_] for id_, v in versions.items() if id_ in provenance.row_versions}
             conflicts = _add(store, list(versions.values()), report, replace(provenance, row_versions=rows))
-            report.versions += [(id_, v.id) for id_, v in versions.items() if v.id not in conflicts]
+            report.add_versions([(id_, v.id) for id_, v in versions.items() if v.id not in conflicts])
             kept = [versions.get(m.id, m) for m in kept]
     refused += [_conflict(m, conflicts[m.id]) for m in kept if m.id in conflicts]
     return [m for m in kept if m.id not in conflicts], refused
@@ -317,30 +352,88 @@ def _version(material: Material) -> Material:
 
 def _add(store: Store, materials: Sequence[Material], report: IngestReport, provenance: Provenance) -> dict[str, str]:
     """Add materials that differ in id or are the same; ids that the store knows with another crystal, and why."""
-    present = store.materials_in_buckets({m.bucket for m in materials})
-    known = {bucket: [stored_material(r) for r in records] for bucket, records in present.items()}
-    pairs = link_duplicates(materials, known)
-    copies = {id(m): original for m, original in pairs if original and original.content_hash != m.content_hash}
+    copies = _copies(store, materials)
     added = store.add_materials(material_record(m, provenance) for m in materials if id(m) not in copies)
     report.added += len(added.added)
     report.unchanged += len(added.unchanged)
-    report.duplicates += added.duplicates
+    report.add_duplicates(added.duplicates)
     conflicts = dict(added.conflicts)
-    orphans = []
-    for material in materials:
-        original = copies.get(id(material))
-        if original is None:
-            continue
-        if original.id in conflicts:
-            orphans.append(material)
-            continue
-        record = material_record(material, provenance)
-        try:
-            store.link_duplicate(original.id, record.sources[0], record.properties)
-            report.duplicates.append((material.id, original.id))
-        except InvalidRecordError as error:
-            conflicts[material.id] = str(error)
+    found = [(m, copies[id(m)]) for m in materials if id(m) in copies]
+    orphans = [m for m, original in found if original in conflicts]
+    linked = [(m, original) for m, original in found if original not in conflicts]
+    refused = dict(store.link_copies(_link(store, linked, provenance)))
+    report.add_duplicates([(m.id, original) for m, original in linked if m.id not in refused])
+    conflicts |= refused
     return conflicts | _add(store, orphans, report, provenance) if orphans else conflicts
+
+
+def _copies(store: Store, materials: Sequence[Material]) -> dict[int, str]:
+    """Id of the material that each is a near copy of, by ``id()``; structures are read only where that is to be seen.
+
+    What came in before under its hash is told by that alone.
+    """
+    known = store.known_hashes(m.content_hash for m in materials)
+    unknown = [m for m in materials if m.content_hash not in known]
+    present = store.in_buckets(m.bucket for m in unknown)
+    ids = [key.material_id for keys in present.values() for key in keys]
+    structures = {id_: structure for id_, (_, structure) in zip(ids, store.structures(ids), strict=True)}
+    originals = {
+        bucket: [_stored_material(key, structures[key.material_id]) for key in keys] for bucket, keys in present.items()
+    }
+    pairs = link_duplicates(unknown, originals)
+    return {id(m): copy.id for m, copy in pairs if copy and copy.content_hash != m.content_hash}
+
+
+def _stored_material(key: MaterialKey, structure: dict[str, Any]) -> Material:
+    return Material(key.material_id, Crystal.from_dict(structure), key.content_hash, key.spacegroup)
+
+
+def _link(store: Store, linked: Sequence[tuple[Material, str]], provenance: Provenance) -> list[CopyRecord]:
+    """Decide which copy represents each crystal, in the order in which they came."""
+    best: dict[str, SourceRecord] = {}
+    for kept in store.materials({original for _, original in linked}):
+        own = [source for source in kept.sources if source.content_hash == kept.content_hash]
+        best[kept.material_id] = min(own, key=_merit)
+    copies = []
+    for material, original in linked:
+        record = material_record(material, provenance)
+        source = record.sources[0]
+        better = _is_better(source, best[original])
+        if better:
+            best[original] = source
+        copies.append(CopyRecord(original, record, represents=better))
+    return copies
+
+
+def _is_better(copy: SourceRecord, kept: SourceRecord) -> bool:
+    """Tell whether ``copy`` represents its crystal rather than what is kept.
+
+    The lower energy above the hull where both are known; else what comes with more provenance (an energy, the
+    database's query, its version); else what came first.
+    """
+    if copy.energy is not None and kept.energy is not None and copy.energy != kept.energy:
+        return copy.energy < kept.energy
+    return _provenance(copy) > _provenance(kept)
+
+
+def _merit(source: SourceRecord) -> tuple[float, int]:
+    """Order sources of one structure: the smallest represents it."""
+    return (math.inf if source.energy is None else source.energy), -_provenance(source)
+
+
+def _provenance(source: SourceRecord) -> int:
+    return sum(value is not None for value in (source.energy, source.query, source.database_version))
+
+
+def _energy(material: Material) -> float | None:
+    value = material.properties.get(ENERGY)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _extend(examples: list[Any], more: Sequence[Any]) -> None:
+    examples += more[: max(0, EXAMPLES - len(examples))]
 
 
 def _conflict(material: Material, message: str) -> RejectionRecord:

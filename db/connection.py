@@ -27,6 +27,7 @@ from db.exceptions import (
     StoreNotWritableError,
     StoreUnreachableError,
 )
+from db.structures import Shards
 from db.tables import Campaign
 
 LOCK_TIMEOUT = 30.0
@@ -34,6 +35,8 @@ LOCK_TIMEOUT = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach a server; each is twice the one before
 SECRETS = ("password", "sslpassword")
 """What a URL's query may hold that is never shown."""
+STRUCTURES = Path("artifacts", "structures")
+"""Where the structures are, beside ``campaign.toml``."""
 dump_json = partial(json.dumps, allow_nan=False, separators=(",", ":"))
 IN_CHUNK = 900  # values of one IN (...): older SQLite takes 999 parameters
 Item = TypeVar("Item")
@@ -78,9 +81,10 @@ CAUSES: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
 class StoreConnection:
     """The engine, the campaign that is worked on, and the one way to a session."""
 
-    def __init__(self, url: URL, timeout: float, campaign: str | None = None):
+    def __init__(self, url: URL, timeout: float, campaign: str | None = None, structures: Path | None = None):
         self.url = url
         self.timeout = timeout
+        self.shards = Shards(structures or structures_folder(url))
         self._campaign_name = campaign
         self._campaign_pk: int | None = None
         self._joined: Session | None = None
@@ -174,6 +178,11 @@ def describe(url: URL) -> str:
     if _is_sqlite(url):
         return str(url.database)
     return url.difference_update_query(SECRETS).render_as_string(hide_password=True)
+
+
+def structures_folder(url: URL) -> Path | None:
+    """Folder of the structures of an SQLite store that was opened without one; a store on a server has none."""
+    return Path(str(url.database)).parent / STRUCTURES if _is_sqlite(url) else None
 
 
 def make_engine(url: URL, timeout: float, foreign_keys: bool = True) -> Engine:

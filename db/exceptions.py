@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class StoreError(Exception):
@@ -43,6 +44,19 @@ class StoreChangedError(StoreError):
 
 class StoreUnreachableError(StoreError):
     """The database server does not answer, or its driver is not installed."""
+
+
+class BrokenShardError(StoreError):
+    """A file of structures that is missing or damaged."""
+
+    def __init__(self, path: Path, fault: str, origins: Sequence[str] = ()):
+        self.path = path
+        self.fault = fault
+        named = f" (its crystals came from {', '.join(origins)})" if origins else ""
+        super().__init__(
+            f"{path} {fault}, and with it the structures of some materials; restore the file from a copy, or ingest "
+            f"the same sources again{named}: structures that are lost are then written again"
+        )
 
 
 class NoCampaignError(StoreError):

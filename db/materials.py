@@ -2,63 +2,108 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import bindparam, delete, exists, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
-from db.exceptions import InvalidRecordError, UnknownMaterialError
+from db.exceptions import BrokenShardError, UnknownMaterialError
 from db.records import (
     AddReport,
+    CopyRecord,
+    Json,
     MaterialKey,
     MaterialRecord,
     PropertyValue,
     RejectionRecord,
     SourceRecord,
-    require_properties,
     utc_now,
 )
-from db.tables import Material, MaterialProperty, Rejection, Source
+from db.states import RoundState
+from db.structures import FULL, Shards
+from db.tables import (
+    Failure,
+    Label,
+    Material,
+    MaterialProperty,
+    QueueEntry,
+    Rejection,
+    Round,
+    Source,
+    StructureShard,
+)
 
 KEY_COLUMNS = tuple(getattr(Material, name) for name in MaterialKey._fields)
 SOURCE_COLUMNS = tuple(getattr(Source, name) for name in SourceRecord.__dataclass_fields__)
+
+
+SMALL = FULL // 4
+"""Shards of fewer structures are merged when there are many."""
+MANY = 16
+Place = tuple[str, int]
+"""Where a structure is: SHA-256 of a shard, and row."""
 
 
 class Materials(StoreConnection):
     """Verbs and finders of materials."""
 
     def add_materials(self, batch: Iterable[MaterialRecord]) -> AddReport:
-        """Add crystals in one transaction; the same crystal becomes a source, a known id never changes its crystal."""
+        """Add crystals in one transaction; the same crystal becomes a source, a known id never changes its crystal.
+
+        A structure whose shard is missing or damaged is written again when its crystal comes again.
+        """
         records = list(batch)
         with self.session(write=True) as session:
-            return _Addition(session, self.lock_campaign(session)).add(records)
+            return _Addition(session, self.lock_campaign(session), self.shards).add(records)
 
-    def link_duplicate(
-        self, existing_id: str, source: SourceRecord, properties: dict[str, PropertyValue] | None = None
-    ) -> None:
-        """Record that ``source`` holds the same crystal as ``existing_id`` in near-equal form.
+    def link_copies(self, copies: Iterable[CopyRecord]) -> list[tuple[str, str]]:
+        """Record crystals that are materials of the store in nearly equal form; ids that cannot be linked, and why.
 
-        ``source.content_hash`` is the hash of the linked copy, so that the copy is recognised when it comes again.
-        Properties are merged, never overwritten.
+        Properties are merged, never overwritten. A copy that is to represent the material gives it its structure,
+        space group and hash; a material with a label, a failure or a queue entry, and any while a round is under way,
+        stays as it is.
         """
-        if source.content_hash is None:
-            raise InvalidRecordError(
-                f"linking {source.record_id!r} to {existing_id!r} needs the content hash of the linked copy"
-            )
-        require_properties(properties or {}, source.record_id)
+        with self.session(write=True) as session:
+            return _Addition(session, self.lock_campaign(session), self.shards).link(list(copies))
+
+    def compact_structures(self) -> None:
+        """Merge small shards where there are many, and delete those that nobody refers to any more."""
         with self.session(write=True) as session:
             campaign_pk = self.lock_campaign(session)
-            owner = resolve_owners(session, campaign_pk, [existing_id])[existing_id]
-            _Addition(session, campaign_pk).link(owner, source, properties or {})
+            query = select(StructureShard.id, StructureShard.sha256, StructureShard.rows)
+            query = query.where(StructureShard.campaign_id == campaign_pk, StructureShard.rows < SMALL)
+            small = [row for row in session.execute(query.order_by(StructureShard.id)) if self.shards.is_sound(row[1])]
+            if sum(rows for *_, rows in small) < FULL and len(small) <= MANY:
+                return
+            # what an earlier call has merged is deleted now only, when nobody reads it any more
+            session.execute(delete(StructureShard).where(~exists().where(Material.shard_pk == StructureShard.id)))
+            self.shards.sweep(set(session.scalars(select(StructureShard.sha256))))
+            for group in _groups(small):
+                rows_of_all = sum(rows for *_, rows in group)
+                merged = self.shards.merge(sha256 for _, sha256, _ in group)
+                into = _shard_pk(session, campaign_pk, merged, rows_of_all)
+                start = 0
+                for pk, _, rows in group:
+                    moved = {"shard_pk": into, "shard_row": Material.shard_row + start}
+                    session.execute(update(Material).where(Material.shard_pk == pk).values(moved))
+                    start += rows
+                session.execute(delete(StructureShard).where(StructureShard.id.in_([pk for pk, *_ in group])))
 
     def materials(self, ids: Iterable[str] | None = None, chunk: int = 1000) -> Iterator[MaterialRecord]:
         """Materials in order of insertion, or under ``ids`` in their order; memory holds one chunk.
 
         Each chunk is its own transaction: what is added meanwhile may appear, and writing meanwhile is possible.
+
+        Raises
+        ------
+        BrokenShardError
+            If structures are missing or damaged on the disk.
         """
         if ids is not None:
             for part in chunks(ids, chunk):
@@ -69,7 +114,7 @@ class Materials(StoreConnection):
             with self.session() as session:
                 query = select(Material.id).where(Material.campaign_id == self.campaign_pk(session), Material.id > last)
                 pks = session.scalars(query.order_by(Material.id).limit(chunk)).all()
-                records = _read(session, pks)
+                records = self._read(session, pks)
             if not pks:
                 return
             yield from records.values()
@@ -79,33 +124,51 @@ class Materials(StoreConnection):
         """Find the material known under ``any_id``."""
         return next(self.materials([any_id]))
 
-    def structures(self, ids: Iterable[str], chunk: int = 1000) -> Iterator[tuple[str, dict[str, Any]]]:
+    def structures(self, ids: Iterable[str], chunk: int = FULL) -> Iterator[tuple[str, Json]]:
         """Content hash and structure of the materials under ``ids`` in their order, without what else is known."""
         for part in chunks(ids, chunk):
             with self.session() as session:
                 owners = resolve_owners(session, self.campaign_pk(session), part)
-                found: dict[int, tuple[str, dict[str, Any]]] = {}
+                hashes: dict[int, str] = {}
+                places: dict[int, Place] = {}
                 for pks in chunks({pk for pk, _ in owners.values()}):
-                    query = select(Material.id, Material.content_hash, Material.structure).where(Material.id.in_(pks))
-                    found |= {pk: (digest, structure) for pk, digest, structure in session.execute(query)}
-            yield from (found[owners[id_][0]] for id_ in part)
+                    query = select(Material.id, Material.content_hash, StructureShard.sha256, Material.shard_row)
+                    query = query.join(StructureShard, Material.shard_pk == StructureShard.id)
+                    for pk, content_hash, sha256, row in session.execute(query.where(Material.id.in_(pks))):
+                        hashes[pk], places[pk] = content_hash, (sha256, row)
+                found = self._structures(session, places)
+            yield from ((hashes[pk], found[pk]) for pk in (owners[id_][0] for id_ in part))
 
-    def material_index(self) -> list[MaterialKey]:
-        """Light columns of the whole pool, in order of insertion."""
+    def material_index(self, ids: Iterable[str] | None = None) -> list[MaterialKey]:
+        """Light columns of the whole pool, in order of insertion, or of the materials under ``ids`` in their order."""
         with self.session() as session:
             query = select(*KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session))
-            return [MaterialKey(*row) for row in session.execute(query.order_by(Material.id))]
+            if ids is None:
+                return [MaterialKey(*row) for row in session.execute(query.order_by(Material.id))]
+            wanted = list(ids)
+            owners = resolve_owners(session, self.campaign_pk(session), wanted)
+            found: dict[str, MaterialKey] = {}
+            for part in chunks({pk for pk, _ in owners.values()}):
+                found |= {row[0]: MaterialKey(*row) for row in session.execute(query.where(Material.id.in_(part)))}
+        return [found[owners[id_][1]] for id_ in wanted]
 
-    def materials_in_buckets(self, buckets: Collection[str]) -> dict[str, list[MaterialRecord]]:
-        """Materials of each bucket that has any, in order of insertion."""
-        found: dict[str, list[MaterialRecord]] = defaultdict(list)
+    def in_buckets(self, buckets: Iterable[str]) -> dict[str, list[MaterialKey]]:
+        """Light columns of the materials of each bucket that has any, in order of insertion."""
+        found: dict[str, list[MaterialKey]] = defaultdict(list)
         with self.session() as session:
-            campaign_pk = self.campaign_pk(session)
+            query = select(*KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session)).order_by(Material.id)
             for part in chunks(dict.fromkeys(buckets)):
-                query = select(Material.id).where(Material.campaign_id == campaign_pk, Material.bucket.in_(part))
-                for record in _read(session, session.scalars(query.order_by(Material.id)).all()).values():
-                    found[record.bucket].append(record)
+                for row in session.execute(query.where(Material.bucket.in_(part))):
+                    key = MaterialKey(*row)
+                    found[key.bucket].append(key)
         return dict(found)
+
+    def known_hashes(self, hashes: Iterable[str]) -> set[str]:
+        """Those of ``hashes`` under which a crystal ever came in."""
+        with self.session() as session:
+            query = select(Source.content_hash).where(Source.campaign_id == self.campaign_pk(session))
+            parts = chunks(dict.fromkeys(hashes))
+            return {h for part in parts for h in session.scalars(query.where(Source.content_hash.in_(part)))}
 
     def resolve(self, record_id: str) -> str:
         """Id of the material that is, or ever came in, under ``record_id``."""
@@ -145,17 +208,13 @@ class Materials(StoreConnection):
     def add_rejections(self, batch: Iterable[RejectionRecord]) -> int:
         """Keep what was refused; return how many were new (same source, id and reason is known already)."""
         with self.session(write=True) as session:
-            campaign_pk = self.lock_campaign(session)
-            query = select(Rejection.source, Rejection.record_id, Rejection.reason)
-            known = {tuple(row) for row in session.execute(query.where(Rejection.campaign_id == campaign_pk))}
-            new: dict[tuple[str, str, str], dict[str, Any]] = {}
-            for record in batch:
-                key = (record.source, record.record_id, record.reason)
-                if key not in known:
-                    new[key] = vars(record) | {"campaign_id": campaign_pk, "at": record.at or utc_now()}
-            if new:
-                session.execute(insert(Rejection), list(new.values()))
-            return len(new)
+            own = {"campaign_id": self.lock_campaign(session)}
+            rows = [vars(record) | own | {"at": record.at or utc_now()} for record in batch]
+            if not rows:
+                return 0
+            dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+            statement = dialect.insert(Rejection).on_conflict_do_nothing().returning(Rejection.id)
+            return len(session.scalars(statement, rows).all())
 
     def rejections(self) -> list[RejectionRecord]:
         """Everything that was refused, in order."""
@@ -167,8 +226,50 @@ class Materials(StoreConnection):
     def _materials_under(self, ids: Sequence[str]) -> list[MaterialRecord]:
         with self.session() as session:
             owners = resolve_owners(session, self.campaign_pk(session), ids)
-            records = _read(session, {pk for pk, _ in owners.values()})
+            records = self._read(session, {pk for pk, _ in owners.values()})
         return [records[owners[any_id][0]] for any_id in ids]
+
+    def _read(self, session: Session, pks: Collection[int]) -> dict[int, MaterialRecord]:
+        """Read whole materials by row, in order of insertion, from plain columns: faster than mapped objects."""
+        fields: dict[int, dict[str, Any]] = {}
+        places: dict[int, Place] = {}
+        properties: dict[int, dict[str, PropertyValue]] = defaultdict(dict)
+        sources: dict[int, list[SourceRecord]] = defaultdict(list)
+        for part in chunks(sorted(pks)):
+            query = select(Material.id, StructureShard.sha256, Material.shard_row, *KEY_COLUMNS)
+            query = query.join(StructureShard, Material.shard_pk == StructureShard.id).where(Material.id.in_(part))
+            for pk, sha256, row, *key in session.execute(query.order_by(Material.id)):
+                fields[pk] = dict(zip(MaterialKey._fields, key, strict=True))
+                places[pk] = sha256, row
+            query = select(MaterialProperty.material_pk, MaterialProperty.name, MaterialProperty.value).where(
+                MaterialProperty.material_pk.in_(part)
+            )
+            for pk, name, value in session.execute(query.order_by(MaterialProperty.id)):
+                properties[pk][name] = value
+            query = select(Source.material_pk, *SOURCE_COLUMNS).where(Source.material_pk.in_(part))
+            for pk, *columns in session.execute(query.order_by(Source.id)):
+                sources[pk].append(SourceRecord(*columns))
+        structures = self._structures(session, places)
+        return {
+            pk: MaterialRecord(
+                **columns, structure=structures[pk], properties=properties[pk], sources=tuple(sources[pk])
+            )
+            for pk, columns in fields.items()
+        }
+
+    def _structures(self, session: Session, places: Mapping[int, Place]) -> dict[int, Json]:
+        """Structures by row of the table of materials; each shard is read once."""
+        wanted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for pk, (sha256, row) in places.items():
+            wanted[sha256].append((pk, row))
+        found: dict[int, Json] = {}
+        for sha256, rows in wanted.items():
+            try:
+                structures = self.shards.read(sha256, [row for _, row in rows])
+            except BrokenShardError as error:
+                raise BrokenShardError(error.path, error.fault, _origins(session, sha256)) from error
+            found.update(zip((pk for pk, _ in rows), structures, strict=True))
+        return found
 
 
 class _Addition:
@@ -177,16 +278,19 @@ class _Addition:
     Everything is decided through the table of sources, where each id and each hash a material ever had is a row.
     """
 
-    def __init__(self, session: Session, campaign_pk: int):
+    def __init__(self, session: Session, campaign_pk: int, shards: Shards):
         self.session = session
         self.campaign_pk = campaign_pk
+        self.shards = shards
         self.pks: dict[str, int] = {}
+        self.held: dict[str, tuple[str, str]] = {}  # owner -> content hash, shard of its structure
         self.hash_of_id: dict[str, tuple[str, str]] = {}  # record id -> owner, content hash
         self.owner_of_hash: dict[str, str] = {}
         self.known_sources: set[tuple[str, str]] = set()  # record id, origin
         self.known_properties: set[tuple[str, str]] = set()  # owner, name
         self.sources: list[tuple[str, SourceRecord]] = []
         self.properties: list[tuple[str, str, PropertyValue]] = []
+        self.renewed: dict[str, MaterialRecord] = {}  # owner -> whose structure it gets
 
     def add(self, records: Sequence[MaterialRecord]) -> AddReport:
         """Decide what each record is, then write it all."""
@@ -209,45 +313,68 @@ class _Addition:
             else:
                 report.duplicates.append((record.material_id, owner))
             self._take(owner, sources, record.properties)
+            if self._is_lost(owner, record):
+                self.renewed[owner] = record
         self._insert_materials(new)
         self._insert_details()
+        self._renew()
         return report
 
-    def link(self, owner: tuple[int, str], source: SourceRecord, properties: dict[str, PropertyValue]) -> None:
-        """Add one source, and its properties, to an existing material."""
-        pk, material_id = owner
-        self._look_up([source.record_id], [str(source.content_hash)])
-        clash = self._clash(material_id, [source])
-        other = self.owner_of_hash.get(str(source.content_hash), material_id)
-        if other != material_id:
-            clash = f"that crystal is material {other!r} already"
-        if clash:
-            raise InvalidRecordError(f"{source.record_id!r} cannot be linked to {material_id!r}: {clash}")
-        self.pks[material_id] = pk
-        self._load_properties([pk])
-        self._take(material_id, [source], properties)
+    def link(self, copies: Sequence[CopyRecord]) -> list[tuple[str, str]]:
+        """Add sources and properties to existing materials, and structures where copies represent them."""
+        owners = resolve_owners(self.session, self.campaign_pk, [link.existing_id for link in copies])
+        pks = {pk for pk, _ in owners.values()}
+        ids = [material_id for _, material_id in owners.values()]
+        sources = [_with_hash(link.copy.sources[0], link.copy.content_hash) for link in copies]
+        self._look_up([*ids, *(source.record_id for source in sources)], [str(s.content_hash) for s in sources])
+        used = self._used(pks) if any(link.represents for link in copies) else pks
+        conflicts = []
+        for link, source in zip(copies, sources, strict=True):
+            pk, material_id = owners[link.existing_id]
+            clash = self._clash(material_id, [source])
+            other = self.owner_of_hash.get(link.copy.content_hash, material_id)
+            if other != material_id:
+                clash = f"that crystal is material {other!r} already"
+            if clash:
+                words = f"{source.record_id!r} cannot be linked to {material_id!r}: {clash}"
+                conflicts.append((source.record_id, words))
+                continue
+            self._take(material_id, [source], link.copy.properties)
+            if link.represents and pk not in used:
+                self.renewed[material_id] = link.copy
         self._insert_details()
+        self._renew()
+        return conflicts
 
     def _look_up(self, ids: Iterable[str], hashes: Iterable[str]) -> None:
         """Load the sources that share an id or a hash with the batch, and their materials' property names."""
-        query = select(Source.record_id, Source.origin, Source.content_hash, Material.id, Material.material_id).join(
-            Material, Source.material_pk == Material.id
+        query = (
+            select(
+                Source.record_id,
+                Source.origin,
+                Source.content_hash,
+                Material.id,
+                Material.material_id,
+                Material.content_hash,
+                StructureShard.sha256,
+            )
+            .join(Material, Source.material_pk == Material.id)
+            .join(StructureShard, Material.shard_pk == StructureShard.id)
+            .where(Source.campaign_id == self.campaign_pk)
         )
-        query = query.where(Source.campaign_id == self.campaign_pk)
         for column, values in ((Source.record_id, ids), (Source.content_hash, hashes)):
             for part in chunks(dict.fromkeys(values)):
-                for record_id, origin, content_hash, pk, owner in self.session.execute(query.where(column.in_(part))):
+                rows = self.session.execute(query.where(column.in_(part)))
+                for record_id, origin, content_hash, pk, owner, own_hash, sha256 in rows:
                     self.pks[owner] = pk
+                    self.held[owner] = own_hash, sha256
                     self.hash_of_id[record_id] = (owner, content_hash)
                     self.owner_of_hash[content_hash] = owner
                     self.known_sources.add((record_id, origin))
-        self._load_properties(self.pks.values())
-
-    def _load_properties(self, pks: Iterable[int]) -> None:
-        query = select(Material.material_id, MaterialProperty.name).join(Material)
-        for part in chunks(pks):
-            rows = self.session.execute(query.where(MaterialProperty.material_pk.in_(part)))
-            self.known_properties.update((owner, name) for owner, name in rows)
+        names = select(Material.material_id, MaterialProperty.name).join(Material)
+        for pks in chunks(self.pks.values()):
+            known = self.session.execute(names.where(MaterialProperty.material_pk.in_(pks)))
+            self.known_properties.update((owner, name) for owner, name in known)
 
     def _owner(self, record: MaterialRecord, sources: Sequence[SourceRecord]) -> str | None:
         """Find the material that ``record`` is a copy of, by its hash or by an id and hash it came in under before."""
@@ -282,14 +409,36 @@ class _Addition:
                 self.known_properties.add((owner, name))
                 self.properties.append((owner, name, value))
 
+    def _is_lost(self, owner: str, record: MaterialRecord) -> bool:
+        """Whether ``record`` brings back a structure that cannot be read any more."""
+        own_hash, sha256 = self.held.get(owner, ("", ""))
+        return own_hash == record.content_hash and not self.shards.is_sound(sha256)
+
+    def _used(self, pks: Collection[int]) -> set[int]:
+        """Those of the materials whose structure something was decided on."""
+        last = select(Round.state).where(Round.campaign_id == self.campaign_pk).order_by(Round.number.desc()).limit(1)
+        state = self.session.scalar(last)
+        if state is not None and state.step < RoundState.QUEUED.step:
+            return set(pks)
+        columns = (Label.material_pk, Failure.material_pk, QueueEntry.material_pk)
+        return {
+            pk
+            for column in columns
+            for part in chunks(pks)
+            for pk in self.session.scalars(select(column).where(column.in_(part)))
+        }
+
     def _insert_materials(self, records: Sequence[MaterialRecord]) -> None:
-        if not records:
-            return
-        columns = (*MaterialKey._fields, "structure")
-        rows = [{name: getattr(record, name) for name in columns} for record in records]
-        statement = insert(Material).returning(Material.id, sort_by_parameter_order=True)
-        pks = self.session.scalars(statement, [row | {"campaign_id": self.campaign_pk} for row in rows])
-        self.pks.update(zip((record.material_id for record in records), pks, strict=True))
+        for part in chunks(records, FULL):
+            shard = self._write(part)
+            rows = [
+                {name: getattr(record, name) for name in MaterialKey._fields}
+                | {"campaign_id": self.campaign_pk, "shard_pk": shard, "shard_row": i}
+                for i, record in enumerate(part)
+            ]
+            statement = insert(Material).returning(Material.id, sort_by_parameter_order=True)
+            pks = self.session.scalars(statement, rows)
+            self.pks.update(zip((record.material_id for record in part), pks, strict=True))
 
     def _insert_details(self) -> None:
         now = utc_now()
@@ -302,6 +451,26 @@ class _Addition:
                 {"material_pk": self.pks[owner], "name": name, "value": value} for owner, name, value in self.properties
             ]
             self.session.execute(insert(MaterialProperty), values)
+
+    def _renew(self) -> None:
+        """Give materials another structure."""
+        names = ("content_hash", "spacegroup")
+        statement = update(Material).where(Material.id == bindparam("row"))
+        for part in chunks(self.renewed.items(), FULL):
+            shard = self._write([record for _, record in part])
+            rows = [
+                {"row": self.pks[owner], "shard_pk": shard, "shard_row": i} | {n: getattr(record, n) for n in names}
+                for i, (owner, record) in enumerate(part)
+            ]
+            self.session.connection().execute(
+                statement.values({n: bindparam(n) for n in ("shard_pk", "shard_row", *names)}), rows
+            )
+
+    def _write(self, records: Sequence[MaterialRecord]) -> int:
+        """Write structures to a shard, which is on the disk before any row refers to it."""
+        return _shard_pk(
+            self.session, self.campaign_pk, self.shards.write([record.structure for record in records]), len(records)
+        )
 
 
 def resolve_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
@@ -331,24 +500,33 @@ def _with_hash(source: SourceRecord, content_hash: str) -> SourceRecord:
     return source if source.content_hash is not None else replace(source, content_hash=content_hash)
 
 
-def _read(session: Session, pks: Collection[int]) -> dict[int, MaterialRecord]:
-    """Read whole materials by row, in order of insertion, from plain columns: faster than mapped objects."""
-    fields: dict[int, dict[str, Any]] = {}
-    properties: dict[int, dict[str, PropertyValue]] = defaultdict(dict)
-    sources: dict[int, list[SourceRecord]] = defaultdict(list)
-    for part in chunks(sorted(pks)):
-        query = select(Material.id, *KEY_COLUMNS, Material.structure).where(Material.id.in_(part))
-        for pk, *key, structure in session.execute(query.order_by(Material.id)):
-            fields[pk] = dict(zip(MaterialKey._fields, key, strict=True)) | {"structure": structure}
-        query = select(MaterialProperty.material_pk, MaterialProperty.name, MaterialProperty.value).where(
-            MaterialProperty.material_pk.in_(part)
-        )
-        for pk, name, value in session.execute(query.order_by(MaterialProperty.id)):
-            properties[pk][name] = value
-        query = select(Source.material_pk, *SOURCE_COLUMNS).where(Source.material_pk.in_(part))
-        for pk, *columns in session.execute(query.order_by(Source.id)):
-            sources[pk].append(SourceRecord(*columns))
-    return {
-        pk: MaterialRecord(**columns, properties=properties[pk], sources=tuple(sources[pk]))
-        for pk, columns in fields.items()
-    }
+def _shard_pk(session: Session, campaign_pk: int, sha256: str, rows: int) -> int:
+    """Row of a shard, which may be there already: the same structures give the same file."""
+    own = (StructureShard.campaign_id == campaign_pk, StructureShard.sha256 == sha256)
+    known = session.scalar(select(StructureShard.id).where(*own))
+    if known is None:
+        statement = insert(StructureShard).returning(StructureShard.id)
+        known = session.scalars(statement, [{"campaign_id": campaign_pk, "sha256": sha256, "rows": rows}]).one()
+    return known
+
+
+def _groups(small: Sequence[Any]) -> Iterator[list[Any]]:
+    """Shards to merge into one, each of at most :data:`FULL` rows."""
+    group: list[Any] = []
+    for row in [*small, None]:
+        if row is None or sum(rows for *_, rows in [*group, row]) > FULL:
+            if len(group) > 1:
+                yield group
+            group = []
+        group.append(row)
+
+
+def _origins(session: Session, sha256: str) -> list[str]:
+    """Files and databases that the structures of a shard came from, the first few."""
+    query = select(Source.origin).join(Material, Source.material_pk == Material.id)
+    query = query.join(StructureShard, Material.shard_pk == StructureShard.id).where(StructureShard.sha256 == sha256)
+    files = dict.fromkeys(_PLACE_IN_FILE.sub("", origin) for origin in session.scalars(query.order_by(Source.id)))
+    return [*list(files)[:3], *(["..."] if len(files) > 3 else [])]
+
+
+_PLACE_IN_FILE = re.compile(r"(::.*|:\d+|\[\d+\]|#.*)$")

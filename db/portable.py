@@ -29,7 +29,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from db import schema
-from db.connection import LOCK_TIMEOUT, StoreConnection, chunks, make_engine, to_url, wrapped_errors
+from db.connection import (
+    LOCK_TIMEOUT,
+    StoreConnection,
+    chunks,
+    make_engine,
+    structures_folder,
+    to_url,
+    wrapped_errors,
+)
 from db.exceptions import InvalidRecordError, StoreFromNewerVersionError
 from db.records import Json
 from db.tables import SCHEMA_VERSION
@@ -51,11 +59,16 @@ class Portable(StoreConnection):
 
 
 def load_campaign(
-    url_or_path: str | Path, tables: Rows, version: str = SCHEMA_VERSION, timeout: float = LOCK_TIMEOUT
+    url_or_path: str | Path,
+    tables: Rows,
+    version: str = SCHEMA_VERSION,
+    timeout: float = LOCK_TIMEOUT,
+    structures: Path | None = None,
 ) -> dict[str, int]:
     """Write what :meth:`Portable.dump` gave into a store, made where there is none; all of it or nothing.
 
-    Rows keep their order; in a store that holds other campaigns they are numbered anew.
+    Rows keep their order; in a store that holds other campaigns they are numbered anew. They say in which file each
+    structure is; the files of the folder of structures go from one place to the other as they are.
 
     Parameters
     ----------
@@ -67,6 +80,8 @@ def load_campaign(
         Schema version of the store they come from; rows of an older one are upgraded.
     timeout
         Seconds to wait for another process that holds the store.
+    structures
+        As :meth:`db.store.Store.open` takes it; structures that an older version kept in its rows are written there.
 
     Returns
     -------
@@ -90,7 +105,7 @@ def load_campaign(
     with tempfile.TemporaryDirectory(prefix="kappascout-upgrade-") as folder:
         between = to_url(Path(folder) / "store.sqlite")
         _load(between, tables, version, timeout)
-        schema.upgrade(between, timeout)
+        schema.upgrade(between, timeout, structures=structures or structures_folder(url))
         upgraded = Portable(between, timeout)
         try:
             return _load(url, upgraded.dump(), SCHEMA_VERSION, timeout)

@@ -63,6 +63,8 @@ class SourceRecord:
     note: str = ""
     content_hash: str | None = None
     """Hash of the crystal as it came from here; it differs from the material's for a near-duplicate."""
+    energy: float | None = None
+    """Energy of the crystal as it came from here, eV per atom above the hull; of copies the lowest one is kept."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class MaterialRecord:
     bucket: str
     """Key under which copies of one crystal from different databases meet."""
     structure: Json
-    """The standardised crystal as JSON."""
+    """The standardised crystal: ``lattice`` (3 x 3), ``numbers`` (n) and ``frac_coords`` (n x 3)."""
     properties: dict[str, PropertyValue] = field(default_factory=dict)
     """Known properties by name, unit in the name (``band_gap_eV``)."""
     sources: tuple[SourceRecord, ...] = ()
@@ -97,6 +99,7 @@ class MaterialRecord:
             )
         object.__setattr__(self, "sources", sources)
         require_properties(self.properties, self.material_id)
+        require_structure(self.structure, self.material_id)
 
 
 class MaterialKey(NamedTuple):
@@ -109,6 +112,18 @@ class MaterialKey(NamedTuple):
     spacegroup: int
     n_sites: int
     bucket: str
+
+
+@dataclass(frozen=True)
+class CopyRecord:
+    """A crystal that came in and is a material of the store in nearly equal form."""
+
+    existing_id: str
+    """Any id of the material."""
+    copy: MaterialRecord
+    """The crystal as it came, under its first source."""
+    represents: bool = False
+    """Whether its structure is to stand for the material from now on."""
 
 
 @dataclass(frozen=True)
@@ -339,6 +354,24 @@ def require_properties(properties: dict[str, PropertyValue], material_id: str) -
                 f"property {name!r} of {material_id!r} is a {type(value).__name__}; give a number, text or truth value"
             )
         require_json(value, f"property {name!r} of {material_id!r}")
+
+
+def require_structure(structure: Json, material_id: str) -> None:
+    """Raise unless a shard can hold it.
+
+    Raises
+    ------
+    InvalidRecordError
+        Naming the material.
+    """
+    if structure.keys() == {"lattice", "numbers", "frac_coords"}:
+        cell, species, sites = structure["lattice"], structure["numbers"], structure["frac_coords"]
+        if len(cell) == 3 and len(species) == len(sites) and all(len(row) == 3 for row in (*cell, *sites)):
+            return
+    raise InvalidRecordError(
+        f"the structure of {material_id!r} is not a lattice of 3 x 3, n numbers and n x 3 frac_coords "
+        f"(it has {', '.join(structure) or 'nothing'}); give those"
+    )
 
 
 def _require_text(noun: str, record: object, *names: str) -> None:

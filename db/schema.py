@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import URL, Connection, inspect, text
 
-from db.connection import describe, make_engine, wrapped_errors
+from db.connection import describe, make_engine, structures_folder, wrapped_errors
 from db.exceptions import NotAStoreError, StoreFromNewerVersionError, StoreNotFoundError, StoreOutdatedError
 from db.tables import SCHEMA_VERSION
 
@@ -54,8 +54,13 @@ def check_version(url: URL, version: str | None) -> None:
         )
 
 
-def upgrade(url: URL, timeout: float, to: str = SCHEMA_VERSION) -> tuple[str | None, str]:
-    """Bring a store, or an empty database, to a version, this program's, in one transaction; return (from, to)."""
+def upgrade(
+    url: URL, timeout: float, to: str = SCHEMA_VERSION, structures: Path | None = None
+) -> tuple[str | None, str]:
+    """Bring a store, or an empty database, to a version, this program's, in one transaction; return (from, to).
+
+    ``structures`` is their folder, as :meth:`db.store.Store.open` takes it.
+    """
     from alembic import command
 
     # a migration that rebuilds a table on SQLite drops the old one, which foreign keys would turn into deletions
@@ -67,19 +72,23 @@ def upgrade(url: URL, timeout: float, to: str = SCHEMA_VERSION) -> tuple[str | N
             before = read_version(url, connection)
             if before is not None and before > SCHEMA_VERSION:
                 check_version(url, before)
-            command.upgrade(alembic_config(connection), to)
+            command.upgrade(alembic_config(connection, structures or structures_folder(url)), to)
     finally:
         engine.dispose()
     return before, to
 
 
-def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration for our migrations, run over ``connection`` and inside its transaction."""
+def alembic_config(connection: Connection, structures: Path | None = None) -> Config:
+    """Alembic's configuration for our migrations, run over ``connection`` and inside its transaction.
+
+    ``structures`` is the folder of the structures, which one of the migrations moves out of the tables.
+    """
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
+    config.attributes["structures"] = structures
     return config
 
 

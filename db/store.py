@@ -52,6 +52,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
         create: bool = False,
         campaign: str | None = None,
         timeout: float = LOCK_TIMEOUT,
+        structures: Path | None = None,
     ) -> Self:
         """Open a store, and check that this program knows its version.
 
@@ -65,11 +66,14 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
             Name of the campaign to work on; not needed where the store holds one.
         timeout
             Seconds to wait for another process that holds the store.
+        structures
+            Folder of the crystals' structures; ``artifacts/structures`` beside an SQLite file if not given. A store on
+            a server needs one as soon as a structure is read or written.
         """
         url = to_url(url_or_path)
         if url.get_backend_name() == "sqlite":
             _check_file(url, create)
-        store = cls(url, timeout, campaign)
+        store = cls(url, timeout, campaign, structures)
         try:
             if create and _read_version(store) is None:
                 schema.upgrade(url, timeout)
@@ -80,8 +84,13 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
         return store
 
     @staticmethod
-    def upgrade(url_or_path: str | Path, timeout: float = LOCK_TIMEOUT) -> tuple[str, str]:
-        """Bring an older store to this program's version; return the version before and after."""
+    def upgrade(
+        url_or_path: str | Path, timeout: float = LOCK_TIMEOUT, structures: Path | None = None
+    ) -> tuple[str, str]:
+        """Bring an older store to this program's version; return the version before and after.
+
+        ``structures`` as in :meth:`open`; structures that an older version kept in the tables are written there.
+        """
         url = to_url(url_or_path)
         if url.get_backend_name() == "sqlite":
             _check_file(url, create=False)
@@ -92,7 +101,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
             store.close()
         if before is None:
             schema.check_version(url, before)
-        before, after = schema.upgrade(url, timeout)
+        before, after = schema.upgrade(url, timeout, structures=structures)
         return str(before), after
 
     def __enter__(self) -> Self:

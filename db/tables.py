@@ -27,7 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from db.states import CampaignState, FailureReason, QueueState, RoundState
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """Revision of the last migration; four digits, compared as text."""
 
 # SQLite numbers rows by itself only where the key is a plain INTEGER
@@ -92,6 +92,18 @@ class Campaign(Base):
     created_at: Mapped[str]
 
 
+class StructureShard(Base):
+    """A file of structures, named by its SHA-256 (see :mod:`db.structures`)."""
+
+    __tablename__ = "structure_shard"
+    __table_args__ = (UniqueConstraint("campaign_id", "sha256"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    sha256: Mapped[str]
+    rows: Mapped[int]
+
+
 class Material(Base):
     """A standardised crystal; ``id`` is the order of insertion."""
 
@@ -111,7 +123,8 @@ class Material(Base):
     spacegroup: Mapped[int]
     n_sites: Mapped[int]
     bucket: Mapped[str]
-    structure: Mapped[dict[str, Any]]
+    shard_pk: Mapped[int] = mapped_column(ForeignKey("structure_shard.id"), index=True)
+    shard_row: Mapped[int]
 
 
 class Source(Base):
@@ -133,6 +146,7 @@ class Source(Base):
     database_version: Mapped[str | None]
     query: Mapped[str | None]
     note: Mapped[str]
+    energy: Mapped[float | None]
 
 
 class MaterialProperty(Base):

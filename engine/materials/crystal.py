@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,9 +71,7 @@ class Crystal:
     @cached_property
     def formula(self) -> str:
         """Reduced formula as pymatgen writes it, e.g. ``Mg2Si``."""
-        from pymatgen.core import Composition
-
-        return str(Composition(self.composition).reduced_formula)
+        return _reduced_formula(tuple(sorted(self.composition.items())))
 
     @cached_property
     def chemical_system(self) -> str:
@@ -115,6 +113,14 @@ class Crystal:
     def from_dict(cls, data: dict[str, Any]) -> Crystal:
         """Inverse of :meth:`to_dict`."""
         return cls(data["lattice"], data["numbers"], data["frac_coords"])
+
+
+@lru_cache(maxsize=1024)
+def _reduced_formula(composition: tuple[tuple[str, int], ...]) -> str:
+    """Ask pymatgen, which takes as long as all other checks of a small crystal."""
+    from pymatgen.core import Composition
+
+    return str(Composition(dict(composition)).reduced_formula)
 
 
 @dataclass(frozen=True, eq=False)

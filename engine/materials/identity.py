@@ -40,7 +40,9 @@ def identify(
     """Make a material of a crystal in any cell that passed :func:`engine.materials.checks.check`."""
     standardised, spacegroup = standardise(crystal)
     digest = content_hash(crystal, primitive_sites=len(standardised))
-    return Material(id, standardised, digest, spacegroup, properties or {}, source, notes)
+    material = Material(id, standardised, digest, spacegroup, properties or {}, source, notes)
+    _ = material.formula, standardised.chemical_system  # once, here, where many processes work
+    return material
 
 
 def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, int]:
@@ -52,9 +54,9 @@ def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, in
     dataset = _symmetry_dataset(crystal, symprec)
     if dataset is None:
         return _niggli_reduced(crystal), 1
-    to_primitive = _TO_PRIMITIVE[dataset.international[0]]
+    to_primitive, from_primitive = _TO_PRIMITIVE[dataset.international[0]]
     _, sites = np.unique(dataset.std_mapping_to_primitive, return_index=True)
-    frac_coords = dataset.std_positions[sites] @ np.linalg.inv(to_primitive).T
+    frac_coords = dataset.std_positions[sites] @ from_primitive.T
     return Crystal(to_primitive.T @ dataset.std_lattice, dataset.std_types[sites], _wrapped(frac_coords)), int(
         dataset.number
     )
@@ -116,7 +118,7 @@ _INTERVALS = np.array([2e-3, 4e-3, 4e-3])
 _OFFSETS = np.array([0.3819660113, 0.4142135624, 0.7320508076])
 
 # columns are the primitive vectors in the conventional basis
-_TO_PRIMITIVE = {
+_CENTRINGS = {
     "P": np.eye(3),
     "A": np.array([[2, 0, 0], [0, 1, -1], [0, 1, 1]]) / 2,
     "C": np.array([[1, 1, 0], [-1, 1, 0], [0, 0, 2]]) / 2,
@@ -124,6 +126,7 @@ _TO_PRIMITIVE = {
     "I": np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2,
     "F": np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2,
 }
+_TO_PRIMITIVE = {letter: (matrix, np.linalg.inv(matrix)) for letter, matrix in _CENTRINGS.items()}
 
 
 def _symmetry_dataset(crystal: Crystal, symprec: float) -> spglib.SpglibDataset | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 
 from engine.exceptions import CrystalError, EngineError
+from engine.execution import cores, single_threaded_children
 from engine.materials.checks import Rejection, check
 from engine.materials.crystal import Material
 from engine.materials.formats import RawRecord, Record, parse, rejection
@@ -50,7 +49,7 @@ def load(
     work = partial(
         process, allowed_elements=None if allowed_elements is None else frozenset(allowed_elements), max_sites=max_sites
     )
-    return _load(_chunks(read(paths), chunk), work, workers or _cores())
+    return _load(_chunks(read(paths), chunk), work, workers or cores())
 
 
 def process(
@@ -88,7 +87,7 @@ def _load(
     waiting: deque[Future[list[Outcome]]] = deque()
     try:
         for records in rest:
-            with _single_threaded_children():
+            with single_threaded_children():
                 waiting.append(executor.submit(work, records))
             if len(waiting) >= 2 * workers:
                 yield waiting.popleft().result()
@@ -106,22 +105,3 @@ def _load(
 def _chunks(records: Iterator[RawRecord | Rejection], size: int) -> Iterator[list[RawRecord | Rejection]]:
     while chunk := list(islice(records, size)):
         yield chunk
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _single_threaded_children() -> Iterator[None]:
-    """Let processes started here run one thread each; numerical libraries read this variable when imported."""
-    name = "OMP_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

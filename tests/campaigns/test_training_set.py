@@ -35,7 +35,8 @@ def test_labels_up_to_a_moment_are_those_of_that_moment(tmp_path_factory: Any, w
     path: Path = tmp_path_factory.mktemp("store") / "s.sqlite"
     with Store.open(path, create=True) as store:
         store.create_campaign(CampaignRecord("c", "min", "kappa_300K"))
-        store.add_materials(MaterialRecord(id_, id_, "NaCl", "Cl-Na", 225, 2, "b", {"x": 1}) for id_ in "abc")
+        structure = {"lattice": [[5, 0, 0], [0, 5, 0], [0, 0, 5]], "numbers": [11], "frac_coords": [[0, 0, 0]]}
+        store.add_materials(MaterialRecord(id_, id_, "NaCl", "Cl-Na", 225, 2, "b", structure) for id_ in "abc")
         moments = []
         for id_, value, method, fidelity in writes:
             store.add_labels([LabelRecord(id_, "kappa_300K", value, "W/(m K)", fidelity, method=method)])

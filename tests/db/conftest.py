@@ -36,11 +36,17 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def make_campaign() -> Callable[..., Store]:
+def structures(tmp_path: Path) -> Path:
+    """Folder of the structures: where an SQLite store has it by itself."""
+    return tmp_path / "artifacts" / "structures"
+
+
+@pytest.fixture
+def make_campaign(structures: Path) -> Callable[..., Store]:
     """Open a store, made where there is none, with a new campaign."""
 
     def make(url: str, name: str = "test") -> Store:
-        store = Store.open(url, create=True)
+        store = Store.open(url, create=True, structures=structures)
         store.create_campaign(CampaignRecord(name, "min", "kappa_300K", {"batch": 4}, seed=7))
         return store
 
@@ -69,7 +75,11 @@ def make_material() -> Callable[..., MaterialRecord]:
             spacegroup=225,
             n_sites=2,
             bucket="NaCl|225|2",
-            structure={"lattice": [[2.82, 2.82, 0.0], [2.82, 0.0, 2.82], [0.0, 2.82, 2.82]], "numbers": [11, 17]},
+            structure={
+                "lattice": [[2.82, 2.82, 0.0], [2.82, 0.0, 2.82], [0.0, 2.82, 2.82]],
+                "numbers": [11, 17],
+                "frac_coords": [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]],
+            },
             properties=properties,
             sources=(SourceRecord(material_id, origin),),
         )

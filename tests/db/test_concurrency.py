@@ -36,13 +36,15 @@ with Store.open(sys.argv[1]) as store:
 """
 INGESTS = """
 import sys
+from pathlib import Path
 from db.records import MaterialRecord
 from db.store import Store
-with Store.open(sys.argv[1]) as store:
+with Store.open(sys.argv[1], structures=Path(sys.argv[3])) as store:
     print("ready", flush=True)
     sys.stdin.readline()
     for i in range(20):
-        fields = ("NaCl", "Cl-Na", 225, 2, "bucket", {"numbers": [11, 17]})
+        structure = {"lattice": [[i, 0, 0], [0, i, 0], [0, 0, i]], "numbers": [11], "frac_coords": [[0, 0, 0]]}
+        fields = ("NaCl", "Cl-Na", 225, 2, "bucket", structure)
         store.add_materials([MaterialRecord(f"{sys.argv[2]}{i}{k}", f"hash {i} {k}", *fields) for k in range(5)])
 """
 CREATES = """
@@ -54,11 +56,11 @@ Store.open(sys.argv[1], create=True).close()
 """
 
 
-def together(script: str, store_url: str, names: tuple[str, ...] = ("1", "2")) -> list[str]:
+def together(script: str, store_url: str, *more: object, names: tuple[str, ...] = ("1", "2")) -> list[str]:
     """Run a script in as many processes as there are names, all let go at once; what each printed."""
     command = [sys.executable, "-c", script, store_url]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([*command, name], **pipes) for name in names]
+    processes = [subprocess.Popen([*command, name, *map(str, more)], **pipes) for name in names]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -94,8 +96,9 @@ def test_two_corrections_at_once_leave_one_label(store, store_url, pool):
     assert all(one.superseded_by > one.id for one in history if not one.is_current)
 
 
-def test_two_ingests_of_the_same_crystals(store, store_url):
-    together(INGESTS, store_url)
+def test_two_ingests_of_the_same_crystals(store, store_url, structures):
+    together(INGESTS, store_url, structures)
+    assert [m.structure["lattice"][0][0] for m in store.materials()] == [i for i in range(20) for _ in range(5)]
     assert (store.counts()["materials"], store.counts()["sources"]) == (100, 200)
 
 

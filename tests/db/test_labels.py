@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from db.exceptions import LabelError, UnknownMaterialError
 from db.labels import canonical_unit
-from db.records import FailureRecord, LabelRecord, SourceRecord
+from db.records import CopyRecord, FailureRecord, LabelRecord
 from db.states import FailureReason
 
 
@@ -58,8 +58,8 @@ def test_labels_that_differ_in_kind_coexist(store, pool, other):
     assert len(store.labels("kappa_300K")) == 2
 
 
-def test_two_copies_of_one_crystal_may_each_have_a_value(store, pool):
-    store.link_duplicate("m1", SourceRecord("copy", "file", content_hash="h"))
+def test_two_copies_of_one_crystal_may_each_have_a_value(store, pool, make_material):
+    store.link_copies([CopyRecord("m1", make_material("copy", "h"))])
     batch = [label("m1", 1.0, fidelity="agl"), label("copy", 1.1, fidelity="agl")]
     store.add_labels(batch)
     assert store.add_labels(batch).added == []

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db.exceptions import InvalidRecordError, UnknownMaterialError
-from db.records import MaterialRecord, RejectionRecord, SourceRecord
+from db.exceptions import UnknownMaterialError
+from db.records import CopyRecord, MaterialRecord, RejectionRecord, SourceRecord
 
 
 def only(store, material_id):
@@ -82,9 +82,9 @@ def test_a_known_id_with_the_crystal_of_another_material_is_refused(store, pool,
 
 
 def test_a_near_duplicate_is_linked_and_known_when_it_comes_again(store, pool, make_material):
-    source = SourceRecord("near", "other.cif", content_hash="near hash")
-    store.link_duplicate("m3", source, {"band_gap_eV": 0.0, "density": 2.1})
-    store.link_duplicate("m3", source, {"density": 99.0})
+    copy = make_material("near", "near hash", band_gap_eV=0.0, density=2.1)
+    assert store.link_copies([CopyRecord("m3", copy)]) == []
+    assert store.link_copies([CopyRecord("m3", replace(copy, properties={"density": 99.0}))]) == []
     assert only(store, "near").properties == {"band_gap_eV": 1.5, "density": 2.1}
     assert store.counts()["sources"] == 11
     assert store.add_materials([make_material("near", "near hash")]).unchanged == ["near"]
@@ -92,30 +92,34 @@ def test_a_near_duplicate_is_linked_and_known_when_it_comes_again(store, pool, m
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("material_id", "content_hash", "words"),
     [
-        (SourceRecord("near", "file"), "needs the content hash"),
-        (SourceRecord("m4", "file", content_hash="near hash"), "'m4'"),
-        (SourceRecord("near", "file", content_hash="hash of m4"), "'m4' already"),
+        ("m4", "near hash", "id 'm4' is known already with another crystal"),
+        ("near", "hash of m4", "that crystal is material 'm4' already"),
     ],
 )
-def test_links_that_contradict_the_store(store, pool, source, message):
-    with pytest.raises(InvalidRecordError, match=message):
-        store.link_duplicate("m3", source)
+def test_links_that_contradict_the_store(store, pool, make_material, material_id, content_hash, words):
+    copies = [CopyRecord("m3", make_material(material_id, content_hash)), CopyRecord("m3", make_material("c", "h"))]
+    ((refused, why),) = store.link_copies(copies)
+    assert refused == material_id
+    assert words in why
+    assert store.resolve("c") == "m3"
 
 
-def test_link_to_an_unknown_material(store):
+def test_link_to_an_unknown_material(store, make_material):
     with pytest.raises(UnknownMaterialError, match="'nobody'"):
-        store.link_duplicate("nobody", SourceRecord("near", "file", content_hash="h"))
+        store.link_copies([CopyRecord("nobody", make_material("near"))])
 
 
 def test_finders(store, pool, make_material):
     store.add_materials([replace(make_material("other"), bucket="KCl|225|2", formula="KCl")])
     assert [key.material_id for key in store.material_index()] == [*pool, "other"]
     assert store.material_index()[-1].formula == "KCl"
+    assert [key.material_id for key in store.material_index(["other", "m3", "other"])] == ["other", "m3", "other"]
     assert [m.material_id for m in store.materials(chunk=3)] == [*pool, "other"]
     assert [m.material_id for m in store.materials(["m7", "m0", "m7"], chunk=2)] == ["m7", "m0", "m7"]
-    buckets = store.materials_in_buckets(["NaCl|225|2", "KCl|225|2", "nothing"])
+    buckets = store.in_buckets(["NaCl|225|2", "KCl|225|2", "nothing"])
+    assert store.known_hashes(["hash of m1", "nothing"]) == {"hash of m1"}
     assert {bucket: [m.material_id for m in found] for bucket, found in buckets.items()} == {
         "NaCl|225|2": pool,
         "KCl|225|2": ["other"],
@@ -165,6 +169,7 @@ value = (
     | st.floats(allow_nan=False, allow_infinity=False, width=64)
     | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 )
+triple = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3)
 counter = itertools.count()
 
 
@@ -172,12 +177,12 @@ counter = itertools.count()
 @given(
     formula=text.filter(str.strip),
     properties=st.dictionaries(text, value, max_size=4),
-    numbers=st.lists(st.integers(1, 118), max_size=4),
-    coordinates=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4),
+    lattice=st.tuples(triple, triple, triple),
+    sites=st.lists(st.tuples(st.integers(1, 118), triple), max_size=4),
     note=text,
     version=st.none() | text,
 )
-def test_any_material_round_trips(store, formula, properties, numbers, coordinates, note, version):
+def test_any_material_round_trips(store, formula, properties, lattice, sites, note, version):
     material_id = f"material {next(counter)}"
     source = SourceRecord(material_id, "a file", "2026-01-01", version, None, note, "hash " + material_id)
     record = MaterialRecord(
@@ -186,15 +191,16 @@ def test_any_material_round_trips(store, formula, properties, numbers, coordinat
         formula,
         "",
         1,
-        len(numbers),
+        len(sites),
         "bucket",
-        {"numbers": numbers, "frac_coords": coordinates},
+        {"lattice": list(lattice), "numbers": [z for z, _ in sites], "frac_coords": [site for _, site in sites]},
         properties,
         (source,),
     )
     assert store.add_materials([record]).added == [material_id]
     found = store.material(material_id)
     assert found == record
+    assert repr(found.structure) == repr(record.structure)  # which tells -0.0 from 0.0
     assert {name: type(item) for name, item in found.properties.items()} == {
         name: type(item) for name, item in properties.items()
     }

@@ -17,6 +17,7 @@ from db.exceptions import InvalidRecordError, StoreError, StoreFromNewerVersionE
 from db.portable import load_campaign
 from db.records import (
     ArtifactRecord,
+    CopyRecord,
     FailureRecord,
     LabelRecord,
     MaterialRecord,
@@ -24,7 +25,6 @@ from db.records import (
     ModelRecord,
     QueueEntryRecord,
     RejectionRecord,
-    SourceRecord,
 )
 from db.schema import alembic_config, upgrade
 from db.states import FailureReason, QueueState, RoundState
@@ -46,7 +46,7 @@ def other_url(request: pytest.FixtureRequest, store_url: str, tmp_path: Path) ->
 def fill(store: Store, make_material: Callable[..., MaterialRecord]) -> None:
     """Give a campaign something of everything, with references forwards and backwards."""
     ids = store.add_materials(make_material(f"m{i}", gap=i / 3, stable=True, phase='"x"') for i in range(5)).added
-    store.link_duplicate("m1", SourceRecord("copy", "ü.cif", content_hash="h"), {"density": 1})
+    store.link_copies([CopyRecord("m1", make_material("copy", "h", "ü.cif", density=1))])
     store.add_rejections([RejectionRecord("a.cif", "x", "no_structure", "nothing in it", "look")])
     for value in (1.0, 2.0, 0.1 + 0.2):
         store.add_labels([LabelRecord(id_, "kappa_300K", value, "W/(m K)", "dft", 300.0) for id_ in ids])
@@ -74,13 +74,13 @@ def dumped(store: Store) -> Dump:
     return [(name, [json.loads(json.dumps(row, allow_nan=False)) for row in rows]) for name, rows in store.dump()]
 
 
-def test_everything_comes_through(store, other_url, make_material, monkeypatch):
+def test_everything_comes_through(store, other_url, structures, make_material, monkeypatch):
     monkeypatch.setattr(portable, "BATCH", 3)
     fill(store, make_material)
     rows = dumped(store)
     written = load_campaign(other_url, rows)
     assert written == {name: len(found) for name, found in rows}
-    with Store.open(other_url) as other:
+    with Store.open(other_url, structures=structures) as other:
         assert everything(other) == everything(store)
         assert dumped(other) == rows
         assert [m.model_id for m in other.lineage("child")] == ["root", "child"]
@@ -90,7 +90,9 @@ def test_everything_comes_through(store, other_url, make_material, monkeypatch):
         other.move([other.queue()[0].id], QueueState.RUNNING, "test")
 
 
-def test_beside_other_campaigns_rows_are_numbered_anew(store, store_url, make_material, make_campaign, tmp_path):
+def test_beside_other_campaigns_rows_are_numbered_anew(
+    store, store_url, structures, make_material, make_campaign, tmp_path
+):
     fill(store, make_material)
     with make_campaign(tmp_path / "guest.sqlite", "guest") as guest:
         fill(guest, make_material)
@@ -99,13 +101,13 @@ def test_beside_other_campaigns_rows_are_numbered_anew(store, store_url, make_ma
         with pytest.raises(InvalidRecordError, match="campaign 'test' already"):
             load_campaign(store_url, dumped(store))
         load_campaign(store_url, guest.dump())
-        with Store.open(store_url, campaign="guest") as moved:
+        with Store.open(store_url, campaign="guest", structures=structures) as moved:
             assert everything(moved) == everything(guest)
             current, old = moved.labels()[0], moved.labels(current_only=False)[0]
             assert old.superseded_by is not None
             assert old.id < old.superseded_by < current.id
             moved.add_labels([LabelRecord("m1", "kappa_300K", 9.0, "W/(m K)", "dft", 300.0)])
-    with Store.open(store_url, campaign="test") as same:
+    with Store.open(store_url, campaign="test", structures=structures) as same:
         assert everything(same) == before
         same.add_materials([make_material("new")])
 

@@ -25,7 +25,7 @@ with store.session(write=True) as session:
     connection.exec_driver_sql("PRAGMA cache_size = 1") if connection.dialect.name == "sqlite" else None
     for table in ("queue_change", "queue_entry", "source", "material_property"):
         connection.exec_driver_sql(f"DELETE FROM {table}")
-    connection.exec_driver_sql("UPDATE material SET formula = 'gone', structure = '{}'")
+    connection.exec_driver_sql("UPDATE material SET formula = 'gone', shard_row = 7")
     connection.exec_driver_sql("UPDATE round SET state = 'judged'")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -44,7 +44,7 @@ def snapshot(store):
     return list(store.materials()), store.queue(), store.rounds(), store.campaign()
 
 
-def test_a_killed_process_leaves_the_store_as_before(store, store_url, pool):
+def test_a_killed_process_leaves_the_store_as_before(store, store_url, structures, pool):
     store.start_round({"pool": "abc"})
     store.finish_step(1, RoundState.QUEUED, queue=[QueueEntryRecord(1, "m1"), QueueEntryRecord(2, "m2")])
     before = snapshot(store)
@@ -54,7 +54,7 @@ def test_a_killed_process_leaves_the_store_as_before(store, store_url, pool):
     if store_url.startswith("sqlite"):
         journal = Path(store_url.removeprefix("sqlite:///") + "-journal")
         assert journal.stat().st_size > 0, "the killed process had not begun to change the file"
-    with Store.open(store_url) as again:
+    with Store.open(store_url, structures=structures) as again:
         assert snapshot(again) == before
         again.move([again.queue()[0].id], QueueState.APPROVED, "test")
         assert again.queue()[0].state is QueueState.APPROVED

@@ -29,7 +29,7 @@ def material(**changes):
         "spacegroup": 227,
         "n_sites": 2,
         "bucket": "Si|227|2",
-        "structure": {},
+        "structure": {"lattice": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "numbers": [14], "frac_coords": [[0, 0, 0]]},
     }
     return MaterialRecord(**fields | changes)
 

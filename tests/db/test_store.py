@@ -57,10 +57,10 @@ def test_campaign_states(store):
     assert store.set_campaign_state(CampaignState.ACTIVE).state is CampaignState.ACTIVE
 
 
-def test_campaigns_share_a_store_but_no_material(store, store_url, pool, make_material):
+def test_campaigns_share_a_store_but_no_material(store, store_url, structures, pool, make_material):
     with pytest.raises(InvalidRecordError, match="'test' already"):
         store.create_campaign(CampaignRecord("test", "max", "kappa_300K"))
-    with Store.open(store_url) as other:
+    with Store.open(store_url, structures=structures) as other:
         other.create_campaign(CampaignRecord("other", "max", "kappa_300K"))
         assert other.counts()["materials"] == 0
         assert other.add_materials([make_material("m0")]).added == ["m0"]
