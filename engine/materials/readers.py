@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from engine.exceptions import EngineError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.elements import SYMBOLS
 from engine.materials.formats import Format, RawRecord
@@ -29,7 +30,7 @@ from engine.materials.property_tables import PropertyTables
 
 READABLE = (
     "CIF, POSCAR/CONTCAR/*.vasp, XYZ/extxyz, JSON, JSONL, Parquet, each also as *.gz, *.bz2 or in .tar, .tar.gz, .tgz, "
-    ".zip; ASE databases (*.db), and CSV with a column of ids beside the crystals"
+    ".zip; ASE databases (*.db, *.aselmdb), and CSV with a column of ids beside the crystals"
 )
 
 
@@ -76,8 +77,20 @@ def _files(path: Path) -> Iterator[Path]:
 def _read_file(path: Path) -> Iterator[RawRecord | Rejection]:
     """One file on disk; damage ends the file, never the run."""
     source, name = path.as_posix(), path.name.lower()
-    if name.endswith(".db"):
+    if name.endswith(_LOCKS):
+        return
+    if name.endswith((".db", ".aselmdb")):
         yield from _read_ase_database(path, source)
+        return
+    if name.endswith((".lmdb", ".mdb")):
+        yield Rejection(
+            source,
+            _stem(PurePosixPath(source)),
+            RejectionReason.UNKNOWN_FORMAT,
+            "an LMDB file that is no ASE database (*.aselmdb) holds pickled objects of some program, which can run "
+            "anything when they are opened",
+            "write its crystals as *.aselmdb, extxyz or JSON lines with the program that it belongs to",
+        )
         return
     try:
         with path.open("rb") as stream:
@@ -172,9 +185,11 @@ def _uncompressed(stream: IO[bytes], name: str) -> IO[bytes]:
 # --- names --------------------------------------------------------------------------------------------------------
 
 _SUFFIXES = (
-    ".cif", ".vasp", ".poscar", ".extxyz", ".xyz", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".db",
+    ".cif", ".vasp", ".poscar", ".extxyz", ".xyz", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".db", ".aselmdb",
+    ".lmdb", ".mdb",
 )  # fmt: skip
 _VASP_NAMES = ("poscar", "contcar")
+_LOCKS = (".aselmdb-lock", ".lmdb-lock", "lock.mdb")  # what LMDB leaves beside its files
 
 
 def _bare_name(path: PurePosixPath) -> str:
@@ -295,15 +310,10 @@ def _as_dict(value: Any) -> dict[str, Any]:
 
 
 def _read_ase_database(path: Path, source: str) -> Iterator[RawRecord | Rejection]:
-    """One record a row of an ASE database in SQLite; its key-value pairs and its energy are properties."""
-    import ase.db
-
+    """One record a row of an ASE database; its key-value pairs and its energy are properties."""
     stem = _stem(PurePosixPath(source))
     try:
-        with path.open("rb") as stream:
-            if stream.read(16) != b"SQLite format 3\0":
-                raise sqlite3.DatabaseError("it is not an SQLite file, as an ASE database is")
-        for row in ase.db.connect(path, type="db", use_lock_file=False).select():
+        for row in _ase_lmdb_rows(path) if path.name.lower().endswith(".aselmdb") else _ase_sqlite_rows(path):
             where = f"{source}[{row.id}]"
             if not row.pbc.all() or abs(np.linalg.det(row.cell)) < 1e-9:
                 message = "the row has no cell that repeats in three directions"
@@ -311,8 +321,40 @@ def _read_ase_database(path: Path, source: str) -> Iterator[RawRecord | Rejectio
                 yield Rejection(where, f"{stem}-{row.id}", RejectionReason.MISSING_FIELD, message, remedy)
                 continue
             yield RawRecord(f"{stem}-{row.id}", Format.JSON, _ase_row(row), where)
-    except (sqlite3.Error, OSError, KeyError, ValueError) as error:
+    except (sqlite3.Error, OSError, KeyError, ValueError, zlib.error) as error:
         yield _damaged(source, stem, error)
+
+
+def _ase_sqlite_rows(path: Path) -> Iterator[Any]:
+    import ase.db
+
+    with path.open("rb") as stream:
+        if stream.read(16) != b"SQLite format 3\0":
+            raise sqlite3.DatabaseError("it is not an SQLite file, as an ASE database is")
+    yield from ase.db.connect(path, type="db", use_lock_file=False).select()
+
+
+def _ase_lmdb_rows(path: Path) -> Iterator[Any]:
+    """Rows of an ASE database in LMDB, which are compressed JSON."""
+    import ase.db
+
+    try:
+        import lmdb
+        from ase_db_backends.aselmdb import LMDBDatabase  # noqa: F401
+    except ImportError as error:
+        raise EngineError(
+            f"{path} is an ASE database in LMDB, and {error.name} is not installed; install it with "
+            "`pip install kappascout[lmdb]`"
+        ) from error
+    try:
+        with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as whole:
+            size = (whole.info()["last_pgno"] + 1) * whole.stat()["psize"]
+        if path.stat().st_size < size:  # reading on would end the process
+            raise EOFError(f"it has {path.stat().st_size} of {size} bytes")
+        with ase.db.connect(path, type="aselmdb", readonly=True) as database:
+            yield from database.select()
+    except (lmdb.Error, EOFError) as error:
+        raise OSError(str(error)) from error
 
 
 def _ase_row(row: Any) -> dict[str, Any]:

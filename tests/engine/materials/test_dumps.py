@@ -174,13 +174,16 @@ def own(crystal: Crystal) -> dict[str, Any]:
     return arrays | {"species": crystal.symbols}
 
 
-def test_an_ase_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["db", "aselmdb"])
+def test_an_ase_database(tmp_path: Path, kind: str) -> None:
     """Key-value pairs and energies are properties; a molecule is refused; the file is left as it was."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.db import connect
 
-    path = tmp_path / "pool.db"
+    if kind == "aselmdb":
+        pytest.importorskip("ase_db_backends", reason="LMDB is not installed (extra `lmdb`)")
+    path = tmp_path / f"pool.{kind}"
     with connect(path) as database:
         for n, crystal in enumerate(CRYSTALS):
             atoms = crystal.to_atoms()
@@ -189,6 +192,7 @@ def test_an_ase_database(tmp_path: Path) -> None:
         database.write(Atoms("N2", [[0, 0, 0], [0, 0, 1.1]]))
         database.write(CRYSTALS[0].to_atoms(), material_id="mp-1265")
     before = path.read_bytes()
+    (tmp_path / "pool.aselmdb-lock").unlink(missing_ok=True)
     *found, molecule, named = records(path)
     assert_same([r for r in found if isinstance(r, Record)], CRYSTALS)
     assert isinstance(found[1], Record)
@@ -198,7 +202,7 @@ def test_an_ase_database(tmp_path: Path) -> None:
     assert isinstance(named, Record)
     assert named.id == "mp-1265"
     assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["pool.db"]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + b"\xff" * 2000, b"no database"])
@@ -206,6 +210,53 @@ def test_a_database_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.db").write_bytes(content)
     found = refused(tmp_path)
     assert (found.record_id, found.reason) == ("x", RejectionReason.UNREADABLE)
+
+
+def test_a_cut_lmdb_database_ends_the_file_and_not_the_process(tmp_path: Path) -> None:
+    pytest.importorskip("ase_db_backends", reason="LMDB is not installed (extra `lmdb`)")
+    from ase.db import connect
+
+    path = tmp_path / "x.aselmdb"
+    with connect(path) as database:
+        for _ in range(20):
+            database.write(CRYSTALS[0].to_atoms(), data={"forces": list(range(500))})
+    whole = path.read_bytes()
+    assert len(good(tmp_path)) == 20, "what LMDB leaves beside the file is passed over"
+    for content in (b"", b"no database" * 1000, whole[: len(whole) // 2], b"\0" * len(whole)):
+        path.write_bytes(content)
+        found = refused(path)
+        assert (found.record_id, found.reason) == ("x", RejectionReason.UNREADABLE)
+
+
+def test_other_lmdb_files_are_refused_once(tmp_path: Path) -> None:
+    """They hold pickles, as those of OCP and of graph data sets do."""
+    (tmp_path / "graphs.lmdb").write_bytes(b"x")
+    (tmp_path / "folder.lmdb").mkdir()
+    for name in ("data.mdb", "lock.mdb"):
+        (tmp_path / "folder.lmdb" / name).write_bytes(b"x")
+    found = records(tmp_path)
+    assert [(r.record_id, r.reason) for r in found if isinstance(r, Rejection)] == [
+        ("data", RejectionReason.UNKNOWN_FORMAT),
+        ("graphs", RejectionReason.UNKNOWN_FORMAT),
+    ]
+    assert isinstance(found[0], Rejection)
+    assert "holds pickled objects of some program" in found[0].message
+
+
+def test_parquet_streams(tmp_path: Path) -> None:
+    """Memory holds one row group's batch, whatever the size of the file; each group is decoded when it is read."""
+    row = own(CRYSTALS[2])
+    schema = pa.Table.from_pylist([row | {"id": "m"}]).schema
+    with pq.ParquetWriter(tmp_path / "pool.parquet", schema) as writer:
+        for start in range(0, 20000, 1000):
+            writer.write_table(pa.Table.from_pylist([row | {"id": f"m{start + n}"} for n in range(1000)], schema))
+    pool = pa.default_memory_pool()
+    before, most, count = pool.bytes_allocated(), 0, 0
+    for _ in read(tmp_path / "pool.parquet"):
+        count += 1
+        most = max(most, pool.bytes_allocated() - before)
+    assert count == 20000
+    assert most < 3e6  # the whole file would take 6 MB
 
 
 def test_parquet_of_our_own_columns(tmp_path: Path) -> None:
