@@ -8,24 +8,35 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from campaigns.columns import MaterialColumns
 from campaigns.exceptions import CampaignError, NoCandidatesError
 from db.states import QueueState
 from engine.acquire.constraints import Columns, Constraint, Elements, Missing, PropertyRange, apply_constraints
+from engine.execution import ExecutionSettings, executor
+from engine.learning.features import embed
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.configuration import ConstraintsSection
-    from db.records import MaterialKey
     from db.store import Store
     from engine.learning.mixture import AnyFeaturiser
 
+BLOCK = 1024
+"""Most crystals embedded together."""
+MANY = 10_000
+"""Fewer missing embeddings are made in this process: others would take longer to load MatGL."""
+_BLOCK_SITES = 16_384
+"""Sites of a block, but for the last crystal of it."""
+_HERE = ExecutionSettings(workers=1)
+_ROWS = 65_536
 _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
 _GROUP = re.compile(r"\(([^)]*)\)(\d*)")
 _PENDING = (QueueState.PROPOSED, QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
@@ -36,20 +47,20 @@ _SPENT = (QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN)
 class Pool:
     """N materials in order of insertion, those whose elements the backbone knows."""
 
-    rows: tuple[MaterialKey, ...]
-    unknown: tuple[MaterialKey, ...]
+    rows: MaterialColumns
+    unknown: MaterialColumns
     """Materials left out because the backbone does not know one of their elements."""
 
     @classmethod
     def of(cls, store: Store, elements: Collection[str], size: int | None = None) -> Pool:
         """Read the store's materials; with ``size``, only the first so many (a round keeps its pool)."""
-        index = store.material_index()[:size]
+        index = MaterialColumns.of(islice(store.material_index(), size))
         known = set(elements)
-        fits = [set(key.chemical_system.split("-")) <= known for key in index]
-        return cls(
-            tuple(key for key, ok in zip(index, fits, strict=True) if ok),
-            tuple(key for key, ok in zip(index, fits, strict=True) if not ok),
-        )
+        systems, of_row = index.distinct("chemical_system")
+        fits = np.array([set(system.split("-")) <= known for system in systems], dtype=bool)[of_row]
+        if fits.all():
+            return cls(index, index[:0])
+        return cls(index.take(np.flatnonzero(fits)), index.take(np.flatnonzero(~fits)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,35 +68,45 @@ class Pool:
     @property
     def hashes(self) -> list[str]:
         """Content hashes, row by row."""
-        return [key.content_hash for key in self.rows]
+        return self.rows.texts("content_hash")
 
     @property
     def ids(self) -> list[str]:
         """Material ids, row by row."""
-        return [key.material_id for key in self.rows]
+        return self.rows.texts("material_id")
 
     @property
     def sha256(self) -> str:
         """Hash of the pool's crystals in order."""
-        return hashlib.sha256("\n".join(self.hashes).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for start in range(0, len(self), _ROWS):
+            text = "\n".join(self.rows[start : start + _ROWS].texts("content_hash"))
+            digest.update((text if start == 0 else f"\n{text}").encode())
+        return digest.hexdigest()
 
     def rows_of(self, ids: Collection[str]) -> NDArray[np.int64]:
         """Rows of material ids, ascending; ids outside the pool are passed over."""
-        wanted = set(ids)
-        return np.array([i for i, key in enumerate(self.rows) if key.material_id in wanted], dtype=np.int64)
+        return self.rows.find("material_id", ids)
 
     def families(self, kind: Literal["prototype", "chemical_system"]) -> NDArray[np.str_]:
         """Family of each row: its chemical system, or space group, sites and formula without names (``AB2``)."""
         if kind == "chemical_system":
-            return np.array([key.chemical_system for key in self.rows], dtype=np.str_)
+            systems, of_row = self.rows.distinct("chemical_system")
+            return np.array(systems, dtype=np.str_)[of_row]
+        formulas, of_row = self.rows.distinct("formula")
+        anonymous = [_anonymous(formula) for formula in formulas]
+        groups, sites = self.rows.numbers("spacegroup").tolist(), self.rows.numbers("n_sites").tolist()
         return np.array(
-            [f"{_anonymous(key.formula)}, space group {key.spacegroup}, {key.n_sites} sites" for key in self.rows],
+            [
+                f"{anonymous[k]}, space group {group}, {n} sites"
+                for k, group, n in zip(of_row.tolist(), groups, sites, strict=True)
+            ],
             dtype=np.str_,
         )
 
     def known(self, store: Store, names: Collection[str], where: str) -> dict[str, NDArray[np.float64]]:
         """Known properties row by row, NaN where one is missing; ``where`` names the section that asks for them."""
-        sites = np.array([key.n_sites for key in self.rows], dtype=np.float64)
+        sites = self.rows.numbers("n_sites").astype(np.float64)
         stored = [name for name in names if name != "n_sites"]
         if not stored:
             return {"n_sites": sites}
@@ -116,7 +137,7 @@ class Pool:
         if not len(self) + len(self.unknown):
             raise NoCandidatesError("the campaign holds no materials; add some with `kappascout ingest DIR FILE...`")
         columns = Columns(
-            self.known(store, constraints.properties, "[constraints]"), [key.chemical_system for key in self.rows]
+            self.known(store, constraints.properties, "[constraints]"), self.rows.texts("chemical_system")
         )
         selection = apply_constraints(_constraints(constraints), columns, len(self))
         free = np.ones(len(self), dtype=bool)
@@ -147,22 +168,40 @@ def queued_ids(store: Store, fidelity: str) -> tuple[set[str], set[str]]:
     return pending, spent
 
 
-def embed_pool(store: Store, featuriser: AnyFeaturiser, pool: Pool) -> Iterator[int]:
-    """Make what embeddings are missing, chunk by chunk; yields how many crystals are done."""
-    missing = set(featuriser.missing(pool.hashes))
-    todo = [key.material_id for key in pool.rows if key.content_hash in missing]
-    done = len(pool) - len(todo)
-    yield done
-    chunk: dict[str, Crystal] = {}
-    for content_hash, structure in store.structures(todo):
-        chunk[content_hash] = Crystal.from_dict(structure)
-        if len(chunk) == 1024:
-            featuriser.add(chunk)
-            done += len(chunk)
-            chunk = {}
-            yield done
-    featuriser.add(chunk)
-    yield done + len(chunk)
+def embed_pool(
+    store: Store, featuriser: AnyFeaturiser, pool: Pool, execution: ExecutionSettings | None = None
+) -> Iterator[int]:
+    """Make what embeddings are missing, block by block; yields how many crystals are done.
+
+    Blocks are bounded, each is kept when it is finished, and what a block holds follows from the pool alone: whoever
+    makes it, and however often that is interrupted, the numbers are the same. Few crystals are embedded in this
+    process, many by the workers of ``execution``.
+    """
+    for part in featuriser.parts:
+        missing = np.flatnonzero(~part.embedded(pool.hashes))
+        done = len(pool) - len(missing)
+        yield done
+        many = execution is not None and len(missing) >= MANY
+        with executor(execution if many and execution else _HERE) as run:
+            for made in run.map_unordered(embed, _blocks(store, pool, missing), part.backbone, part.keep_graphs):
+                part.keep(made)
+                done += len(made.keys)
+                yield done
+        lacking = np.flatnonzero(~part.complete(pool.hashes))  # graphs, where they were not kept before
+        for crystals in _blocks(store, pool, lacking):
+            part.add(crystals)
+
+
+def _blocks(store: Store, pool: Pool, rows: NDArray[np.int64]) -> Iterator[dict[str, Crystal]]:
+    """Crystals of these rows by content hash, those of one part of the pool together; read as they are needed."""
+    if not len(rows):
+        return
+    sites = np.cumsum(pool.rows.numbers("n_sites"))
+    part = np.stack([np.arange(len(pool)) // BLOCK, sites // _BLOCK_SITES])[:, rows]
+    sizes = np.diff([0, *(np.flatnonzero(np.diff(part).any(axis=0)) + 1), len(rows)])
+    structures = store.structures(pool.rows.take(rows).texts("material_id"))
+    for size in sizes.tolist():
+        yield {key: Crystal.from_dict(structure) for key, structure in islice(structures, size)}
 
 
 def _constraints(section: ConstraintsSection) -> list[Constraint]:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ AHEAD = 2
 ALLOWED_DEATHS = 3
 """How often an item may be in a process that dies, as ``distributed.scheduler.allowed-failures`` has it."""
 _LOOK_AROUND = 10.0  # seconds without a result after which a cluster is asked whether it has workers left
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,30 @@ class _Local:
                         f"a process died {ALLOWED_DEATHS + 1} times over the same work (out of memory, or a script "
                         "whose start is not under `if __name__ == '__main__':`); use fewer workers"
                     ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+@dataclass
+class Threads:
+    """Threads of this process, for work that is done outside Python: they start at once and share what is open."""
+
+    workers: int
+
+    def map_unordered(self, function: Callable[..., Result], items: Iterable[Item], *common: Any) -> Iterator[Result]:
+        """See :meth:`Run.map_unordered`."""
+        rest = iter(items)
+        waiting: set[Future[Result]] = set()
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                while True:
+                    for item in islice(rest, AHEAD * self.workers - len(waiting)):
+                        waiting.add(pool.submit(function, item, *common))
+                    if not waiting:
+                        return
+                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                        waiting.remove(future)
+                        yield future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 

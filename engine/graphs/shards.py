@@ -52,6 +52,14 @@ class ShardStore:
         If a shard cannot be read or holds other columns.
     """
 
+    _known: _Index
+    _new: list[_Index]
+    """Keys of shards that are not among the known ones yet."""
+    _opened: set[str]
+    _tables: list[pa.Table]
+    _starts: list[int]
+    _looked: bool
+
     def __init__(self, folder: Path | str, schema: pa.Schema):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +71,14 @@ class ShardStore:
 
     def __len__(self) -> int:
         return len(self._index[2])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the shards itself."""
+        return {"folder": self.folder, "schema": self.schema}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that no shard holds, each once, in order."""
@@ -187,13 +203,10 @@ class ShardStore:
         return self._tables
 
     def _forget(self) -> None:
-        self._looked = False
-        self._opened: set[str] = set()
-        self._tables: list[pa.Table] = []
-        self._starts = [0]
         nothing = np.empty(0, dtype=np.uint64)
-        self._known: _Index = nothing, nothing, np.empty(0, dtype=np.int64)
-        self._new: list[_Index] = []
+        self._known, self._new = (nothing, nothing, np.empty(0, dtype=np.int64)), []
+        self._opened, self._tables, self._starts = set(), [], [0]
+        self._looked = False
 
     def _open(self, path: Path) -> None:
         try:

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from engine.graphs.crystal_graph import GRAPH_VERSION, CrystalGraph
 from engine.graphs.shards import ShardStore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _SCHEMA = pa.schema(
     {
@@ -36,6 +40,10 @@ class GraphStore:
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that have no graph yet."""
         return self._shards.missing(keys)
+
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each of ``keys`` has a graph, N."""
+        return self._shards.holds(keys)
 
     def discard_broken(self) -> list[str]:
         """Delete damaged shards, and name them; their graphs are missing then."""

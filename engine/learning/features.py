@@ -59,12 +59,16 @@ class Featuriser:
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that have no embedding yet, or no graph where graphs are kept."""
-        lacking = {*self.not_embedded(keys), *self._without_graph(keys)}
-        return [key for key in dict.fromkeys(keys) if key in lacking]
+        lacking = np.flatnonzero(~self.complete(keys))
+        return list(dict.fromkeys(keys[i] for i in lacking.tolist()))
 
-    def not_embedded(self, keys: Sequence[str]) -> list[str]:
-        """Those of ``keys`` that have no embedding yet."""
-        return self._embeddings.missing(keys)
+    def complete(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each of ``keys`` has an embedding, and a graph where graphs are kept, N."""
+        return self.embedded(keys) & self._graphs.holds(keys) if self.keep_graphs else self.embedded(keys)
+
+    def embedded(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each of ``keys`` has an embedding, N."""
+        return self._embeddings.holds(keys)
 
     def add(self, crystals: Mapping[str, Crystal]) -> None:
         """Make embeddings, and graphs where they are kept, of those of ``crystals`` that have none.
@@ -74,9 +78,9 @@ class Featuriser:
         UnknownElementError
             If the backbone does not know an element; nothing of that chunk is kept then.
         """
-        for keys in chunks(self.not_embedded(list(crystals)), CHUNK):
+        for keys in chunks(self._embeddings.missing(crystals), CHUNK):
             self.keep(embed({key: crystals[key] for key in keys}, self.backbone, self.keep_graphs))
-        for keys in chunks(self._without_graph(list(crystals)), CHUNK):
+        for keys in chunks(self._graphs.missing(crystals) if self.keep_graphs else [], CHUNK):
             self._graphs.add({key: build_graph(crystals[key], self.backbone.cutoff) for key in keys})
 
     def keep(self, made: Embedded) -> None:
@@ -106,9 +110,6 @@ class Featuriser:
     def graphs(self, keys: Sequence[str]) -> list[CrystalGraph]:
         """Graphs of ``keys`` in order; one that was never added, or not kept, raises ``KeyError``."""
         return self._graphs.read(keys)
-
-    def _without_graph(self, keys: Sequence[str]) -> list[str]:
-        return self._graphs.missing(keys) if self.keep_graphs else []
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, current_process, get_context
 from typing import TYPE_CHECKING, Any
 
 from engine.exceptions import PotentialError
+from engine.execution import single_threaded_children
 from engine.physics.outcome import Calculated, Failed, Outcome
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Calculation = Callable[["Crystal", "Potential"], Outcome]
 """Takes a crystal and a potential; can be pickled."""
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 STARTUP_LIMIT = 600.0
 """Seconds that a process may take to import its libraries and load the potential."""
 
@@ -133,7 +132,7 @@ class _Worker:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, calculation, potential, os.getpid()), daemon=True)
-        with _one_thread():
+        with single_threaded_children():
             process.start()
         theirs.close()
         return cls(process, ours, since=time.monotonic())
@@ -240,18 +239,3 @@ def _end_with(parent: int) -> None:
 
 def _cause(exit_code: int | None) -> str:
     return signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Set what libraries read when they are loaded, for the processes started meanwhile."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

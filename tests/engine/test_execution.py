@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from engine.exceptions import ExecutionError
-from engine.execution import AHEAD, ExecutionSettings, Run, cores, executor, single_threaded_children
+from engine.execution import AHEAD, ExecutionSettings, Run, Threads, cores, executor, single_threaded_children
 
 BACKENDS = ["local", "dask"]
 SBATCH = """#!/bin/bash
@@ -70,6 +70,10 @@ def divide(item: int) -> float:
 
 def fail_to_write(item: int) -> None:
     raise OSError(28, "No space left on device", f"shard-{item}")
+
+
+def total(item: int, weights: list) -> float:
+    return item + float(sum(w.sum() for w in weights))
 
 
 def threads(item: int) -> str | None:
@@ -190,3 +194,21 @@ def test_settings_that_contradict_each_other(settings: dict[str, object], words:
 def test_one_worker_a_core() -> None:
     with executor(ExecutionSettings()) as run:
         assert run.workers == cores() >= 1
+
+
+def test_threads() -> None:
+    run: Run = Threads(2)
+    assert sorted(run.map_unordered(look_up, [5, 7, 1], np.arange(9.0))) == [1.0, 5.0, 7.0]
+    taken = itertools.count()
+    results = run.map_unordered(slowly, zip(taken, strict=False))
+    assert {next(results)[1] for _ in range(3)} == {os.getpid()}
+    results.close()
+    assert next(taken) <= 3 + AHEAD * 2 + 2
+    with pytest.raises(ZeroDivisionError):
+        list(run.map_unordered(divide, [1, 0, 2]))
+
+
+def test_tensors_travel_to_every_process(run: Run) -> None:
+    torch = pytest.importorskip("torch")
+    weights = [torch.full((3,), float(k)) for k in range(50)]
+    assert sorted(run.map_unordered(total, range(3), weights)) == [3675.0, 3676.0, 3677.0]
