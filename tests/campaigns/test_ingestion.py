@@ -228,3 +228,65 @@ def test_the_shared_agl_file_goes_in_whole_with_its_labels(empty: Path, shared: 
         "--format", "json",
     ).json  # fmt: skip
     assert (report["added"], report["labels"], report["rejected"], report["duplicate"]) == (3406, 3406, 0, 0)
+
+
+def represented(directory: Path, material_id: str) -> tuple[float, list[str]]:
+    """Lattice constant of what stands for a material, and all ids it is known under."""
+    from campaigns.campaign import Campaign
+
+    with Campaign.open(directory) as campaign:
+        record = campaign.store.material(material_id)
+        constant = (4 * campaign.crystal(material_id).volume) ** (1 / 3)
+    assert record.material_id == "first"
+    return round(constant, 3), [source.record_id for source in record.sources]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "third", "kept"),
+    [
+        ({}, {}, {}, 5.64),
+        ({"energy_above_hull_eV": 0.02}, {"energy_above_hull_eV": 0.0}, {"energy_above_hull_eV": 0.01}, 5.70),
+        ({"energy_above_hull_eV": 0.0}, {"energy_above_hull_eV": 0.0}, {"energy_above_hull_eV": -0.01}, 5.72),
+        ({"energy_above_hull_eV": 0.01}, {"energy_above_hull_eV": 0.02}, {}, 5.64),
+        ({"energy_per_atom_eV": -3.0}, {"energy_per_atom_eV": -4.0}, {}, 5.64),
+        ({}, {"energy_above_hull_eV": 0.1}, {"energy_above_hull_eV": 0.05}, 5.72),
+        ({}, {"energy_above_hull_eV": float("nan")}, {"energy_above_hull_eV": True}, 5.64),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_which_copy_represents_a_crystal(
+    empty: Path, tmp_path: Path, first: Any, second: Any, third: Any, kept: float, together: bool
+) -> None:
+    """Lowest energy above the hull, then more provenance, then first come; energies of another kind do not compare."""
+    rows = [salt("first", 5.64), salt("second", 5.70), salt("third", 5.72)]
+    for row, properties in zip(rows, (first, second, third), strict=True):
+        row["properties"] = properties
+    files = [rows] if together else [[row] for row in rows]
+    for n, part in enumerate(files):
+        ingest(empty, write_lines(tmp_path / f"{n}.jsonl", part))
+    assert represented(empty, "third") == (kept, ["first", "second", "third"])
+    again = ingest(empty, *tmp_path.glob("*.jsonl"))
+    assert again["unchanged"] == 3
+    assert represented(empty, "second") == (kept, ["first", "second", "third"])
+
+
+def test_a_labelled_crystal_stays_as_it_is(empty: Path, tmp_path: Path) -> None:
+    worse, better = ({"k": 6.5, "energy_above_hull_eV": energy} for energy in (0.1, 0.0))
+    ingest(empty, write_lines(tmp_path / "a.jsonl", [salt("first", properties=worse)]), "--label", "k=kappa_300K@agl")
+    ingest(empty, write_lines(tmp_path / "b.jsonl", [salt("second", 5.70, properties=better)]))
+    assert represented(empty, "second") == (5.64, ["first", "second"])
+
+
+def test_a_report_counts_everything_and_names_the_first(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its size does not grow with the source."""
+    monkeypatch.setattr("campaigns.ingestion.EXAMPLES", 3)
+    monkeypatch.setattr("campaigns.ingestion.BATCH", 4)
+    rows = [salt("first"), *(salt(f"copy-{n}") for n in range(9)), *(salt(f"bad-{n}", lattice=None) for n in range(7))]
+    report = ingest(empty, write_lines(tmp_path / "x.jsonl", rows))
+    assert (report["added"], report["duplicate"], report["rejected"]) == (1, 9, 7)
+    assert report["duplicates"] == [[f"copy-{n}", "first"] for n in range(3)]
+    assert [r["record_id"] for r in report["rejections"]] == ["bad-0", "bad-1", "bad-2"]
+    assert report["reasons"] == {"missing_field": 7}
+    assert len(done("rejections", empty, "--format", "json").json) == 7
