@@ -37,7 +37,7 @@ _FIT_ROWS = 700
 """Hyperparameters are fitted on at most this many rows; the head is then conditioned on all of them."""
 _FREQUENCIES = 512
 """Random frequencies a group of columns."""
-_BLOCK = 1024
+_BLOCK = 512
 """Rows predicted together."""
 _SQRT5 = math.sqrt(5.0)
 _PER_COLUMN = "statistics"
@@ -216,41 +216,78 @@ class FoldPredictor:
     """
 
     def __init__(self, heads: Sequence[GaussianProcessHead]):
-        whole = union(heads)
-        precision = torch.cholesky_inverse(whole.cholesky)
-        self._whole = whole
-        self._factor = whole.cholesky.float().contiguous()
-        self._left_out = []
-        everything = torch.arange(len(whole.tensors["x"]))
-        for head in heads:
-            rows = everything[~torch.isin(everything, head.tensors["rows"])]
-            inverse = torch.linalg.inv(precision[rows][:, rows])
-            change = inverse @ whole.weights[rows]
-            root = torch.linalg.cholesky((inverse + inverse.T) / 2)
-            self._left_out.append((rows, change.float(), root.float()))
+        together = union(heads)
+        everything = torch.arange(len(together.tensors["x"]))
+        left_out = [everything[~torch.isin(everything, head.tensors["rows"])] for head in heads]
+        whole = together.keeping(torch.cat(left_out).numpy())  # fold after fold, for blocks of triangular matrices
+        inverse = torch.linalg.solve_triangular(whole.cholesky, torch.eye(len(everything)).double(), upper=False)
+        precision = inverse.T @ inverse
+        self._tensors = whole.tensors
+        self._columns = _ScaledColumns.of(whole)
+        self._folds = []
+        weights = []
+        stop = 0
+        for rows in left_out:
+            start, stop = stop, stop + len(rows)
+            held = slice(start, stop)
+            without = torch.linalg.inv(precision[held, held])
+            root = torch.linalg.cholesky((without + without.T) / 2)
+            weights.append(whole.weights - precision[:, held] @ (without @ whole.weights[held]))
+            own, change = inverse[held, :stop].T, inverse[start:, held] @ root
+            self._folds.append((start, stop, own.float().contiguous(), change.float().contiguous()))
+        self._weights = torch.stack(weights, dim=1).float()
 
     def __call__(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of a new label (noise included), each K x N, in units of the values."""
-        blocks = torch.tensor(np.asarray(embeddings), dtype=torch.float32).split(_BLOCK)
+        blocks = torch.as_tensor(np.asarray(embeddings, dtype=np.float32)).split(_BLOCK)
         means, parts = zip(*(self._standardised(block) for block in blocks), strict=True)
-        t = self._whole.tensors
+        t = self._tensors
         mean, explained = torch.cat(means, dim=1).double(), torch.cat(parts, dim=1).double()
         variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
         return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
 
     def _standardised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Mean, and the variance that the labels explain, each K x N, in units of the standardised target."""
-        centre, scale, x, transposed, weights = self._whole._single
-        cross = self._whole._kernel((rows - centre) / scale, x)
-        seen = torch.linalg.solve_triangular(transposed, cross, upper=True, left=False)
-        smoother = torch.linalg.solve_triangular(self._factor, seen, upper=False, left=False)
-        mean, explained = cross @ weights, seen.square().sum(1)
-        means, parts = [], []
-        for left_out, change, root in self._left_out:
-            part = smoother[:, left_out]
-            means.append(mean - part @ change)
-            parts.append(explained - (part @ root).square().sum(1))
-        return torch.stack(means), torch.stack(parts)
+        cross = self._columns.kernel(rows)
+        seen = torch.cat([cross[:, :stop] @ own for _, stop, own, _ in self._folds], dim=1)
+        explained = seen.square().sum(1)
+        parts = [explained - (seen[:, start:] @ change).square().sum(1) for start, _, _, change in self._folds]
+        return (cross @ self._weights).T, torch.stack(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _ScaledColumns:
+    """The kernel between any rows and a head's training rows in single precision, all that is fixed worked out once."""
+
+    multiplier: Tensor
+    shift: Tensor
+    """d: what brings an embedding to length scales of its groups."""
+    groups: tuple[tuple[slice, Tensor, Tensor, float], ...]
+    """Columns, training rows (d x n), their squared norms (n) and amplitude of each group."""
+
+    @classmethod
+    def of(cls, head: GaussianProcessHead) -> _ScaledColumns:
+        t = head.tensors
+        multiplier = 1.0 / t["scale"]
+        groups = []
+        for columns, length, amplitude in zip(head.groups, t["lengthscale"], t["outputscale"], strict=True):
+            factor = _SQRT5 / length
+            multiplier[columns] *= factor
+            x = (t["x"][:, columns] * factor).float()
+            groups.append((columns, x.T.contiguous(), x.square().sum(1), float(amplitude)))
+        return cls(multiplier.float(), (-t["centre"] * multiplier).float(), tuple(groups))
+
+    def kernel(self, rows: Tensor) -> Tensor:
+        """Covariance with each training row, N x n."""
+        scaled = torch.addcmul(self.shift, rows, self.multiplier)
+        total = rows.new_zeros(len(rows), self.groups[0][1].shape[1])
+        for columns, x, norms, amplitude in self.groups:
+            own = scaled[:, columns]
+            squared = torch.addmm(norms, own, x, alpha=-2).add_(own.square().sum(1, keepdim=True))
+            distance = squared.clamp_min_(0).sqrt_()
+            polynomial = torch.addcmul(distance, distance, distance, value=1 / 3).add_(1)
+            total.addcmul_(polynomial, distance.neg_().exp_(), value=amplitude)
+        return total
 
 
 def union(heads: Sequence[GaussianProcessHead]) -> GaussianProcessHead:
