@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from engine.materials.crystal import Crystal, Material
-from engine.materials.duplicates import link_duplicates, same_crystal
+from engine.materials.duplicates import MAX_LENGTH_STRAIN, MAX_SITE_DISTANCE, link_duplicates, same_crystal
+from engine.materials.reference import reference_crystals
 from tests.engine.materials.cases import (
     another_setting,
     material,
@@ -79,3 +80,22 @@ def test_a_chunk_is_linked_to_what_is_known_and_to_itself() -> None:
         ("near", "known"),
         ("again", "first"),
     ]
+
+
+def test_invariants_never_hide_a_copy() -> None:
+    """What the matcher takes for one crystal is found in a bucket, up to the limits of strain and displacement."""
+    generator = np.random.default_rng(3)
+    found = 0
+    for crystal in list(reference_crystals().values())[::5]:
+        length = (crystal.volume / len(crystal)) ** (1 / 3)
+        moves = generator.normal(0, 0.9 * MAX_SITE_DISTANCE / 3**0.5 * length, (len(crystal), 3))
+        strain = np.eye(3) + generator.uniform(-0.6, 0.6) * MAX_LENGTH_STRAIN * np.diag([1, 1, -1])
+        moved = Crystal(
+            crystal.lattice @ strain, crystal.numbers, crystal.frac_coords + moves @ np.linalg.inv(crystal.lattice)
+        )
+        one = Material("one", crystal, "1", 1)
+        two = Material("two", moved, "2", 1)
+        ((_, original),) = link_duplicates([two], {one.bucket: [one]})
+        assert (original is one) == same_crystal(one, two)
+        found += original is one
+    assert found > 10
