@@ -121,6 +121,9 @@ class ModelSection(_Section):
         default="",
         description="A cheaper estimate that members read as a column: a fidelity of labels, or a folder of `train`.",
     )
+    embeddings: Literal["float32", "float16"] = Field(
+        default="float32", description="On disk; float16 takes half of it and moves predictions by a ten-thousandth."
+    )
     intervals: Literal["gaussian", "conformal"] = Field(
         default="gaussian",
         description="gaussian: 1.645 calibrated deviations; conformal: as many as held-out labels needed for 90 %.",

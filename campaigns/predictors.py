@@ -90,8 +90,13 @@ def load_predictor(work: RoundWork, folder: str, n_draws: int, seed: int) -> Pre
         raise CampaignError(
             f"the model in {folder} is not the one that round {work.record.number} began with; restore it from a copy"
         )
-    featuriser = make_featuriser(ensemble.backbone, campaign.features)
-    for done in embed_pool(work.store, featuriser, work.pool):
+    featuriser = make_featuriser(
+        ensemble.backbone,
+        campaign.features,
+        keep_graphs=ensemble.settings.networks,
+        precision=work.settings.model.embeddings,
+    )
+    for done in embed_pool(work.store, featuriser, work.pool, campaign.configuration.execution.settings()):
         work.say(Count(f"{done} of {len(work.pool)} crystals embedded for {folder}"))
     return Predictor(ensemble.posterior(featuriser, work.pool.hashes, n_draws, seed), Scale(ensemble.scale))
 

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +26,14 @@ from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
 from campaigns.predictors import checked_models, is_model
 from campaigns.ranking import rank
+from campaigns.scoring import finite_table, score_pool
 from campaigns.stopping import core_hours_left
 from campaigns.training_set import Scale, training_labels
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
 from db.states import RoundState
-from engine.acquire.posterior import finite_members
 from engine.exceptions import AcquisitionError, TooFewLabelsError
 from engine.execution import executor
 from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
-from engine.learning.features import CHUNK
 from engine.learning.mixture import make_featuriser
 from engine.learning.training import Schedule
 from engine.metrics.conformal import split_quantile
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
     from db.store import Store
     from engine.execution import Run
     from engine.learning.ensemble import Ensemble, MemberTable
+    from engine.learning.mixture import AnyBackbone
 
 Z90 = 1.6448536269514722
 """Half width of a central 90 % interval in standard deviations."""
@@ -134,17 +133,25 @@ class RoundWork:
         section = self.settings.campaign
         self.scale = Scale(section.learned_scale)
         backbone = campaign.backbone(self.settings.model.backbone)
-        self.featuriser = make_featuriser(backbone, campaign.features)
         self.pool = Pool.of(self.store, backbone.elements, self.manifest["materials"])
         self.labels = training_labels(self.store, section, self.manifest["labels_up_to"])
         self.seed = int(np.random.SeedSequence([section.seed, record.number]).generate_state(1)[0])
+        self.featuriser = make_featuriser(
+            backbone,
+            campaign.features,
+            keep_graphs=self._ensemble_settings(backbone).networks,
+            precision=self.settings.model.embeddings,
+        )
         self.folder = _folder(campaign, record.number)
         self._model: Ensemble | None = None
         self._noted: set[str] = set()
+        self._embedded = False
         self._check_inputs()
 
     def next_step(self) -> RoundRecord:
         """Do the step after the last finished one."""
+        if self.record.state not in (RoundState.STARTED, RoundState.RANKED):
+            self._embed_missing()  # what was deleted or damaged since
         steps = {
             RoundState.STARTED: self.embed,
             RoundState.EMBEDDED: self.train,
@@ -160,28 +167,24 @@ class RoundWork:
             shown = ", ".join(f"{key.material_id} ({key.formula})" for key in self.pool.unknown[:5])
             more = ", ..." if len(self.pool.unknown) > 5 else ""
             self.say(f"{len(self.pool.unknown)} materials left out, the backbone lacks an element: {shown}{more}")
-        for done in embed_pool(self.store, self.featuriser, self.pool):
-            self.say(Count(f"{done} of {len(self.pool)} crystals embedded"))
+        self._embed_missing()
         return self._finish(RoundState.EMBEDDED)
 
     def train(self) -> RoundRecord:
         """Train the ensemble on the labels, or rank without one when they are too few."""
-        ids = [id_ for id_ in self.pool.ids if id_ in self.labels]
+        labelled = self.pool.rows.take(self.pool.rows_of(self.labels))
+        ids = labelled.texts("material_id")
         needed = minimum_labels(self.settings.model.members)
         if len(ids) < needed:
             self.say(f"{len(ids)} labels, a model needs {needed}: a space-filling batch instead")
             return self._rank_without_model()
-        hashes = dict(zip(self.pool.ids, self.pool.hashes, strict=True))
-        model = self.settings.model
         values = self.scale.learned([self.labels[id_].value for id_ in ids])
-        settings = EnsembleSettings(
-            model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs)
-        ).resolved(len(ids), self.featuriser.backbone)
+        settings = self._ensemble_settings(self.featuriser.backbone)
         try:
             with self._workers(settings) as run:
                 ensemble = train_ensemble(
                     self.featuriser,
-                    [hashes[id_] for id_ in ids],
+                    labelled.texts("content_hash"),
                     values,
                     settings,
                     property=self.settings.campaign.property,
@@ -195,42 +198,14 @@ class RoundWork:
             return self._rank_without_model()
         held_out = dict(zip(ids, ensemble.held_out.tolist(), strict=True))
         metrics = {**ensemble.metrics, "held_out": held_out}
-        if model.intervals == "conformal":
+        if self.settings.model.intervals == "conformal":
             metrics["half_width"] = self._half_width(ensemble, values)
         return self._finish(RoundState.TRAINED, model=self._keep_model(ensemble), metrics_before=metrics)
 
     def score(self) -> RoundRecord:
-        """Predict the whole pool; the table is an artifact, chunk by chunk, never in memory at once."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        ensemble = self.ensemble()
-        schema = pa.schema(
-            [("id", pa.string()), ("formula", pa.string())]
-            + [(name, pa.float64()) for name in ("mean", "lower", "upper", "learned_mean", "learned_std")]
-        )
+        """Predict the whole pool; the table is an artifact, part by part, never in memory at once."""
         path = self.folder / "predictions.parquet"
-        hit, expected = self.manifest["hit"], 0.0
-        with replaced(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
-            for start in range(0, len(self.pool), CHUNK):
-                rows = self.pool.rows[start : start + CHUNK]
-                table = self.members([key.content_hash for key in rows])
-                mean, std = table.total(ensemble.calibration)
-                half = self.half_width * std
-                low, high = self.scale.true(mean - half), self.scale.true(mean + half)
-                columns = [
-                    [key.material_id for key in rows],
-                    [key.formula for key in rows],
-                    self.scale.true(mean),
-                    low,
-                    high,
-                    mean,
-                    std,
-                ]
-                writer.write_table(pa.table(columns, schema=schema))
-                if hit is not None:
-                    expected += float(self.settings.campaign.sought.hit_probability(mean, std, hit).sum())
-                self.say(Count(f"{start + len(rows)} of {len(self.pool)} crystals scored"))
+        expected = score_pool(self, path)
         metrics = {**(self.record.metrics_before or {}), "expected_hit_rate": expected / len(self.pool)}
         artifact = ArtifactRecord(self._relative(path), _sha256(path), len(self.pool))
         return self._finish(RoundState.SCORED, predictions=artifact, metrics_before=metrics)
@@ -282,7 +257,7 @@ class RoundWork:
 
     def hashes(self, rows: NDArray[np.int64]) -> list[str]:
         """Content hashes of these rows of the pool."""
-        return [self.pool.rows[row].content_hash for row in rows]
+        return self.pool.rows.take(rows).texts("content_hash")
 
     @property
     def half_width(self) -> float:
@@ -310,12 +285,15 @@ class RoundWork:
         AcquisitionError
             If that leaves fewer than three.
         """
-        table = self.ensemble().predict(self.featuriser, hashes)
-        mean, std, notes = finite_members(table.mean, table.std)
+        table, notes = finite_table(self.ensemble(), self.featuriser, hashes)
+        self.note(notes)
+        return table
+
+    def note(self, notes: Sequence[str]) -> None:
+        """Say what deserves saying, once."""
         for note in set(notes) - self._noted:
             self.say(note)
         self._noted |= set(notes)
-        return table if std is None or not notes else replace(table, mean=mean, std=std)
 
     def ensemble(self) -> Ensemble:
         """Give the round's model, read once."""
@@ -325,6 +303,22 @@ class RoundWork:
             assert self.record.model_id is not None
             self._model = load_ensemble(self.campaign.artifacts / "models" / self.record.model_id)
         return self._model
+
+    def _embed_missing(self) -> None:
+        """Embed what has no embedding yet, damaged ones again; looked after once in a process."""
+        if self._embedded:
+            return
+        for name in self.featuriser.discard_broken():
+            self.say(f"shard {name} is not what was written: deleted, its crystals are embedded again")
+        execution = self.campaign.configuration.execution.settings()
+        for done in embed_pool(self.store, self.featuriser, self.pool, execution):
+            self.say(Count(f"{done} of {len(self.pool)} crystals embedded"))
+        self._embedded = True
+
+    def _ensemble_settings(self, backbone: AnyBackbone) -> EnsembleSettings:
+        model = self.settings.model
+        settings = EnsembleSettings(model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs))
+        return settings.resolved(len(self.pool.rows_of(self.labels)), backbone)
 
     def _workers(self, settings: EnsembleSettings) -> AbstractContextManager[Run | None]:
         """Give the cluster that networks train on, where one is set and any are trained."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.campaign import Campaign, status
+from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.stopping import stopping_advice
 from campaigns.training_set import Scale, training_labels
@@ -210,7 +211,9 @@ class Evidence:
         return dict(zip(table.column("id").to_pylist(), values, strict=True))
 
     def _embeddings(self, record: RoundRecord) -> _Embeddings | None:
-        folder = self.campaign.features / "embeddings" / record.manifest["backbone_sha256"][:32]
+        precision = round_settings(record).model.embeddings
+        name = record.manifest["backbone_sha256"][:32] + ("" if precision == "float32" else f"-{precision}")
+        folder = self.campaign.features / "embeddings" / name
         return _Embeddings(folder) if any(folder.glob("*.arrow")) else None
 
 
@@ -225,15 +228,13 @@ class _Embeddings:
         with pa.memory_map(str(next(folder.glob("*.arrow")))) as source:
             schema = pa.ipc.open_file(source).schema
         self._shards = ShardStore(folder, schema.remove(schema.get_field_index("key")))
-        self._size = schema.field("embedding").type.list_size
 
     def __contains__(self, content_hash: str) -> bool:
         return content_hash in self._shards
 
     def read(self, hashes: list[str]) -> NDArray[np.float64]:
         """N x d embeddings."""
-        column = self._shards.read(hashes).column("embedding").combine_chunks()
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._size).astype(np.float64)
+        return self._shards.read_vectors("embedding", hashes).astype(np.float64)
 
 
 def _principal_components(embeddings: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
