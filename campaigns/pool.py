@@ -54,7 +54,7 @@ class Pool:
     @classmethod
     def of(cls, store: Store, elements: Collection[str], size: int | None = None) -> Pool:
         """Read the store's materials; with ``size``, only the first so many (a round keeps its pool)."""
-        index = MaterialColumns.of(islice(store.material_index(), size))
+        index = MaterialColumns.of(islice(store.material_keys(), size))
         known = set(elements)
         systems, of_row = index.distinct("chemical_system")
         fits = np.array([set(system.split("-")) <= known for system in systems], dtype=bool)[of_row]
@@ -136,8 +136,10 @@ class Pool:
         """
         if not len(self) + len(self.unknown):
             raise NoCandidatesError("the campaign holds no materials; add some with `kappascout ingest DIR FILE...`")
+        by_element = constraints.exclude_elements or constraints.only_elements
         columns = Columns(
-            self.known(store, constraints.properties, "[constraints]"), self.rows.texts("chemical_system")
+            self.known(store, constraints.properties, "[constraints]"),
+            self.rows.texts("chemical_system") if by_element else (),
         )
         selection = apply_constraints(_constraints(constraints), columns, len(self))
         free = np.ones(len(self), dtype=bool)

@@ -152,6 +152,18 @@ class Materials(StoreConnection):
                 found |= {row[0]: MaterialKey(*row) for row in session.execute(query.where(Material.id.in_(part)))}
         return [found[owners[id_][1]] for id_ in wanted]
 
+    def material_keys(self, chunk: int = 20_000) -> Iterator[MaterialKey]:
+        """Light columns of the whole pool, in order of insertion; memory holds one chunk."""
+        last = 0
+        while True:
+            with self.session() as session:
+                query = select(Material.id, *KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session))
+                rows = session.execute(query.where(Material.id > last).order_by(Material.id).limit(chunk)).all()
+            if not rows:
+                return
+            yield from (MaterialKey(*key) for _, *key in rows)
+            last = rows[-1][0]
+
     def in_buckets(self, buckets: Iterable[str]) -> dict[str, list[MaterialKey]]:
         """Light columns of the materials of each bucket that has any, in order of insertion."""
         found: dict[str, list[MaterialKey]] = defaultdict(list)

@@ -115,6 +115,7 @@ def test_finders(store, pool, make_material):
     store.add_materials([replace(make_material("other"), bucket="KCl|225|2", formula="KCl")])
     assert [key.material_id for key in store.material_index()] == [*pool, "other"]
     assert store.material_index()[-1].formula == "KCl"
+    assert list(store.material_keys(chunk=2)) == store.material_index()
     assert [key.material_id for key in store.material_index(["other", "m3", "other"])] == ["other", "m3", "other"]
     assert [m.material_id for m in store.materials(chunk=3)] == [*pool, "other"]
     assert [m.material_id for m in store.materials(["m7", "m0", "m7"], chunk=2)] == ["m7", "m0", "m7"]
