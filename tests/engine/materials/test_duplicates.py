@@ -96,6 +96,6 @@ def test_invariants_never_hide_a_copy() -> None:
         one = Material("one", crystal, "1", 1)
         two = Material("two", moved, "2", 1)
         ((_, original),) = link_duplicates([two], {one.bucket: [one]})
-        assert (original is one) == same_crystal(one, two)
+        assert (original is one) == same_crystal(two, one)  # near the limits the order matters
         found += original is one
     assert found > 10
