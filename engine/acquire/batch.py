@@ -19,8 +19,9 @@ import numpy as np
 from engine.acquire.allowance import Allowance, Limits
 from engine.acquire.diversity import Diversity, DiversityName, Embeddings, diversity
 from engine.acquire.functions import AcquisitionFunction, Needs, acquisition_function, scheduled_beta
+from engine.acquire.marginal import ConfidenceBound, ExpectedExcess, MarginalRule, Rule
 from engine.acquire.objectives import Objective
-from engine.acquire.pool import Criterion, Pool, Rows, top
+from engine.acquire.pool import Criterion, Pool, top
 from engine.acquire.portfolio import MEMBERS, probabilities
 from engine.acquire.sequential import Acquisition, Kind, LazyGreedy, weighed
 from engine.exceptions import AcquisitionError
@@ -42,8 +43,9 @@ class Batch:
     """Chosen rows in order; the value of each when it was chosen; the rule that chose it; what deserves saying.
 
     Values are those of the rule, to be maximised: qLogEI the natural logarithm of the conditional expected improvement
-    in log10 kappa; qUCB and qPI the joint value of pending and chosen rows; ucb, greedy and thompson log10 kappa,
-    negated when the goal is ``min``; random zero. With feasibility, cost or diversity they are what ranked the rows.
+    in log10 kappa, top_share that of each row beyond its threshold; qUCB and qPI the joint value of pending and chosen
+    rows; ucb, greedy and thompson log10 kappa, negated when the goal is ``min``; random zero. With feasibility, cost or
+    diversity they are what ranked the rows.
     """
 
     rows: NDArray[np.int64]
@@ -67,6 +69,7 @@ def choose_batch(
     beta: float | Literal["schedule"] = 1.0,
     round_number: int = 1,
     threshold: float | None = None,
+    share: float = 0.05,
     epsilon: float = 0.1,
     portfolio: Mapping[str, float] | None = None,
     feasibility: NDArray[np.float64] | None = None,
@@ -97,9 +100,9 @@ def choose_batch(
         Best known log10 kappa, the incumbent of qLogEI and qPI; without one the best predicted mean stands in, with a
         note. (For a target or a window the known value with the best utility.)
     pending
-        Rows queued or running: never chosen. Joint and Gaussian functions condition on them, ``ucb`` on what their
-        labels will leave of the spread, ``thompson`` passes over draws that have their best there; ``greedy`` keeps
-        away from them only with a diversity, for a label at its mean does not move the means.
+        Rows queued or running: never chosen. Joint and Gaussian functions condition on them, ``ucb`` and ``top_share``
+        on what their labels will leave of the spread, ``thompson`` passes over draws that have their best there;
+        ``greedy`` keeps away from them only with a diversity, for a label at its mean does not move the means.
     observed
         Labelled rows of the pool, the incumbents of qLogNEI.
     chunk
@@ -110,6 +113,8 @@ def choose_batch(
         Counts from 1.
     threshold
         log10 kappa whose level set ``level_set`` looks for.
+    share
+        Share of the pool (candidates, labelled and pending rows) that ``top_share`` looks for.
     epsilon
         Share of random picks in ``epsilon_greedy``.
     portfolio
@@ -123,8 +128,8 @@ def choose_batch(
     limits
         Most rows of one group, by name of the grouping.
     diverse
-        How the batch is kept apart: ``hallucinate`` conditions ``ucb`` on its own picks; ``penalise`` and
-        ``determinant`` work in embedding space with any function but ``thompson`` and ``random``.
+        How the batch is kept apart: ``hallucinate`` conditions ``ucb`` or ``top_share`` on its own picks;
+        ``penalise`` and ``determinant`` work in embedding space with any function but ``thompson`` and ``random``.
     embeddings
         Rows of the pool -> ``n x d``.
     target_of
@@ -140,8 +145,10 @@ def choose_batch(
     function = acquisition_function(acquisition)
     if function.needs is Needs.PARETO:
         raise AcquisitionError(f"{acquisition} trades several objectives off; use choose_pareto_batch")
-    if diverse == "hallucinate" and acquisition != "ucb":
-        raise AcquisitionError(f"diversity 'hallucinate' is for ucb, not for {acquisition}; use 'penalise', or 'none'")
+    if diverse == "hallucinate" and acquisition not in ("ucb", "top_share"):
+        raise AcquisitionError(
+            f"diversity 'hallucinate' is for ucb and top_share, not for {acquisition}; use 'penalise', or 'none'"
+        )
     taken = np.unique(_rows(pending))
     free = _without(_rows(candidates), taken)
     request = _Request(
@@ -150,6 +157,7 @@ def choose_batch(
         observed=np.unique(_rows(observed)),
         beta=scheduled_beta(max(len(free), 1), round_number) if beta == "schedule" else float(beta),
         threshold=threshold,
+        share=share,
         epsilon=epsilon,
         gains=dict.fromkeys(MEMBERS, 0.0) if portfolio is None else portfolio,
         diverse=diverse,
@@ -165,8 +173,8 @@ def choose_batch(
     )
     allowance = Allowance(free, limits, cost, budget)
     growing = _Growing(pool, request, allowance, log_factor)
-    for part, share in _parts(function, n, q, request):
-        growing.add(part, share)
+    for part, n_part in _parts(function, n, q, request):
+        growing.add(part, n_part)
     return growing.batch(n, budget, getattr(posterior, "notes", ()))
 
 
@@ -239,6 +247,7 @@ class _Request:
     best: float | None = None
     beta: float = 1.0
     threshold: float | None = None
+    share: float = 0.05
     epsilon: float = 0.0
     gains: Mapping[str, float] = field(default_factory=dict)
     diverse: str = "none"
@@ -272,7 +281,7 @@ class _Growing:
         elif function.needs is Needs.NOTHING:
             missing = self._in_order(np.argsort(self.pool.priority), np.zeros(len(self.pool)), function.name, q)
         elif self._is_a_sort(function):
-            missing = self._sort(function.name, q)
+            missing = self._sort(self._rule(function.name), function.name, q)
         else:
             missing = self._greedy(self._acquisition(function), function.name, q)
         if missing and function.name != FALLBACK and self.allowance.left:
@@ -281,7 +290,7 @@ class _Growing:
                 f"{self.pool.posterior.n_draws} joint draws resolve; those picks are ranked by {FALLBACK} "
                 f"(beta {self.request.beta:g})"
             )
-            self._greedy(_MarginalRule(self.pool.objective, self.request.beta), FALLBACK, missing)
+            self._greedy(MarginalRule(ConfidenceBound(self.request.beta), self.pool.objective), FALLBACK, missing)
 
     def batch(self, q: int, budget: float | None, notes: Sequence[str]) -> Batch:
         """Give what was chosen, and say why it is fewer than q, if it is."""
@@ -306,11 +315,18 @@ class _Growing:
             return False
         return function.name == "greedy" or not len(self._taken())
 
-    def _sort(self, name: str, q: int) -> int:
-        """Take the q best rows by mean or upper confidence bound; how many are missing."""
-        values = self.pool.marginal(self.request.beta if name == "ucb" else 0.0)
+    def _rule(self, name: str) -> Rule:
+        """Give what a marginal function ranks rows by."""
+        request = self.request
+        if name == "top_share":
+            return ExpectedExcess.of_best(request.share, self.pool, np.union1d(request.observed, request.taken))
+        return ConfidenceBound(request.beta if name == "ucb" else 0.0)
+
+    def _sort(self, rule: Rule, name: str, q: int) -> int:
+        """Take the q best rows by a rule; how many are missing."""
+        values = rule(*self.pool.moments[0])
         if self.log_factor is not None:
-            values = weighed(Kind.FREE, values, self.log_factor, float(np.median(values)))
+            values = weighed(rule.kind, values, self.log_factor, float(np.median(values)))
         left = self.allowance.left
         if left < len(self.pool):
             values = np.where(self.allowance.open, values, -np.inf)
@@ -340,7 +356,7 @@ class _Growing:
 
     def _greedy(self, acquisition: Acquisition, name: str, q: int) -> int:
         """Sequential greedy; how many are missing because nothing more can be gained."""
-        taken = np.empty(0, dtype=np.int64) if isinstance(acquisition, _MarginalRule) else self._taken()
+        taken = np.empty(0, dtype=np.int64) if isinstance(acquisition, MarginalRule) else self._taken()
         greedy = LazyGreedy(self.pool, acquisition, self.allowance, self.diversity, self.log_factor, taken)
         ties = 0
         while len(greedy.chosen) < q and self.allowance.left:
@@ -392,12 +408,12 @@ class _Growing:
             return self._gaussian(function.name)
         if function.needs is Needs.JOINT:
             return self._joint(function.name)
-        pool, request = self.pool, self.request
-        if function.name == "ucb" and (len(self._taken()) or request.diverse == "hallucinate"):
-            from engine.acquire.gaussian import BelieverConfidenceBound
+        rule = self._rule(function.name)
+        if function.name != "greedy" and (len(self._taken()) or self.request.diverse == "hallucinate"):
+            from engine.acquire.gaussian import BelieverRule
 
-            return BelieverConfidenceBound(pool.objective, request.beta, pool.posterior.n_draws)
-        return _MarginalRule(pool.objective, request.beta if function.name == "ucb" else 0.0)
+            return BelieverRule(rule, self.pool.objective, self.pool.posterior.n_draws)
+        return MarginalRule(rule, self.pool.objective)
 
     def _joint(self, name: str) -> Acquisition:
         from engine.acquire.montecarlo import ExpectedImprovement, ProbabilityOfImprovement, UpperConfidenceBound
@@ -455,38 +471,6 @@ class _Growing:
         if name == "qLogNEHVI":
             return HypervolumeImprovement(baseline, self.request.reference)
         return RandomScalarisation(baseline, self.request.rng)
-
-
-class _MarginalRule:
-    """Mean, or upper confidence bound, whatever is taken."""
-
-    kind = Kind.FREE
-    needs_draws = False
-    keeps_bounds = True
-    only_orders = False
-
-    def __init__(self, objective: Objective, beta: float):
-        self.objective, self.beta = objective, beta
-
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
-        """Return the values themselves."""
-        return pool.marginal(self.beta)
-
-    def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Return the values themselves."""
-        mean, std = self.objective.moments(rows.mean, rows.std)
-        return mean + np.sqrt(self.beta) * std if self.beta else mean
-
-    def take(self, rows: Rows) -> None:
-        """Nothing to do."""
-
-    def nil(self) -> float:
-        """Every value counts."""
-        return -np.inf
-
-    def value(self, gain: float) -> float:
-        """Return the value itself."""
-        return gain
 
 
 def _parts(
@@ -609,6 +593,8 @@ def _check_request(
         raise AcquisitionError(f"beta is {request.beta}, a weight of the variance; use 0 or more")
     if not 0 <= request.epsilon <= 1:
         raise AcquisitionError(f"epsilon is {request.epsilon}, a share of the batch; use 0 to 1")
+    if not 0 < request.share < 1:
+        raise AcquisitionError(f"share is {request.share}, a part of the pool; use a number between 0 and 1")
     if best is not None and not np.isfinite(best):
         raise AcquisitionError(f"the best known log10 value is {best}; pass a finite number, or None")
     for rows in (free, request.taken, request.observed):

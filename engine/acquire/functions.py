@@ -115,6 +115,13 @@ FUNCTIONS = {
             "the best it may be",
         ),
         AcquisitionFunction(
+            "top_share",
+            Needs.MARGINAL,
+            "expected improvement (Jones, Schonlau, Welch, J. Global Optim. 13, 455, 1998) beyond a quantile (as in "
+            "Bergstra, Bardenet, Bengio, Kegl, NIPS 2011), here of the pool's predictions",
+            "reaches furthest beyond the bound of the pool's best",
+        ),
+        AcquisitionFunction(
             "greedy", Needs.MARGINAL, "the posterior mean alone (pure exploitation)", "best predicted value"
         ),
         AcquisitionFunction(

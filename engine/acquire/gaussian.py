@@ -31,6 +31,7 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from engine.acquire.marginal import Rule
     from engine.acquire.objectives import Objective
     from engine.acquire.pool import Pool, Rows
 
@@ -110,23 +111,20 @@ class _Believer:
         return gain
 
 
-class BelieverConfidenceBound(_Believer):
-    """``mean + sqrt(beta) std`` with the spread that is left: GP-BUCB (Desautels et al., see above)."""
+class BelieverRule(_Believer):
+    """A rule of mean and spread, with the spread that is left: for ucb GP-BUCB (Desautels et al., see above)."""
 
-    kind = Kind.FREE
-
-    def __init__(self, objective: Objective, beta: float, n_draws: int):
+    def __init__(self, rule: Rule, objective: Objective, n_draws: int):
         super().__init__(n_draws)
-        self.objective, self.beta = objective, beta
+        self.rule, self.objective, self.kind = rule, objective, rule.kind
 
     def bound(self, pool: Pool) -> NDArray[np.float64]:
-        """Return the bound with nothing taken."""
-        return pool.marginal(self.beta)
+        """Return the value with nothing taken."""
+        return self.rule(*pool.moments[0])
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Bound given what is taken."""
-        mean, std = self.objective.moments(rows.mean, self.std(rows))
-        return mean + np.sqrt(self.beta) * std
+        """Value given what is taken."""
+        return self.rule(*self.objective.moments(rows.mean, self.std(rows)))
 
     def nil(self) -> float:
         """Every value counts."""

@@ -16,12 +16,13 @@ from scipy.stats import norm
 
 from engine.acquire.batch import choose_batch
 from engine.acquire.gaussian import (
-    BelieverConfidenceBound,
+    BelieverRule,
     IntegratedVariance,
     KnowledgeGradient,
     LevelSet,
     MaxValueEntropy,
 )
+from engine.acquire.marginal import ConfidenceBound, ExpectedExcess
 from engine.acquire.model import PoolModel
 from engine.acquire.objectives import Objective
 from engine.acquire.pool import Criterion, Pool, Rows
@@ -53,7 +54,8 @@ def _conditioned(covariance: np.ndarray, taken: list[int], noise: float = NOISE)
 
 def _functions(n_draws: int = D) -> list:
     return [
-        BelieverConfidenceBound(Objective("max"), 1.0, n_draws),
+        BelieverRule(ConfidenceBound(1.0), Objective("max"), n_draws),
+        BelieverRule(ExpectedExcess(0.5), Objective("max"), n_draws),
         LevelSet(0.2, n_draws),
         KnowledgeGradient(1.0, n_draws),
         MaxValueEntropy("GIBBON", 1.0, None, n_draws),
@@ -63,9 +65,9 @@ def _functions(n_draws: int = D) -> list:
 
 def test_conditioning_on_taken_rows_is_that_of_the_gaussian():
     posterior, mean, covariance = _posterior()
-    function = BelieverConfidenceBound(Objective("max"), 4.0, D)
+    function = BelieverRule(ConfidenceBound(4.0), Objective("max"), D)
     for taken in ([3], [3, 8, 8], [3, 8, 8, 1, 2]):
-        function = BelieverConfidenceBound(Objective("max"), 4.0, D)
+        function = BelieverRule(ConfidenceBound(4.0), Objective("max"), D)
         function.take(_read(posterior, taken))
         left = np.sqrt(np.diag(_conditioned(covariance, taken)) + NOISE**2)
         np.testing.assert_allclose(function.gain(_read(posterior)), mean + 2 * left, atol=1e-4)
@@ -191,7 +193,7 @@ def test_batches_equal_brute_force(acquisition):
         posterior, goal="max", acquisition=acquisition, q=4, candidates=np.arange(30), pending=np.array([7]),
         threshold=0.2, rng=np.random.default_rng(0),
     )  # fmt: skip
-    names = ["ucb", "level_set", "qKG", "GIBBON", "qMES"]
+    names = ["ucb", "top_share", "level_set", "qKG", "GIBBON", "qMES"]
     taken = [7]
     for row in batch.rows.tolist():
         if acquisition == "variance":
