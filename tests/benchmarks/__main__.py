@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tests.benchmarks.measure import Measure
 
 NAMES = ("start", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
-LONG = ("backtests",)
-"""Of hours; only when named."""
+LONG = ("backtests", "scale")
+"""Of hours and of half an hour; only when named."""
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of {', '.join(NAMES)} (all of these if none is given), {', '.join(LONG)} (hours)",
+        help=f"of {', '.join(NAMES)} (all of these if none is given), {', '.join(LONG)} (long)",
     )
     parser.add_argument("--out", type=Path, metavar="JSON", help="also write the table to this file")
     arguments = parser.parse_args()

@@ -1,0 +1,264 @@
+"""What a campaign costs from ten thousand to a million crystals, written to ``tests/benchmarks/SCALE.md`` as it goes.
+
+Crystals are real ones with other elements and strain. Of the largest pools only the embeddings are made up, real ones
+with noise: making a million takes a quarter of an hour and tells no more than making ten thousand. Rates are in seconds
+of the processor, so that they hold on a machine that others use as well; each part runs in a process of its own, whose
+peak memory it tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tests.benchmarks.crystals import write_substituted
+from tests.benchmarks.measure import Measure, peak_gigabytes, processor_seconds
+
+if TYPE_CHECKING:
+    from campaigns.campaign import Campaign
+    from db.records import MaterialRecord
+    from engine.materials.crystal import Crystal
+
+REPORT = Path(__file__).with_name("SCALE.md")
+EMBEDDED = 10_000
+"""Crystals that are really embedded."""
+BARE = 3_000
+"""Crystals of the bare forward pass."""
+SIZES = (10_000, 100_000, 1_000_000)
+LABELS = 300
+BATCH = 10
+MEMBERS = 5
+GOAL_RATE = 200_000
+"""Candidates a second on two cores, 100,000 on each."""
+LIMIT = 4.0
+"""Gigabytes."""
+_STORED = 20_000
+_NOISE = 0.05
+
+
+def measure() -> list[Measure]:
+    """Measure embedding, first scoring, scoring again, and whole rounds by size."""
+    measures: list[Measure] = []
+    parts: list[Callable[[], list[Measure]]] = [embedding, first_scoring, *(partial(round_of, n) for n in SIZES)]
+    for part in parts:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+            measures += executor.submit(part).result()
+        _write(measures)
+    return measures
+
+
+def embedding() -> list[Measure]:
+    """Graphs, statistics and embeddings against MatGL's forward pass on batches that are ready."""
+    import torch
+
+    from campaigns.pool import Pool, embed_pool
+    from engine.execution import ExecutionSettings
+    from engine.graphs.crystal_graph import build_graph, collate, pack
+    from engine.learning.features import Featuriser
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name, _campaign(Path(name) / "c") as campaign:
+        campaign.ingest([str(write_substituted(Path(name) / "made.jsonl", EMBEDDED))])
+        backbone = campaign.backbone(campaign.configuration.model.backbone)
+        pool = Pool.of(campaign.store, backbone.elements)
+        graphs = [build_graph(c, backbone.cutoff) for c in islice(_crystals(campaign), BARE)]
+        batches = [
+            collate([graphs[i] for i in rows], backbone.node_types) for rows in pack([g.n_edges for g in graphs])
+        ]
+        state = [torch.zeros(batch.num_graphs, 2) for batch in batches]
+
+        def bare() -> None:
+            with torch.no_grad():
+                for batch, s in zip(batches, state, strict=True):
+                    backbone.body(g=batch, state_attr=s)
+
+        def ours(folder: str, execution: ExecutionSettings | None = None) -> float:
+            featuriser = Featuriser(backbone, Path(name) / folder, keep_graphs=False)
+            return _with_children(lambda: list(embed_pool(campaign.store, featuriser, pool, execution)))
+
+        seconds = [processor_seconds(bare)]
+        here = len(pool) / ours("here")
+        seconds += [processor_seconds(bare), processor_seconds(bare)]
+        rate = BARE / min(seconds)
+        start = time.perf_counter()
+        apart = len(pool) / ours("apart", ExecutionSettings(workers=2))
+        wall = len(pool) / (time.perf_counter() - start)
+    what = f"{len(pool):,} crystals of {pool.rows.numbers('n_sites').mean():.1f} sites"
+    note = "against the bare MatGL forward pass on ready batches; a processor second, whole pipeline from the store"
+    loads = f"the time to start them and to load MatGL in each included; {wall:,.0f}/s on the wall"
+    return [
+        Measure(f"embedding {what}", here, rate, "crystals/CPU-s", ">= 0.70", note),
+        Measure(f"embedding {what}, two cores", 2 * here, 1000.0, "crystals/s", ">= 1", "twice the rate of one"),
+        Measure(f"embedding {what}, two processes", 2 * apart, 1000.0, "crystals/s", "", loads),
+        _memory(f"embedding {what}"),
+    ]
+
+
+def first_scoring() -> list[Measure]:
+    """Compare the first scoring of a campaign with MatGL's own loop over as many models."""
+    import torch
+
+    from tests.benchmarks.scoring import _campaign as labelled_campaign
+    from tests.benchmarks.scoring import _label, _loop_rate, _rates, pool_files
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name, labelled_campaign(Path(name)) as campaign:
+        campaign.ingest([str(path) for path in pool_files(Path(name))])
+        loop = _loop_rate(campaign)
+        _label(campaign, LABELS)
+        first, again = _rates(campaign, Path(name))
+        what = f"{len(campaign.store.material_index()):,} crystals, {LABELS} labels"
+    return [
+        Measure(
+            f"first scoring, {what}", first, loop, "crystals/CPU-s", ">= 25", f"predict_structure, {MEMBERS} models"
+        ),
+        Measure(f"scoring again, {what}", again, first, "crystals/CPU-s", "", "against the first"),
+    ]
+
+
+def round_of(n: int) -> list[Measure]:
+    """Do one round on ``n`` materials whose embeddings are there: what each step takes, and the peak of memory."""
+    from campaigns.round import RoundWork, open_round
+    from db.states import RoundState
+
+    with tempfile.TemporaryDirectory() as name, _campaign(Path(name) / "c") as campaign:
+        _fill(campaign, n)
+        filled = peak_gigabytes()
+        record: list[Any] = []
+        taken = {"open": _timed(lambda: record.append(open_round(campaign, BATCH)))}
+        work = RoundWork(campaign, record[0], lambda text: None)
+        names = {
+            RoundState.STARTED: "embedded",
+            RoundState.EMBEDDED: "train",
+            RoundState.TRAINED: "score",
+            RoundState.SCORED: "rank",
+            RoundState.RANKED: "queue",
+        }
+        while work.record.state is not RoundState.QUEUED:
+            step = names[work.record.state]
+            taken[step] = _timed(lambda: setattr(work, "record", work.next_step()))
+        assert len(campaign.store.queue()) == BATCH
+    kind = f"{n:,} rows, {MEMBERS} members, {LABELS} labels"
+    processor, wall = taken["score"]
+    steps = ", ".join(f"{step} {seconds[0]:.1f}" for step, seconds in taken.items())
+    whole = sum(seconds for step, (seconds, _) in taken.items() if step != "train")
+    note = f"two cores at the rate of one processor second; {n / wall:,.0f}/s on the wall"
+    goal = ">= 1" if n > SIZES[0] else ""
+    return [
+        Measure(f"scoring again, {kind}", 2 * n / processor, float(GOAL_RATE), "candidates/s", goal, note),
+        Measure(f"round without training, {kind}", whole / n * 1e6, None, "CPU-us/row", "", f"CPU-s by step: {steps}"),
+        _memory(f"round with q = {BATCH}, {kind}", f"{filled:.2f} GB before it, when the store was filled"),
+    ]
+
+
+def _campaign(directory: Path) -> Campaign:
+    from campaigns.campaign import Campaign
+
+    return Campaign.create(directory, fidelity="agl", batch=BATCH, budget=1000)
+
+
+def _fill(campaign: Campaign, n: int) -> None:
+    """Put ``n`` materials into the store, their embeddings on disk, and labels of some."""
+    from db.records import LabelRecord
+    from engine.learning.features import Embedded, Featuriser
+    from engine.materials.candidates import generate_candidates
+
+    real = {c.id: c.crystal for c in islice(generate_candidates(), 1_000)}
+    backbone = campaign.backbone(campaign.configuration.model.backbone)
+    featuriser = Featuriser(backbone, campaign.features, keep_graphs=False)
+    known = backbone.embed_crystals(real.values())
+    spread = _NOISE * known.std(axis=0)
+    records = _copies(list(real.values()))
+    rng = np.random.default_rng(0)
+    for start in range(0, n, _STORED):
+        batch = list(islice(records, min(_STORED, n - start)))
+        campaign.store.add_materials(batch)
+        for first in range(0, len(batch), 1024):
+            keys = [record.content_hash for record in batch[first : first + 1024]]
+            rows = (start + first + np.arange(len(keys))) % len(known)
+            noise = rng.normal(size=(len(keys), known.shape[1])).astype(np.float32) * spread
+            featuriser.keep(Embedded(keys, (known[rows] + noise).astype(np.float32), []))
+    chosen = rng.choice(n, LABELS, replace=False)
+    values = 10 ** (known[chosen % len(known)][:, :3].sum(axis=1) / known[:, :3].sum(axis=1).mean())
+    campaign.store.add_labels(
+        LabelRecord(f"made-{row:07d}", "kappa_300K", float(value), "W/(m K)", "agl", source="benchmark")
+        for row, value in zip(chosen.tolist(), values.tolist(), strict=True)
+    )
+
+
+def _copies(crystals: list[Crystal]) -> Iterator[MaterialRecord]:
+    """Give the same crystals over and over under names of their own."""
+    from db.records import MaterialRecord
+
+    plain = [(c.formula, c.chemical_system, len(c), c.to_dict()) for c in crystals]
+    for row in iter(range(sys.maxsize)):
+        formula, system, sites, structure = plain[row % len(plain)]
+        key = hashlib.sha256(f"made {row}".encode()).hexdigest()[:32]
+        yield MaterialRecord(f"made-{row:07d}", key, formula, system, 225, sites, f"{formula}|225|{sites}", structure)
+
+
+def _crystals(campaign: Campaign) -> Iterator[Crystal]:
+    from engine.materials.crystal import Crystal
+
+    ids = [key.material_id for key in campaign.store.material_keys()]
+    return (Crystal.from_dict(structure) for _, structure in campaign.store.structures(ids))
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of the processor and of the wall."""
+    start = time.perf_counter()
+    processor = processor_seconds(work)
+    return processor, time.perf_counter() - start
+
+
+def _with_children(work: Callable[[], Any]) -> float:
+    """Processor seconds of this process and of those it starts and ends."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = processor_seconds(work)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own + after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def _memory(what: str, note: str = "peak, against the limit") -> Measure:
+    return Measure(f"memory of {what}", peak_gigabytes(), LIMIT, "GB", "<= 1", note)
+
+
+def _write(measures: list[Measure]) -> None:
+    """Write the table as far as it has come."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("kappascout", "torch", "matgl", "numpy", "pyarrow"))
+    lines = [
+        "# Scale",
+        "",
+        f"`{shlex.join(['python', '-m', 'tests.benchmarks', 'scale'])}`, {datetime.now(UTC):%Y-%m-%d}, "
+        f"Python {platform.python_version()}, {packages}; {os.cpu_count()} cores that other programs use as well (load "
+        f"{os.getloadavg()[0]:.0f}).",
+        "",
+        "| measure | ours | reference | unit | ratio | goal | met | note |",
+        "|---|--:|--:|---|--:|--:|---|---|",
+    ]
+    for m in measures:
+        met = {None: "", True: "yes", False: "**no**"}[m.met]
+        cells = [m.name, _number(m.ours), _number(m.reference), m.unit, _number(m.ratio), m.goal, met, m.note]
+        lines.append(f"| {' | '.join(cells)} |")
+    REPORT.write_text("\n".join(lines) + "\n")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
