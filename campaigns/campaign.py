@@ -306,6 +306,7 @@ class Campaign:
         section = self.configuration.campaign
         known = self.store.fidelities(section.property)
         used = known.pop(section.fidelity, 0)
+        known.pop(self.configuration.prior, None)
         if not known:
             return None
         others = ", ".join(f"{n} of fidelity {name!r}" for name, n in known.items())
@@ -357,10 +358,15 @@ class Campaign:
         formulas = {key.material_id: key.formula for key in self.store.material_index(ids)}
         return [(e, formulas[e.material_id]) for e in entries]
 
-    def move(self, ids: Sequence[str], to: QueueState, note: str = "") -> list[QueueEntryRecord]:
-        """Approve or withdraw the unfinished entries of these materials; without ids, all that may move so."""
+    def move(
+        self, ids: Sequence[str], to: QueueState, note: str = "", fidelity: str | None = None
+    ) -> list[QueueEntryRecord]:
+        """Approve or withdraw the unfinished entries of these materials; without ids, all that may move so.
+
+        A material may have entries of several fidelities; ``fidelity`` takes those of one.
+        """
         with self.locked(), self.store.transaction():
-            chosen = self._unfinished(ids) if ids else [
+            chosen = self._unfinished(ids, fidelity) if ids else [
                 e for e in self.store.queue(UNFINISHED) if to in QUEUE_MOVES[e.state]
             ]  # fmt: skip
             self._move(chosen, to, note)
@@ -434,16 +440,19 @@ class Campaign:
         self._move([e for e in found if e.state is QueueState.PROPOSED], QueueState.APPROVED, note)
         self._move(found, QueueState.DONE, note)
 
-    def _unfinished(self, ids: Sequence[str]) -> list[QueueEntryRecord]:
-        """Unfinished entries of these materials, under any id they are known by."""
-        entries = {e.material_id: e for e in self.store.queue(UNFINISHED)}
+    def _unfinished(self, ids: Sequence[str], fidelity: str | None = None) -> list[QueueEntryRecord]:
+        """Unfinished entries of these materials, under any id they are known by; a material may have several."""
+        entries: dict[str, list[QueueEntryRecord]] = {}
+        for entry in self.store.queue(UNFINISHED):
+            if fidelity in (None, entry.fidelity):
+                entries.setdefault(entry.material_id, []).append(entry)
         owners = self.store.resolve_all(ids)
         absent = [id_ for id_ in ids if owners[id_] not in entries]
         if absent:
             raise CampaignError(
                 f"not in the queue, or finished: {', '.join(absent)}; `kappascout queue list {self.directory}` shows it"
             )
-        return [entries[material_id] for material_id in dict.fromkeys(owners[id_] for id_ in ids)]
+        return [e for material_id in dict.fromkeys(owners[id_] for id_ in ids) for e in entries[material_id]]
 
     def _move(self, entries: Sequence[QueueEntryRecord], to: QueueState, note: str) -> None:
         self.store.move([e.id for e in entries if e.id is not None], to, _author(), note)
@@ -472,7 +481,10 @@ class Campaign:
         return f"the budget of {section.budget_core_hours:,.0f} core-hours" if left is not None and left <= 0 else ""
 
     def asked(self) -> int:
-        """How many labels the campaign has asked for; withdrawn entries do not count."""
+        """How many labels the campaign has asked for; withdrawn entries and a cheaper fidelity's do not count."""
+        if cheaper := self.configuration.acquisition.fidelities:
+            entries = self.store.queue([state for state in QueueState if state is not QueueState.WITHDRAWN])
+            return sum(e.fidelity not in cheaper for e in entries)
         counts = self.store.queue_counts()
         return sum(counts.values()) - counts[QueueState.WITHDRAWN]
 
@@ -523,6 +535,7 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
         "cv_mae_constant": before.get("constant", {}).get("mae"),
         **{f"cv_{name}": model.get(name) for name in figures},
         "new_labels": after.get("rows"),
+        "cheaper_labels": after.get("cheaper"),
         "mae": after.get("mae"),
         **{name: after.get(name) for name in figures},
         "conformal_coverage_90": after.get("conformal_coverage_90"),
@@ -546,6 +559,7 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "fidelity": section.fidelity,
         **{noun: count for noun, count in store.counts().items() if noun in ("materials", "rejections")},
         "labels": len(labels),
+        **{f"labels ({name})": store.fidelities(section.property).get(name, 0) for name in _cheaper(campaign)},
         "best": best_value(labels, section.sought),
         "rounds": len(rounds),
         "last_round": str(rounds[-1].state) if rounds else None,
@@ -556,6 +570,10 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "budget_core_hours": section.budget_core_hours,
         "advice": next((_advice(record) for record in reversed(rounds) if record.metrics_after), None),
     }
+
+
+def _cheaper(campaign: Campaign) -> tuple[str, ...]:
+    return campaign.configuration.acquisition.fidelities
 
 
 def _advice(record: RoundRecord) -> str | None:

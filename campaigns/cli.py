@@ -307,6 +307,8 @@ def queue_list(
     with _open(directory) as campaign:
         rows = [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(state or None, round))]
     columns = ["round", "rank", "id", "formula", "state", "mean", "lower", "upper", "reason"]
+    if len({row["fidelity"] for row in rows}) > 1:
+        columns.insert(5, "fidelity")
     emit(rows, format, columns=columns)
 
 
@@ -722,13 +724,14 @@ def _move(directory: Path, ids: list[str] | None, to: QueueState, note: str) -> 
 
 def _show_rounds(rows: list[dict[str, Any]], format: Format) -> None:
     columns = [
-        "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "cv_crps", "new_labels", "mae", "crps",
-        "coverage_90", "calibration_error", "spearman", "hits", "enhancement", "best", "cost",
+        "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "cv_crps", "new_labels", *cheaper, "mae",
+        "crps", "coverage_90", "calibration_error", "spearman", "hits", "enhancement", "best", "cost",
     ]  # fmt: skip
     emit(rows, format, columns=columns)
 
 
 def _model_row(record: Any) -> dict[str, Any]:
+    cheaper = ["cheaper_labels"] if any(row["cheaper_labels"] for row in rows) else []
     model = record.metrics.get("model", {})
     return {
         "model": record.model_id,

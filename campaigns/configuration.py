@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.metrics.stopping import StoppingRule
 
 GoalName = Literal["min", "max", "target", "window"]
+CoreHours = Annotated[float, Field(gt=0)]
 FILE = "campaign.toml"
 
 
@@ -157,6 +158,10 @@ class ModelSection(_Section):
         return self
 
 
+_INFORMATION = ("GIBBON", "qMES", "qKG", "variance")
+"""Acquisition functions that count what a label of a cheaper fidelity tells about the one that is wanted."""
+
+
 class AcquisitionSection(_Section):
     """How the next batch is chosen."""
 
@@ -166,6 +171,9 @@ class AcquisitionSection(_Section):
     )
     epsilon: float = Field(default=0.1, ge=0, le=1, description="Share of random picks in epsilon_greedy.")
     threshold: float | None = Field(default=None, description="level_set learns on which side of this values lie.")
+    share: float = Field(
+        default=0.05, gt=0, lt=1, description="top_share looks for this share of the pool, the best of it."
+    )
     portfolio: tuple[str, ...] = Field(
         default=("ucb", "qLogEI", "thompson", "greedy"), description="Functions that portfolio hedges between."
     )
@@ -177,13 +185,18 @@ class AcquisitionSection(_Section):
     )
     diversity: Literal["none", "hallucinate", "penalise", "determinant"] = Field(
         default="none",
-        description="How a batch is kept apart: hallucinate conditions ucb on its own picks; penalise and determinant "
+        description="How a batch is kept apart: hallucinate conditions ucb or top_share on its own picks; penalise and determinant "
         "work in embedding space.",
     )
     feasibility: bool = Field(
         default=True, description="Times the probability that the calculation succeeds, where failures tell it."
     )
     per_core_hour: bool = Field(default=False, description="Value per expected core-hour.")
+    fidelities: tuple[str, ...] = Field(
+        default=(),
+        max_length=1,
+        description="A cheaper fidelity that may be queued too, where it tells more per core-hour.",
+    )
     first_batch: Literal["spread", "prior"] = Field(
         default="spread", description="Without a model: spread over the pool, or mostly the best of an estimate."
     )
@@ -221,13 +234,23 @@ class AcquisitionSection(_Section):
     def _agree(self) -> AcquisitionSection:
         if self.function == "level_set" and self.threshold is None:
             raise ValueError("function 'level_set' learns where values pass a threshold; give threshold = VALUE")
-        if self.diversity == "hallucinate" and self.function != "ucb":
-            raise ValueError(f"diversity 'hallucinate' is for ucb, not for {self.function}; use 'penalise'")
+        if self.diversity == "hallucinate" and self.function not in ("ucb", "top_share"):
+            raise ValueError(f"diversity 'hallucinate' is for ucb and top_share, not {self.function}; use 'penalise'")
         if self.diversity != "none" and self.function in ("thompson", "random"):
             raise ValueError(f"{self.function} is diverse by itself; set diversity = 'none'")
         if self.first_batch == "prior" and not self.prior:
             raise ValueError("first_batch = 'prior' needs prior = 'FIDELITY' (of labels that are there) or a model")
+        if self.fidelities and self.function not in _INFORMATION:
+            raise ValueError(
+                f"function {self.function!r} cannot say what a label of {self.fidelities[0]} is worth; with fidelities "
+                f"use {', '.join(_INFORMATION[:-1])} or {_INFORMATION[-1]}"
+            )
         return self
+
+    @property
+    def by_cost(self) -> bool:
+        """Whether value is counted per core-hour; two fidelities cannot be compared otherwise."""
+        return self.per_core_hour or bool(self.fidelities)
 
     @property
     def is_pareto(self) -> bool:
@@ -340,6 +363,23 @@ class LabelerSection(_Section):
     settings: dict[str, Any] = Field(
         default_factory=dict, description="agl, phonons: what decides the number, e.g. strain, or min_length and floor."
     )
+
+    fidelities: dict[str, LabelerSection] = Field(
+        default_factory=dict, description="[labeler.NAME]: where labels of a cheaper fidelity come from."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_are_fidelities(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = {
+            name: value
+            for name, value in given.items()
+            if not isinstance(value, dict) or difflib.get_close_matches(name, cls.model_fields, cutoff=0.8)
+        }
+        tables = {name: value for name, value in given.items() if name not in own}
+        return own | ({"fidelities": own.get("fidelities", {}) | tables} if tables else {})
 
     @model_validator(mode="after")
     def _calculator_has_a_potential(self) -> LabelerSection:
@@ -478,11 +518,29 @@ class Configuration(_Section):
     constraints: ConstraintsSection = Field(default_factory=ConstraintsSection)
     objectives: tuple[ObjectiveSection, ...] = ()
     stopping: StoppingSection = Field(default_factory=StoppingSection)
+    costs: dict[str, CoreHours] = Field(
+        default_factory=dict, description="Core-hours of a calculation, by fidelity; the campaign's own is fitted else."
+    )
     labeler: LabelerSection = Field(default_factory=LabelerSection)
     dft: DftSection = Field(default_factory=DftSection)
     # how, not what: rounds neither keep it nor depend on it
     execution: ExecutionSection = Field(default_factory=ExecutionSection, exclude=True)
     store: StoreSection = Field(default_factory=StoreSection)
+
+    @property
+    def prior(self) -> str:
+        """Cheaper estimate that members learn on top of: what may be queued beside, or ``[model] prior``."""
+        return self.model.prior or next(iter(self.acquisition.fidelities), "")
+
+    def labelers(self) -> dict[str, Configuration]:
+        """For each fidelity that may be queued, the settings as if it were the campaign's own."""
+        own = self.model_copy(update={"labeler": self.labeler.model_copy(update={"fidelities": {}})})
+        return {self.campaign.fidelity: own} | {
+            name: self.model_copy(
+                update={"campaign": self.campaign.model_copy(update={"fidelity": name}), "labeler": section}
+            )
+            for name, section in self.labeler.fidelities.items()
+        }
 
     @property
     def stopping_rule(self) -> StoppingRule:
@@ -524,18 +582,48 @@ class Configuration(_Section):
         return self
 
     @model_validator(mode="after")
-    def _replay_has_a_unit(self) -> Configuration:
-        if self.labeler.kind == "replay" and not self.campaign.unit:
+    def _fidelities_are_whole(self) -> Configuration:
+        own, cheaper = self.campaign.fidelity, self.acquisition.fidelities
+        known = f"[acquisition] fidelities names {', '.join(cheaper) or 'none'}"
+        if own in cheaper:
+            raise ValueError(f"[acquisition] fidelities = [{own!r}] is that of the campaign; name a cheaper one")
+        for name in cheaper:
+            if name not in self.costs:
+                raise ValueError(
+                    f"{known}, and what a calculation of it costs is not said; give [costs] {name} = CORE_HOURS"
+                )
+            if self.model.prior not in ("", name):
+                raise ValueError(
+                    f"[model] prior = {self.model.prior!r}, and {known}, which members stand on then; take prior out"
+                )
+        if cheaper and self.model.head != "gp":
+            raise ValueError(f"{known}, which Gaussian processes learn from only; set [model] head = 'gp'")
+        tables = [*self.labeler.fidelities, *(n for s in self.labeler.fidelities.values() for n in s.fidelities)]
+        if unknown := [name for name in tables if name not in cheaper]:
+            raise ValueError(f"[labeler.{unknown[0]}]: {known}; add {unknown[0]!r} there, or take the section out")
+        if unknown := [name for name in self.costs if name not in (own, *cheaper)]:
             raise ValueError(
-                "[campaign] unit is empty, and labeler 'replay' writes labels, which need one; give a unit"
+                f"[costs] {unknown[0]}: the campaign queues {', '.join((own, *cheaper))}; name one of these"
             )
         return self
 
     @model_validator(mode="after")
-    def _calculator_gives_kappa(self) -> Configuration:
+    def _labelers_fit(self) -> Configuration:
+        for settings in self.labelers().values():
+            settings._replay_has_a_unit()
+            settings._calculator_gives_kappa()
+        return self
+
+    def _replay_has_a_unit(self) -> None:
+        if self.labeler.kind == "replay" and not self.campaign.unit:
+            raise ValueError(
+                "[campaign] unit is empty, and labeler 'replay' writes labels, which need one; give a unit"
+            )
+
+    def _calculator_gives_kappa(self) -> None:
         kind, section = self.labeler.kind, self.campaign
         if kind not in ("agl", "phonons"):
-            return self
+            return
         if not section.property.startswith("kappa") or section.unit != KAPPA_UNIT:
             raise ValueError(
                 f"labeler {kind!r} gives kappa in {KAPPA_UNIT}, [campaign] asks for {section.property} in "
@@ -546,7 +634,6 @@ class Configuration(_Section):
                 f"labeler {kind!r} calculates with a potential, which is no {section.fidelity!r}; set [campaign] "
                 f"fidelity = {'agl' if kind == 'agl' else 'mlip'!r}"
             )
-        return self
 
 
 def read_configuration(path: Path) -> Configuration:
@@ -629,7 +716,8 @@ def _known_functions(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _explain(problem: Any) -> str:
     """Say one problem with the key's place as it stands in the file."""
-    *section, key = [str(part) for part in problem["loc"]] or [""]
+    places = [str(part) for part in problem["loc"]] or [""]
+    *section, key = places[:1] + places[2:] if places[:2] == ["labeler", "fidelities"] else places
     kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
     if kind == "value_error" and isinstance(problem["input"], dict):
         return f"[{'.'.join([*section, key])}]: {message}" if key else message

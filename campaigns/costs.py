@@ -24,7 +24,7 @@ _ROWS = 4096
 
 
 class Costs:
-    """What calculations are expected to take; build it with the labels that have a cost.
+    """What calculations are expected to take: fixed, or learned from the labels that have a cost.
 
     Parameters
     ----------
@@ -38,6 +38,8 @@ class Costs:
         Labels by material id; those without a cost are passed over.
     say
         Told when counts have to be estimated.
+    fixed
+        Core-hours of any calculation, where that is known beforehand.
     """
 
     def __init__(
@@ -47,13 +49,15 @@ class Costs:
         folder: Path,
         finished: Mapping[str, LabelRecord],
         say: Callable[[str], None],
+        fixed: float | None = None,
     ):
         self._store = store
+        self._fixed = fixed
         self._lengths = _lengths(configuration)
         self._counter = WorkloadCounter(folder / "workloads.jsonl", *self._lengths)
         self._say = say
         self._uncounted: list[str] = []
-        cost = {id_: float(label.cost) for id_, label in finished.items() if label.cost}
+        cost = {id_: float(label.cost) for id_, label in finished.items() if label.cost and fixed is None}
         keys = {key.material_id: key for key in store.material_index() if key.material_id in cost} if cost else {}
         workloads = self._count([keys[id_] for id_ in cost])
         rough = {id_: _first(self._estimate([keys[id_]])) for id_ in cost}
@@ -63,11 +67,17 @@ class Costs:
 
     @property
     def in_core_hours(self) -> bool:
-        """Whether any finished calculation tells what a force call costs."""
-        return self.model.unit == CORE_HOURS
+        """Whether costs are known in core-hours."""
+        return self._fixed is not None or self.model.unit == CORE_HOURS
+
+    def __str__(self) -> str:
+        """Say what the costs rest on."""
+        return str(self.model) if self._fixed is None else f"every calculation takes {self._fixed:g} core-hours"
 
     def counted(self, keys: Sequence[MaterialKey]) -> list[float]:
         """Cost of a few crystals, their displaced supercells counted; in the model's unit."""
+        if self._fixed is not None:
+            return [self._fixed] * len(keys)
         workloads = self._count(keys)
         if self._uncounted:
             shown = ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
@@ -76,6 +86,8 @@ class Costs:
 
     def estimated(self, keys: Sequence[MaterialKey]) -> NDArray[np.float64]:
         """Cost of N crystals in the model's unit, their displaced supercells estimated."""
+        if self._fixed is not None:
+            return np.full(len(keys), self._fixed)
         parts = (keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS))
         return np.concatenate([self._rough_model.predict(self._estimate(part)) for part in parts])
 

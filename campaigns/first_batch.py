@@ -16,6 +16,7 @@ from engine.acquire.cold_start import first_batch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from campaigns.fidelities import CheaperFidelity
     from campaigns.round import RoundWork
 
 _POOL = 20_000
@@ -24,16 +25,19 @@ _BEST = 10
 """Best candidates by an estimate that are kept of a larger pool, for each that is wanted."""
 
 
-def first_entries(work: RoundWork) -> list[QueueEntryRecord]:
-    """Choose a round's batch without a model."""
+def first_entries(work: RoundWork, cheaper: CheaperFidelity | None = None) -> list[QueueEntryRecord]:
+    """Choose a round's batch without a model, at the campaign's own fidelity or at a cheaper one."""
     settings = work.settings
-    candidates, rng = work.candidates(), np.random.default_rng(work.seed)
-    q = min(work.manifest["batch"], len(candidates))
+    candidates = work.candidates() if cheaper is None else cheaper.candidates
+    rng = np.random.default_rng(work.seed)
+    q = min(work.manifest["batch"], len(candidates)) if cheaper is None else cheaper.first_batch(work)
     prior = _estimate(work, candidates) if settings.acquisition.first_batch == "prior" else None
     if len(candidates) > _POOL:
         chosen = _sample(work, prior, len(candidates), q, rng)
         candidates, prior = candidates[chosen], None if prior is None else prior[chosen]
     known = work.pool.rows_of({*work.labels, *work.manifest["pending"]})
+    if cheaper is not None:
+        known = np.union1d(work.pool.rows_of(cheaper.labels), cheaper.pending)
     kind = settings.acquisition.families
     families = None if kind == "none" else work.pool.families(kind)
     embeddings = work.featuriser.embeddings(work.hashes(candidates))
@@ -58,19 +62,25 @@ def first_entries(work: RoundWork) -> list[QueueEntryRecord]:
                 allowance.take(int(left[pick]))
                 row = int(candidates[left[pick]])
                 known = np.append(known, row)
-                entries.append(_entry(work, len(entries) + 1, row, value, words))
+                entries.append(_entry(work, cheaper, len(entries) + 1, row, value, words))
     if len(entries) < q:
         work.say(f"limits leave {len(entries)} of {q} rows; relax one for more")
     return entries
 
 
-def _entry(work: RoundWork, rank: int, row: int, value: float, words: str) -> QueueEntryRecord:
+def _entry(
+    work: RoundWork, cheaper: CheaperFidelity | None, rank: int, row: int, value: float, words: str
+) -> QueueEntryRecord:
+    fidelity, labels = work.settings.campaign.fidelity, f"{len(work.labels)} labels"
+    if cheaper is not None:
+        fidelity, labels = cheaper.name, f"{len(cheaper.labels)} labels of {cheaper.name}, which it stands on"
     return QueueEntryRecord(
         rank=rank,
         material_id=work.pool.rows[row].material_id,
         acquisition_value=value,
-        reason=f"no model yet ({len(work.labels)} labels); {words}",
-        fidelity=work.settings.campaign.fidelity,
+        expected_cost=work.settings.costs.get(fidelity),
+        reason=f"no model yet ({labels}); {words}",
+        fidelity=fidelity,
     )
 
 

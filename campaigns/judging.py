@@ -16,7 +16,7 @@ from engine.metrics.spread import Spread
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
     from campaigns.training_set import Goal
-    from db.records import LabelRecord, QueueEntryRecord, RoundRecord
+    from db.records import QueueEntryRecord, RoundRecord
 
 
 def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntryRecord]) -> RoundRecord:
@@ -24,15 +24,18 @@ def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntr
     settings = round_settings(record).campaign
     scale = Scale(settings.learned_scale)
     labels = training_labels(campaign.store, settings)
-    done = [e for e in entries if e.state is QueueState.DONE and e.material_id in labels]
+    done = [
+        e for e in entries if e.state is QueueState.DONE and e.fidelity == settings.fidelity and e.material_id in labels
+    ]
     values = np.array([labels[e.material_id].value for e in done])
     metrics: dict[str, Any] = {
         "rows": len(done),
         "failed": sum(e.state is QueueState.FAILED for e in entries),
         "withdrawn": sum(e.state is QueueState.WITHDRAWN for e in entries),
+        "cheaper": sum(e.state is QueueState.DONE and e.fidelity != settings.fidelity for e in entries),
         "best": best_value(labels, settings.sought),
         "best_of_round": settings.sought.best(values),
-        **_costs(campaign, entries, labels, settings.property),
+        **_costs(campaign, entries, settings.property),
         **_hits(campaign, record, settings.sought, values),
         "stopping": stopping_advice(campaign).to_dict(),
     }
@@ -61,17 +64,17 @@ def _detail(entries: list[QueueEntryRecord], name: str) -> np.ndarray:
     return np.array([e.details[name] for e in entries], dtype=np.float64)
 
 
-def _costs(
-    campaign: Campaign, entries: list[QueueEntryRecord], labels: dict[str, LabelRecord], property: str
-) -> dict[str, float | None]:
+def _costs(campaign: Campaign, entries: list[QueueEntryRecord], property: str) -> dict[str, float | None]:
     """Core-hours that the round took, failed calculations too, and those expected of the entries that have ended."""
-    ended = {e.material_id: e for e in entries if e.state in (QueueState.DONE, QueueState.FAILED)}
-    failures = {f.material_id: f for f in campaign.store.failures(property) if f.material_id in ended}
-    spent = [labels[id_].cost or 0.0 for id_ in ended if id_ in labels]
-    spent += [failures[id_].cost or 0.0 for id_ in ended if id_ in failures and id_ not in labels]
-    expected = [e.expected_cost for e in ended.values()]
-    known = [cost for cost in expected if cost is not None]
-    return {"cost": sum(spent), "expected_cost": sum(known) if known and len(known) == len(expected) else None}
+    ended = {(e.material_id, e.fidelity): e for e in entries if e.state in (QueueState.DONE, QueueState.FAILED)}
+    failures = {(f.material_id, f.fidelity): f for f in campaign.store.failures(property)}
+    labels = {(label.material_id, label.fidelity): label for label in campaign.store.labels(property)}
+    results = [labels.get(key) or failures.get(key) for key in ended]
+    known = [e.expected_cost for e in ended.values() if e.expected_cost is not None]
+    return {
+        "cost": sum(result.cost or 0.0 for result in results if result is not None),
+        "expected_cost": sum(known) if known and len(known) == len(ended) else None,
+    }
 
 
 def _hits(campaign: Campaign, record: RoundRecord, goal: Goal, values: np.ndarray) -> dict[str, float | int | None]:

@@ -43,11 +43,14 @@ class Dft:
 class Replay:
     """Answers from labelled records, to rehearse a campaign; a material without an answer fails."""
 
-    def __init__(self, settings: CampaignSection, answers: Mapping[str, float], source: str):
-        """``answers`` are values by any id of a material."""
+    def __init__(
+        self, settings: CampaignSection, answers: Mapping[str, float], source: str, core_hours: float | None = None
+    ):
+        """``answers`` are values by any id of a material; each label says that it took ``core_hours``."""
         self._settings = settings
         self._answers = answers
         self._source = source
+        self._core_hours = core_hours
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Approve, answer and finish every entry, in one transaction."""
@@ -84,6 +87,7 @@ class Replay:
             fidelity=entry.fidelity,
             method="replay",
             source=self._source,
+            cost=self._core_hours,
         )
 
     def _failure(self, entry: QueueEntryRecord) -> FailureRecord:
@@ -97,8 +101,43 @@ class Replay:
         )
 
 
+class ByFidelity:
+    """A labeler for each fidelity."""
+
+    def __init__(self, labelers: Mapping[str, Labeler]):
+        """``labelers`` by fidelity; the first is that of the campaign."""
+        self._labelers = labelers
+
+    def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
+        """Give every labeler the entries of its fidelity, cheaper ones first."""
+        for fidelity, labeler in reversed(list(self._labelers.items())):
+            if own := [e for e in entries if e.fidelity == fidelity]:
+                labeler.work(store, own, say)
+
+    def hit_rate(self, hit: float, goal: Goal) -> float | None:
+        """As the labeler of the campaign's own fidelity knows it."""
+        return next(iter(self._labelers.values())).hit_rate(hit, goal)
+
+
 def make_labeler(configuration: Configuration, directory: Path) -> Labeler:
-    """Make the labeler that ``campaign.toml`` names."""
+    """Make the labeler that ``campaign.toml`` names, or one of several.
+
+    Raises
+    ------
+    ConfigurationError
+        For a fidelity that may be queued and that nobody calculates.
+    """
+    for name in configuration.acquisition.fidelities:
+        if name not in configuration.labeler.fidelities:
+            raise ConfigurationError(
+                f"[acquisition] fidelities names {name}, and who calculates it is not said; give [labeler.{name}] "
+                f"kind = 'agl', say (or 'dft': imported when it is there)"
+            )
+    labelers = {name: _make_labeler(settings, directory) for name, settings in configuration.labelers().items()}
+    return labelers[configuration.campaign.fidelity] if len(labelers) == 1 else ByFidelity(labelers)
+
+
+def _make_labeler(configuration: Configuration, directory: Path) -> Labeler:
     if configuration.labeler.kind == "dft":
         return Dft()
     if configuration.labeler.kind in ("agl", "phonons"):
@@ -107,7 +146,8 @@ def make_labeler(configuration: Configuration, directory: Path) -> Labeler:
         return make_calculator(configuration, directory)
     source = configuration.labeler.source
     read = _reference_answers if source == REFERENCE else _file_answers
-    return Replay(configuration.campaign, read(configuration, directory), source)
+    section = configuration.campaign
+    return Replay(section, read(configuration, directory), source, configuration.costs.get(section.fidelity))
 
 
 def _reference_answers(configuration: Configuration, directory: Path) -> dict[str, float]:

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def lower_fidelity(work: RoundWork) -> Ensemble | None:
-    """Load or train the model that ``[model] prior`` names.
+    """Load or train the model that ``[model] prior`` names, or of the cheaper fidelity that may be queued.
 
     Labels of a fidelity train one as soon as there are enough; it is kept under the hash of its labels, so that rounds
-    with the same labels share it.
+    with the same labels share it. A fidelity that is too dear to be queued may have none, and is left out then.
 
     Raises
     ------
     CampaignError
-        If the model stands on another backbone, or the fidelity has too few labels.
+        If the model stands on another backbone, or the fidelity of ``prior`` has too few labels.
     """
-    prior, directory = work.settings.model.prior, work.campaign.directory
+    prior, directory = work.settings.prior, work.campaign.directory
     if not prior:
         return None
     if not is_model(directory, prior):
@@ -43,7 +43,7 @@ def lower_fidelity(work: RoundWork) -> Ensemble | None:
     return ensemble
 
 
-def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble:
+def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
     from engine.learning.ensemble import EnsembleSettings, labels_hash, minimum_labels, train_ensemble
     from engine.learning.storage import RECORD, save_ensemble
 
@@ -54,6 +54,8 @@ def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble:
     hashes = dict(zip(work.pool.ids, work.pool.hashes, strict=True))
     ids = sorted(id_ for id_ in labels if id_ in hashes)
     if len(ids) < minimum_labels(members):
+        if not work.settings.model.prior:
+            return None
         raise CampaignError(
             f"[model] prior = {fidelity!r} is no folder that `train` wrote, and {section.property} has {len(ids)} "
             f"labels of that fidelity where {minimum_labels(members)} are needed; import some, or leave prior empty"

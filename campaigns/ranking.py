@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.costs import Costs
+from campaigns.fidelities import MANY, CheaperFidelity, cheaper_fidelity
 from campaigns.predictors import FewerDraws, load_predictor
 from campaigns.stopping import best_found
 from campaigns.training_set import Scale, best_value
@@ -19,7 +20,7 @@ from engine.acquire.functions import scheduled_beta
 from engine.acquire.objectives import ChanceConstraint
 from engine.acquire.pool import Criterion
 from engine.acquire.portfolio import updated_gains
-from engine.acquire.posterior import KnownValues
+from engine.acquire.posterior import Fidelities, KnownValues, PoolPosterior
 from engine.acquire.reasons import reason
 from engine.exceptions import AcquisitionError
 from engine.metrics.extrapolation import TrainingDistance
@@ -61,6 +62,12 @@ class ScoredPosterior:
         self._asked = n_draws
         self._joint: Any = None
         self.n_rows = len(self._mean)
+
+    @property
+    def cheaper(self) -> PoolPosterior:
+        """The same rows at the cheaper fidelity that members stand on."""
+        found: PoolPosterior = self._draws().cheaper
+        return found
 
     @property
     def n_draws(self) -> int:
@@ -105,10 +112,15 @@ class _Ranking:
         self.pending = work.pool.rows_of(work.manifest["pending"])
         self.observed = work.pool.rows_of(work.labels)
         self.posterior = ScoredPosterior(work, self.acquisition.draws)
+        self.cheaper = _Choice.of(work, self.posterior)
         best = best_value(work.labels, self.goal)
         self.best = None if best is None else float(work.scale.learned(best))
         self.kept: dict[str, Any] = {}
-        self.costs = Costs(work.store, work.campaign.configuration, work.campaign.artifacts, _by_id(work), say=work.say)
+        self._pool_cost: NDArray[np.float64] | None = None
+        self.costs = Costs(
+            work.store, work.campaign.configuration, work.campaign.artifacts, _by_id(work), say=work.say,
+            fixed=work.settings.costs.get(work.settings.campaign.fidelity),
+        )  # fmt: skip
 
     def entries(self) -> tuple[list[QueueEntryRecord], dict[str, Any]]:
         """Choose, and describe what was chosen."""
@@ -126,6 +138,7 @@ class _Ranking:
     def _choose(self, feasible: NDArray[np.float64] | None, extras: Sequence[_Extra]) -> Batch:
         acquisition, work = self.acquisition, self.work
         costs, left = self._pool_costs()
+        self._pool_cost = costs
         if costs is not None and left is not None:
             self.candidates = self._cheap_enough(costs, left)
         request: dict[str, Any] = {
@@ -135,8 +148,8 @@ class _Ranking:
             "pending": self.pending,
             "rng": np.random.default_rng(work.seed),
             "feasibility": feasible,
-            "cost": costs if acquisition.per_core_hour else None,
-            "budget": left if acquisition.per_core_hour else None,
+            "cost": costs if acquisition.by_cost else None,
+            "budget": left if acquisition.by_cost else None,
             "limits": limits_of(work),
             "diverse": acquisition.diversity,
             "embeddings": lambda rows: work.featuriser.embeddings(work.hashes(rows)),
@@ -147,14 +160,17 @@ class _Ranking:
             fewest = min(c.posterior.n_draws for c in criteria)
             alike = [Criterion(FewerDraws(c.posterior, fewest), c.objective) for c in criteria]
             return choose_pareto_batch(alike, observed=self._observed(extras), **request)
+        if self.cheaper is not None:
+            request |= self.cheaper.widened(request)
         threshold = acquisition.threshold
         return choose_batch(
-            self.posterior,
+            self.posterior if self.cheaper is None else self.cheaper.posterior,
             goal=self.goal.objective,
             best=self.best,
             observed=self.observed,
             beta=self._beta,
             threshold=None if threshold is None else float(work.scale.learned(threshold)),
+            share=acquisition.share,
             epsilon=acquisition.epsilon,
             portfolio=self._gains() if acquisition.function == "portfolio" else None,
             **request,
@@ -257,9 +273,9 @@ class _Ranking:
     def _pool_costs(self) -> tuple[NDArray[np.float64] | None, float | None]:
         """Estimate what each candidate costs (1 elsewhere), and say what is left, where either is asked for."""
         work, left = self.work, self.work.manifest.get("core_hours_left")
-        if not self.acquisition.per_core_hour and left is None:
+        if not self.acquisition.by_cost and left is None:
             return None, None
-        work.say(str(self.costs.model))
+        work.say(str(self.costs))
         if left is not None and not self.costs.in_core_hours:
             work.say("the budget of core-hours cannot limit this batch")
             left = None
@@ -281,7 +297,7 @@ class _Ranking:
         left = self.work.manifest.get("core_hours_left")
         if not self.costs.in_core_hours:
             return batch, [None] * len(batch.rows)
-        costs = self.costs.counted([self.work.pool.rows[row] for row in batch.rows])
+        costs = self._counted(batch.rows)
         fits, spent = [], 0.0
         for cost in costs:
             fits.append(left is None or spent + cost <= left)
@@ -298,6 +314,13 @@ class _Ranking:
         )
         return affordable, [cost for cost, ok in zip(costs, fits, strict=True) if ok]
 
+    def _counted(self, rows: NDArray[np.int64]) -> list[float]:
+        """Cost of each chosen row, at its fidelity."""
+        n = len(self.work.pool)
+        counted = iter(self.costs.counted([self.work.pool.rows[row] for row in rows[rows < n]]))
+        cheaper = 0.0 if self.cheaper is None else self.cheaper.core_hours
+        return [next(counted) if row < n else cheaper for row in rows.tolist()]
+
     # -- the entries --------------------------------------------------------------------------------------------------
 
     def _describe(
@@ -307,7 +330,8 @@ class _Ranking:
         feasible: NDArray[np.float64] | None,
         extras: Sequence[_Extra],
     ) -> list[QueueEntryRecord]:
-        work, rows, section = self.work, batch.rows, self.settings.campaign
+        work, section = self.work, self.settings.campaign
+        level, rows = np.divmod(batch.rows, len(work.pool))
         mean, std = self.posterior.mean_std(rows)
         details = [
             {"learned_mean": m, "learned_std": s, "rule": rule}
@@ -335,7 +359,10 @@ class _Ranking:
                 cost=costs[k],
             )
             entries.append(work.entry(k + 1, int(rows[k]), mean[k], std[k], batch.values[k], words, about))
-        return [replace(e, expected_cost=cost) for e, cost in zip(entries, costs, strict=True)]
+        entries = [replace(e, expected_cost=cost) for e, cost in zip(entries, costs, strict=True)]
+        if self.cheaper is None or self._pool_cost is None:
+            return entries
+        return self.cheaper.named(entries, level, rows, self._pool_cost)
 
     def _about(
         self,
@@ -357,6 +384,83 @@ class _Ranking:
         if feasible is not None:
             found["feasibility"] = feasible[rows].tolist()
         return found | {extra.name: extra.shown(rows) for extra in extras}
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """The pool at the campaign's fidelity and, as rows behind, at a cheaper one."""
+
+    work: RoundWork
+    fidelity: CheaperFidelity
+    posterior: Fidelities
+
+    @classmethod
+    def of(cls, work: RoundWork, posterior: ScoredPosterior) -> _Choice | None:
+        """Give the choice where there is any: a cheaper fidelity may be queued, and members stand on it."""
+        fidelity = cheaper_fidelity(work)
+        if fidelity is None or work.ensemble().lower_fidelity is None:
+            return None
+        return cls(work, fidelity, Fidelities((posterior, posterior.cheaper)))
+
+    @property
+    def core_hours(self) -> float:
+        """Of a calculation at the cheaper fidelity."""
+        return self.fidelity.core_hours
+
+    def widened(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Give what of a request for the pool changes when its rows are there at both fidelities.
+
+        A material may be queued at the cheaper one as long as that takes less. The batch holds as many entries of the
+        campaign's own fidelity as it may, and so many of the other that all of them take no more than those would.
+        """
+        n, fidelity, cost = len(self.work.pool), self.fidelity, request["cost"]
+        batch, own = self.work.manifest["batch"], request["candidates"]
+        hours = batch * float(cost[own].max())
+        candidates = np.intersect1d(fidelity.candidates, np.flatnonzero(fidelity.core_hours < cost))
+        both = np.concatenate([own, n + candidates])
+        limits = {name: (np.tile(groups, 2), most) for name, (groups, most) in request["limits"].items()}
+        # a cheaper row is a group of its own, which no limit meets
+        limits["batch"] = (np.concatenate([np.zeros(n, dtype=np.int64), 1 + np.arange(n)]), batch)
+        embeddings, feasible = request["embeddings"], request["feasibility"]
+        return {
+            "q": min(MANY * batch, len(both)),
+            "budget": hours if request["budget"] is None else min(hours, request["budget"]),
+            "candidates": both,
+            "pending": np.concatenate([request["pending"], n + fidelity.pending]),
+            "cost": np.concatenate([cost, np.full(n, fidelity.core_hours)]),
+            "feasibility": None if feasible is None else np.tile(feasible, 2),
+            "limits": limits,
+            "embeddings": lambda rows: embeddings(rows % n),
+            "target_of": np.tile(np.arange(n), 2),
+        }
+
+    def named(
+        self,
+        entries: Sequence[QueueEntryRecord],
+        level: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        cost: NDArray[np.float64],
+    ) -> list[QueueEntryRecord]:
+        """Give entries their fidelity, and say why it is this one.
+
+        ``level`` is 1 for the cheaper; ``cost`` is that of the pool's rows at the campaign's own.
+        """
+        work, own = self.work, self.work.settings.campaign.fidelity
+        told = work.ensemble().share_told(work.featuriser, work.hashes(rows))
+        known = {*self.fidelity.labels, *(work.pool.rows[row].material_id for row in self.fidelity.pending)}
+        found = []
+        name = self.fidelity.name
+        shares = zip(told.tolist(), (self.core_hours / cost[rows]).tolist(), strict=True)
+        for entry, cheaper, (share, price) in zip(entries, level.tolist(), shares, strict=True):
+            tells = f"{share:.0%} of what {own} would, for {price:.2g} of its core-hours"
+            if cheaper:
+                words = f"{name} first: it tells {tells}"
+            elif entry.material_id in known:
+                words = f"{own}: {name} of it is there or awaited"
+            else:
+                words = f"{own} at once: {name} would tell {tells}"
+            found.append(replace(entry, fidelity=name if cheaper else own, reason=f"{entry.reason}; {words}"))
+        return found
 
 
 def limits_of(work: RoundWork) -> Limits:

@@ -19,6 +19,7 @@ import numpy as np
 
 from campaigns.configuration import Configuration, round_settings
 from campaigns.exceptions import CampaignError
+from campaigns.fidelities import cheaper_fidelity, queued_cheaper
 from campaigns.files import replaced, write_whole
 from campaigns.first_batch import first_entries
 from campaigns.lower_fidelity import lower_fidelity
@@ -87,6 +88,7 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
         "pending": sorted(pending),
         "hit": _hit_threshold(campaign, labels),
     }
+        **queued_cheaper(campaign, labels),
     return store.start_round(manifest)
 
 
@@ -173,6 +175,10 @@ class RoundWork:
     def train(self) -> RoundRecord:
         """Train the ensemble on the labels, or rank without one when they are too few."""
         labelled = self.pool.rows.take(self.pool.rows_of(self.labels))
+        cheaper = cheaper_fidelity(self)
+        if cheaper and cheaper.is_wanted_first(self):
+            self.say(f"{len(cheaper.labels)} labels of {cheaper.name}, too few to learn from: a batch of these first")
+            return self._keep_batch(first_entries(self, cheaper))
         ids = labelled.texts("material_id")
         needed = minimum_labels(self.settings.model.members)
         if len(ids) < needed:

@@ -88,7 +88,8 @@ def undiscovered_hits(campaign: Campaign, record: RoundRecord, labels: Mapping[s
             f"{path} is missing, the predictions of round {record.number}; copy artifacts/ with the campaign"
         )
     goal = round_settings(record).campaign.sought
-    closed = {*labels, *(e.material_id for e in campaign.store.queue([QueueState.FAILED, QueueState.WITHDRAWN]))}
+    ended = campaign.store.queue([QueueState.FAILED, QueueState.WITHDRAWN])
+    closed = {*labels, *(e.material_id for e in ended if e.fidelity == round_settings(record).campaign.fidelity)}
     expected = 0.0
     with parquet.ParquetFile(path) as table:
         for batch in table.iter_batches(_ROWS, columns=["id", "learned_mean", "learned_std"]):
@@ -120,7 +121,7 @@ def _best_utilities(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> li
     goal = campaign.configuration.campaign.sought
     bought: dict[int, set[str]] = {}
     for entry in campaign.store.queue([QueueState.DONE]):
-        if entry.material_id in labels:
+        if entry.material_id in labels and entry.fidelity == labels[entry.material_id].fidelity:
             bought.setdefault(entry.round or 0, set()).add(entry.material_id)
     later = set().union(*bought.values())
     known = {id_: label for id_, label in labels.items() if id_ not in later}

@@ -68,7 +68,7 @@ def export_queue(
     if format not in FORMATS:
         raise CampaignError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
     with campaign.locked():
-        entries = campaign.queue_entries(_EXPORTABLE, round)
+        entries = [e for e in campaign.queue_entries(_EXPORTABLE, round) if _is_for_export(campaign, e, format)]
         if not entries:
             proposed = len(campaign.queue_entries([QueueState.PROPOSED], round))
             approve = f"approve some first: `kappascout queue approve {campaign.directory}`"
@@ -82,15 +82,22 @@ def export_queue(
                 report = ExportReport(tuple(entries))
         except OSError as error:
             raise CampaignError(f"cannot write to {to} ({error.strerror}); no entry was marked as exported") from error
-        approved = [e.material_id for e in report.written if e.state is QueueState.APPROVED]
-        if approved:
-            campaign.move(approved, QueueState.EXPORTED, f"written to {to} as {format}")
+        for fidelity in sorted({e.fidelity for e in report.written}):
+            own = [e for e in report.written if e.fidelity == fidelity]
+            if approved := [e.material_id for e in own if e.state is QueueState.APPROVED]:
+                campaign.move(approved, QueueState.EXPORTED, f"written to {to} as {format}", fidelity)
     return report
 
 
 def export_records(campaign: Campaign) -> Path:
     """Folder where a campaign keeps what it exported, one file a calculation, to compare results with."""
     return campaign.artifacts / "exports"
+
+
+def _is_for_export(campaign: Campaign, entry: QueueEntryRecord, format: str) -> bool:
+    """Whether an entry is calculated by others; inputs are written for the campaign's own fidelity only."""
+    cheaper = campaign.configuration.labeler.fidelities.get(entry.fidelity)
+    return cheaper is None or (cheaper.kind == "dft" and format not in ("phono3py", "vasp"))
 
 
 # -- calculations -----------------------------------------------------------------------------------------------------

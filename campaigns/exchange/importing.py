@@ -80,9 +80,10 @@ def record_results(
     label came in are left for the campaign to finish.
     """
     outcomes = list(readings.refused)
-    entries = {(e.material_id, e.round): e for e in campaign.store.queue()}
+    entries = {(e.material_id, e.round, e.fidelity): e for e in campaign.store.queue()}
     for reading in sorted(readings.accepted, key=_time):
-        entry = entries.get((campaign.store.resolve_all([reading.entry.id])[reading.entry.id], reading.entry.round))
+        material_id = campaign.store.resolve_all([reading.entry.id])[reading.entry.id]
+        entry = entries.get((material_id, reading.entry.round, reading.entry.fidelity))
         if entry is None:
             message = f"round {reading.entry.round} of this campaign has no queue entry {reading.entry.id}"
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", message))
@@ -191,7 +192,7 @@ def _record(
         if entry.state in (QueueState.FAILED, QueueState.WITHDRAWN):
             message = f"its queue entry stays {entry.state}; the label is kept"
     elif reading.standing is Standing.RUNNING and QueueState.RUNNING in QUEUE_MOVES[entry.state]:
-        campaign.move([entry.material_id], QueueState.RUNNING, f"{reading.folder} has started")
+        campaign.move([entry.material_id], QueueState.RUNNING, f"{reading.folder} has started", entry.fidelity)
     return EntryOutcome(reading.folder, reading.entry.id, state, message)
 
 
@@ -295,4 +296,5 @@ def _fail(campaign: Campaign, reading: Reading, entry: QueueEntryRecord, reason:
             )
         ]
     )
-    campaign.move([entry.material_id], QueueState.FAILED, f"{reason}: {message}" if message else str(reason))
+    words = f"{reason}: {message}" if message else str(reason)
+    campaign.move([entry.material_id], QueueState.FAILED, words, entry.fidelity)
