@@ -723,6 +723,7 @@ def _move(directory: Path, ids: list[str] | None, to: QueueState, note: str) -> 
 
 
 def _show_rounds(rows: list[dict[str, Any]], format: Format) -> None:
+    cheaper = ["cheaper_labels"] if any(row["cheaper_labels"] for row in rows) else []
     columns = [
         "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "cv_crps", "new_labels", *cheaper, "mae",
         "crps", "coverage_90", "calibration_error", "spearman", "hits", "enhancement", "best", "cost",
@@ -731,7 +732,6 @@ def _show_rounds(rows: list[dict[str, Any]], format: Format) -> None:
 
 
 def _model_row(record: Any) -> dict[str, Any]:
-    cheaper = ["cheaper_labels"] if any(row["cheaper_labels"] for row in rows) else []
     model = record.metrics.get("model", {})
     return {
         "model": record.model_id,

@@ -87,8 +87,8 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
         "batch": batch,
         "pending": sorted(pending),
         "hit": _hit_threshold(campaign, labels),
-    }
         **queued_cheaper(campaign, labels),
+    }
     return store.start_round(manifest)
 
 
@@ -174,11 +174,11 @@ class RoundWork:
 
     def train(self) -> RoundRecord:
         """Train the ensemble on the labels, or rank without one when they are too few."""
-        labelled = self.pool.rows.take(self.pool.rows_of(self.labels))
         cheaper = cheaper_fidelity(self)
         if cheaper and cheaper.is_wanted_first(self):
             self.say(f"{len(cheaper.labels)} labels of {cheaper.name}, too few to learn from: a batch of these first")
             return self._keep_batch(first_entries(self, cheaper))
+        labelled = self.pool.rows.take(self.pool.rows_of(self.labels))
         ids = labelled.texts("material_id")
         needed = minimum_labels(self.settings.model.members)
         if len(ids) < needed:
