@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.materials.elements import ATOMIC_MASS, ATOMIC_RADIUS, ELECTRONEGATIVITY, GROUP, MENDELEEV, PERIOD
+from engine.materials.crystal import AVOGADRO_DENSITY
+from engine.materials.elements import (
+    ATOMIC_MASS,
+    ATOMIC_RADIUS,
+    ELECTRONEGATIVITY,
+    GROUP,
+    MAX_Z,
+    MENDELEEV,
+    PERIOD,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,11 +38,19 @@ volume per atom (cubic Angstrom), atoms per primitive cell, density (g/cm3) and 
 
 def composition_statistics(crystals: Iterable[Crystal]) -> NDArray[np.float32]:
     """N x 28 statistics, columns as in :data:`COMPOSITION_STATISTICS`."""
-    rows = []
-    for crystal in crystals:
-        values = _PER_ELEMENT[:, crystal.numbers]
-        spread = np.stack([values.mean(1), values.std(1), values.min(1), values.max(1)], axis=1)
-        n = len(crystal)
-        cell = [crystal.volume / n, n, crystal.density, len(np.unique(crystal.numbers))]
-        rows.append(np.concatenate([spread.ravel(), cell]))
-    return np.array(rows, dtype=np.float32).reshape(-1, len(COMPOSITION_STATISTICS))
+    crystals = list(crystals)
+    if not crystals:
+        return np.empty((0, len(COMPOSITION_STATISTICS)), dtype=np.float32)
+    sizes = np.array([len(crystal) for crystal in crystals])
+    numbers = np.concatenate([crystal.numbers for crystal in crystals])
+    owner, starts = np.repeat(np.arange(len(crystals)), sizes), np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    values = _PER_ELEMENT[:, numbers]  # 6 x all atoms
+    mean = np.add.reduceat(values, starts, axis=1) / sizes
+    variance = np.add.reduceat(np.square(values - mean[:, owner]), starts, axis=1) / sizes
+    lowest, highest = (extreme.reduceat(values, starts, axis=1) for extreme in (np.minimum, np.maximum))
+    present = np.zeros((len(crystals), MAX_Z + 1), dtype=bool)
+    present[owner, numbers] = True
+    volume = np.array([crystal.volume for crystal in crystals])
+    density = np.bincount(owner, ATOMIC_MASS[numbers]) / volume * AVOGADRO_DENSITY
+    moments = np.stack([mean, np.sqrt(variance), lowest, highest], axis=1).reshape(-1, len(crystals))
+    return np.stack([*moments, volume / sizes, sizes, density, present.sum(axis=1)], axis=1).astype(np.float32)
