@@ -40,7 +40,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STORE = "store.sqlite"
 COMPRESSIONS = {".tar.zst": "zstd", ".tar.gz": "gzip", ".tgz": "gzip"}
-CACHES = ("graphs", "embeddings")
+CACHES = ("graphs", "embeddings", "statistics")
 """Folders under ``artifacts`` that are made again from the crystals where they are missing."""
 _BLOCK = 1 << 20
 

@@ -192,6 +192,12 @@ class AcquisitionSection(_Section):
         default=True, description="Times the probability that the calculation succeeds, where failures tell it."
     )
     per_core_hour: bool = Field(default=False, description="Value per expected core-hour.")
+    first_pass: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the candidates that a cheap model keeps for the ensemble, 0.05 say; 0: all of them.",
+    )
     fidelities: tuple[str, ...] = Field(
         default=(),
         max_length=1,

@@ -171,30 +171,35 @@ def queued_ids(store: Store, fidelity: str) -> tuple[set[str], set[str]]:
 
 
 def embed_pool(
-    store: Store, featuriser: AnyFeaturiser, pool: Pool, execution: ExecutionSettings | None = None
+    store: Store,
+    featuriser: AnyFeaturiser,
+    pool: Pool,
+    execution: ExecutionSettings | None = None,
+    rows: NDArray[np.bool_] | None = None,
 ) -> Iterator[int]:
     """Make what embeddings are missing, block by block; yields how many crystals are done.
 
     Blocks are bounded, each is kept when it is finished, and what a block holds follows from the pool alone: whoever
     makes it, and however often that is interrupted, the numbers are the same. Few crystals are embedded in this
-    process, many by the workers of ``execution``.
+    process, many by the workers of ``execution``. Without ``rows`` (a mask) all are embedded.
     """
+    wanted = np.ones(len(pool), dtype=bool) if rows is None else rows
     for part in featuriser.parts:
-        missing = np.flatnonzero(~part.embedded(pool.hashes))
-        done = len(pool) - len(missing)
+        missing = np.flatnonzero(wanted & ~part.embedded(pool.hashes))
+        done = int(wanted.sum()) - len(missing)
         yield done
         many = execution is not None and len(missing) >= MANY
         with executor(execution if many and execution else _HERE) as run:
-            for made in run.map_unordered(embed, _blocks(store, pool, missing), part.backbone, part.keep_graphs):
+            for made in run.map_unordered(embed, crystals_of(store, pool, missing), part.backbone, part.keep_graphs):
                 part.keep(made)
                 done += len(made.keys)
                 yield done
-        lacking = np.flatnonzero(~part.complete(pool.hashes))  # graphs, where they were not kept before
-        for crystals in _blocks(store, pool, lacking):
+        lacking = np.flatnonzero(wanted & ~part.complete(pool.hashes))  # graphs, where they were not kept before
+        for crystals in crystals_of(store, pool, lacking):
             part.add(crystals)
 
 
-def _blocks(store: Store, pool: Pool, rows: NDArray[np.int64]) -> Iterator[dict[str, Crystal]]:
+def crystals_of(store: Store, pool: Pool, rows: NDArray[np.int64]) -> Iterator[dict[str, Crystal]]:
     """Crystals of these rows by content hash, those of one part of the pool together; read as they are needed."""
     if not len(rows):
         return

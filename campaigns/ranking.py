@@ -108,7 +108,7 @@ class _Ranking:
         self.settings = work.settings
         self.acquisition = work.settings.acquisition
         self.goal = work.settings.campaign.sought
-        self.candidates = work.candidates()
+        self.candidates = work.promising()
         self.pending = work.pool.rows_of(work.manifest["pending"])
         self.observed = work.pool.rows_of(work.labels)
         self.posterior = ScoredPosterior(work, self.acquisition.draws)

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from campaigns.exceptions import CampaignError
 from campaigns.fidelities import cheaper_fidelity, queued_cheaper
 from campaigns.files import replaced, write_whole
 from campaigns.first_batch import first_entries
+from campaigns.first_pass import FirstPass, first_pass
 from campaigns.lower_fidelity import lower_fidelity
 from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
@@ -213,6 +215,8 @@ class RoundWork:
         path = self.folder / "predictions.parquet"
         expected = score_pool(self, path)
         metrics = {**(self.record.metrics_before or {}), "expected_hit_rate": expected / len(self.pool)}
+        if self.first_pass is not None:
+            metrics["first_pass"] = self._filtered_out(self.first_pass, path)
         artifact = ArtifactRecord(self._relative(path), _sha256(path), len(self.pool))
         return self._finish(RoundState.SCORED, predictions=artifact, metrics_before=metrics)
 
@@ -229,12 +233,8 @@ class RoundWork:
 
     def predicted(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of the whole pool in learned units, from the stored predictions."""
-        from pyarrow import parquet
-
         assert self.record.predictions is not None
-        path = self.campaign.directory / self.record.predictions.path
-        table = parquet.read_table(path, columns=["learned_mean", "learned_std"])
-        return table.column("learned_mean").to_numpy(), table.column("learned_std").to_numpy()
+        return self._stored(self.campaign.directory / self.record.predictions.path)
 
     def give_up(self, error: AcquisitionError) -> None:
         """End a round that nothing can be chosen in; the next one begins with the settings of its time."""
@@ -264,6 +264,16 @@ class RoundWork:
     def hashes(self, rows: NDArray[np.int64]) -> list[str]:
         """Content hashes of these rows of the pool."""
         return self.pool.rows.take(rows).texts("content_hash")
+
+    @cached_property
+    def first_pass(self) -> FirstPass | None:
+        """What a cheap model keeps of the pool, where that is asked for."""
+        return first_pass(self) if self.settings.acquisition.first_pass else None
+
+    def promising(self) -> NDArray[np.int64]:
+        """Candidates that the first pass has kept; all of them where there is none."""
+        candidates = self.candidates()
+        return candidates if self.first_pass is None else candidates[self.first_pass.passed[candidates]]
 
     @property
     def half_width(self) -> float:
@@ -317,9 +327,27 @@ class RoundWork:
         for name in self.featuriser.discard_broken():
             self.say(f"shard {name} is not what was written: deleted, its crystals are embedded again")
         execution = self.campaign.configuration.execution.settings()
-        for done in embed_pool(self.store, self.featuriser, self.pool, execution):
-            self.say(Count(f"{done} of {len(self.pool)} crystals embedded"))
+        rows = None if self.first_pass is None else self.first_pass.full
+        total = len(self.pool) if rows is None else rows.sum()
+        for done in embed_pool(self.store, self.featuriser, self.pool, execution, rows):
+            self.say(Count(f"{done} of {total} crystals embedded"))
         self._embedded = True
+
+    def _stored(self, path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        from pyarrow import parquet
+
+        table = parquet.read_table(path, columns=["learned_mean", "learned_std"])
+        return table.column("learned_mean").to_numpy(), table.column("learned_std").to_numpy()
+
+    def _filtered_out(self, first: FirstPass, path: Path) -> dict[str, Any]:
+        """Measure what the first pass has lost, and say it."""
+        mean, std = (values[first.sample] for values in self._stored(path))
+        lost = first.loss(self.settings.campaign.sought.objective.moments(mean, std)[0])
+        self.say(
+            f"first pass: {lost['lost']} of the best {lost['best']} of {lost['sampled']} candidates drawn at random "
+            "were filtered out"
+        )
+        return lost
 
     def _ensemble_settings(self, backbone: AnyBackbone) -> EnsembleSettings:
         model = self.settings.model

@@ -47,17 +47,23 @@ def score_pool(work: RoundWork, path: Path) -> float:
 
     Workers of a cluster read embeddings and write nothing; they must see the campaign's directory under the same name.
     """
-    folder = _parts_folder(work, path)
+    folder, passed = _parts_folder(work, path), work.first_pass
+    full = np.ones(len(work.pool), dtype=bool) if passed is None else passed.full
     starts = range(0, len(work.pool), PART)
     missing = [start for start in starts if not _part(folder, start).is_file()]
     done = len(work.pool) - sum(min(PART, len(work.pool) - start) for start in missing)
-    items = ((start, work.pool.rows[start : start + PART].texts("content_hash")) for start in missing)
+    items = ((start, work.hashes(start + np.flatnonzero(full[start : start + PART]))) for start in missing)
     with _workers(work) as run:
         for start, found, notes in run.map_unordered(predict_part, items, work.ensemble(), work.featuriser):
+            table = found
+            if passed is not None:  # the cheap model's for the others
+                rows = slice(start, start + PART)
+                table = np.stack([passed.mean[rows], passed.std[rows]]).astype(np.float64)
+                table[:, full[rows]] = found
             with replaced(_part(folder, start)) as partial, partial.open("wb") as handle:
-                np.save(handle, found)
+                np.save(handle, table)
             work.note(notes)
-            done += found.shape[1]
+            done += table.shape[1]
             work.say(Count(f"{done} of {len(work.pool)} crystals scored"))
     expected = _join(work, path, (np.load(_part(folder, start)) for start in starts))
     shutil.rmtree(folder, ignore_errors=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ from engine.exceptions import BackboneError
 from engine.graphs.crystal_graph import build_graph
 from engine.graphs.shards import ShardStore
 from engine.graphs.store import GraphStore
+from engine.learning.composition import COMPOSITION_STATISTICS
 from engine.learning.seeding import one_thread
-from engine.learning.statistics import crystal_statistics
+from engine.learning.statistics import STATISTICS, crystal_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +112,39 @@ class Featuriser:
     def graphs(self, keys: Sequence[str]) -> list[CrystalGraph]:
         """Graphs of ``keys`` in order; one that was never added, or not kept, raises ``KeyError``."""
         return self._graphs.read(keys)
+
+
+class StatisticsStore:
+    """Statistics of crystals without their embedding, kept under ``folder`` by content hash."""
+
+    groups: ClassVar[dict[str, slice]] = {
+        "composition": slice(0, len(COMPOSITION_STATISTICS)),
+        "bonding": slice(len(COMPOSITION_STATISTICS), len(STATISTICS)),
+    }
+    """Columns, as :attr:`Backbone.groups` has them."""
+
+    def __init__(self, folder: Path | str):
+        self._type = pa.list_(pa.float32(), len(STATISTICS))
+        name = hashlib.sha256("\n".join(STATISTICS).encode()).hexdigest()[:32]
+        self._shards = ShardStore(Path(folder) / "statistics" / name, pa.schema({"statistics": self._type}))
+
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether the statistics of each of ``keys`` are known, N."""
+        return self._shards.holds(keys)
+
+    def keep(self, keys: Sequence[str], statistics: NDArray[np.float32]) -> None:
+        """Write what :func:`describe` has made, as one shard."""
+        flat = pa.array(statistics.ravel(), pa.float32())
+        self._shards.append(keys, {"statistics": pa.FixedSizeListArray.from_arrays(flat, len(STATISTICS))})
+
+    def read(self, keys: Sequence[str]) -> NDArray[np.float32]:
+        """N x 88 statistics of ``keys`` in order; one that was never kept raises ``KeyError``."""
+        return self._shards.read_vectors("statistics", keys)
+
+
+def describe(crystals: Mapping[str, Crystal]) -> tuple[list[str], NDArray[np.float32]]:
+    """Content hashes, and statistics (N x 88)."""
+    return list(crystals), crystal_statistics(crystals.values())
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import pytest
 from campaigns import pool as module
 from campaigns.campaign import Campaign
 from campaigns.columns import MaterialColumns
-from campaigns.pool import Pool, _blocks, embed_pool
+from campaigns.pool import Pool, crystals_of, embed_pool
 from db.records import MaterialKey
 from engine.execution import ExecutionSettings
 from engine.learning.features import Featuriser
@@ -67,19 +67,19 @@ def test_elements_that_the_backbone_does_not_know(campaign: Campaign, pool: Pool
     assert len(Pool.of(campaign.store, known, 5).unknown) <= 5
 
 
-def test_blocks_are_bounded_and_follow_from_the_pool(
+def testcrystals_of_are_bounded_and_follow_from_the_pool(
     campaign: Campaign, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = [list(block) for block in _blocks(campaign.store, pool, np.arange(len(pool)))]
+    whole = [list(block) for block in crystals_of(campaign.store, pool, np.arange(len(pool)))]
     assert [key for block in whole for key in block] == pool.hashes
     assert {len(block) for block in whole[:-1]} == {8}
-    left = [list(block) for block in _blocks(campaign.store, pool, np.arange(19, len(pool)))]
+    left = [list(block) for block in crystals_of(campaign.store, pool, np.arange(19, len(pool)))]
     assert left == [whole[2][3:], *whole[3:]], "what is left of an interrupted run is cut at the same places"
     monkeypatch.setattr(module, "_BLOCK_SITES", 6)
     sites = dict(zip(pool.hashes, pool.rows.numbers("n_sites").tolist(), strict=True))
-    for block in _blocks(campaign.store, pool, np.arange(len(pool))):
+    for block in crystals_of(campaign.store, pool, np.arange(len(pool))):
         assert sum(sites[key] for key in list(block)[:-1]) <= 6
-    assert list(_blocks(campaign.store, pool, np.array([], dtype=np.int64))) == []
+    assert list(crystals_of(campaign.store, pool, np.array([], dtype=np.int64))) == []
 
 
 @pytest.mark.slow

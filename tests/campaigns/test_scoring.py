@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +11,14 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from campaigns import first_pass
 from campaigns import scoring as module
 from campaigns.campaign import Campaign
 from campaigns.round import RoundWork, open_round
 from campaigns.scoring import score_pool
 from db.states import RoundState
 from engine.execution import ExecutionSettings, executor
+from tests.campaigns.helpers import configure
 
 
 @pytest.fixture
@@ -80,3 +84,45 @@ def test_damaged_embeddings_are_made_again(work: RoundWork) -> None:
     assert any(f"shard {path.name} is not what was written" in text for text in said)
     assert again.featuriser.parts[0].embedded(again.pool.hashes).all()
     assert all(shard.stat().st_size for shard in folder.glob("*.arrow"))
+
+
+def test_a_first_pass_keeps_the_promising_share(dft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_pass, "SAMPLE", 10)
+    monkeypatch.setattr(first_pass, "_FEWEST", 1)
+    monkeypatch.setattr(module, "PART", 16)
+    shutil.rmtree(dft / "artifacts" / "embeddings")
+    configure(dft, {"acquisition": {"first_pass": 0.2}})
+    said: list[str] = []
+    with Campaign.open(dft) as campaign:
+        work = RoundWork(campaign, open_round(campaign, 4), said.append)
+        while work.record.state is not RoundState.QUEUED:
+            work.record = work.next_step()
+        first = work.first_pass
+        assert first is not None
+        candidates = work.candidates()
+        assert first.passed[candidates].sum() == math.ceil(0.2 * len(candidates))
+        assert first.passed[work.pool.rows_of(work.labels)].all()
+        embedded = work.featuriser.embedded(work.pool.hashes)
+        np.testing.assert_array_equal(embedded, first.full)
+        assert not embedded.all()
+        mean, std = work.predicted()
+        np.testing.assert_array_equal(mean[~embedded], first.mean[~embedded])
+        assert not np.isclose(mean[embedded], first.mean[embedded], rtol=1e-6).all()
+        assert (std > 0).all()
+        queued = work.pool.rows_of({entry.material_id for entry in campaign.store.queue()})
+        assert len(queued) == 4
+        assert first.passed[queued].all()
+        lost = campaign.store.rounds()[0].metrics_before["first_pass"]
+        assert lost["sampled"] == 10
+        assert 0 <= lost["lost"] <= lost["best"] == 1
+        again = RoundWork(campaign, work.record, said.append).first_pass
+        np.testing.assert_array_equal(again.passed, first.passed)
+    assert any("of the best 1 of 10 candidates drawn at random were filtered out" in text for text in said)
+
+
+def test_a_small_pool_needs_no_first_pass(dft: Path) -> None:
+    configure(dft, {"acquisition": {"first_pass": 0.2}})
+    with Campaign.open(dft) as campaign:
+        work = RoundWork(campaign, open_round(campaign, 4), lambda text: None)
+        assert work.first_pass is None
+        assert work.promising().tolist() == work.candidates().tolist()
