@@ -41,7 +41,7 @@ class Case:
     initial: int
     rounds: int
     start: str = "megnet-multiproperty"
-    strategies: str = "default,gp-qLogEI"
+    strategies: str = "default,gp-qLogEI,gp-top_share"
     peers: tuple[str, ...] = ("trees", "forest", "gp", "botorch-qlognei", "physbo", "baybe", "random")
     cold: bool = False
     goals: tuple[tuple[str, int, float], ...] = ()
