@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 HONESTY = (
-    "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "sharpness",
+    "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
+    "sharpness",
 )  # fmt: skip
 """Figures of how honest intervals are, before a round and after."""
 Stopped = Literal["rounds", "waiting", "budget", "candidates", "advice"]
@@ -539,6 +540,7 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
         "mae": after.get("mae"),
         **{name: after.get(name) for name in figures},
         "conformal_coverage_90": after.get("conformal_coverage_90"),
+        "distance_percentile": after.get("distance_percentile"),
         **{name: after.get(name) for name in ("failed", "hits", "enhancement", "best", "expected_cost", "cost")},
     }
 

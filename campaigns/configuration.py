@@ -185,8 +185,8 @@ class AcquisitionSection(_Section):
     )
     diversity: Literal["none", "hallucinate", "penalise", "determinant"] = Field(
         default="none",
-        description="How a batch is kept apart: hallucinate conditions ucb or top_share on its own picks; penalise and determinant "
-        "work in embedding space.",
+        description="How a batch is kept apart: hallucinate conditions ucb or top_share on its own picks; penalise and "
+        "determinant work in embedding space.",
     )
     feasibility: bool = Field(
         default=True, description="Times the probability that the calculation succeeds, where failures tell it."
@@ -277,7 +277,7 @@ class Range(_Section):
         if self.min is None and self.max is None:
             raise ValueError("give min, max or both")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}; exchange them")
         return self
 
 

@@ -21,7 +21,7 @@ from engine.acquire.objectives import ChanceConstraint
 from engine.acquire.pool import Criterion
 from engine.acquire.portfolio import updated_gains
 from engine.acquire.posterior import Fidelities, KnownValues, PoolPosterior
-from engine.acquire.reasons import reason
+from engine.acquire.reasons import reason, shown
 from engine.exceptions import AcquisitionError
 from engine.metrics.extrapolation import TrainingDistance
 from engine.metrics.spread import decompose
@@ -101,6 +101,15 @@ class _Extra:
     def shown(self, rows: NDArray[np.int64]) -> list[float]:
         return self.scale.true(self.criterion.posterior.mean_std(rows)[0]).tolist()
 
+    def words(self, value: float) -> str:
+        """Say what a row has of it, and what is wanted."""
+        objective = self.criterion.objective
+        wanted = {"min": "low", "max": "high"}.get(objective.kind, "")
+        if not wanted:
+            ends = (shown(end, self.scale.name) for end in (objective.low, objective.high))
+            wanted = " to ".join(dict.fromkeys(ends))
+        return f"{self.name} {shown(value, 'linear')} (wanted {wanted})"
+
 
 class _Ranking:
     def __init__(self, work: RoundWork):
@@ -172,6 +181,7 @@ class _Ranking:
             threshold=None if threshold is None else float(work.scale.learned(threshold)),
             share=acquisition.share,
             epsilon=acquisition.epsilon,
+            scale=work.scale.name,
             portfolio=self._gains() if acquisition.function == "portfolio" else None,
             **request,
         )
@@ -277,7 +287,11 @@ class _Ranking:
             return None, None
         work.say(str(self.costs))
         if left is not None and not self.costs.in_core_hours:
-            work.say("the budget of core-hours cannot limit this batch")
+            own = self.settings.campaign.fidelity
+            work.say(
+                f"the budget of core-hours cannot limit this batch; give [costs] {own} = CORE_HOURS, or import labels "
+                "with their cost"
+            )
             left = None
         costs = np.ones(len(work.pool))
         costs[self.candidates] = self.costs.estimated([work.pool.rows[row] for row in self.candidates])
@@ -358,6 +372,7 @@ class _Ranking:
                 feasibility=about.get("feasibility"),
                 cost=costs[k],
             )
+            words += "".join(f"; {extra.words(about[extra.name])}" for extra in extras)
             entries.append(work.entry(k + 1, int(rows[k]), mean[k], std[k], batch.values[k], words, about))
         entries = [replace(e, expected_cost=cost) for e, cost in zip(entries, costs, strict=True)]
         if self.cheaper is None or self._pool_cost is None:

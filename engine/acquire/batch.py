@@ -23,6 +23,7 @@ from engine.acquire.marginal import ConfidenceBound, ExpectedExcess, MarginalRul
 from engine.acquire.objectives import Objective
 from engine.acquire.pool import Criterion, Pool, top
 from engine.acquire.portfolio import MEMBERS, probabilities
+from engine.acquire.reasons import shown
 from engine.acquire.sequential import Acquisition, Kind, LazyGreedy, weighed
 from engine.exceptions import AcquisitionError
 
@@ -79,6 +80,7 @@ def choose_batch(
     diverse: DiversityName = "none",
     embeddings: Embeddings | None = None,
     target_of: NDArray[np.int64] | None = None,
+    scale: str = "linear",
 ) -> Batch:
     """Choose q rows among the candidates that are not pending.
 
@@ -135,6 +137,8 @@ def choose_batch(
     target_of
         For each row of the pool (N), of which several may be one material at several fidelities, the row at the
         fidelity that is wanted: GIBBON, qMES, qKG and ``variance`` then count what a row tells about those.
+    scale
+        What the posterior's values are; of ``log10`` notes show the true ones.
 
     Raises
     ------
@@ -163,6 +167,7 @@ def choose_batch(
         diverse=diverse,
         embeddings=embeddings,
         rng=rng,
+        scale=scale,
     )
     _check_request(posterior, request, q, best, free, len(_rows(candidates)), budget)
     log_factor = _log_factor(posterior.n_rows, free, feasibility, cost)
@@ -253,6 +258,7 @@ class _Request:
     diverse: str = "none"
     embeddings: Embeddings | None = None
     reference: NDArray[np.float64] | None = None
+    scale: str = "linear"
 
 
 class _Growing:
@@ -267,7 +273,7 @@ class _Growing:
         self.diversity: Diversity = diversity(request.diverse, pool, request.embeddings, request.best, request.rng)
         if len(request.taken):
             self.diversity.take(request.taken)
-        if (note := _far_off(pool)) is not None:
+        if (note := _far_off(pool, request.scale)) is not None:
             self.notes.append(note)
         if log_factor is not None:
             allowance.exclude(np.isneginf(log_factor))
@@ -436,7 +442,11 @@ class _Growing:
             best = float(pool.marginal(0.0).max())
             self.notes.append(
                 f"{name}: no value is known yet; the best predicted mean, "
-                + (f"log10 {pool.objective.sign * best:.3g}" if pool.objective.kind != "window" else f"{-best:.3g} off")
+                + (
+                    shown(pool.objective.sign * best, request.scale)
+                    if pool.objective.kind != "window"
+                    else f"{-best:.3g} off"
+                )
                 + ", stands in"
             )
         return ProbabilityOfImprovement(best, n_draws) if name == "qPI" else ExpectedImprovement(best, n_draws)
@@ -490,7 +500,7 @@ def _parts(
     return [(acquisition_function(name), share) for name, share in shares.items() if share]
 
 
-def _far_off(pool: Pool) -> str | None:
+def _far_off(pool: Pool, scale: str) -> str | None:
     """Say when a target or a window lies outside all predictions."""
     objective = pool.objective
     if objective.kind != "window":
@@ -499,7 +509,11 @@ def _far_off(pool: Pool) -> str | None:
     low, high = float((mean - 3 * std).min()), float((mean + 3 * std).max())
     if low <= objective.high and objective.low <= high:
         return None
-    return f"the {objective} lies outside all predictions, which end at {low:.3g} and {high:.3g}; the nearest are taken"
+    wanted = " to ".join(dict.fromkeys(shown(end, scale) for end in (objective.low, objective.high)))
+    return (
+        f"the {'target' if objective.low == objective.high else 'window'} {wanted} lies outside all predictions, which "
+        f"end at {shown(low, scale)} and {shown(high, scale)}; the nearest are taken"
+    )
 
 
 def _best_of_each_draw(

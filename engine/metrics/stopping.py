@@ -177,7 +177,8 @@ def _hits(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:
     if left is None:
         return StoppingCheck("undiscovered_hits", None, "how many hits are left is known only with a model and a hit")
     met = None if rule.undiscovered_hits is None else left < rule.undiscovered_hits
-    return StoppingCheck("undiscovered_hits", met, f"{left:.3g} undiscovered hits are expected")
+    limit = "" if met is None else f" (the limit is {rule.undiscovered_hits:g})"
+    return StoppingCheck("undiscovered_hits", met, f"{left:.3g} undiscovered hits are expected{limit}")
 
 
 def _best(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -99,7 +100,21 @@ def test_the_nearest_to_a_target_and_the_inside_of_a_window(scored: RoundWork) -
 
 def test_a_target_outside_all_predictions_is_said(scored: RoundWork) -> None:
     _, _, said = ranked(scored, campaign={"goal": "target", "target": 1e9})
-    assert any("lies outside all predictions" in text for text in said)
+    assert any("the target 1.00e+09 lies outside all predictions, which end at" in text for text in said)
+    _, _, said = ranked(scored, campaign={"goal": "window", "window": [1e5, 1e6]})
+    assert any("the window 100000 to 1000000 lies outside all predictions" in text for text in said)
+
+
+def test_a_reason_names_the_other_objectives(scored: RoundWork) -> None:
+    entries, *_ = ranked(scored, acquisition={"function": "qLogNEHVI", "draws": 64}, objectives=[SITES])
+    assert all(re.search(r"\(qLogNEHVI\); n_sites [234] \(wanted low\)$", e.reason) for e in entries)
+
+
+def test_costs_that_are_known_beforehand(scored: RoundWork) -> None:
+    entries, _, said = ranked(scored, {"core_hours_left": 120.0}, costs={"dft": 50.0})
+    assert [e.expected_cost for e in entries] == [50.0, 50.0]
+    assert "every calculation takes 50 core-hours" in said
+    assert "2 of 4 rows fit the 120 core-hours that are left" in said
 
 
 def test_limits_for_each_kind(scored: RoundWork) -> None:
