@@ -87,7 +87,8 @@ def reason(
     words = _rule_in_words(rule, objective, mean, std, beta, scale, threshold)
     if cost is not None:
         words += f"; about {shown(cost, 'linear')} core-hours"
-    return f"predicted {middle} ({low_end}-{high_end}) {unit}, {', '.join(chances)}; {words}"
+    dash = " to " if low_end.startswith("-") else "-"
+    return f"predicted {middle} ({low_end}{dash}{high_end}) {unit}, {', '.join(chances)}; {words}"
 
 
 def probability_to_improve(

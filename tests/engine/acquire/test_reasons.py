@@ -70,6 +70,8 @@ def test_three_significant_digits_in_any_size():
     assert reason(goal="max", rule="greedy", mean=-6.0, std=0, best=None).startswith("predicted 1.00e-06 (")
     linear = reason(goal="min", rule="greedy", mean=0.01234, std=0.0, best=0.5, scale="linear", unit="eV")
     assert linear.startswith("predicted 0.0123 (0.0123-0.0123) eV, best known 0.5; probability to improve 1.00")
+    below = reason(goal="min", rule="greedy", mean=0.5, std=1.0, best=None, scale="linear", unit="eV")
+    assert below.startswith("predicted 0.5 (-1.14 to 2.14) eV")
 
 
 def test_a_small_chance_is_not_none():
