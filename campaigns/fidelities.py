@@ -34,7 +34,8 @@ class CheaperFidelity:
     labels: dict[str, LabelRecord]
     """By material id, those that count in this round."""
     candidates: NDArray[np.int64]
-    """Rows of the pool that may be queued at it: candidates of the campaign's own fidelity too, not labelled at it."""
+    """Rows of the pool that may be queued at it: not labelled at it, and candidates of the campaign's own fidelity, or
+    labelled there, since a material that has both tells how they differ (nested designs, Kennedy and O'Hagan 2000)."""
     pending: NDArray[np.int64]
     """Rows whose label of it is awaited."""
 
@@ -64,7 +65,7 @@ def cheaper_fidelity(work: RoundWork) -> CheaperFidelity | None:
         name=name,
         core_hours=settings.costs[name],
         labels=labels,
-        candidates=np.setdiff1d(work.candidates(), closed),
+        candidates=np.setdiff1d(np.union1d(work.candidates(), work.pool.rows_of(work.labels)), closed),
         pending=work.pool.rows_of(queued["pending"]),
     )
 

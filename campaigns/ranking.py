@@ -431,7 +431,9 @@ class _Choice:
         n, fidelity, cost = len(self.work.pool), self.fidelity, request["cost"]
         batch, own = self.work.manifest["batch"], request["candidates"]
         hours = batch * float(cost[own].max())
-        candidates = np.intersect1d(fidelity.candidates, np.flatnonzero(fidelity.core_hours < cost))
+        dearest = cost.copy()
+        dearest[np.setdiff1d(fidelity.candidates, own)] = hours / batch  # those that have a label there
+        candidates = fidelity.candidates[fidelity.core_hours < dearest[fidelity.candidates]]
         both = np.concatenate([own, n + candidates])
         limits = {name: (np.tile(groups, 2), most) for name, (groups, most) in request["limits"].items()}
         # a cheaper row is a group of its own, which no limit meets
@@ -468,7 +470,9 @@ class _Choice:
         shares = zip(told.tolist(), (self.core_hours / cost[rows]).tolist(), strict=True)
         for entry, cheaper, (share, price) in zip(entries, level.tolist(), shares, strict=True):
             tells = f"{share:.0%} of what {own} would, for {price:.2g} of its core-hours"
-            if cheaper:
+            if entry.material_id in work.labels:
+                words = f"{name} beside its {own}: tells how they differ"
+            elif cheaper:
                 words = f"{name} first: it tells {tells}"
             elif entry.material_id in known:
                 words = f"{own}: {name} of it is there or awaited"

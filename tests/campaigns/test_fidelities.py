@@ -13,7 +13,9 @@ import pytest
 from campaigns.campaign import Campaign
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError, ConfigurationError
+from campaigns.fidelities import cheaper_fidelity
 from campaigns.labelers import make_labeler
+from campaigns.round import RoundWork, open_round
 from db.states import QueueState
 from tests.campaigns.helpers import configure, done, queue, reference_records, write_lines
 
@@ -121,6 +123,20 @@ def test_without_labels_the_cheap_ones_come_first(both: Path, campaign: Path, tm
     assert len(first) == 10 * BATCH
     assert "no model yet (0 labels of agl, which it stands on)" in first[0]["reason"]
     assert [(e["fidelity"], e["cost"]) for e in second] == [("dft", DFT_HOURS)] * BATCH
+
+
+def test_a_label_without_its_cheap_one_may_get_it(campaign: Path) -> None:
+    """Materials that have both tell how the fidelities differ."""
+    with Campaign.open(campaign) as opened:
+        labelled = {label.material_id for label in opened.store.labels()}
+        new = next(key.material_id for key in opened.store.material_index() if key.material_id not in labelled)
+        opened.record(new, 3.0)
+        work = RoundWork(opened, open_round(opened, BATCH), lambda text: None)
+        cheaper = cheaper_fidelity(work)
+        assert cheaper is not None
+        own, [row] = work.candidates(), work.pool.rows_of([new])
+        assert row not in own
+        assert set(cheaper.candidates) == {*own, row}
 
 
 def test_each_fidelity_goes_to_those_who_calculate_it(campaign: Path) -> None:
