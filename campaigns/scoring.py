@@ -112,7 +112,7 @@ def _join(work: RoundWork, path: Path, parts: Iterator[NDArray[np.float64]]) -> 
     names = ("mean", "lower", "upper", "learned_mean", "learned_std")
     schema = pa.schema([("id", pa.string()), ("formula", pa.string()), *((name, pa.float64()) for name in names)])
     hit, expected, start = work.manifest["hit"], 0.0, 0
-    with replaced(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
+    with replaced(path) as partial, parquet.ParquetWriter(partial, schema, use_dictionary=["formula"]) as writer:
         for mean, std in parts:
             rows = work.pool.rows[start : start + len(mean)]
             half = work.half_width * std

@@ -47,17 +47,24 @@ class CrystalGraph:
 
 def build_graph(crystal: Crystal, cutoff: float) -> CrystalGraph:
     """All pairs of atoms of ``crystal`` no further apart than ``cutoff`` Angstrom, periodic images included."""
+    return build_graphs(crystal, [cutoff])[0]
+
+
+def build_graphs(crystal: Crystal, cutoffs: Sequence[float]) -> list[CrystalGraph]:
+    """Build a graph for each cutoff (Angstrom) from one search for neighbours."""
     positions = np.ascontiguousarray(crystal.frac_coords @ crystal.lattice)
+    widest = max(cutoffs)
     source, neighbour, images, distances = find_points_in_spheres(
-        positions, positions, r=cutoff, pbc=_PERIODIC, lattice=np.ascontiguousarray(crystal.lattice), tol=_SAME_SITE
+        positions, positions, r=widest, pbc=_PERIODIC, lattice=np.ascontiguousarray(crystal.lattice), tol=_SAME_SITE
     )
-    keep = (source != neighbour) | (distances > _SAME_SITE)
-    return CrystalGraph(
-        numbers=crystal.numbers.astype(np.int16),
-        positions=positions.astype(np.float32),
-        edges=np.stack([source[keep], neighbour[keep]]).astype(np.int32),
-        shifts=(images[keep] @ crystal.lattice).astype(np.float32),
-    )
+    apart = (source != neighbour) | (distances > _SAME_SITE)
+    numbers, single = crystal.numbers.astype(np.int16), positions.astype(np.float32)
+    graphs = []
+    for cutoff in cutoffs:
+        keep = np.flatnonzero(apart if cutoff == widest else apart & (distances < cutoff + _SAME_SITE))
+        edges = np.stack([source[keep], neighbour[keep]]).astype(np.int32)
+        graphs.append(CrystalGraph(numbers, single, edges, (images[keep] @ crystal.lattice).astype(np.float32)))
+    return graphs
 
 
 def collate(graphs: Sequence[CrystalGraph], node_types: NDArray[np.int64]) -> Data:

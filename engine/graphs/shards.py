@@ -174,7 +174,9 @@ class ShardStore:
         if not len(rows) or not len(keys):
             return np.full(len(keys), -1, dtype=np.int64)
         wanted_high, wanted_low = _digests(keys)
-        place = np.minimum(np.searchsorted(high, wanted_high), len(rows) - 1)
+        ascending = np.argsort(wanted_high)  # which are found in half the time
+        place = np.empty(len(keys), dtype=np.int64)
+        place[ascending] = np.minimum(np.searchsorted(high, wanted_high[ascending]), len(rows) - 1)
         same_high, same_low = high[place] == wanted_high, low[place] == wanted_low
         for i in np.flatnonzero(same_high & ~same_low).tolist():  # keys that agree in their first half
             while place[i] + 1 < len(rows) and high[place[i] + 1] == wanted_high[i] and not same_low[i]:

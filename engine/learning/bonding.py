@@ -21,6 +21,7 @@ from engine.materials.elements import ATOMIC_MASS, COVALENT_RADIUS, ELECTRONEGAT
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from engine.graphs.crystal_graph import CrystalGraph
     from engine.materials.crystal import Crystal
 
 CUTOFF = 6.0
@@ -67,17 +68,22 @@ spring model's elastic tensor, the softest first."""
 _Chunk = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def bonding_statistics(crystals: Iterable[Crystal]) -> NDArray[np.float32]:
-    """N x 60 statistics, columns as in :data:`BONDING_STATISTICS`."""
-    crystals = iter(crystals)
+def bonding_statistics(
+    crystals: Iterable[Crystal], graphs: Iterable[CrystalGraph] | None = None
+) -> NDArray[np.float32]:
+    """N x 60 statistics, columns as in :data:`BONDING_STATISTICS`.
+
+    ``graphs`` are those of the crystals within :data:`CUTOFF`, where they are there already.
+    """
+    crystals, given = iter(crystals), None if graphs is None else iter(graphs)
     parts = []
     while chunk := list(islice(crystals, _CHUNK)):
-        parts.append(_chunk_statistics(chunk))
+        known = [build_graph(c, CUTOFF) for c in chunk] if given is None else list(islice(given, len(chunk)))
+        parts.append(_chunk_statistics(chunk, known))
     return np.concatenate(parts) if parts else np.empty((0, len(BONDING_STATISTICS)), dtype=np.float32)
 
 
-def _chunk_statistics(crystals: Sequence[Crystal]) -> NDArray[np.float32]:
-    graphs = [build_graph(c, CUTOFF) for c in crystals]
+def _chunk_statistics(crystals: Sequence[Crystal], graphs: Sequence[CrystalGraph]) -> NDArray[np.float32]:
     sizes = np.array([len(c) for c in crystals])
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     numbers = np.concatenate([c.numbers for c in crystals])

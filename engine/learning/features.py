@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from engine.exceptions import BackboneError
-from engine.graphs.crystal_graph import build_graph
+from engine.graphs.crystal_graph import build_graph, build_graphs
 from engine.graphs.shards import ShardStore
 from engine.graphs.store import GraphStore
+from engine.learning.bonding import CUTOFF
 from engine.learning.composition import COMPOSITION_STATISTICS
 from engine.learning.seeding import one_thread
 from engine.learning.statistics import STATISTICS, crystal_statistics
@@ -163,9 +164,10 @@ def embed(crystals: Mapping[str, Crystal], backbone: Backbone, keep_graphs: bool
     """
     for crystal in crystals.values():
         backbone.check_elements(crystal)
-    graphs = [build_graph(crystal, backbone.cutoff) for crystal in crystals.values()]
+    both = [build_graphs(crystal, (backbone.cutoff, CUTOFF)) for crystal in crystals.values()]
+    graphs = [graph for graph, _ in both]
     with one_thread():
-        embeddings = backbone.embed(graphs, crystal_statistics(crystals.values()))
+        embeddings = backbone.embed(graphs, crystal_statistics(crystals.values(), (wide for _, wide in both)))
     return Embedded(list(crystals), embeddings, graphs if keep_graphs else [])
 
 

@@ -13,13 +13,16 @@ from engine.learning.composition import COMPOSITION_STATISTICS, composition_stat
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from engine.graphs.crystal_graph import CrystalGraph
     from engine.materials.crystal import Crystal
 
 STATISTICS: tuple[str, ...] = (*COMPOSITION_STATISTICS, *BONDING_STATISTICS)
 """Names of the columns, those of the composition first."""
 
 
-def crystal_statistics(crystals: Iterable[Crystal]) -> NDArray[np.float32]:
-    """N x 88 statistics, columns as in :data:`STATISTICS`."""
+def crystal_statistics(
+    crystals: Iterable[Crystal], graphs: Iterable[CrystalGraph] | None = None
+) -> NDArray[np.float32]:
+    """N x 88 statistics, columns as in :data:`STATISTICS`; see :func:`bonding_statistics` for the graphs."""
     crystals = list(crystals)
-    return np.concatenate([composition_statistics(crystals), bonding_statistics(crystals)], axis=1)
+    return np.concatenate([composition_statistics(crystals), bonding_statistics(crystals, graphs)], axis=1)

@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 REPORT = Path(__file__).with_name("SCALE.md")
-EMBEDDED = 10_000
+EMBEDDED = 12_000
 """Crystals that are really embedded."""
 BARE = 3_000
 """Crystals of the bare forward pass."""
 SIZES = (10_000, 100_000, 1_000_000)
 LABELS = 300
+FEW_LABELS = 100
 BATCH = 10
 MEMBERS = 5
 GOAL_RATE = 200_000
@@ -57,6 +58,7 @@ def measure() -> list[Measure]:
     """Measure embedding, first scoring, scoring again, and whole rounds by size."""
     measures: list[Measure] = []
     parts: list[Callable[[], list[Measure]]] = [embedding, first_scoring, *(partial(round_of, n) for n in SIZES)]
+    parts.append(partial(round_of, SIZES[1], FEW_LABELS))
     for part in parts:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
             measures += executor.submit(part).result()
@@ -133,13 +135,13 @@ def first_scoring() -> list[Measure]:
     ]
 
 
-def round_of(n: int) -> list[Measure]:
+def round_of(n: int, labels: int = LABELS) -> list[Measure]:
     """Do one round on ``n`` materials whose embeddings are there: what each step takes, and the peak of memory."""
     from campaigns.round import RoundWork, open_round
     from db.states import RoundState
 
     with tempfile.TemporaryDirectory() as name, _campaign(Path(name) / "c") as campaign:
-        _fill(campaign, n)
+        _fill(campaign, n, labels)
         filled = peak_gigabytes()
         record: list[Any] = []
         taken = {"open": _timed(lambda: record.append(open_round(campaign, BATCH)))}
@@ -155,7 +157,7 @@ def round_of(n: int) -> list[Measure]:
             step = names[work.record.state]
             taken[step] = _timed(lambda: setattr(work, "record", work.next_step()))
         assert len(campaign.store.queue()) == BATCH
-    kind = f"{n:,} rows, {MEMBERS} members, {LABELS} labels"
+    kind = f"{n:,} rows, {MEMBERS} members, {labels} labels"
     processor, wall = taken["score"]
     steps = ", ".join(f"{step} {seconds[0]:.1f}" for step, seconds in taken.items())
     whole = sum(seconds for step, (seconds, _) in taken.items() if step != "train")
@@ -174,7 +176,7 @@ def _campaign(directory: Path) -> Campaign:
     return Campaign.create(directory, fidelity="agl", batch=BATCH, budget=1000)
 
 
-def _fill(campaign: Campaign, n: int) -> None:
+def _fill(campaign: Campaign, n: int, labels: int) -> None:
     """Put ``n`` materials into the store, their embeddings on disk, and labels of some."""
     from db.records import LabelRecord
     from engine.learning.features import Embedded, Featuriser
@@ -195,7 +197,7 @@ def _fill(campaign: Campaign, n: int) -> None:
             rows = (start + first + np.arange(len(keys))) % len(known)
             noise = rng.normal(size=(len(keys), known.shape[1])).astype(np.float32) * spread
             featuriser.keep(Embedded(keys, (known[rows] + noise).astype(np.float32), []))
-    chosen = rng.choice(n, LABELS, replace=False)
+    chosen = rng.choice(n, labels, replace=False)
     values = 10 ** (known[chosen % len(known)][:, :3].sum(axis=1) / known[:, :3].sum(axis=1).mean())
     campaign.store.add_labels(
         LabelRecord(f"made-{row:07d}", "kappa_300K", float(value), "W/(m K)", "agl", source="benchmark")

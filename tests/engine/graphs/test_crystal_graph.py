@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.graphs.crystal_graph import build_graph, collate, pack
+from engine.graphs.crystal_graph import build_graph, build_graphs, collate, pack
 from engine.materials.crystal import Crystal
 from engine.materials.reference import reference_crystals
 
@@ -79,3 +79,15 @@ def test_every_crystal_is_packed_once_and_within_the_budget(n_edges, max_edges, 
         assert len(batch) == 1 or sum(n_edges[i] for i in batch) <= max_edges
     sizes = [n_edges[i] for i in chain(*batches)]
     assert sizes == sorted(sizes), "batches are of similar size"
+
+
+def test_several_cutoffs_from_one_search():
+    for crystal in list(reference_crystals().values())[::20]:
+        for found, cutoff in zip(build_graphs(crystal, (4.0, 6.0, 2.0)), (4.0, 6.0, 2.0), strict=True):
+            expected = build_graph(crystal, cutoff)
+            np.testing.assert_array_equal(found.positions, expected.positions)
+            assert _rows(found) == _rows(expected)
+
+
+def _rows(graph) -> list:
+    return sorted(zip(*graph.edges.tolist(), graph.shifts.tolist(), strict=True))

@@ -29,7 +29,7 @@ def test_only_what_is_missing_is_made(backbone, materials, tmp_path, monkeypatch
     again = Featuriser(backbone, tmp_path)
     assert again.missing(list(crystals)) == list(crystals)[5:]
     made = []
-    monkeypatch.setattr(module, "crystal_statistics", lambda cs: made.append(len(cs)) or statistics(cs))
+    monkeypatch.setattr(module, "crystal_statistics", lambda cs, graphs: made.append(len(cs)) or statistics(cs))
     again.add(crystals)
     again.add(crystals)
     assert made == [8, 7]
