@@ -113,8 +113,8 @@ def changed_settings(settings: Configuration, record: RoundRecord) -> list[str]:
         f"[{section}] {key}"
         for section, keys in now.items()
         if isinstance(keys, dict)
-        for key, value in keys.items()
-        if began[section][key] != value
+        for key in dict.fromkeys([*keys, *began[section]])
+        if began[section].get(key) != keys.get(key)
     ]
     return changed + ["[[objectives]]"] * (began["objectives"] != now["objectives"])
 

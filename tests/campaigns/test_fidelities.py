@@ -15,7 +15,7 @@ from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError, ConfigurationError
 from campaigns.fidelities import cheaper_fidelity
 from campaigns.labelers import make_labeler
-from campaigns.round import RoundWork, open_round
+from campaigns.round import RoundWork, changed_settings, open_round
 from db.states import QueueState
 from tests.campaigns.helpers import configure, done, queue, reference_records, write_lines
 
@@ -137,6 +137,8 @@ def test_a_label_without_its_cheap_one_may_get_it(campaign: Path) -> None:
         own, [row] = work.candidates(), work.pool.rows_of([new])
         assert row not in own
         assert set(cheaper.candidates) == {*own, row}
+        known = opened.configuration.model_copy(update={"costs": {"agl": 1.0, "mlip": 3.0}})
+        assert changed_settings(known, work.record) == ["[costs] agl", "[costs] mlip", "[costs] dft"]
 
 
 def test_each_fidelity_goes_to_those_who_calculate_it(campaign: Path) -> None:
