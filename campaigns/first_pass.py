@@ -87,7 +87,7 @@ def first_pass(work: RoundWork) -> FirstPass | None:
         with replaced(path) as partial, partial.open("wb") as handle:
             np.savez(handle, passed=made.passed, sample=made.sample, mean=made.mean, std=made.std)
         work.say(f"first pass: {kept} of {len(candidates)} candidates are kept for the ensemble")
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(path) as stored:
         return FirstPass(**{name: stored[name] for name in ("passed", "sample", "mean", "std")})
 
 
