@@ -610,10 +610,12 @@ def study(
 
 @models_app.command("list")
 def models_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
-    """List models, oldest first."""
+    """List models, oldest first: those of rounds, then what they were made from."""
+    from campaigns.lineage import ROUND, kind_of
+
     with _open(directory) as campaign:
-        rows = [_model_row(record) for record in campaign.store.models()]
-    emit(rows, format)
+        records = sorted(campaign.store.models(), key=lambda record: kind_of(record) != ROUND)
+    emit([_model_row(record) for record in records], format)
 
 
 @models_app.command("show")
@@ -622,12 +624,18 @@ def models_show(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model.")],
     format: OutFormat = Format.TABLE,
 ) -> None:
-    """Show one model: settings, lineage, metrics, members."""
+    """Show one model: settings, metrics, members, and its lineage stage by stage."""
     from dataclasses import asdict
 
+    from campaigns.lineage import stage_row, whole_lineage
+
     with _open(directory) as campaign:
-        record = asdict(campaign.store.model(model))
-    emit_one(record, format)
+        stages = whole_lineage(campaign.store, model)
+    rows = [stage_row(stage) for stage in stages]
+    record = asdict(stages[-1])
+    emit_one(record | {"lineage": rows} if format is Format.JSON else record, format)
+    if format is Format.TABLE:
+        emit(rows, format, "lineage, the first weights first")
 
 
 @models_app.command("verify")
@@ -732,14 +740,18 @@ def _show_rounds(rows: list[dict[str, Any]], format: Format) -> None:
 
 
 def _model_row(record: Any) -> dict[str, Any]:
+    from campaigns.lineage import kind_of, stage_row
+
     model = record.metrics.get("model", {})
     return {
         "model": record.model_id,
+        "kind": kind_of(record),
+        "parent": record.parent_id,
         "backbone": record.stage.get("backbone"),
         "strategy": record.settings.get("strategy"),
         "head": record.settings.get("head"),
         "members": len(record.members),
-        "labels": record.metrics.get("labels"),
+        "labels": stage_row(record)["labels"],
         "cv_mae": model.get("mae"),
         "cv_spearman": model.get("spearman"),
         "data_hash": record.data_hash[:12],

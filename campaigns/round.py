@@ -24,6 +24,7 @@ from campaigns.fidelities import cheaper_fidelity, queued_cheaper
 from campaigns.files import replaced, write_whole
 from campaigns.first_batch import first_entries
 from campaigns.first_pass import FirstPass, first_pass
+from campaigns.lineage import ROUND, keep_ancestors, recorded_files
 from campaigns.lower_fidelity import lower_fidelity
 from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
@@ -403,9 +404,17 @@ class RoundWork:
             MemberRecord(k, m["seed"], self._relative(folder / m["path"]), m["sha256"], {"held_out_rmse": m["noise"]})
             for k, m in enumerate(record["members"])
         )
+        stands_on = keep_ancestors(self, ensemble, folder)
         return ModelRecord(
             model_id=model_id,
-            stage={"backbone": record["backbone"]["name"], "lineage": ensemble.backbone.card.get("lineage", [])},
+            parent_id=stands_on[0],
+            stage={
+                "kind": ROUND,
+                "backbone": record["backbone"]["name"],
+                "stands_on": stands_on,
+                "files": recorded_files(record, self._relative(folder)),
+                "lineage": ensemble.backbone.card.get("lineage", []),
+            },
             backbone_hash=ensemble.backbone.sha256,
             data_hash=ensemble.data_hash,
             settings={"property": ensemble.property, "scale": ensemble.scale, **record["settings"]},

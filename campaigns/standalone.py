@@ -215,9 +215,11 @@ def verify_models(campaign: Campaign) -> list[dict[str, Any]]:
 
     checkpoints: dict[tuple[str, str], str] = {}
     for record in campaign.store.models():
-        backbone = f"artifacts/backbones/{record.backbone_hash[:32]}/{WEIGHTS}"
         checkpoints |= {(record.model_id, member.path): member.sha256 for member in record.members}
-        checkpoints[record.model_id, backbone] = record.backbone_hash
+        checkpoints |= {(record.model_id, file["path"]): file["sha256"] for file in record.stage.get("files", ())}
+        if "kind" not in record.stage:  # kept before backbones were models of their own
+            backbone = f"artifacts/backbones/{record.backbone_hash[:32]}/{WEIGHTS}"
+            checkpoints[record.model_id, backbone] = record.backbone_hash
     return [
         {"model": model, "checkpoint": path, "state": _state(campaign.directory / path, sha256)}
         for (model, path), sha256 in checkpoints.items()

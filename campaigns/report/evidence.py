@@ -13,6 +13,7 @@ import numpy as np
 from campaigns.campaign import Campaign, status
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
+from campaigns.lineage import ROUND, kind_of
 from campaigns.stopping import stopping_advice
 from campaigns.training_set import Scale, training_labels
 from db.states import QueueState
@@ -83,7 +84,7 @@ class Evidence:
         self.queue: list[tuple[QueueEntryRecord, str]] = campaign.with_formula(campaign.store.queue())
         self.labels: dict[str, LabelRecord] = training_labels(campaign.store, self.section)
         """By material id, in order of arrival."""
-        self.models: list[ModelRecord] = campaign.store.models()
+        self.models: list[ModelRecord] = [m for m in campaign.store.models() if kind_of(m) == ROUND]
         self.failures: list[FailureRecord] = campaign.store.failures(self.section.property)
         self.index: list[MaterialKey] = campaign.store.material_index()
 

@@ -280,6 +280,8 @@ def train_stage(
                 "fidelity": stage.fidelity,
                 "data_hash": used_hash,
                 "strategy": stage.strategy,
+                "loss": stage.loss,
+                "seed": stage.seed,
                 "loaded": {"matched": len(loaded.matched), "new": len(loaded.new)},
                 "trained": {"tensors": len(plan.tensors), "parameters": plan.parameters},
                 "held_out": table,

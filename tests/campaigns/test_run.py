@@ -54,12 +54,16 @@ def test_two_rounds_end_to_end(replay: Path, records: list[dict[str, Any]]) -> N
     assert state["queue"] == {"done": 8}
     assert done("rounds", replay, "--format", "json").json == ran.json
     models = done("models", "list", replay, "--format", "json").json
-    assert [model["labels"] for model in models] == [14, 18]
+    assert [(m["kind"], m["labels"]) for m in models] == [
+        ("round", 14), ("round", 18), ("start", None), ("stage", 10_852)
+    ]  # fmt: skip
     shown = done("models", "show", replay, models[0]["model"], "--format", "json").json
     assert len(shown["members"]) == 3
+    assert [stage["model"] for stage in shown["lineage"]] == [models[i]["model"] for i in (2, 3, 0)]
+    assert shown["lineage"][1]["errors"]["shear_modulus_scaled"]["spearman"] > 0.9
     verified = done("models", "verify", replay, "--format", "json").json
     assert {row["state"] for row in verified} == {"intact"}
-    assert len(verified) == 2 * (3 + 1)
+    assert len(verified) == 2 * 3 + 1, "members of both, and the backbone that they share"
     assert "no approved entry to export (0 proposed)" in refused("queue", "export", replay, "--to", replay / "x")
     assert "is spent" in done("run", replay).err
     page = done("report", replay, "--out", replay / "page.html").out.strip()
