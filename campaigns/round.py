@@ -86,6 +86,7 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
         "models": checked_models(campaign.directory, settings),
         "core_hours_left": core_hours_left(campaign),
         "backbone_sha256": backbone.sha256,
+        "backbones": [part.sha256 for part in backbone.parts],
         "code_version": code_version(),
         "batch": batch,
         "pending": sorted(pending),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from campaigns.training_set import Scale, training_labels
 from db.states import QueueState
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from campaigns.configuration import CampaignSection
@@ -213,29 +215,36 @@ class Evidence:
 
     def _embeddings(self, record: RoundRecord) -> _Embeddings | None:
         precision = round_settings(record).model.embeddings
-        name = record.manifest["backbone_sha256"][:32] + ("" if precision == "float32" else f"-{precision}")
-        folder = self.campaign.features / "embeddings" / name
-        return _Embeddings(folder) if any(folder.glob("*.arrow")) else None
+        suffix = "" if precision == "float32" else f"-{precision}"
+        hashes = record.manifest.get("backbones", [record.manifest["backbone_sha256"]])
+        folders = [self.campaign.features / "embeddings" / f"{sha256[:32]}{suffix}" for sha256 in hashes]
+        return _Embeddings(folders) if all(any(folder.glob("*.arrow")) for folder in folders) else None
 
 
 class _Embeddings:
-    """Embeddings on disk, read without the backbone that made them: a report needs no torch."""
+    """Embeddings on disk, of one backbone or several, read without what made them: a report needs no torch."""
 
-    def __init__(self, folder: Any):
+    def __init__(self, folders: Sequence[Path]):
         import pyarrow as pa
 
         from engine.graphs.shards import ShardStore
 
-        with pa.memory_map(str(next(folder.glob("*.arrow")))) as source:
-            schema = pa.ipc.open_file(source).schema
-        self._shards = ShardStore(folder, schema.remove(schema.get_field_index("key")))
+        self._shards = []
+        for folder in folders:
+            with pa.memory_map(str(next(folder.glob("*.arrow")))) as source:
+                schema = pa.ipc.open_file(source).schema
+            self._shards.append(ShardStore(folder, schema.remove(schema.get_field_index("key"))))
 
     def __contains__(self, content_hash: str) -> bool:
-        return content_hash in self._shards
+        return all(content_hash in shards for shards in self._shards)
 
     def read(self, hashes: list[str]) -> NDArray[np.float64]:
-        """N x d embeddings."""
-        return self._shards.read_vectors("embedding", hashes).astype(np.float64)
+        """N x d embeddings, the statistics that all begin with once."""
+        from engine.learning.statistics import STATISTICS
+
+        first, *others = (shards.read_vectors("embedding", hashes) for shards in self._shards)
+        columns = [first, *(vectors[:, len(STATISTICS) :] for vectors in others)]
+        return np.concatenate(columns, axis=1).astype(np.float64)
 
 
 def _principal_components(embeddings: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
