@@ -218,7 +218,7 @@ def test_settings_and_potential_make_the_hash(agl: Path) -> None:
         ({"campaign": {"property": "band_gap_eV", "unit": "eV"}}, "gives kappa in W/(m K)"),
         ({"labeler": {"potential": ""}}, "needs potential"),
         ({"labeler": {"potential": "rigid-ion:CsCl"}}, "there is no rigid-ion:CsCl"),
-        ({"labeler": {"potential": "./nowhere"}}, "no whole MatGL potential"),
+        ({"labeler": {"potential": "./nowhere"}}, "no whole MatGL model"),
         ({"labeler": {"workers": 0}}, "[labeler] workers = 0"),
         ({"labeler": {"time_limit": -1.0}}, "[labeler] time_limit = -1.0"),
         ({"labeler": {"settings": {"strains": 0.1}}}, "has no strains; there are points, strain"),

@@ -19,8 +19,9 @@ from engine.execution import AHEAD, ExecutionSettings, Run, Threads, cores, exec
 
 BACKENDS = ["local", "dask"]
 SBATCH = """#!/bin/bash
-# a Slurm of one machine: a job is a process
-bash "$1" > /dev/null 2>&1 &
+# a Slurm of one machine: a job is a process; like the real one it keeps the script, which is deleted when this returns
+job=$(cat "$1")
+bash -c "$job" > /dev/null 2>&1 &
 echo "Submitted batch job $!"
 """
 
