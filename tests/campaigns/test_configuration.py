@@ -55,7 +55,7 @@ LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
         (LEAST_TEXT + "[acquisition]\nfunction = 'level_set'", "[acquisition]: function 'level_set' learns where va"),
         (LEAST_TEXT + "[acquisition]\nthreshold = -1.0", "[acquisition] threshold = -1 has no logarithm"),
         (LEAST_TEXT + "[acquisition]\nportfolio = ['ucb', 'qLogNEHVI']", "qLogNEHVI cannot be part of a portfolio"),
-        (LEAST_TEXT + "[acquisition]\nfunction = 'qUCB'\ndiversity = 'hallucinate'", "'hallucinate' is for ucb and top_share"),
+        (LEAST_TEXT + "[acquisition]\nfunction = 'qUCB'\ndiversity = 'hallucinate'", "is for ucb and top_share"),
         (LEAST_TEXT + "[acquisition]\nfunction = 'random'\ndiversity = 'penalise'", "random is diverse by itself"),
         (LEAST_TEXT + "[acquisition]\nfirst_batch = 'prior'", "first_batch = 'prior' needs prior = 'FIDELITY'"),
         (LEAST_TEXT + "[acquisition]\nfunction = 'qLogNEHVI'", "'qLogNEHVI' trades objectives off; give [[objective"),
