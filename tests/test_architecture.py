@@ -52,7 +52,7 @@ def test_nothing_imports_the_command_line():
         for name, path in zip(NAMES, MODULES, strict=True)
         if any(module.split(".")[:2] == ["campaigns", "cli"] for module in imports(path))
     }
-    assert importers <= {"campaigns/__main__.py"}
+    assert {name for name in importers if not name.startswith("campaigns/cli/")} == {"campaigns/__main__.py"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=NAMES)

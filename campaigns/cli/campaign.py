@@ -1,0 +1,92 @@
+"""Verbs on a whole campaign: begin it, run it, see where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from campaigns.cli.options import Dir, Goal, OutFormat, Quiet, open_campaign
+from campaigns.output import Format, Progress, emit, emit_one, message
+
+
+def demo(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path("demo"),
+    quiet: Quiet = False,
+) -> None:
+    """Rehearse a whole campaign on shipped data, offline, and rank new candidates."""
+    from campaigns.demo import run_demo
+
+    with Progress(quiet) as progress:
+        outcome = run_demo(directory, progress.say)
+    typer.echo(outcome.describe())
+
+
+def init(
+    directory: Dir,
+    goal: Goal = "min",
+    property: Annotated[str, typer.Option("--property", help="Property to learn and rank.")] = "kappa_300K",
+    template: Annotated[str, typer.Option(help="Template of campaign.toml.")] = "default",
+) -> None:
+    """Make a new campaign with a commented campaign.toml."""
+    from campaigns.campaign import Campaign
+
+    with Campaign.create(directory, goal, property, template) as campaign:
+        unit = campaign.configuration.campaign.unit
+    fill = "" if unit else f", give the unit of {property} in it"
+    message(f"made {directory / 'campaign.toml'}; look through it{fill}, then `kappascout ingest {directory} FILE...`")
+
+
+def run(
+    directory: Dir,
+    rounds: Annotated[int | None, typer.Option(min=1, help="At most this many rounds.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for all results of a round before the next one.")] = True,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Start another round although stopping is advised.")] = False,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Do as many rounds as the labeler allows, going on where an earlier run ended."""
+    from campaigns.campaign import round_row
+
+    with open_campaign(directory) as campaign, Progress(quiet) as progress:
+        outcome = campaign.run(rounds, progress.say, wait=wait, go_on=go_on)
+        rows = [round_row(r) for r in campaign.store.rounds() if r.number in outcome.rounds]
+    _show_rounds(rows, format)
+    message(outcome.message)
+
+
+def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """Say where the campaign stands."""
+    from campaigns.campaign import status as campaign_status
+
+    with open_campaign(directory) as campaign:
+        emit_one(campaign_status(campaign), format)
+
+
+def rounds(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """One line a round: labels, error before and after, coverage, hits, best, cost."""
+    from campaigns.campaign import round_row
+
+    with open_campaign(directory) as campaign:
+        _show_rounds([round_row(record) for record in campaign.store.rounds()], format)
+
+
+def report(
+    directory: Dir,
+    out: Annotated[Path | None, typer.Option(help="File to write; report.html in the campaign by default.")] = None,
+) -> None:
+    """Write the campaign's report: one self-contained HTML page."""
+    from campaigns.report import write_report
+
+    with open_campaign(directory) as campaign:
+        typer.echo(str(write_report(campaign, out or directory / "report.html")))
+
+
+def _show_rounds(rows: list[dict[str, Any]], format: Format) -> None:
+    cheaper = ["cheaper_labels"] if any(row["cheaper_labels"] for row in rows) else []
+    columns = [
+        "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "cv_crps", "new_labels", *cheaper, "mae",
+        "crps", "coverage_90", "calibration_error", "spearman", "hits", "enhancement", "best", "cost",
+    ]  # fmt: skip
+    emit(rows, format, columns=columns)

@@ -1,0 +1,131 @@
+"""Verbs that bring crystals and labels in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from campaigns.cli.options import Dir, OutFormat, Quiet, Workers, open_campaign
+from campaigns.output import Format, Progress, emit, emit_one, message
+
+app = typer.Typer(no_args_is_help=True, help="Bring labels in and list them.")
+
+_SHOWN = 20
+_REJECTION_COLUMNS = ["source", "record_id", "reason", "message", "remedy"]
+
+
+def ingest(
+    directory: Dir,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files, folders, archives, builtin:reference, builtin:candidates; databases: "
+            "mp:is_stable=true,nelements=2-4 or mp:mp-149,mp-13 (key in MP_API_KEY), optimade:NAME:FILTER or "
+            "optimade:https://HOST/PATH?filter=..., aflow:species(Na,Cl),nspecies(2).",
+        ),
+    ],
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="FIELD=PROPERTY@FIDELITY[:UNIT]; may be repeated.")
+    ] = None,
+    format: OutFormat = Format.TABLE,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Add candidates; prints how many were added, duplicate or rejected, and why."""
+    from campaigns.ingestion import LabelField
+
+    fields = [LabelField.parse(text) for text in label or ()]
+    with open_campaign(directory) as campaign, Progress(quiet) as progress:
+        report = campaign.ingest(sources, fields, workers, progress.say)
+    counts = {
+        "read": report.read,
+        "added": report.added,
+        "duplicate": report.duplicate,
+        "unchanged": report.unchanged,
+        "rejected": report.rejected,
+        "labels": report.labels,
+    }
+    if format is Format.TABLE:
+        emit([counts], format)
+        if report.rejected:
+            left = report.rejected - _SHOWN
+            title = f"rejected (`kappascout rejections {directory}` lists {left} more)" if left > 0 else "rejected"
+            emit([vars(r) for r in report.rejections[:_SHOWN]], format, title, _REJECTION_COLUMNS)
+        for copy, original in report.duplicates[:_SHOWN]:
+            message(f"duplicate: {copy} is the same crystal as {original}")
+        if report.duplicate > _SHOWN:
+            message(f"... and {report.duplicate - _SHOWN} more duplicates")
+    elif format is Format.JSON:
+        detail = {"duplicates": report.duplicates, "rejections": [vars(r) for r in report.rejections]}
+        detail |= {"versions": report.versions, "notes": report.notes}
+        emit_one(counts | {"reasons": dict(report.reasons.most_common())} | detail, format)
+    else:
+        emit([counts], format)
+    for before, now in report.versions[:_SHOWN]:
+        message(f"another version: {before} has another structure now, kept as {now}")
+    if report.version > _SHOWN:
+        message(f"... and {report.version - _SHOWN} more other versions")
+    for note in report.notes:
+        message(f"note: {note}")
+
+
+def rejections(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """List what was refused on the way in: file, reason, and how to mend it."""
+    with open_campaign(directory) as campaign:
+        rows = [vars(record) for record in campaign.store.rejections()]
+    emit(rows, format, columns=_REJECTION_COLUMNS)
+
+
+@app.command("import")
+def label_import(
+    directory: Dir,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...", help="CSV, JSON lines, kappa-*.hdf5, or an exported queue's folder or archive."
+        ),
+    ],
+    material: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Material that kappa-*.hdf5 given by name belong to.")
+    ] = None,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option("--temperature", min=0, help="Kelvin, beside that of the property; may be repeated."),
+    ] = None,
+    format: OutFormat = Format.TABLE,
+) -> None:
+    """Bring in labels and results: every file or none, and of an exported queue what has ended by now."""
+    with open_campaign(directory) as campaign:
+        report = campaign.import_labels(paths, material, temperature or ())
+        note = campaign.fidelity_note()
+    counts: dict[str, Any] = {
+        "added": len(report.added),
+        "unchanged": len(report.unchanged),
+        "superseded": len(report.superseded),
+    }
+    entries = [vars(outcome) for outcome in report.entries]
+    if format is Format.JSON:
+        emit_one(counts | ({"entries": entries} if entries else {}), format)
+    else:
+        emit([counts | Counter(outcome.state for outcome in report.entries)], format)
+    for outcome in report.entries:
+        if outcome.message:
+            message(f"{outcome.folder}: {outcome.state}: {outcome.message}")
+    if note:
+        message(note)
+    if any(outcome.state == "refused" for outcome in report.entries):
+        message("error: some folders were refused (above); everything else was imported")
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def label_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """List current labels."""
+    with open_campaign(directory) as campaign:
+        rows = [vars(label) for label in campaign.store.labels()]
+    columns = ["id", "material_id", "property", "value", "unit", "fidelity", "method", "source"]
+    emit(rows, format, columns=columns)

@@ -1,0 +1,209 @@
+"""Verbs on models: train and ask them outside a campaign, and look at those of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from campaigns.cli.options import Dir, Field, OutFormat, Quiet, Scale, Start, Workers, open_campaign, starts
+from campaigns.output import Format, Progress, emit, emit_one, message
+
+app = typer.Typer(no_args_is_help=True, help="Versions, lineage, metrics and checkpoints.")
+
+
+def train(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
+    property: Field,
+    out: Annotated[Path, typer.Option("--out", metavar="MODELDIR", help="Folder to write.")],
+    start: Start = None,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            callback=_strategy, help="What learns: auto, frozen, full, last, head, blocks:K, embedding_frozen, gradual."
+        ),
+    ] = "auto",
+    head: Annotated[
+        Literal["gp", "mlp", "network"],
+        typer.Option(help="gp or mlp on embeddings (gp reads fine-tuned networks too), or the network's own."),
+    ] = "gp",
+    members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Root of every random choice.")] = 0,
+    scale: Scale = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of strategies that train a network.")] = 30,
+    auxiliaries: Annotated[
+        bool, typer.Option("--auxiliaries/--no-auxiliaries", help="Networks learn the records' other numbers too.")
+    ] = True,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model outside a campaign; prints cross-validated metrics beside the baselines."""
+    from campaigns.standalone import TrainRequest, train_model
+
+    request = TrainRequest(
+        files, property, out, starts(start), strategy, head, members, seed, scale, epochs, auxiliaries
+    )
+    with Progress(quiet) as progress:
+        record = train_model(request, progress.say)
+    rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
+    columns = ["predictor", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
+    emit(rows, format, f"cross-validated, {record['scale']} {property}", columns)
+    message(f"members are {record['metrics']['chosen']}")
+    message(f"model written to {out}")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODELDIR", help="Folder that `train` wrote.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Crystals.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=".csv or .parquet.")],
+    quiet: Quiet = False,
+) -> None:
+    """Predict crystals with a trained model."""
+    from campaigns.standalone import predict_files
+
+    with Progress(quiet) as progress:
+        outcome = predict_files(model, files, out, progress.say)
+    for line in outcome.refused:
+        message(line)
+    message(f"{outcome.predicted} predictions written to {out}, {len(outcome.refused)} records refused")
+
+
+def estimate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Crystals.")],
+    potential: Annotated[
+        str,
+        typer.Option(
+            "--potential",
+            metavar="SPEC",
+            help="Folder or name of a MatGL potential, or a classical one: rigid-ion:NaCl.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=".jsonl or .jsonl.gz; a second run goes on.")],
+    workers: Workers = None,
+    time_limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds a crystal.")] = 300.0,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate kappa of many crystals in seconds each, by the quasi-harmonic Debye model (AGL)."""
+    from campaigns.estimates import KAPPA, estimate_files
+
+    with Progress(quiet) as progress:
+        report = estimate_files(files, potential, out, workers=workers, time_limit=time_limit, say=progress.say)
+    for line in report.refused:
+        message(line)
+    message(
+        f"{report.estimated} crystals estimated, {report.failed} without a value, {len(report.refused)} refused, "
+        f"{report.before} in {out} before; `kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` takes them in"
+    )
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or JSON file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="BACKBONEDIR", help="Folder to write.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Crystals with the recipe's properties.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="ROLE=FILE[:FIELD[@FIDELITY]]", help="Crystals of one of its data sets; may be repeated."
+        ),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Backbone to start from, or scratch:megnet|m3gnet|tensornet.",
+        ),
+    ] = "",
+    skip: Annotated[list[str] | None, typer.Option("--skip", metavar="STAGE", help="Stage to leave out.")] = None,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Pre-train a backbone stage by stage; goes on where it was interrupted; prints errors on held-out formulas."""
+    from campaigns.standalone import PretrainRequest, pretrain_backbone
+
+    request = PretrainRequest(recipe, out, files or (), data or (), start, skip or ())
+    with Progress(quiet) as progress:
+        rows = pretrain_backbone(request, progress.say)
+    emit(rows, format, "held-out formulas")
+    message(f"backbone written to {out}")
+
+
+@app.command("list")
+def models_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """List models, oldest first: those of rounds, then what they were made from."""
+    from campaigns.lineage import ROUND, kind_of
+
+    with open_campaign(directory) as campaign:
+        records = sorted(campaign.store.models(), key=lambda record: kind_of(record) != ROUND)
+    emit([_model_row(record) for record in records], format)
+
+
+@app.command("show")
+def models_show(
+    directory: Dir,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model.")],
+    format: OutFormat = Format.TABLE,
+) -> None:
+    """Show one model: settings, metrics, members, and its lineage stage by stage."""
+    from dataclasses import asdict
+
+    from campaigns.lineage import stage_row, whole_lineage
+
+    with open_campaign(directory) as campaign:
+        stages = whole_lineage(campaign.store, model)
+    rows = [stage_row(stage) for stage in stages]
+    record = asdict(stages[-1])
+    emit_one(record | {"lineage": rows} if format is Format.JSON else record, format)
+    if format is Format.TABLE:
+        emit(rows, format, "lineage, the first weights first")
+
+
+@app.command("verify")
+def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """Hash every checkpoint again; exit code 1 if one is missing or changed."""
+    from campaigns.standalone import verify_models
+
+    with open_campaign(directory) as campaign:
+        rows = verify_models(campaign)
+    emit(rows, format)
+    bad = [row for row in rows if row["state"] != "intact"]
+    if bad:
+        named = ", ".join(row["checkpoint"] for row in bad[:3]) + (", ..." if len(bad) > 3 else "")
+        message(
+            f"error: {len(bad)} of {len(rows)} checkpoints are missing or changed ({named}); restore them from a copy"
+        )
+        raise typer.Exit(1)
+
+
+def _strategy(text: str) -> str:
+    """Refuse a strategy of training that does not exist as wrong usage."""
+    from engine.exceptions import TrainingError
+    from engine.learning.strategies import parse
+
+    try:
+        return text if text == "auto" else str(parse(text))
+    except TrainingError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _model_row(record: Any) -> dict[str, Any]:
+    from campaigns.lineage import kind_of, stage_row
+
+    model = record.metrics.get("model", {})
+    return {
+        "model": record.model_id,
+        "kind": kind_of(record),
+        "parent": record.parent_id,
+        "backbone": record.stage.get("backbone"),
+        "strategy": record.settings.get("strategy"),
+        "head": record.settings.get("head"),
+        "members": len(record.members),
+        "labels": stage_row(record)["labels"],
+        "cv_mae": model.get("mae"),
+        "cv_spearman": model.get("spearman"),
+        "data_hash": record.data_hash[:12],
+        "created_at": record.created_at,
+    }

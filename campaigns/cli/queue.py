@@ -1,0 +1,101 @@
+"""Verbs on the queue: what is computed next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from campaigns.cli.options import Dir, OutFormat, Quiet, open_campaign
+from campaigns.output import Format, Progress, emit, message
+from db.states import FailureReason, QueueState
+
+app = typer.Typer(no_args_is_help=True, help="See and steer what is computed next.")
+
+Note = Annotated[str, typer.Option("--note", help="Kept with the change.")]
+OfRound = Annotated[int | None, typer.Option("--round", help="Only this round.")]
+
+
+@app.command("list")
+def queue_list(
+    directory: Dir,
+    round: OfRound = None,
+    state: Annotated[list[QueueState] | None, typer.Option("--state", help="Only this state; may be repeated.")] = None,
+    format: OutFormat = Format.TABLE,
+) -> None:
+    """List queue entries with the reason for each."""
+    from campaigns.campaign import queue_row
+
+    with open_campaign(directory) as campaign:
+        rows = [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(state or None, round))]
+    columns = ["round", "rank", "id", "formula", "state", "mean", "lower", "upper", "reason"]
+    if len({row["fidelity"] for row in rows}) > 1:
+        columns.insert(5, "fidelity")
+    emit(rows, format, columns=columns)
+
+
+@app.command("approve")
+def queue_approve(
+    directory: Dir,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Materials; all proposed if none.")] = None,
+    note: Note = "",
+) -> None:
+    """Agree that entries are computed."""
+    _move(directory, ids, QueueState.APPROVED, note)
+
+
+@app.command("withdraw")
+def queue_withdraw(
+    directory: Dir,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Materials.")],
+    note: Note = "",
+) -> None:
+    """Take entries off the queue; their materials are not proposed again."""
+    _move(directory, ids, QueueState.WITHDRAWN, note)
+
+
+@app.command("fail")
+def queue_fail(
+    directory: Dir,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Materials.")],
+    reason: Annotated[FailureReason, typer.Option("--reason", help="Why there is no label.")],
+    note: Note = "",
+) -> None:
+    """Record that calculations gave no label; a round whose entries are all done, failed or withdrawn is judged."""
+    with open_campaign(directory) as campaign:
+        failed = campaign.fail(ids, reason, note)
+    message(f"{len(failed)} entries failed")
+
+
+@app.command("export")
+def queue_export(
+    directory: Dir,
+    to: Annotated[Path, typer.Option("--to", help="Folder (phono3py, vasp, cif) or file (csv, json) to write.")],
+    format: Annotated[
+        Literal["phono3py", "vasp", "cif", "csv", "json"],
+        typer.Option("--format", help="phono3py: everything down to kappa; vasp: relaxation; or structures alone."),
+    ] = "cif",
+    round: OfRound = None,
+    max_supercells: Annotated[
+        int | None,
+        typer.Option("--max-supercells", min=1, help="In place of [dft] max_supercells; larger entries are left out."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write approved entries for the calculation, and mark them exported; writing again changes nothing."""
+    from campaigns.exchange.export import export_queue
+
+    with open_campaign(directory) as campaign, Progress(quiet) as progress:
+        report = export_queue(campaign, to, format, round, max_supercells, progress.say)
+    for entry, reason in report.passed_over:
+        message(f"left out: {entry.material_id}: {reason}")
+    message(f"{len(report.written)} entries written to {to}")
+    if format in ("phono3py", "vasp"):
+        message(f"copy {to} to the cluster, `sbatch submit.sh` in it, then `kappascout label import {directory} {to}`")
+
+
+def _move(directory: Path, ids: list[str] | None, to: QueueState, note: str) -> None:
+    with open_campaign(directory) as campaign:
+        moved = campaign.move(ids or [], to, note)
+    message(f"{len(moved)} entries {to}")

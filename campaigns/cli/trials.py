@@ -1,0 +1,123 @@
+"""Verbs that measure strategies and transfer on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from campaigns.cli.options import Field, Goal, OutFormat, Quiet, Scale, Start, Workers, starts
+from campaigns.output import Format, Progress, emit, message
+
+
+def backtest(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
+    property: Field,
+    goal: Goal,
+    initial: Annotated[int, typer.Option(min=1, help="Labels before the first round.")],
+    batch: Annotated[int, typer.Option(min=1, help="Labels a round.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")],
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: default (a new campaign's settings), gp-ucb, gp-qLogEI, mlp-ucb, full-ucb, ..., "
+            "a campaign.toml ([model] and [acquisition] count), random, extra-trees."
+        ),
+    ] = "default",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated peers on the same embedding: random, trees, forest, gp, botorch-qlognei, "
+            "baybe, baybe-pca, physbo."
+        ),
+    ] = None,
+    initial_ids: Annotated[Path | None, typer.Option(help='JSON file of initial ids: {"SEED": ["ID", ...]}.')] = None,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Strategies of ours choose their initial materials themselves.")
+    ] = False,
+    cost: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Field with the cost of each label; adds curves by cost.")
+    ] = None,
+    start: Start = None,
+    scale: Scale = None,
+    members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
+    allow_seen: Annotated[
+        bool, typer.Option("--allow-seen", help="Start from a model that has seen answers; its runs are marked.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write; it grows with every finished run, and a second start goes on.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Curves with confidence bands.")] = None,
+    workers: Workers = None,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Replay labelled data with the production code; prints what each strategy finds, mean and spread over seeds."""
+    import campaigns.backtest as bt
+    from campaigns.training_set import default_scale
+    from engine.learning.backbone import DEFAULT_BACKBONE
+
+    protocol = bt.Protocol(
+        files=tuple(files),
+        property=property,
+        goal=goal,
+        initial=initial,
+        batch=batch,
+        rounds=rounds,
+        seeds=bt.parse_seeds(seeds),
+        scale=scale or default_scale(property),
+        start=starts(start) or DEFAULT_BACKBONE,
+        members=members,
+        initial_ids=bt.read_initial_ids(initial_ids) if initial_ids else None,
+        cold_start=cold_start,
+        cost=cost,
+    )
+    strategies = bt.join(bt.parse_strategies(strategy), bt.parse_against(against) if against else [])
+    with Progress(quiet) as progress:
+        runs = bt.backtest(
+            protocol, strategies, out=out, workers=workers, allow_seen=allow_seen, report=report, say=progress.say
+        )
+    rows = bt.summarise(runs)
+    emit(bt.readable(rows) if format is Format.TABLE else rows, format, "at the end, mean ± deviation over seeds")
+    if report:
+        message(f"curves in {report}")
+
+
+def study(
+    name: Annotated[
+        Literal["paraisite", "pairwise", "multiproperty", "fidelity"], typer.Argument(metavar="NAME", help="Which.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Labelled crystals, files found by the beginning of their names: aflow_agl, ltc_l96, ltc_hh143, "
+            "tl_formation_energy, tl_band_gap, tl_shear_modulus, tl_phonon_peak.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where NAME.md, NAME.json and the work are kept.")
+    ] = Path("studies"),
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="paraisite: a backbone that has learned formation energies, in place of that file; "
+            "fidelity: one that has seen no conductivity.",
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour; rough figures.")] = False,
+    format: OutFormat = Format.TABLE,
+    quiet: Quiet = False,
+) -> None:
+    """Measure transfer on your data: paraisite, pairwise, multiproperty, fidelity; goes on where it stopped."""
+    from campaigns.studies.study import run_study
+
+    with Progress(quiet) as progress:
+        result, path = run_study(name, data, out, progress.say, quick=quick, start=start)
+    emit(result.summary(), format, "mean over splits")
+    message(f"tables written to {path}")
