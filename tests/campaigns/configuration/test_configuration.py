@@ -22,8 +22,9 @@ from campaigns.configuration import (
 from campaigns.exceptions import ConfigurationError
 from engine.materials.elements import SYMBOLS
 from tests.campaigns.helpers import done, refused, to_toml
+from tests.conftest import REPOSITORY
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "campaigns" / "templates" / "default.toml"
+TEMPLATE = REPOSITORY / "campaigns" / "templates" / "default.toml"
 LEAST_TEXT = "[campaign]\nname = 'c'\ngoal = 'min'\n"
 LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
 

@@ -1,0 +1,127 @@
+"""How a batch is chosen: ``[acquisition]``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from campaigns.configuration.section import Section
+
+_INFORMATION = ("GIBBON", "qMES", "qKG", "variance")
+"""Acquisition functions that count what a label of a cheaper fidelity tells about the one that is wanted."""
+
+
+class AcquisitionSection(Section):
+    """How the next batch is chosen."""
+
+    function: str = Field(default="ucb", description="Acquisition function.")
+    beta: float | Literal["schedule"] = Field(
+        default=1.0, description="Weight of the variance in ucb and qUCB; 'schedule' lets it grow with the rounds."
+    )
+    epsilon: float = Field(default=0.1, ge=0, le=1, description="Share of random picks in epsilon_greedy.")
+    threshold: float | None = Field(default=None, description="level_set learns on which side of this values lie.")
+    share: float = Field(
+        default=0.05, gt=0, lt=1, description="top_share looks for this share of the pool, the best of it."
+    )
+    portfolio: tuple[str, ...] = Field(
+        default=("ucb", "qLogEI", "thompson", "greedy"), description="Functions that portfolio hedges between."
+    )
+    draws: int = Field(
+        default=512,
+        ge=8,
+        le=4096,
+        description="Joint draws of the posterior; more keep a large batch joint for longer.",
+    )
+    diversity: Literal["none", "hallucinate", "penalise", "determinant"] = Field(
+        default="none",
+        description="How a batch is kept apart: hallucinate conditions ucb or top_share on its own picks; penalise and "
+        "determinant work in embedding space.",
+    )
+    feasibility: bool = Field(
+        default=True, description="Times the probability that the calculation succeeds, where failures tell it."
+    )
+    per_core_hour: bool = Field(default=False, description="Value per expected core-hour.")
+    first_pass: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the candidates that a cheap model keeps for the ensemble, 0.05 say; 0: all of them.",
+    )
+    fidelities: tuple[str, ...] = Field(
+        default=(),
+        max_length=1,
+        description="A cheaper fidelity that may be queued too, where it tells more per core-hour.",
+    )
+    first_batch: Literal["spread", "prior"] = Field(
+        default="spread", description="Without a model: spread over the pool, or mostly the best of an estimate."
+    )
+    prior: str = Field(
+        default="", description="Estimate of first_batch = 'prior': a fidelity of labels, or a folder of `train`."
+    )
+    families: Literal["none", "prototype", "chemical_system"] = Field(
+        default="none", description="Families that take turns in a first batch."
+    )
+
+    @field_validator("function")
+    @classmethod
+    def _known_function(cls, name: str) -> str:
+        return _known_functions((name,))[0]
+
+    @field_validator("portfolio")
+    @classmethod
+    def _known_members(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from engine.acquire.functions import FUNCTIONS, Needs
+
+        if not names:
+            raise ValueError("name some functions, such as ucb and qLogEI")
+        if bad := [n for n in _known_functions(names) if FUNCTIONS[n].needs in (Needs.OTHERS, Needs.PARETO)]:
+            raise ValueError(f"{bad[0]} cannot be part of a portfolio; name functions of one objective")
+        return names
+
+    @field_validator("beta", mode="before")
+    @classmethod
+    def _beta_is_a_weight(cls, beta: Any) -> Any:
+        if beta != "schedule" and (isinstance(beta, bool) or not isinstance(beta, int | float) or not beta >= 0):
+            raise ValueError("give a weight of the variance, 0 or more, or 'schedule'")
+        return beta
+
+    @model_validator(mode="after")
+    def _agree(self) -> AcquisitionSection:
+        if self.function == "level_set" and self.threshold is None:
+            raise ValueError("function 'level_set' learns where values pass a threshold; give threshold = VALUE")
+        if self.diversity == "hallucinate" and self.function not in ("ucb", "top_share"):
+            raise ValueError(f"diversity 'hallucinate' is for ucb and top_share, not {self.function}; use 'penalise'")
+        if self.diversity != "none" and self.function in ("thompson", "random"):
+            raise ValueError(f"{self.function} is diverse by itself; set diversity = 'none'")
+        if self.first_batch == "prior" and not self.prior:
+            raise ValueError("first_batch = 'prior' needs prior = 'FIDELITY' (of labels that are there) or a model")
+        if self.fidelities and self.function not in _INFORMATION:
+            raise ValueError(
+                f"function {self.function!r} cannot say what a label of {self.fidelities[0]} is worth; with fidelities "
+                f"use {', '.join(_INFORMATION[:-1])} or {_INFORMATION[-1]}"
+            )
+        return self
+
+    @property
+    def by_cost(self) -> bool:
+        """Whether value is counted per core-hour; two fidelities cannot be compared otherwise."""
+        return self.per_core_hour or bool(self.fidelities)
+
+    @property
+    def is_pareto(self) -> bool:
+        """Whether the function trades several objectives off."""
+        from engine.acquire.functions import FUNCTIONS, Needs
+
+        return FUNCTIONS[self.function].needs is Needs.PARETO
+
+
+def _known_functions(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse acquisition functions that do not exist, naming the nearest."""
+    from engine.acquire.functions import acquisition_function
+    from engine.exceptions import AcquisitionError
+
+    try:
+        return tuple(acquisition_function(name).name for name in names)
+    except AcquisitionError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,148 @@
+"""All of ``campaign.toml``, and what its sections must agree on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from campaigns.configuration.acquisition import AcquisitionSection
+from campaigns.configuration.constraints import ConstraintsSection
+from campaigns.configuration.goals import CampaignSection, ObjectiveSection, StoppingSection
+from campaigns.configuration.labels import DftSection, LabelerSection
+from campaigns.configuration.machines import ExecutionSection, StoreSection
+from campaigns.configuration.model import ModelSection
+from campaigns.configuration.section import Section
+from db.records import KAPPA_UNIT
+
+if TYPE_CHECKING:
+    from engine.metrics.stopping import StoppingRule
+
+CoreHours = Annotated[float, Field(gt=0)]
+
+
+class Configuration(Section):
+    """All of ``campaign.toml``."""
+
+    campaign: CampaignSection
+    model: ModelSection = Field(default_factory=ModelSection)
+    acquisition: AcquisitionSection = Field(default_factory=AcquisitionSection)
+    constraints: ConstraintsSection = Field(default_factory=ConstraintsSection)
+    objectives: tuple[ObjectiveSection, ...] = ()
+    stopping: StoppingSection = Field(default_factory=StoppingSection)
+    costs: dict[str, CoreHours] = Field(
+        default_factory=dict, description="Core-hours of a calculation, by fidelity; the campaign's own is fitted else."
+    )
+    labeler: LabelerSection = Field(default_factory=LabelerSection)
+    dft: DftSection = Field(default_factory=DftSection)
+    # how, not what: rounds neither keep it nor depend on it
+    execution: ExecutionSection = Field(default_factory=ExecutionSection, exclude=True)
+    store: StoreSection = Field(default_factory=StoreSection)
+
+    @property
+    def prior(self) -> str:
+        """Cheaper estimate that members learn on top of: what may be queued beside, or ``[model] prior``."""
+        return self.model.prior or next(iter(self.acquisition.fidelities), "")
+
+    def labelers(self) -> dict[str, Configuration]:
+        """For each fidelity that may be queued, the settings as if it were the campaign's own."""
+        own = self.model_copy(update={"labeler": self.labeler.model_copy(update={"fidelities": {}})})
+        return {self.campaign.fidelity: own} | {
+            name: self.model_copy(
+                update={"campaign": self.campaign.model_copy(update={"fidelity": name}), "labeler": section}
+            )
+            for name, section in self.labeler.fidelities.items()
+        }
+
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """As the engine takes it."""
+        from engine.metrics.stopping import StoppingRule
+
+        section = self.stopping
+        return StoppingRule(
+            undiscovered_hits=section.undiscovered_hits or None,
+            best_found=section.best_found or None,
+            idle_rounds=section.idle_rounds or None,
+            budget_core_hours=self.campaign.budget_core_hours,
+        )
+
+    @model_validator(mode="after")
+    def _function_fits_the_goals(self) -> Configuration:
+        function, goal = self.acquisition.function, self.campaign.goal
+        if self.objectives and not self.acquisition.is_pareto:
+            raise ValueError(
+                f"[[objectives]] are traded off by qLogNEHVI or qLogNParEGO, not by [acquisition] function = "
+                f"{function!r}; change it, or make them [constraints]"
+            )
+        if self.acquisition.is_pareto and not self.objectives:
+            raise ValueError(f"[acquisition] function = {function!r} trades objectives off; give [[objectives]]")
+        names = [self.campaign.property, *(objective.property for objective in self.objectives)]
+        if len({*names}) < len(names):
+            raise ValueError(f"a property is an objective twice ({', '.join(names)}); keep one")
+        if goal in ("target", "window") and function in ("GIBBON", "qMES", "qKG"):
+            raise ValueError(
+                f"[acquisition] function = {function!r} is for goals min and max, not {goal!r}; use qLogEI or ucb"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_has_a_logarithm(self) -> Configuration:
+        threshold = self.acquisition.threshold
+        if threshold is not None and threshold <= 0 and self.campaign.learned_scale == "log10":
+            raise ValueError(f"[acquisition] threshold = {threshold:g} has no logarithm; give a value above zero")
+        return self
+
+    @model_validator(mode="after")
+    def _fidelities_are_whole(self) -> Configuration:
+        own, cheaper = self.campaign.fidelity, self.acquisition.fidelities
+        known = f"[acquisition] fidelities names {', '.join(cheaper) or 'none'}"
+        if own in cheaper:
+            raise ValueError(f"[acquisition] fidelities = [{own!r}] is that of the campaign; name a cheaper one")
+        for name in cheaper:
+            if name not in self.costs:
+                raise ValueError(
+                    f"{known}, and what a calculation of it costs is not said; give [costs] {name} = CORE_HOURS"
+                )
+            if self.model.prior not in ("", name):
+                raise ValueError(
+                    f"[model] prior = {self.model.prior!r}, and {known}, which members stand on then; take prior out"
+                )
+        if cheaper and self.model.head != "gp":
+            raise ValueError(f"{known}, which Gaussian processes learn from only; set [model] head = 'gp'")
+        tables = [*self.labeler.fidelities, *(n for s in self.labeler.fidelities.values() for n in s.fidelities)]
+        if unknown := [name for name in tables if name not in cheaper]:
+            raise ValueError(f"[labeler.{unknown[0]}]: {known}; add {unknown[0]!r} there, or take the section out")
+        if unknown := [name for name in self.costs if name not in (own, *cheaper)]:
+            raise ValueError(
+                f"[costs] {unknown[0]}: the campaign queues {', '.join((own, *cheaper))}; name one of these"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labelers_fit(self) -> Configuration:
+        for settings in self.labelers().values():
+            settings._replay_has_a_unit()
+            settings._calculator_gives_kappa()
+        return self
+
+    def _replay_has_a_unit(self) -> None:
+        if self.labeler.kind == "replay" and not self.campaign.unit:
+            raise ValueError(
+                "[campaign] unit is empty, and labeler 'replay' writes labels, which need one; give a unit"
+            )
+
+    def _calculator_gives_kappa(self) -> None:
+        kind, section = self.labeler.kind, self.campaign
+        if kind not in ("agl", "phonons"):
+            return
+        if not section.property.startswith("kappa") or section.unit != KAPPA_UNIT:
+            raise ValueError(
+                f"labeler {kind!r} gives kappa in {KAPPA_UNIT}, [campaign] asks for {section.property} in "
+                f"{section.unit!r}; change [campaign] or the labeler"
+            )
+        if section.fidelity in ("dft", "experiment"):
+            raise ValueError(
+                f"labeler {kind!r} calculates with a potential, which is no {section.fidelity!r}; set [campaign] "
+                f"fidelity = {'agl' if kind == 'agl' else 'mlip'!r}"
+            )

@@ -1,0 +1,73 @@
+"""Which materials may be queued: ``[constraints]``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from campaigns.configuration.section import Section
+from engine.materials.elements import ATOMIC_NUMBERS
+
+
+class Range(Section):
+    """An interval; an end left out is open."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}; exchange them")
+        return self
+
+
+class PredictedRange(Range):
+    """An interval that a predicted property lies in with some probability."""
+
+    model: str = Field(min_length=1, description="Folder that `train` wrote, of this property.")
+    at_least: float = Field(default=0.0, ge=0, le=1, description="Materials less likely than this are left out.")
+
+    @model_validator(mode="after")
+    def _has_room(self) -> PredictedRange:
+        if self.min is not None and self.min == self.max:
+            raise ValueError(f"no prediction is certain to be {self.min:g}; widen the limits")
+        return self
+
+
+class ConstraintsSection(Section):
+    """Which materials may be queued, and how many of a kind."""
+
+    properties: dict[str, Range] = Field(default_factory=dict, description="Allowed range by property name.")
+    missing: Literal["keep", "drop"] = Field(
+        default="keep", description="What becomes of a material that lacks a constrained property."
+    )
+    exclude_elements: tuple[str, ...] = Field(default=(), description="No material with any of these.")
+    only_elements: tuple[str, ...] = Field(default=(), description="Only materials made of these.")
+    max_sites: int | None = Field(default=None, ge=1, description="Largest primitive cell.")
+    max_per_chemical_system: int | None = Field(default=None, ge=1, description="Most of one system in a batch.")
+    max_per_prototype: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most of one prototype (space group, sites, formula without names) in a batch.",
+    )
+    predicted: dict[str, PredictedRange] = Field(
+        default_factory=dict, description="Range of properties that other models predict, as a probability."
+    )
+
+    @model_validator(mode="after")
+    def _leave_elements(self) -> ConstraintsSection:
+        if self.only_elements and not set(self.only_elements) - set(self.exclude_elements):
+            raise ValueError("exclude_elements forbids all of only_elements; take some off either")
+        return self
+
+    @field_validator("exclude_elements", "only_elements")
+    @classmethod
+    def _known(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [symbol for symbol in symbols if symbol not in ATOMIC_NUMBERS]
+        if unknown:
+            raise ValueError(f"no element {', '.join(unknown)}; use symbols such as Mg or Si")
+        return symbols

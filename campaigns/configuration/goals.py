@@ -1,0 +1,126 @@
+"""What is sought, and when it is found: ``[campaign]``, ``[[objectives]]`` and ``[stopping]``."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from campaigns.configuration.section import Section
+from campaigns.training_set import Goal, Scale, default_scale
+
+GoalName = Literal["min", "max", "target", "window"]
+
+
+class CampaignSection(Section):
+    """What is sought."""
+
+    name: str = Field(min_length=1, description="Name of the campaign in the store.")
+    goal: GoalName = Field(description="Low, high, nearest to a target, or inside a window.")
+    property: str = Field(default="kappa_300K", min_length=1, description="The property that is learned and ranked.")
+    unit: str = Field(default="W/(m K)", description="Unit of the property.")
+    scale: Literal["auto", "log10", "linear"] = Field(
+        default="auto", description="Scale it is learned on; auto takes log10 for kappa* and linear otherwise."
+    )
+    target: float | None = Field(default=None, description="Of goal 'target': the value wanted.")
+    window: tuple[float, float] | None = Field(default=None, description="Of goal 'window': its lower and upper end.")
+    fidelity: str = Field(default="dft", min_length=1, description="Only labels of this fidelity train the model.")
+    batch: int = Field(default=20, ge=1, description="Materials queued in a round.")
+    budget: int = Field(default=200, ge=1, description="Labels that the campaign may ask for in all.")
+    budget_core_hours: float | None = Field(
+        default=None, gt=0, description="Core-hours that all calculations together may take."
+    )
+    hit: float | None = Field(
+        default=None,
+        description="A hit is a value as good as this; without it, the window, or the best tenth of the first labels.",
+    )
+    seed: int = Field(default=0, ge=0, description="Root of every random choice.")
+
+    @model_validator(mode="after")
+    def _hit_has_a_logarithm(self) -> CampaignSection:
+        if self.hit is not None and self.hit <= 0 and self.learned_scale == "log10":
+            raise ValueError(f"hit = {self.hit:g} has no logarithm; give a value above zero, or scale = 'linear'")
+        return self
+
+    @model_validator(mode="after")
+    def _goal_is_whole(self) -> CampaignSection:
+        _check_goal(self)
+        return self
+
+    @builtins.property  # the field above hides the name
+    def learned_scale(self) -> Literal["log10", "linear"]:
+        """Scale that ``auto`` stands for."""
+        return default_scale(self.property) if self.scale == "auto" else self.scale
+
+    @builtins.property
+    def sought(self) -> Goal:
+        """What is wanted of the property."""
+        return _goal(self, Scale(self.learned_scale))
+
+
+class ObjectiveSection(Section):
+    """Another property that matters, known or predicted by a model."""
+
+    property: str = Field(min_length=1, description="Known property of the materials, or that of the model.")
+    goal: GoalName = Field(description="Low, high, nearest to a target, or inside a window.")
+    target: float | None = Field(default=None, description="Of goal 'target': the value wanted.")
+    window: tuple[float, float] | None = Field(default=None, description="Of goal 'window': its lower and upper end.")
+    model: str = Field(default="", description="Folder that `train` wrote; without one the property is known.")
+
+    @model_validator(mode="after")
+    def _goal_is_whole(self) -> ObjectiveSection:
+        _check_goal(self)
+        return self
+
+    @builtins.property
+    def learned_scale(self) -> Literal["log10", "linear"]:
+        """Scale on which it is compared."""
+        return default_scale(self.property)
+
+    def sought_on(self, scale: Scale) -> Goal:
+        """Give what is wanted of the property, on this scale."""
+        return _goal(self, scale)
+
+
+class StoppingSection(Section):
+    """When stopping is advised, or done."""
+
+    undiscovered_hits: float = Field(
+        default=0.5, ge=0, description="Fewer hits than this are expected among the unlabelled; 0: never mind."
+    )
+    best_found: float = Field(
+        default=0.95, ge=0, le=1, description="The best label is the pool's best with this probability; 0: never mind."
+    )
+    idle_rounds: int = Field(
+        default=3, ge=0, description="So many rounds in a row have not improved the best; 0: never mind."
+    )
+    action: Literal["advise", "stop"] = Field(
+        default="advise", description="advise: say it; stop: start no other round, unless `run --go-on`."
+    )
+
+
+def _check_goal(section: CampaignSection | ObjectiveSection) -> None:
+    """Refuse a target or a window without its goal or the other way round, and values without a logarithm."""
+    for name, value in (("target", section.target), ("window", section.window)):
+        if section.goal == name and value is None:
+            example = "target = VALUE" if name == "target" else "window = [LOW, HIGH]"
+            raise ValueError(f"goal = {name!r} needs {example}")
+        if section.goal != name and value is not None:
+            raise ValueError(f"{name} is of goal = {name!r}, and goal is {section.goal!r}; change one")
+    if section.window and not section.window[0] < section.window[1]:
+        low, high = section.window
+        raise ValueError(f"window = [{low:g}, {high:g}] holds nothing; give the lower end first")
+    ends = section.window or ((section.target,) if section.target is not None else ())
+    if ends and min(ends) <= 0 and section.learned_scale == "log10":
+        raise ValueError(f"{section.goal} {min(ends):g} has no logarithm; give values above zero, or a linear scale")
+
+
+def _goal(section: CampaignSection | ObjectiveSection, scale: Scale) -> Goal:
+    from engine.acquire.objectives import Objective
+
+    if section.target is not None:
+        return Goal(Objective.target(float(scale.learned(section.target))), scale)
+    if section.window is not None:
+        return Goal(Objective.window(*scale.learned(section.window).tolist()), scale)
+    return Goal(Objective.of(section.goal), scale)
