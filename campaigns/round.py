@@ -40,6 +40,7 @@ from engine.execution import executor
 from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
 from engine.learning.mixture import make_featuriser
 from engine.learning.training import Schedule
+from engine.metrics.calibration import Z90
 from engine.metrics.conformal import split_quantile
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
     from engine.learning.ensemble import Ensemble, MemberTable
     from engine.learning.mixture import AnyBackbone
 
-Z90 = 1.6448536269514722
-"""Half width of a central 90 % interval in standard deviations."""
 LEVEL = 0.9
 _CANDIDATES = "candidates.npy"
 

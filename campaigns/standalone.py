@@ -286,7 +286,7 @@ def _number(value: Any) -> float:
 
 
 def _predict(ensemble: Ensemble, featuriser: AnyFeaturiser, materials: list[Material]) -> list[dict[str, Any]]:
-    from campaigns.round import Z90
+    from engine.metrics.calibration import Z90
 
     featuriser.add({m.content_hash: m.crystal for m in materials})
     table = ensemble.predict(featuriser, [m.content_hash for m in materials])

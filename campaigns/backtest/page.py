@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,36 +13,31 @@ from campaigns.backtest.curves import FEWEST_SEEDS, LEVEL, bands, readable, summ
 from campaigns.backtest.peers import PEERS
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
-from campaigns.report.numbers import count, unbroken
+from campaigns.report.figures.drawing import GREY, Panel, faint, new_figure
+from campaigns.report.html import drawn, render
+from campaigns.report.numbers import count, percent, unbroken
 
 if TYPE_CHECKING:
     from campaigns.backtest.protocol import Protocol
     from campaigns.backtest.replay import Run
 
 TEMPLATE = "backtest.html.j2"
-INK, GREY, PALE = "#1f2933", "#8a94a0", "#d5dbe1"
 OURS = ("#2b6a99", "#c8641b", "#3f8f5f", "#8a4f9e", "#b8860b", "#174a73")
 THEIRS = ("#7b8794", "#b07c5c", "#6f9a86", "#a88fb3", "#c2ab72", "#5d7285", "#9a6a6a", "#4f6f6a")
 """Peers are paler, and dashed."""
-_VERSIONS = ("kappascout", "torch", "matgl", "botorch", "scikit-learn")
-_IN_SCRIPT = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
 def write_page(protocol: Protocol, runs: Sequence[Run], out: Path) -> Path:
     """Write one self-contained HTML page to ``out``, whole or not at all."""
-    from plotly.offline import get_plotlyjs
-
     extreme = "lowest" if protocol.goal == "min" else "highest"
-    page = _template().render(
+    page = render(
+        TEMPLATE,
         title=f"Finding the {extreme} {protocol.property}",
         subtitle=_subtitle(protocol, runs),
         seen=any(run.seen for run in runs),
         logarithmic=protocol.scale == "log10",
         rows=readable(summarise(runs)),
-        panels=_panels(protocol, runs),
-        plotly=_as_is(get_plotlyjs()),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        versions={name: version(name) for name in _VERSIONS},
+        panels=[drawn(panel) for panel in _panels(protocol, runs)],
     )
     return write_whole(out, page)
 
@@ -71,41 +64,37 @@ def _subtitle(protocol: Protocol, runs: Sequence[Run]) -> str:
     )
 
 
-def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
     found = bands(runs)
     sure = "Lines are means over seeds."
     if len(protocol.seeds) >= FEWEST_SEEDS:
-        sure = f"Lines are means over seeds, bands their {LEVEL:.0%} confidence intervals.".replace("%", "\u00a0%")
+        sure = f"Lines are means over seeds, bands their {percent(LEVEL)} confidence intervals."
     unit = "decades" if protocol.scale == "log10" else "the property's unit"
     random = " The dotted line is what random buying finds."
-    panels = [
+    curves = [
         ("recall-top5", "recall_top5", "Recall of the best 5 %", "found of the best 5 %", f"{sure}{random}"),
         ("recall-top1", "recall_top1", "Recall of the best 1 %", "found of the best 1 %", f"{sure}{random}"),
         ("regret", "regret", "Simple regret", f"regret, {unit}", f"How far the best found is from the best. {sure}"),
         ("enhancement", "enhancement_top5", "Enhancement, best 5 %", "times random", f"{sure}{random}"),
     ]
-    drawn = [
-        _panel(key, title, reading, _curves(found, "labels", "labels bought", name, words))
-        for key, name, title, words, reading in panels
+    panels = [
+        Panel(key, title, reading, _curves(found, "labels", "labels bought", name, words))
+        for key, name, title, words, reading in curves
     ]
     if "cost" in found[0]:
         by_cost = f"The same against what the labels cost. {sure}"
         spent = protocol.cost or "cost"
-        drawn += [
-            _panel(f"cost-{n}", f"Recall of the best {n} %, by cost", by_cost,
-                   _curves(found, "cost", spent, f"recall_top{n}", f"found of the best {n} %"))
+        panels += [
+            Panel(f"cost-{n}", f"Recall of the best {n} %, by cost", by_cost,
+                  _curves(found, "cost", spent, f"recall_top{n}", f"found of the best {n} %"))
             for n in (5, 1)
         ]  # fmt: skip
-    return drawn
-
-
-def _panel(key: str, title: str, reading: str, figure: go.Figure) -> dict[str, Any]:
-    text = _as_is(figure.to_json().translate(_IN_SCRIPT))
-    return {"key": key, "title": unbroken(title), "reading": reading, "json": text}
+    return panels
 
 
 def _curves(found: Sequence[dict[str, Any]], across: str, across_words: str, name: str, words: str) -> go.Figure:
-    figure = go.Figure(layout=_layout())
+    figure = new_figure()
+    figure.update_layout(hovermode="x unified")
     colours = _colours([record["strategy"] for record in found])
     for record in found:
         strategy, curve = record["strategy"], record[name]
@@ -117,7 +106,7 @@ def _curves(found: Sequence[dict[str, Any]], across: str, across_words: str, nam
                 y=[*_clipped(curve["upper"], name), *_clipped(curve["lower"], name)[::-1]],
                 mode="lines",
                 fill="toself",
-                fillcolor=_faint(colour, 0.07 if strategy in PEERS else 0.18),
+                fillcolor=faint(colour, 0.07 if strategy in PEERS else 0.18),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -166,46 +155,3 @@ def _colours(strategies: Sequence[str]) -> dict[str, str]:
     ours = [s for s in strategies if s not in PEERS]
     theirs = [s for s in strategies if s in PEERS]
     return {s: group[i % len(group)] for names, group in ((ours, OURS), (theirs, THEIRS)) for i, s in enumerate(names)}
-
-
-def _faint(colour: str, opacity: float) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
-
-
-def _layout() -> go.Layout:
-    axis = {"gridcolor": "#edf0f3", "linecolor": PALE, "zerolinecolor": PALE, "automargin": True}
-    return go.Layout(
-        template=go.layout.Template(),
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 8, "r": 12, "t": 12, "b": 8},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
-        hovermode="x unified",
-        dragmode=False,
-        modebar={"bgcolor": "#ffffff", "color": GREY, "activecolor": INK},
-        hoverlabel={"bgcolor": "#ffffff", "bordercolor": PALE, "font": {"color": INK}},
-        xaxis=axis,
-        yaxis=axis,
-    )
-
-
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("campaigns", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE)
-
-
-def _as_is(html: str) -> Any:
-    """Text of a script element: HTML escapes do not apply there."""
-    from markupsafe import Markup
-
-    return Markup(html)

@@ -17,6 +17,7 @@ from campaigns.lineage import ROUND, kind_of
 from campaigns.stopping import stopping_advice
 from campaigns.training_set import Scale, training_labels
 from db.states import QueueState
+from engine.metrics.calibration import Z90
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,11 @@ class Predictions:
         """Standardised residuals."""
         return (self.values - self.mean) / self.std
 
+    @property
+    def inside(self) -> int:
+        """How many labels lie inside the 90 % interval of their prediction."""
+        return int((np.abs(self.z) <= Z90).sum())
+
 
 @dataclass(frozen=True)
 class EmbeddingMap:
@@ -89,6 +95,11 @@ class Evidence:
         self.models: list[ModelRecord] = [m for m in campaign.store.models() if kind_of(m) == ROUND]
         self.failures: list[FailureRecord] = campaign.store.failures(self.section.property)
         self.index: list[MaterialKey] = campaign.store.material_index()
+
+    @property
+    def learned_unit(self) -> str:
+        """Unit that errors and spreads are in."""
+        return "log10" if self.scale.name == "log10" else self.section.unit
 
     @cached_property
     def formulas(self) -> dict[str, str]:

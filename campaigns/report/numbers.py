@@ -30,6 +30,11 @@ def hours(core_hours: float | None) -> str:
     return significant(core_hours) if core_hours is None or core_hours < 100 else f"{core_hours:,.0f}"
 
 
+def in_unit(unit: str) -> str:
+    """Words behind the name of a quantity: `` in W/(m K)``."""
+    return f" in {unit}" if unit else ""
+
+
 def percent(share: float | None) -> str:
     """Write a share as a whole percentage."""
     return NONE if share is None else f"{share:.0%}".replace("%", " %")

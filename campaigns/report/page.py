@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.report.evidence import EXTREME, Evidence
-from campaigns.report.numbers import count, hours, percent, significant, unbroken
+from campaigns.report.html import drawn, render
+from campaigns.report.numbers import count, hours, in_unit, percent, significant, unbroken
 from campaigns.report.tables import (
     data_facts,
     model_table,
@@ -24,13 +22,9 @@ from db.states import QueueState
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
-    from campaigns.configuration import CampaignSection
-    from campaigns.report.figures import Panel
+    from campaigns.configuration import CampaignSection, Configuration
 
 TEMPLATE = "report.html.j2"
-VERSIONS = ("kappascout", "torch", "matgl", "botorch", "gpytorch", "pymatgen", "plotly")
-_IN_SCRIPT = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
-"""No name of a material can end the script element that it stands in."""
 
 
 def write_report(campaign: Campaign, out: Path) -> Path:
@@ -38,12 +32,10 @@ def write_report(campaign: Campaign, out: Path) -> Path:
 
     The page holds all that it needs and forbids itself any request; it works with whatever part of a campaign there is.
     """
-    from plotly.offline import get_plotlyjs
-
     out = Path(out)
     if out.is_dir():
         raise CampaignError(f"{out} is a folder; name the HTML file to write, e.g. {out / 'report.html'}")
-    page = _template().render(plotly=_as_is(get_plotlyjs()), **_content(Evidence(campaign)))
+    page = render(TEMPLATE, **_content(Evidence(campaign)))
     try:
         return write_whole(out, page)
     except OSError as error:
@@ -55,19 +47,19 @@ def _content(evidence: Evidence) -> dict[str, Any]:
     from campaigns.report import figures
 
     section = evidence.section
-    settings = evidence.campaign.configuration
     return {
         "section": section,
+        "subject": _subject(section),
         "status": evidence.status,
         "state": evidence.state,
         "headline": _headline(evidence),
         "tiles": _tiles(evidence),
-        "progress": [_drawn(make(evidence)) for make in (figures.best_so_far, figures.enhancement, figures.errors)],
+        "progress": [drawn(make(evidence)) for make in (figures.best_so_far, figures.enhancement, figures.errors)],
         "stopping": stopping_table(evidence),
         "stop": evidence.advice.stop,
-        "cost": _drawn(figures.costs(evidence)),
+        "cost": drawn(figures.costs(evidence)),
         "trust": [
-            _drawn(make(evidence))
+            drawn(make(evidence))
             for make in (
                 figures.parity_before,
                 figures.parity_after,
@@ -78,17 +70,14 @@ def _content(evidence: Evidence) -> dict[str, Any]:
             )
         ],
         "uncertainty": uncertainty_table(evidence),
-        "where": [_drawn(panel) for panel in (figures.embedding(evidence), *figures.elements(evidence))],
+        "where": [drawn(panel) for panel in (figures.embedding(evidence), *figures.elements(evidence))],
         "queues": queue_tables(evidence),
         "rounds": round_table(evidence),
         "has_cost": bool(evidence.costs),
         "models": model_table(evidence),
         "facts": data_facts(evidence),
-        "model": settings.model,
-        "acquisition": settings.acquisition,
-        "learned_unit": "log10" if evidence.scale.name == "log10" else section.unit,
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "versions": {"Python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        "settings": _settings(evidence.campaign.configuration),
+        "learned_unit": evidence.learned_unit,
     }
 
 
@@ -112,7 +101,7 @@ def _headline(evidence: Evidence) -> str:
         after = evidence.prospective()
         sentences.append(f"It has run {count(status['rounds'], 'round')}; {_awaited(evidence)}.")
         if after is not None:
-            inside = int((abs(after.z) <= 1.6448536269514722).sum())
+            inside = after.inside
             sentences.append(
                 f"Of {count(len(after), 'prediction')} that met their label, {inside} ({percent(inside / len(after))}) "
                 "held it within their 90 % interval."
@@ -143,6 +132,26 @@ def _wanted(section: CampaignSection) -> str:
     return f"{'low' if section.goal == 'min' else 'high'} {section.property}"
 
 
+def _subject(section: CampaignSection) -> str:
+    """Name what is looked for, as a title."""
+    if section.goal not in EXTREME:
+        return _wanted(section)
+    return f"{EXTREME[section.goal].capitalize()} {section.property}{in_unit(section.unit)}"
+
+
+def _settings(configuration: Configuration) -> list[str]:
+    """Say how the next round would be made."""
+    model, acquisition, section = configuration.model, configuration.acquisition, configuration.campaign
+    backbones = [model.backbone] if isinstance(model.backbone, str) else model.backbone
+    beta = acquisition.beta if isinstance(acquisition.beta, str) else f"{acquisition.beta:g}"
+    return [
+        f"backbone {' and '.join(backbones)}",
+        f"{model.strategy}, {model.head} heads, {model.members} members",
+        f"ranked by {acquisition.function}, beta {beta}",
+        f"batches of {section.batch}, seed {section.seed}",
+    ]
+
+
 def _best(evidence: Evidence) -> tuple[str, float] | None:
     if not evidence.labels:
         return None
@@ -171,35 +180,3 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
         ("pool", f"{status['materials']:,}", "materials"),
         *cost,
     ]
-
-
-def _drawn(panel: Panel) -> dict[str, Any]:
-    """Give a panel its figure as JSON that is safe inside a script element."""
-    figure = panel.figure
-    return {
-        "key": panel.key,
-        "title": panel.title,
-        "reading": unbroken(panel.reading),
-        "shape": panel.shape,
-        "json": None if figure is None else _as_is(figure.to_json().translate(_IN_SCRIPT)),
-    }
-
-
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("campaigns", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE)
-
-
-def _as_is(html: str) -> Any:
-    """Text of a script element: HTML escapes do not apply there."""
-    from markupsafe import Markup
-
-    return Markup(html)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LEVELS = (0.50, 0.80, 0.90, 0.95)
+Z90 = 1.6448536269514722
+"""Half width of a central 90 % interval in standard deviations."""
 ERROR_GRID = np.linspace(0.05, 0.95, 19)
 ROWS_A_BIN = 8
 """Fewest rows whose root mean square error is worth a point of the error-against-spread curve."""

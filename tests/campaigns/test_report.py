@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaigns.campaign import Campaign
+from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError
 from campaigns.report import evidence as evidence_module
 from campaigns.report import figures, write_report
@@ -298,6 +299,20 @@ def test_linear_scale_and_high_goal(tmp_path: Path) -> None:
     assert "log10" not in text
     assert parity is not None
     assert parity.layout.xaxis.type is None
+
+
+def test_every_goal_and_setting_is_put_in_words(tmp_path: Path) -> None:
+    """A window, two backbones and a schedule: what no number stands for."""
+    with Campaign.create(tmp_path / "c") as campaign:
+        toml = tmp_path / "c" / "campaign.toml"
+        text = toml.read_text().replace('goal = "min"', 'goal = "window"\nwindow = [0.5, 2.0]')
+        text = text.replace("beta = 1.0 ", 'beta = "schedule" ')
+        text = text.replace('backbone = "megnet-multiproperty"', 'backbone = ["megnet-multiproperty", "other"]')
+        settings = parse_configuration(text, "here")
+        shown = _visible(write_report(Campaign(campaign.directory, settings, campaign.store), tmp_path / "report.html"))
+    assert "kappa_300K from 0.5 to 2 W/(m K), labels of fidelity dft" in shown
+    assert "beta schedule" in shown
+    assert "megnet-multiproperty and other" in shown
 
 
 def test_password_of_the_store_stays_out(campaign: Campaign, tmp_path: Path) -> None:

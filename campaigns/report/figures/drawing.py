@@ -121,17 +121,24 @@ def named(id_: str, evidence: Evidence) -> str:
     return f"{evidence.formulas[id_]} ({id_})"
 
 
-def in_unit(unit: str) -> str:
-    """Words behind the title of an axis."""
-    return f" in {unit}" if unit else ""
+def lines_by_round(
+    figure: go.Figure, numbers: Sequence[int], lines: Iterable[tuple[str, Sequence[float | None], str, str]]
+) -> None:
+    """Draw lines over the rounds, each a name, its values, a colour and a dash; one without values is left out."""
+    for name, values, colour, dash in lines:
+        if any(v is not None for v in values):
+            figure.add_scatter(
+                x=numbers,
+                y=values,
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                hovertemplate=f"round %{{x}}: %{{y:.3g}}<extra>{name}</extra>",
+            )
+    round_axis(figure, numbers)
 
 
-def learned_unit(evidence: Evidence) -> str:
-    """Name the unit that errors and spreads are in."""
-    return "log10" if evidence.scale.name == "log10" else evidence.section.unit
-
-
-def faint(colour: str) -> str:
+def faint(colour: str, opacity: float = 0.35) -> str:
     """Make a colour of six hexadecimal digits translucent."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.35)"
+    return f"rgba({red},{green},{blue},{opacity})"

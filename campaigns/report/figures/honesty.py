@@ -16,22 +16,19 @@ from campaigns.report.figures.drawing import (
     PALE,
     Panel,
     faint,
-    in_unit,
-    learned_unit,
+    lines_by_round,
     new_figure,
     round_axis,
     value_axis,
 )
-from campaigns.report.numbers import count, interval, percent, significant
-from engine.metrics.calibration import LEVELS, coverage, error_against_spread
+from campaigns.report.numbers import count, in_unit, interval, percent, significant
+from engine.metrics.calibration import LEVELS, Z90, coverage, error_against_spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Groups = dict[str, tuple[NDArray[np.bool_], str]]
     """Rows and colour of points by the name in the legend."""
-
-_Z90 = 1.6448536269514722
 
 
 def parity_before(evidence: Evidence) -> Panel:
@@ -64,7 +61,7 @@ def parity_after(evidence: Evidence) -> Panel:
     groups: Groups = {f"round {predictions.rounds.max()}": (latest, ORANGE)}
     if not latest.all():
         groups = {"earlier rounds": (~latest, BLUE)} | groups
-    inside = int((np.abs(predictions.z) <= _Z90).sum())
+    inside = predictions.inside
     reading = (
         f"What was predicted when a material was queued, against the label that arrived; bars are 90 % intervals. "
         f"{inside} of {count(len(predictions), 'label')} ({percent(inside / len(predictions))}) lie inside theirs."
@@ -150,18 +147,8 @@ def spread_by_round(evidence: Evidence) -> Panel:
         ("between members, queue", [m.get("between") for m in parts], GREY, "dot"),
     )
     figure = new_figure()
-    for name, values, colour, dash in lines:
-        if any(v is not None for v in values):
-            figure.add_scatter(
-                x=numbers,
-                y=values,
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                hovertemplate=f"round %{{x}}: %{{y:.3g}}<extra>{name}</extra>",
-            )
-    round_axis(figure, numbers)
-    figure.update_yaxes(title_text=f"root mean square{in_unit(learned_unit(evidence))}", rangemode="tozero")
+    lines_by_round(figure, numbers, lines)
+    figure.update_yaxes(title_text=f"root mean square{in_unit(evidence.learned_unit)}", rangemode="tozero")
     reading = (
         "Dashed: the standard deviation that was predicted; solid: the error that came. Where both lie together the "
         "spread is honest; dashed below solid is too sure."
@@ -203,7 +190,7 @@ def error_by_spread(evidence: Evidence) -> Panel:
     diagonal = {"color": PALE, "width": 2}
     ends = [0.0, 1.1 * reach]
     figure.add_scatter(x=ends, y=ends, mode="lines", line=diagonal, hoverinfo="skip", showlegend=False)
-    figure.update_xaxes(title_text=f"predicted spread{in_unit(learned_unit(evidence))}", rangemode="tozero")
+    figure.update_xaxes(title_text=f"predicted spread{in_unit(evidence.learned_unit)}", rangemode="tozero")
     figure.update_yaxes(title_text="root mean square error", rangemode="tozero")
     reading = (
         "Labels in order of their predicted spread, in groups. On the line, a group errs by as much as it was said to; "
@@ -217,7 +204,7 @@ def _parity(evidence: Evidence, p: Predictions, groups: Groups) -> go.Figure:
     """Labels across, predictions up with 90 % error bars."""
     true = evidence.scale.true
     x, y = true(p.values), true(p.mean)
-    lower, upper = true(p.mean - _Z90 * p.std), true(p.mean + _Z90 * p.std)
+    lower, upper = true(p.mean - Z90 * p.std), true(p.mean + Z90 * p.std)
     unit = evidence.section.unit
     figure = new_figure()
     ends = [float(min(x.min(), lower.min())), float(max(x.max(), upper.max()))]

@@ -11,15 +11,14 @@ from campaigns.report.figures.drawing import (
     ORANGE,
     PALE,
     Panel,
-    in_unit,
-    learned_unit,
     level_line,
+    lines_by_round,
     named,
     new_figure,
     round_axis,
     value_axis,
 )
-from campaigns.report.numbers import count, hours, significant
+from campaigns.report.numbers import count, hours, in_unit, significant
 
 
 def best_so_far(evidence: Evidence) -> Panel:
@@ -129,18 +128,8 @@ def errors(evidence: Evidence) -> Panel:
         ("constant", [m.get("constant", {}).get("mae") for m in before], GREY, "dot"),
         ("ensemble, labels that arrived", [m.get("mae") for m in after], ORANGE, "solid"),
     )
-    for name, values, colour, dash in lines:
-        if any(v is not None for v in values):
-            figure.add_scatter(
-                x=numbers,
-                y=values,
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                hovertemplate=f"round %{{x}}: %{{y:.3g}}<extra>{name}</extra>",
-            )
-    round_axis(figure, numbers)
-    figure.update_yaxes(title_text=f"mean absolute error{in_unit(learned_unit(evidence))}", rangemode="tozero")
+    lines_by_round(figure, numbers, lines)
+    figure.update_yaxes(title_text=f"mean absolute error{in_unit(evidence.learned_unit)}", rangemode="tozero")
     reading = (
         "Lower is better. Blue: the ensemble on labels its members had not seen; grey: two baselines on the same "
         "folds; orange: what was predicted for the queue against the labels that came back, a harder and narrower test."
