@@ -43,7 +43,11 @@ class TrainingError(EngineError):
 
 
 class DivergedError(TrainingError):
-    """A loss or a weight that is no number any more; the last good weights are kept."""
+    """A loss or a weight that is no number any more; kept are the weights of epoch ``kept``, 0: those at the start."""
+
+    def __init__(self, message: str, kept: int = 0):
+        super().__init__(message)
+        self.kept = kept
 
 
 class ModelFileError(EngineError):

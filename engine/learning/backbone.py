@@ -165,7 +165,9 @@ class Backbone:
             "sha256": self.sha256,
             "checks": _outputs(self.network),
         }
-        (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+        partial = folder / f".{CARD}"  # written last and whole: it vouches for the weights
+        partial.write_text(json.dumps(card, indent=1) + "\n")
+        partial.replace(folder / CARD)
         return folder
 
     def _weights(self) -> bytes:

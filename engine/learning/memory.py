@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Result = TypeVar("Result")
+_WORDS = ("can't allocate memory", "std::bad_alloc", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""Of torch's CPU allocator, of C++ below it, of the CUDA runtime, of cuBLAS and cuDNN."""
 
 
 def in_halves(
@@ -45,8 +47,8 @@ def in_halves(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is, on a GPU or elsewhere: torch has a class for GPUs alone, its CPU allocator says so in words."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether it is, on a GPU or elsewhere: torch has a class for GPUs alone, other libraries say so in words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _WORDS)
 
 
 def release() -> None:

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 
 import torch
 
+from engine.learning.device import gpus
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch inside the block; the global stream goes on afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[]):
+    """Seed torch inside the block, GPUs too; the global streams go on afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=gpus()):
         torch.manual_seed(seed)
         yield
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 MIN_LABELS = 50
 LAST_GOOD = "last-good"
+_NAME = re.compile(r"\w[\w.+-]*")
 """Folder in that of a stage, with the network as it was before a loss became NaN."""
 PREVIOUS = "previous"
 SCRATCH: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,8 +76,8 @@ class Stage:
     mix_fidelities: bool = False
     """Whether labels of several fidelities may stand for one property."""
     start: str = PREVIOUS
-    """``previous`` (the stage before, or what the chain was given), ``scratch:megnet|m3gnet|tensornet``, a backbone's
-    name or path, or a trained model's."""
+    """``previous`` (the stage before, or what the chain was given), ``scratch:megnet|m3gnet|tensornet``, the name of an
+    earlier stage, a backbone's name or path, or a trained model's."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of a body from scratch, as its MatGL class takes them, in place of those of :data:`SCRATCH`."""
     strategy: str = "full"
@@ -98,6 +100,17 @@ class Stage:
         """Refuse words that are not known, before anything expensive."""
         if not self.name:
             object.__setattr__(self, "name", self.data)
+        if not _NAME.fullmatch(self.name):  # it becomes a folder
+            raise TrainingError(f"stage name {self.name!r} holds more than letters, digits and . _ + -; change it")
+        if not 0 <= self.held_out_fraction < 1:
+            raise TrainingError(
+                f"held_out_fraction of stage {self.name} must be in [0, 1), got {self.held_out_fraction}"
+            )
+        for field_, lowest in (("max_sites", 1), ("min_labels", 2), ("trunk_size", 1), ("seed", 0)):
+            if getattr(self, field_) < lowest:
+                raise TrainingError(
+                    f"{field_} of stage {self.name} must be at least {lowest}, got {getattr(self, field_)}"
+                )
         strategy = strategies.parse(self.strategy)
         check_loss(self.loss, self.balance)
         if self.keep not in get_args(Keep):
@@ -130,6 +143,12 @@ class Recipe:
             raise TrainingError(f"recipe {self.name} has no stage; give at least one")
         if len(set(names)) < len(names):
             raise TrainingError(f"stages of recipe {self.name} share a name ({', '.join(names)}); name each")
+        for number_, stage in enumerate(self.stages):
+            if stage.start in names[number_:]:
+                raise TrainingError(
+                    f"stage {stage.name} starts from stage {stage.start}, which does not come before it; change the "
+                    "order, or the stage's name if a backbone of that name is meant"
+                )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -142,7 +161,10 @@ class Recipe:
         if unknown:
             known = ", ".join(stage.name for stage in self.stages)
             raise TrainingError(f"recipe {self.name} has no stage {', '.join(unknown)}; there are {known}")
-        return replace(self, stages=tuple(stage for stage in self.stages if stage.name not in names))
+        left = tuple(stage for stage in self.stages if stage.name not in names)
+        if orphans := [stage for stage in left if stage.start in names]:
+            raise TrainingError(f"stage {orphans[0].name} starts from stage {orphans[0].start}, which is left out")
+        return replace(self, stages=left)
 
 
 def run_stages(
@@ -163,7 +185,7 @@ def run_stages(
     TrainingError
         If a data set or a start is missing, ``work`` holds another chain, or labels of two fidelities are mixed.
     DivergedError
-        If a loss becomes NaN; the last good network is then in the stage's folder.
+        If a loss becomes NaN; the last good network is then in the stage's folder, and the stage starts anew there.
     """
     say = say or (lambda _: None)
     absent = [role for role in recipe.roles if role not in data]
@@ -173,13 +195,9 @@ def run_stages(
         )
     for stage in recipe.stages:  # before the first of them takes its time
         _tasks(stage, data[stage.data])
-    previous = start
-    for number_, stage in enumerate(recipe.stages, start=1):
-        first, last = number_ == 1, number_ == len(recipe.stages)
-        asked = previous if stage.start == PREVIOUS or (first and start is not None) else stage.start
-        if asked is None:
-            raise TrainingError(f"stage {stage.name} starts from nothing; say what the chain starts from")
-        begin = asked if isinstance(asked, Backbone) else _start(asked, stage)
+    finished: dict[str, Backbone] = {}
+    for number_, (stage, begins) in enumerate(zip(recipe.stages, _starts(recipe, start), strict=True), start=1):
+        begin = begins if isinstance(begins, Backbone) else finished[begins]
         folder = Path(work) / f"{number_}-{stage.name}"
         identity = _identity(stage, data[stage.data], begin)
         if (folder / CARD).is_file():
@@ -191,13 +209,13 @@ def run_stages(
                 )
             say(f"stage {stage.name} is finished already")
         else:
-            name = recipe.name if last else f"{recipe.name}-{stage.name}"
+            name = recipe.name if number_ == len(recipe.stages) else f"{recipe.name}-{stage.name}"
             trained = train_stage(name, stage, begin, data[stage.data], say, folder)
             card = {**trained.card, "identity": identity}
             made = load_backbone(Backbone(name, trained.network, card).save(folder))
             (folder / CHECKPOINT).unlink(missing_ok=True)
         yield made
-        previous = made
+        finished[stage.name] = made
 
 
 def train_stage(
@@ -235,6 +253,8 @@ def train_stage(
     network, loaded = _begin(stage, strategy, start, tasks, scaling, graphs.statistics[training])
     plan = strategy.describe(network)
     say(f"stage {stage.name}, from {start.name}: {loaded}; {plan}")
+    if folder is not None and (folder / CHECKPOINT).is_file():
+        say(f"stage {stage.name} goes on from {folder / CHECKPOINT}")
     with one_thread():  # the sum of many threads depends on their number, and so would the weights
         try:
             history = train_network(
@@ -252,8 +272,7 @@ def train_stage(
             )
         except DivergedError as error:
             network.noise = None
-            kept = f"; they are in {Backbone(name, network, {}).save(folder / LAST_GOOD)}" if folder else ""
-            raise DivergedError(f"stage {stage.name}: {error}{kept}") from error
+            raise DivergedError(f"stage {stage.name}: {error}{_keep(name, network, error, folder)}") from error
         network.noise = None  # a backbone gives embeddings; how noisy these labels were is of no more use
         table = _held_out_table(network, graphs, held_out, tasks, scaling)
     used_hash = materials_hash(usable)
@@ -438,6 +457,32 @@ def _held_out_table(
                 "spearman": found.spearman,
             }
     return table
+
+
+def _keep(name: str, network: GraphNetwork, error: DivergedError, folder: Path | None) -> str:
+    """Keep the last good weights in ``folder``, and let another schedule start there anew; where they are."""
+    if folder is None:
+        return ""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    when = f"after epoch {error.kept}" if error.kept else "before the first epoch"
+    return f"; the network as it was {when} is in {Backbone(name, network, {}).save(folder / LAST_GOOD)}"
+
+
+def _starts(recipe: Recipe, given: Backbone | str | Path | None) -> list[Backbone | str]:
+    """What each stage starts from: a backbone, or a stage before it by name."""
+    names = [stage.name for stage in recipe.stages]
+    found: list[Backbone | str] = []
+    for number_, stage in enumerate(recipe.stages):
+        asked = stage.start if number_ or given is None else given
+        if asked == PREVIOUS and not number_:
+            raise TrainingError(f"stage {stage.name} starts from nothing; say what the chain starts from")
+        if isinstance(asked, Backbone):
+            found.append(asked)
+        elif asked == PREVIOUS or asked in names[:number_]:
+            found.append(names[number_ - 1] if asked == PREVIOUS else str(asked))
+        else:
+            found.append(_start(asked, stage))
+    return found
 
 
 def _start(asked: str | Path, stage: Stage) -> Backbone:

@@ -6,11 +6,11 @@ import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from engine.exceptions import TooFewLabelsError
+from engine.exceptions import TooFewLabelsError, TrainingError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Material
 
 
+TaskScale = Literal["log10", "linear"]
+LARGEST = 1e30
+"""Squares of larger labels, which a spread is made of, leave the range of single precision."""
+
+
 @dataclass(frozen=True)
 class PropertyTask:
     """One property to learn: its name in the materials' ``properties`` and the scale it is learned on."""
 
     name: str
-    scale: Literal["log10", "linear"] = "linear"
+    scale: TaskScale = "linear"
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that is not known, which would count as linear."""
+        if self.scale not in get_args(TaskScale):
+            raise TrainingError(f"scale {self.scale!r} of {self.name!r} is none of {', '.join(get_args(TaskScale))}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +87,26 @@ def learned_values(materials: Sequence[Material], tasks: Sequence[PropertyTask])
 def check_labels(
     values: NDArray[np.float64], training: NDArray[np.bool_], tasks: Sequence[PropertyTask], fewest: int
 ) -> None:
-    """Raise :class:`TooFewLabelsError` for a property (column of N x P) with too few labels, or equal ones alone."""
+    """Refuse a property (column of N x P) with labels that cannot be learned.
+
+    Raises
+    ------
+    TooFewLabelsError
+        If they are too few, or all equal.
+    TrainingError
+        If one is too large for the arithmetic.
+    """
     for column, task in zip(values.T, tasks, strict=True):
         known = column[np.isfinite(column)]
         if len(known) < fewest:
             raise TooFewLabelsError(
                 f"property {task.name!r} has {len(known)} usable labels, {fewest} are needed; "
                 "check its name or leave it out"
+            )
+        if (largest := np.abs(known).max()) > LARGEST:
+            raise TrainingError(
+                f"a label of {task.name!r} is {largest:g}, too large to be learned; check its unit, or learn it on a "
+                "log10 scale"
             )
         if np.ptp(known) == 0:
             raise TooFewLabelsError(

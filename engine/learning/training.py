@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from engine.exceptions import DivergedError, TooFewLabelsError, TrainingError
 from engine.graphs.crystal_graph import CrystalGraph, collate, pack
 from engine.learning.activations import Activations, Trunk, from_graphs
+from engine.learning.device import device, random_states, set_random_states
 from engine.learning.losses import Balance, Loss, check_loss, masked_loss
 from engine.learning.memory import in_halves, is_out_of_memory, release, single_crystal_too_large
 from engine.learning.seeding import seeded
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from engine.learning.network import GraphNetwork
 
 CHECKPOINT = "training.pt"
+_FORMAT = 2
+"""Of the checkpoint; one of another format is that of another training."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def train_network(
     Raises
     ------
     DivergedError
-        If the loss becomes NaN or infinite; the network then holds its last good weights.
+        If a loss becomes NaN or infinite; the network then holds its last good weights.
     TooFewLabelsError
         If a property has no label, or only equal ones, in ``rows``.
     TrainingError
@@ -182,7 +185,7 @@ class _Run:
         self.generator = np.random.default_rng(seed)
         self.validation, self.training = _split(rows, schedule.validation_fraction, self.generator)
         self.judged = bool(np.isfinite(data.targets[self.validation]).any())
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device()
         network.to(self.device)
         self.trunk = activations.resume(network, data) if activations else from_graphs(network, data)
         self.log_noise = (
@@ -193,7 +196,7 @@ class _Run:
         self.parts = 1  # in which a batch is computed, more when memory is short
         self.notes: list[str] = []
         self.history: list[Epoch] = []
-        self.best_weights, self.best_loss = copy.deepcopy(network.state_dict()), math.inf
+        self.best_weights, self.best_loss, self.best_epoch = copy.deepcopy(network.state_dict()), math.inf, 0
         self.file: Path | None = None
 
     def _make_optimiser(self) -> None:
@@ -223,6 +226,7 @@ class _Run:
                 self.history.append(epoch)
                 if epoch.validation_loss <= self.best_loss or not self.judged:
                     self.best_weights, self.best_loss = copy.deepcopy(self.network.state_dict()), epoch.validation_loss
+                    self.best_epoch = epoch.number
                 if self.file is not None:
                     _write_whole(self.file, self._state())
                 if on_epoch:
@@ -262,13 +266,17 @@ class _Run:
             losses.append(loss)
         if not all(bool(torch.isfinite(p).all()) for p in self.learning):
             raise self._diverged(f"a weight was no number after epoch {number}")
+        validation = self._evaluate()
+        if self.judged and not math.isfinite(validation):
+            raise self._diverged(f"the validation loss became {validation} after epoch {number}")
         notes, self.notes = "; ".join(self.notes), []
-        return Epoch(number, float(np.mean(losses)), self._evaluate(), notes)
+        return Epoch(number, float(np.mean(losses)), validation, notes)
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
-            f"{what} (of {', '.join(self.network.properties)}); the weights of the best epoch before are kept. "
-            f"Lower the learning rate (now {self.schedule.learning_rate:g}) or look for extreme labels"
+            f"{what} (of {', '.join(self.network.properties)}); lower the learning rate (now "
+            f"{self.schedule.learning_rate:g}) or look for extreme labels",
+            self.best_epoch,
         )
 
     def _step(self, chosen: NDArray[np.int64]) -> float:
@@ -351,10 +359,11 @@ class _Run:
                 "log_noise": None if self.log_noise is None else self.log_noise.detach(),
                 "best_weights": self.best_weights,
                 "best_loss": self.best_loss,
+                "best_epoch": self.best_epoch,
                 "optimiser": self.optimiser.state_dict(),
                 "cycle": self.cycle.state_dict(),
                 "generator": json.dumps(self.generator.bit_generator.state),
-                "torch_generator": torch.get_rng_state(),
+                "random_states": random_states(),
                 "history": [asdict(epoch) for epoch in self.history],
                 "parts": self.parts,
             },
@@ -383,10 +392,11 @@ class _Run:
             with torch.no_grad():
                 self.log_noise.copy_(state["log_noise"])
         self.best_weights, self.best_loss = state["best_weights"], state["best_loss"]
+        self.best_epoch = state["best_epoch"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.cycle.load_state_dict(state["cycle"])
         self.generator.bit_generator.state = json.loads(state["generator"])
-        torch.set_rng_state(state["torch_generator"].cpu())
+        set_random_states(state["random_states"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.parts = state["parts"]
 
@@ -411,7 +421,7 @@ def _split(
 
 def _identity(network: GraphNetwork, data: GraphData, rows: NDArray[np.int64], *settings: Any) -> str:
     """SHA-256 of all that decides a training: settings, rows with graphs and targets, starting weights."""
-    digest = hashlib.sha256(repr((settings, network.properties)).encode())
+    digest = hashlib.sha256(repr((_FORMAT, settings, network.properties)).encode())
     for array in (rows, data.statistics[rows], data.targets[rows]):
         digest.update(np.ascontiguousarray(array).tobytes())
     for i in rows.tolist():
