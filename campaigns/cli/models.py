@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from campaigns.cli.options import Dir, Field, OutFormat, Quiet, Scale, Start, Workers, open_campaign, starts
+from campaigns.cli.options import Dir, Field, OutFormat, Quiet, Scale, Start, Workers, one_start, open_campaign, starts
 from campaigns.output import Format, Progress, emit, emit_one, message
 
 app = typer.Typer(no_args_is_help=True, help="Versions, lineage, metrics and checkpoints.")
@@ -110,13 +110,13 @@ def pretrain(
         ),
     ] = None,
     start: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--from",
             metavar="MODEL",
             help="Backbone to start from, or scratch:megnet|m3gnet|tensornet.",
         ),
-    ] = "",
+    ] = None,
     skip: Annotated[list[str] | None, typer.Option("--skip", metavar="STAGE", help="Stage to leave out.")] = None,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
@@ -124,7 +124,7 @@ def pretrain(
     """Pre-train a backbone stage by stage; goes on where it was interrupted; prints errors on held-out formulas."""
     from campaigns.standalone import PretrainRequest, pretrain_backbone
 
-    request = PretrainRequest(recipe, out, files or (), data or (), start, skip or ())
+    request = PretrainRequest(recipe, out, files or (), data or (), one_start(start), skip or ())
     with Progress(quiet) as progress:
         rows = pretrain_backbone(request, progress.say)
     emit(rows, format, "held-out formulas")

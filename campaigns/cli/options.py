@@ -43,3 +43,13 @@ def open_campaign(directory: Path) -> Campaign:
 def starts(names: list[str] | None) -> str | tuple[str, ...]:
     """Give the one name as it is, several together, and an empty one for none."""
     return tuple(names) if names and len(names) > 1 else next(iter(names or ()), "")
+
+
+def one_start(names: list[str] | None) -> str:
+    """Give the one name, an empty one for none; several are wrong usage where a single network goes on from them."""
+    if names and len(names) > 1:
+        raise typer.BadParameter(
+            f"--from is given {len(names)} times ({', '.join(names)}), and one network goes on from one; keep one "
+            "(`train` reads several side by side)"
+        )
+    return next(iter(names or ()), "")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from campaigns.cli.options import Field, Goal, OutFormat, Quiet, Scale, Start, Workers, starts
+from campaigns.cli.options import Field, Goal, OutFormat, Quiet, Scale, Start, Workers, one_start, starts
 from campaigns.output import Format, Progress, emit, message
 
 
@@ -102,14 +102,14 @@ def study(
         Path, typer.Option("--out", metavar="FOLDER", help="Where NAME.md, NAME.json and the work are kept.")
     ] = Path("studies"),
     start: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--from",
             metavar="MODEL",
             help="paraisite: a backbone that has learned formation energies, in place of that file; "
             "fidelity: one that has seen no conductivity.",
         ),
-    ] = "",
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour; rough figures.")] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
@@ -118,6 +118,6 @@ def study(
     from campaigns.studies.study import run_study
 
     with Progress(quiet) as progress:
-        result, path = run_study(name, data, out, progress.say, quick=quick, start=start)
+        result, path = run_study(name, data, out, progress.say, quick=quick, start=one_start(start))
     emit(result.summary(), format, "mean over splits")
     message(f"tables written to {path}")

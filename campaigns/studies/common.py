@@ -262,8 +262,15 @@ def predict(backbone: Backbone, materials: Sequence[Material]) -> NDArray[np.flo
 
 
 def check_unseen(backbone: Backbone, materials: Sequence[Material], source: Source) -> None:
-    """Refuse a backbone that has learned this property of any of ``materials``."""
-    seen = set(backbone.card.get("seen", {}).get(source.property, ()))
+    """Refuse a backbone that has learned this property, whatever its spelling, of any of ``materials``."""
+    from campaigns.backtest.leaks import canonical
+
+    seen = {
+        prefix
+        for name, prefixes in backbone.card.get("seen", {}).items()
+        if canonical(name) == canonical(source.property)
+        for prefix in prefixes
+    }
     known = [m.id for m in materials if m.content_hash[:12] in seen]
     if known:
         raise CampaignError(

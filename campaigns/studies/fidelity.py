@@ -103,6 +103,7 @@ class _Study:
         from engine.learning.stages import scratch_backbone
         from engine.learning.storage import load_start
 
+        self.start = load_start(start or DEFAULT_BACKBONE)
         found = read_sources(data, ("agl", "L96", "HH143"), say)
         self.settings, self.work, self.say = settings, work, say
         self.materials: list[Material] = [*found["L96"], *found["HH143"]]
@@ -110,7 +111,6 @@ class _Study:
         self.agl = [m for m in found["agl"] if m.formula not in known and len(m.crystal) <= settings.training_sites]
         self.left_out = sum(m.formula in known for m in found["agl"])
         self._check_sizes()
-        self.start = load_start(start or DEFAULT_BACKBONE)
         self.scratch = scratch_backbone("scratch:megnet", settings.body, 0)
         for role in ("agl", "L96", "HH143"):
             check_unseen(self.start, found[role], SOURCES[role])

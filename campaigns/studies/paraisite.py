@@ -122,7 +122,9 @@ class _Study:
 
     def __init__(self, settings: Settings, data: Path, work: Path, say: Say, start: str):
         from engine.learning.backbone import load_backbone
+        from engine.learning.storage import load_start
 
+        given = load_start(start) if start else None
         roles = ["agl", "L96", "HH143", *([] if start else ["formation_energy"])]
         self.settings, self.work, self.say, self.start = settings, work, say, start
         found = read_sources(data, roles, say)
@@ -133,7 +135,9 @@ class _Study:
         self.sets = {**found, "MIX": [*found["L96"], *found["HH143"]], "AFLOW": found["agl"]}
         self.shipped = load_backbone()
         for role in ("agl", "L96", "HH143"):
-            check_unseen(self.shipped, found[role], SOURCES[role])
+            for backbone in (self.shipped, *([given] if given else [])):
+                check_unseen(backbone, found[role], SOURCES[role])
+        self.given = given
         self.cells = Cells(work / "cells", say)
 
     @cached_property
@@ -145,11 +149,10 @@ class _Study:
     @cached_property
     def formation_energy(self) -> Backbone:
         """Body that has learned formation energies."""
-        from engine.learning.storage import load_start
         from engine.learning.tasks import DataSet
 
-        if self.start:
-            return load_start(self.start)
+        if self.given:
+            return self.given
         stage = self._large("formation_energy", SOURCES["formation_energy"].property, "linear")
         rows = DataSet(self._small_enough(self.sets["formation_energy"]))
         return pretrained(self.work / "backbones", stage, self.scratch, rows, self.say)
@@ -185,7 +188,7 @@ class _Study:
     def _cell(self, method: str, part: _Part) -> Array:
         settings = {
             "study": NAME, "set": part.name, "method": method, "split": part.split, "all": self._for_cells,
-            "data": self._fingerprint, "start": self.start, "shipped": self.shipped.sha256,
+            "data": self._fingerprint, "start": self.given.sha256 if self.given else "", "shipped": self.shipped.sha256,
         }  # fmt: skip
         return self.cells.predicted(settings, self._compute(method, part))
 

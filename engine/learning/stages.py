@@ -469,7 +469,7 @@ def _keep(name: str, network: GraphNetwork, error: DivergedError, folder: Path |
 
 
 def _starts(recipe: Recipe, given: Backbone | str | Path | None) -> list[Backbone | str]:
-    """What each stage starts from: a backbone, or a stage before it by name."""
+    """Find what each stage starts from: a backbone, or a stage before it by name."""
     names = [stage.name for stage in recipe.stages]
     found: list[Backbone | str] = []
     for number_, stage in enumerate(recipe.stages):
