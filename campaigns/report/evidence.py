@@ -108,7 +108,7 @@ class Evidence:
 
     @cached_property
     def bought_in(self) -> dict[str, int]:
-        """Round that asked for a label, by material id; labels that were there before are absent."""
+        """Round that asked for a label, by material id; labels that no round asked for are absent."""
         return {e.material_id: e.round or 0 for e, _ in self.queue if e.state is QueueState.DONE}
 
     @property

@@ -91,7 +91,7 @@ def _headline(evidence: Evidence) -> str:
     else:
         id_, value = best
         number = evidence.bought_in.get(id_)
-        found = f"found in round {number}" if number else "known before the first round"
+        found = f"found in round {number}" if number else "which no round asked for"
         extreme = EXTREME.get(section.goal, "best")
         sentences.append(
             f"The {extreme} value so far is {significant(value, section.unit)}, of {evidence.formulas[id_]} ({id_}), "
@@ -174,7 +174,7 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
             significant(best[1], section.unit) if best else significant(None),
             "" if best is None else f"{evidence.formulas[best[0]]}",
         ),
-        ("labels", f"{status['labels']:,}", f"{bought:,} asked for, {status['labels'] - bought:,} known before"),
+        ("labels", f"{status['labels']:,}", f"{bought:,} asked for, {status['labels'] - bought:,} not"),
         ("budget", f"{status['asked']:,} of {section.budget:,}", "labels asked for"),
         ("queue", f"{waiting:,}", "waiting for a result"),
         ("pool", f"{status['materials']:,}", "materials"),

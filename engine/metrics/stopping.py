@@ -176,9 +176,10 @@ def _hits(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:
     left = outlook.undiscovered_hits
     if left is None:
         return StoppingCheck("undiscovered_hits", None, "how many hits are left is known only with a model and a hit")
+    expected = f"{left:.3g}" if left < 100 else f"{left:,.0f}"
     met = None if rule.undiscovered_hits is None else left < rule.undiscovered_hits
     limit = "" if met is None else f" (the limit is {rule.undiscovered_hits:g})"
-    return StoppingCheck("undiscovered_hits", met, f"{left:.3g} undiscovered hits are expected{limit}")
+    return StoppingCheck("undiscovered_hits", met, f"{expected} undiscovered hits are expected{limit}")
 
 
 def _best(outlook: Outlook, rule: StoppingRule) -> StoppingCheck:

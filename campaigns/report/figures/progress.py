@@ -32,12 +32,12 @@ def best_so_far(evidence: Evidence) -> Panel:
     rounds = np.array([evidence.bought_in.get(label.material_id, 0) for label in labels])
     hover = [
         f"{named(label.material_id, evidence)}<br>{significant(label.value, unit)}<br>"
-        + (f"asked for in round {number}" if number else "known before")
+        + (f"asked for in round {number}" if number else "not asked for")
         for label, number in zip(labels, rounds, strict=True)
     ]
     figure = new_figure()
     order = np.arange(1, len(labels) + 1)
-    for name, chosen, colour in (("known before", rounds == 0, GREY), ("asked for", rounds > 0, BLUE)):
+    for name, chosen, colour in (("not asked for", rounds == 0, GREY), ("asked for", rounds > 0, BLUE)):
         if chosen.any():
             figure.add_scatter(
                 x=order[chosen],
