@@ -12,7 +12,7 @@ from campaigns.output import Format, Progress, emit, emit_one, message
 
 
 def demo(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path("demo"),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
     """Rehearse a whole campaign on shipped data, offline, and rank new candidates."""

@@ -22,7 +22,7 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Files, folders, archives, builtin:reference, builtin:candidates; databases: "
             "mp:is_stable=true,nelements=2-4 or mp:mp-149,mp-13 (key in MP_API_KEY), optimade:NAME:FILTER or "
             "optimade:https://HOST/PATH?filter=..., aflow:species(Na,Cl),nspecies(2).",
@@ -85,9 +85,7 @@ def label_import(
     directory: Dir,
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="PATH...", help="CSV, JSON lines, kappa-*.hdf5, or an exported queue's folder or archive."
-        ),
+        typer.Argument(metavar="PATH", help="CSV, JSON lines, kappa-*.hdf5, or an exported queue's folder or archive."),
     ],
     material: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Material that kappa-*.hdf5 given by name belong to.")

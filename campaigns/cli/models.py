@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Versions, lineage, metrics and che
 
 
 def train(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Labelled crystals.")],
     property: Field,
     out: Annotated[Path, typer.Option("--out", metavar="MODELDIR", help="Folder to write.")],
     start: Start = None,
@@ -55,7 +55,7 @@ def train(
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODELDIR", help="Folder that `train` wrote.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Crystals.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Crystals.")],
     out: Annotated[Path, typer.Option("--out", metavar="PATH", help=".csv or .parquet.")],
     quiet: Quiet = False,
 ) -> None:
@@ -70,7 +70,7 @@ def predict(
 
 
 def estimate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Crystals.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Crystals.")],
     potential: Annotated[
         str,
         typer.Option(
@@ -101,7 +101,7 @@ def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or JSON file.")],
     out: Annotated[Path, typer.Option("--out", metavar="BACKBONEDIR", help="Folder to write.")],
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Crystals with the recipe's properties.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="Crystals with the recipe's properties.")
     ] = None,
     data: Annotated[
         list[str] | None,

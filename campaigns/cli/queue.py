@@ -21,7 +21,10 @@ OfRound = Annotated[int | None, typer.Option("--round", help="Only this round.")
 def queue_list(
     directory: Dir,
     round: OfRound = None,
-    state: Annotated[list[QueueState] | None, typer.Option("--state", help="Only this state; may be repeated.")] = None,
+    state: Annotated[
+        list[QueueState] | None,
+        typer.Option("--state", metavar="STATE", help=f"Only this state ({', '.join(QueueState)}); may be repeated."),
+    ] = None,
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List queue entries with the reason for each."""
@@ -38,7 +41,7 @@ def queue_list(
 @app.command("approve")
 def queue_approve(
     directory: Dir,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Materials; all proposed if none.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Materials; all proposed if none.")] = None,
     note: Note = "",
 ) -> None:
     """Agree that entries are computed."""
@@ -48,7 +51,7 @@ def queue_approve(
 @app.command("withdraw")
 def queue_withdraw(
     directory: Dir,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Materials.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Materials.")],
     note: Note = "",
 ) -> None:
     """Take entries off the queue; their materials are not proposed again."""
@@ -58,8 +61,11 @@ def queue_withdraw(
 @app.command("fail")
 def queue_fail(
     directory: Dir,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Materials.")],
-    reason: Annotated[FailureReason, typer.Option("--reason", help="Why there is no label.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Materials.")],
+    reason: Annotated[
+        FailureReason,
+        typer.Option("--reason", metavar="REASON", help=f"Why there is no label: {', '.join(FailureReason)}."),
+    ],
     note: Note = "",
 ) -> None:
     """Record that calculations gave no label; a round whose entries are all done, failed or withdrawn is judged."""
@@ -79,7 +85,9 @@ def queue_export(
     round: OfRound = None,
     max_supercells: Annotated[
         int | None,
-        typer.Option("--max-supercells", min=1, help="In place of [dft] max_supercells; larger entries are left out."),
+        typer.Option(
+            "--max-supercells", min=1, help=r"In place of \[dft] max_supercells; larger entries are left out."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

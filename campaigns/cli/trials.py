@@ -12,7 +12,7 @@ from campaigns.output import Format, Progress, emit, message
 
 
 def backtest(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Labelled crystals.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Labelled crystals.")],
     property: Field,
     goal: Goal,
     initial: Annotated[int, typer.Option(min=1, help="Labels before the first round.")],
@@ -23,7 +23,7 @@ def backtest(
         str,
         typer.Option(
             help="Comma-separated: default (a new campaign's settings), gp-ucb, gp-qLogEI, mlp-ucb, full-ucb, ..., "
-            "a campaign.toml ([model] and [acquisition] count), random, extra-trees."
+            r"a campaign.toml (\[model] and \[acquisition] count), random, extra-trees."
         ),
     ] = "default",
     against: Annotated[

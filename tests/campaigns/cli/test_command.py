@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ def test_every_command_and_option_is_explained(name: str) -> None:
         for option in parameter.opts:
             if option.startswith("--"):
                 assert option in shown, f"{name} {option}"
+        for section in re.findall(r"\[\w+\]", parameter.help):  # which Rich takes for a style if not escaped
+            assert section in shown, f"{name} {section}"
 
 
 @pytest.mark.parametrize("name", LEAVES)
