@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from db.records import MemberRecord, ModelRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from campaigns.round import RoundWork
     from db.store import Store
     from engine.learning.backbone import Backbone
     from engine.learning.ensemble import Ensemble
+    from engine.learning.mixture import AnyBackbone
 
 START, STAGE, PRIOR, ROUND = "start", "stage", "prior", "round"
 """Kinds: weights that others made, a stage that led from one backbone to the next, a cheaper fidelity's model, a
@@ -99,6 +100,31 @@ def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
             )
         )
     return records
+
+
+def answers_seen(backbone: AnyBackbone, property: str, hashes: Iterable[str]) -> str:
+    """Say which labels, or ones of the same calculation, a backbone has learned before; empty where it has none.
+
+    Errors on held-out rows (by content hash) are then too good: the heads have not seen these rows, the backbone has.
+    """
+    keys = {key[:12] for key in hashes}
+    met = {name: len(keys.intersection(prefixes)) for name, prefixes in backbone.card.get("seen", {}).items()}
+    if not any(met.values()):
+        return ""
+    from campaigns.backtest.leaks import canonical, family
+
+    group = family(property)
+    told = [
+        f"{name} of {count}"
+        for name, count in met.items()
+        if count and (canonical(name) == canonical(property) or (group and family(name) == group))
+    ]
+    if not told:
+        return ""
+    return (
+        f"warning: backbone {backbone.name} has learned {', '.join(told)} of these {len(keys)} crystals, so that "
+        "cross-validated errors are too good; compare models by labels that none has seen"
+    )
 
 
 def stage_row(record: ModelRecord) -> dict[str, Any]:

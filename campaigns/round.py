@@ -24,7 +24,7 @@ from campaigns.fidelities import cheaper_fidelity, queued_cheaper
 from campaigns.files import replaced, write_whole
 from campaigns.first_batch import first_entries
 from campaigns.first_pass import FirstPass, first_pass
-from campaigns.lineage import ROUND, keep_ancestors, recorded_files
+from campaigns.lineage import ROUND, answers_seen, keep_ancestors, recorded_files
 from campaigns.lower_fidelity import lower_fidelity
 from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
@@ -37,7 +37,9 @@ from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryReco
 from db.states import RoundState
 from engine.exceptions import AcquisitionError, TooFewLabelsError
 from engine.execution import executor
-from engine.learning.ensemble import MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
+from engine.learning.effort import effort_warning
+from engine.learning.ensemble import AUTO, FROZEN, MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
+from engine.learning.finetune import check_start
 from engine.learning.mixture import make_featuriser
 from engine.learning.training import Schedule
 from engine.metrics.calibration import Z90
@@ -66,6 +68,8 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
     store = campaign.store
     backbone = campaign.backbone(settings.model.backbone)
     pool = Pool.of(store, backbone.elements)
+    if settings.model.strategy not in (FROZEN, AUTO):
+        check_start(backbone, settings.model.strategy)
     labels = training_labels(store, settings.campaign)
     Scale(settings.campaign.learned_scale).learned([label.value for label in labels.values()])
     pending, spent = queued_ids(store, settings.campaign.fidelity)
@@ -189,11 +193,18 @@ class RoundWork:
             return self._rank_without_model()
         values = self.scale.learned([self.labels[id_].value for id_ in ids])
         settings = self._ensemble_settings(self.featuriser.backbone)
+        hashes = labelled.texts("content_hash")
+        for note in (
+            answers_seen(self.featuriser.backbone, self.settings.campaign.property, hashes),
+            effort_warning(self.featuriser, hashes, settings),
+        ):
+            if note:
+                self.say(note)
         try:
             with self._workers(settings) as run:
                 ensemble = train_ensemble(
                     self.featuriser,
-                    labelled.texts("content_hash"),
+                    hashes,
                     values,
                     settings,
                     property=self.settings.campaign.property,

@@ -8,13 +8,14 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced
+from campaigns.lineage import answers_seen
 from campaigns.output import Count
 from campaigns.training_set import Scale, default_scale, flaw
 from engine.materials.checks import Rejection
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 PREDICTION_COLUMNS = ("id", "formula", "mean", "lower", "upper", "log10_mean", "log10_std")
 Say = Callable[[str], None]
+_COPY = "copies of another crystal"
+_ROUNDED = 0.01
+"""Values that differ by no more than this part are the same, rounded."""
+_NOT_GIVEN = "(not given)"
 _KNOWN_SHARE = 0.8
 """A property that fewer of the materials have is not worth a head of a network."""
 
@@ -58,7 +63,9 @@ class TrainRequest:
 def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
     from engine.learning.backbone import DEFAULT_BACKBONE
+    from engine.learning.effort import effort_warning
     from engine.learning.ensemble import EnsembleSettings, train_ensemble
+    from engine.learning.finetune import check_start
     from engine.learning.mixture import make_featuriser
     from engine.learning.storage import RECORD, load_starts, save_ensemble
     from engine.learning.training import Schedule
@@ -67,23 +74,31 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
         raise CampaignError(f"{request.out} holds a trained model already; choose another folder")
     scale = request.scale or default_scale(request.property)
     backbone = load_starts(request.start or DEFAULT_BACKBONE)
+    settings = EnsembleSettings(
+        request.strategy, request.head, request.members, request.seed, Schedule(epochs=request.epochs)
+    )
+    if settings.networks:
+        check_start(backbone, settings.strategy)
     with tempfile.TemporaryDirectory(prefix="kappascout-train-") as cache:
         materials = _labelled(request.files, request.property, scale, backbone.elements, say)
         featuriser = make_featuriser(backbone, cache)
         featuriser.add({key: m.crystal for key, m in materials.items()})
         say(f"{len(materials)} labelled crystals embedded")
+        if known := answers_seen(backbone, request.property, materials):
+            say(known)
+        workers = len(os.sched_getaffinity(0))
+        if hours := effort_warning(featuriser, list(materials), settings.resolved(len(materials), backbone), workers):
+            say(hours)
         ensemble = train_ensemble(
             featuriser,
             list(materials),
             Scale(scale).learned([float(m.properties[request.property]) for m in materials.values()]),
-            EnsembleSettings(
-                request.strategy, request.head, request.members, request.seed, Schedule(epochs=request.epochs)
-            ),
+            settings,
             property=request.property,
             scale=scale,
             auxiliaries=_auxiliaries(list(materials.values()), request.property) if request.auxiliaries else None,
             progress=say,
-            workers=len(os.sched_getaffinity(0)),
+            workers=workers,
         )
     return save_ensemble(ensemble, request.out)
 
@@ -183,18 +198,44 @@ def _data_sets(recipe: Recipe, request: PretrainRequest, say: Say) -> dict[str, 
             f"for {', '.join(recipe.roles)}"
         )
     given += [(recipe.roles[0], path, "", "") for path in request.files]
+    if not given:
+        ways = "FILE..., or " if len(recipe.roles) == 1 else ""
+        raise CampaignError(
+            f"recipe {recipe.name} was given no crystals; give {ways}--data ROLE=FILE for {', '.join(recipe.roles)}"
+        )
     sets = {}
     for role in dict.fromkeys(role for role, *_ in given):
         files = list(dict.fromkeys(path for r, path, *_ in given if r == role))
         outcomes = [outcome for part in load(files) for outcome in part]
-        materials = merge_copies(o for o in outcomes if isinstance(o, Material))
+        records = [o for o in outcomes if isinstance(o, Material)]
+        materials = merge_copies(records)
         say(f"{role}: {len(materials)} crystals, {len(outcomes) - len(materials)} copies or refused records left out")
-        fidelities: dict[str, set[str]] = {}
-        for _, _, name, fidelity in (row for row in given if row[0] == role and row[2]):
-            fidelities.setdefault(name, set()).update({fidelity} - {""})
-        tasks = tuple(PropertyTask(name, default_scale(name)) for name in fidelities)
+        named = [(name, fidelity) for r, _, name, fidelity in given if r == role]
+        tasks = tuple(PropertyTask(name, default_scale(name)) for name in dict.fromkeys(n for n, _ in named if n))
+        learned = tasks or tuple(task for stage in recipe.stages if stage.data == role for task in stage.tasks)
+        names = [task.name for task in learned]
+        if odd := _disagreeing(records, names):
+            say(f"{role}: {odd} copies give another value than the first, which counts (labels of two fidelities?)")
+        fidelities = {name: _fidelities_of(name, named, records) for name in names}
         sets[role] = DataSet(materials, tasks, fidelities)
     return sets
+
+
+def _fidelities_of(name: str, named: Sequence[tuple[str, str]], records: Sequence[Material]) -> set[str]:
+    """Fidelities among the labels of a property, as the request names them or else the records themselves.
+
+    Labels without one beside labels with one count as of another.
+    """
+    told = {fidelity for field, fidelity in named if field in (name, "")}
+    if told - {""}:
+        return {fidelity or _NOT_GIVEN for fidelity in told}
+    return set(_fidelities(m for m in records if name in m.properties))
+
+
+def _disagreeing(records: Sequence[Material], names: Sequence[str]) -> int:
+    """Count copies of a crystal that give a property another value than its first record."""
+    first: dict[str, Material] = {}
+    return sum(not _agree(first.setdefault(m.content_hash, m), m, names) for m in records)
 
 
 def _parse_data(text: str) -> tuple[str, Path, str, str]:
@@ -242,6 +283,7 @@ def _labelled(
     found: dict[str, Material] = {}
     fields: set[str] = set()
     left_out: Counter[str] = Counter()
+    fidelities: Counter[str] = Counter()
     for part in load(files, allowed_elements=elements):
         for outcome in part:
             if isinstance(outcome, Rejection):
@@ -252,18 +294,38 @@ def _labelled(
                 left_out[f"without {property_}"] += 1
             elif problem := flaw(outcome.properties[property_], scale):
                 left_out[f"whose {property_} {problem}"] += 1
-            elif outcome.content_hash in found:
-                left_out["copies of another crystal"] += 1
             else:
-                found[outcome.content_hash] = outcome
+                fidelities.update(_fidelities([outcome]))
+                first = found.setdefault(outcome.content_hash, outcome)
+                if first is not outcome:
+                    left_out[_COPY if _agree(first, outcome, [property_]) else f"{_COPY} with another value"] += 1
         say(Count(f"{len(found)} labelled crystals read"))
     why = "; ".join(f"{count} {words}" for words, count in left_out.items())
     if not found:
         known = f"there are: {', '.join(sorted(fields)) or 'none'}"
         raise CampaignError(f"no record has a usable {property_!r} ({why or 'no records'}; {known}); check --property")
+    if len(fidelities) > 1:
+        counts = ", ".join(f"{name} ({count})" for name, count in sorted(fidelities.items()))
+        raise CampaignError(
+            f"by the records' own field 'fidelity', labels of {property_} are of {counts}, which are not the same "
+            "quantity; give files of one of them, and learn from a cheaper one by `pretrain fidelity` or, in a "
+            "campaign, [model] prior"
+        )
     if why:
         say(f"records left out: {why}")
     return found
+
+
+def _fidelities(materials: Iterable[Material]) -> list[str]:
+    """Fidelity of each material that names one among its properties."""
+    named = (m.properties.get("fidelity") for m in materials)
+    return [name for name in named if isinstance(name, str) and name]
+
+
+def _agree(first: Material, copy: Material, names: Iterable[str]) -> bool:
+    """Whether two records of a crystal give what both have of these properties the same value, but for rounding."""
+    pairs = [(_number(first.properties.get(name)), _number(copy.properties.get(name))) for name in names]
+    return all(math.isclose(a, b, rel_tol=_ROUNDED) for a, b in pairs if not math.isnan(a + b))
 
 
 def _auxiliaries(materials: Sequence[Material], property_: str) -> dict[str, NDArray[np.float64]]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engine.acquire.objectives import Objective
 
 _ROUNDING = 1e-12
+_LARGEST = 1e30
+"""Squares of larger labels, which a spread is made of, leave the range of single precision."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def flaw(value: object, scale: str) -> str:
         return "is no number"
     if not math.isfinite(value):
         return "is not finite"
-    return "is not above zero and has no logarithm" if scale == "log10" and value <= 0 else ""
+    if scale == "log10":
+        return "is not above zero and has no logarithm" if value <= 0 else ""
+    return f"is beyond {_LARGEST:g} and cannot be learned" if abs(value) > _LARGEST else ""
 
 
 def default_scale(property: str) -> Literal["log10", "linear"]:

@@ -22,7 +22,7 @@ from engine.learning.activations import Activations, frozen_activations
 from engine.learning.losses import Loss
 from engine.learning.network import GraphNetwork
 from engine.learning.seeding import one_thread, seeded
-from engine.learning.strategies import FULL, Strategy
+from engine.learning.strategies import FULL, Strategy, parse
 from engine.learning.training import Epoch, GraphData, Schedule, predict_both, train_network
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from engine.execution import Run
     from engine.learning.backbone import Backbone
+    from engine.learning.mixture import AnyBackbone
 
 TRUNK_SIZE = 128
 """Width of the trunk put on a backbone that has none."""
@@ -120,6 +121,20 @@ def new_network(
         keep_trunk=strategy.name == "last" or (has_trunk and strategy.name != "head"),
         loss=loss,
     )[0]
+
+
+def check_start(backbone: AnyBackbone, strategy: str) -> None:
+    """Refuse a strategy of networks that these weights do not allow, before anything is computed.
+
+    Raises
+    ------
+    BackboneError
+        If they lack tensors that it needs, e.g. a trunk for ``last``; the message names them.
+    TrainingError
+        If they have no such layers, e.g. ``blocks:9``.
+    """
+    for part in backbone.trained:
+        new_network(part, seed=0, strategy=parse(strategy))
 
 
 @dataclass(frozen=True, eq=False)
