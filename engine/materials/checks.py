@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,8 @@ MIN_BOND_FRACTION = 0.5
 """Shortest plausible distance as a fraction of the sum of covalent radii."""
 DENSITY_RANGE = (0.01, 30.0)
 """g/cm3; solid hydrogen has 0.09, osmium 22.6, compressed cells somewhat more."""
+REACH = 2.2
+"""How far the surroundings of a site go, in units of the crystal's spacing."""
 MIN_CELL_SHAPE = 1e-5
 """Volume over the product of the cell lengths; below it the three vectors are coplanar to numerical accuracy."""
 
@@ -165,7 +168,9 @@ def _check_density(crystal: Crystal) -> None:
 
 
 def _check_distances(crystal: Crystal) -> None:
-    first, second, distances = neighbour_pairs(crystal, cutoff=_longest_forbidden_distance(crystal))
+    cutoff = _longest_forbidden_distance(crystal)
+    is_far = cutoff <= REACH * crystal.spacing
+    first, second, distances = surroundings(crystal) if is_far else neighbour_pairs(crystal, cutoff)
     radii = COVALENT_RADIUS[crystal.numbers]
     forbidden = np.maximum(MIN_DISTANCE, MIN_BOND_FRACTION * (radii[first] + radii[second]))
     too_close = np.flatnonzero(distances < forbidden)
@@ -182,6 +187,12 @@ def _check_distances(crystal: Crystal) -> None:
 
 def _longest_forbidden_distance(crystal: Crystal) -> float:
     return max(MIN_DISTANCE, 2 * MIN_BOND_FRACTION * float(COVALENT_RADIUS[crystal.numbers].max()))
+
+
+@lru_cache(maxsize=1)
+def surroundings(crystal: Crystal) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Give the :func:`neighbour_pairs` within :data:`REACH`, once for a crystal's check and its hash."""
+    return neighbour_pairs(crystal, REACH * crystal.spacing)
 
 
 def neighbour_pairs(

@@ -54,6 +54,11 @@ class Crystal:
         return abs(float(np.linalg.det(self.lattice)))
 
     @cached_property
+    def spacing(self) -> float:
+        """Cube root of the volume per atom, Angstrom."""
+        return float((self.volume / len(self)) ** (1 / 3))
+
+    @cached_property
     def density(self) -> float:
         """Mass density in g/cm3."""
         return float(ATOMIC_MASS[self.numbers].sum()) / self.volume * AVOGADRO_DENSITY

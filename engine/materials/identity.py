@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import spglib
 
-from engine.materials.checks import neighbour_pairs
+from engine.materials.arrangements import Arrangement
+from engine.materials.checks import REACH, surroundings
 from engine.materials.crystal import Crystal, Material, PropertyValue
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 SYMPREC = 0.01
 """Angstrom; the distance within which two positions count as symmetric, the habit of the Materials Project."""
+_SAFE = 5.0
+"""In units of that: what is farther apart is never taken for one."""
 
 
 def identify(
@@ -46,11 +51,46 @@ def identify(
 
 
 def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, int]:
-    """Give the standardised primitive cell and the space-group number, from one call of spglib.
+    """Give the standardised primitive cell and the space-group number, from one call of spglib or none.
 
     Equal to ``spglib.standardize_cell(to_primitive=True)`` at half the price of calling that and
-    ``get_symmetry_dataset``. Where spglib finds no symmetry at all the Niggli-reduced cell stands, in P1.
+    ``get_symmetry_dataset``. An :class:`~engine.materials.arrangements.Arrangement` is analysed once, whatever its
+    elements and size; it may come out turned, as spglib itself may turn it. Where spglib finds no symmetry at all the
+    Niggli-reduced cell stands, in P1.
     """
+    arrangement = Arrangement.of(crystal)
+    ideal = None if arrangement is None else _standard_arrangement(arrangement, symprec)
+    if ideal is None or crystal.volume < ideal.volume:
+        return _analysed(crystal, symprec)
+    elements = np.array(list(dict.fromkeys(crystal.numbers.tolist())))
+    scale = (crystal.volume / ideal.volume) ** (1 / 3)
+    return Crystal(scale * ideal.cell.lattice, elements[ideal.cell.numbers - 1], ideal.cell.frac_coords.copy()), (
+        ideal.spacegroup
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ideal:
+    """An arrangement's standardised primitive cell."""
+
+    cell: Crystal
+    """At the size that it was analysed at, with kinds for elements."""
+    spacegroup: int
+    volume: float
+    """Of the cell that was analysed, in cubic Angstrom; in a smaller one points of the grid are too near each other."""
+
+
+@lru_cache(maxsize=4096)
+def _standard_arrangement(arrangement: Arrangement, symprec: float) -> _Ideal | None:
+    """Analyse once; None for an arrangement that is no crystal."""
+    crystal = arrangement.crystal(step=_SAFE * symprec)
+    if crystal is None:
+        return None
+    return _Ideal(*_analysed(crystal, symprec), crystal.volume)
+
+
+def _analysed(crystal: Crystal, symprec: float) -> tuple[Crystal, int]:
+    """Ask spglib."""
     dataset = _symmetry_dataset(crystal, symprec)
     if dataset is None:
         return _niggli_reduced(crystal), 1
@@ -92,10 +132,9 @@ def isometry_invariants(crystal: Crystal) -> NDArray[np.float64]:
     The mean square state after passes 2 and 4 is kept, each element counting alike, so that a dopant's place shows;
     the oscillating w makes it sensitive to which shell a neighbour is in, four passes reach past ten Angstrom.
     """
-    length = (crystal.volume / len(crystal)) ** (1 / 3)
-    first, second, distances = neighbour_pairs(crystal, cutoff=_CUTOFF * length)
-    x = distances / length
-    pair_weight = (1 - (x / _CUTOFF) ** 2) ** 3 * np.cos(_WAVENUMBER * x + 1)
+    first, second, distances = surroundings(crystal)
+    x = distances / crystal.spacing
+    pair_weight = (1 - (x / REACH) ** 2) ** 3 * np.cos(_WAVENUMBER * x + 1)
     numbers = crystal.numbers
     even, odd = 1 + 0.5 * np.cos(1.7 * numbers + 0.3), 1 + 0.5 * np.cos(2.3 * numbers + 1.1)
     count = np.bincount(numbers)
@@ -110,7 +149,6 @@ def isometry_invariants(crystal: Crystal) -> NDArray[np.float64]:
     return np.array(invariants)
 
 
-_CUTOFF = 2.2
 _WAVENUMBER = 7.0
 _PASSES = 4
 _INTERVALS = np.array([2e-3, 4e-3, 4e-3])
