@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.materials.sources import server
 from tests.campaigns.helpers import configure, done, label_rows, reference_records, write_lines
 
 POOL = 60
@@ -58,3 +59,17 @@ def replay(dft: Path, pool_file: Path) -> Path:
     """Give the same campaign with a labeler that answers from the pool's file."""
     configure(dft, {"labeler": {"kind": "replay", "source": str(pool_file)}})
     return dft
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """Give a campaign without materials."""
+    done("init", tmp_path / "c")
+    return tmp_path / "c"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask databases twice without waiting."""
+    patience = server.Patience(spacing=0.0, attempts=2, pause=0.001, longest=2.0, timeout=5.0)
+    monkeypatch.setattr(server, "PATIENCE", patience)

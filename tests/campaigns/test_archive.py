@@ -6,13 +6,12 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import create_engine, make_url, text
 
 from campaigns.archive import COMPRESSIONS, MANIFEST, create_archive, extract_archive, verify_archive
 from campaigns.campaign import Campaign
@@ -48,18 +47,6 @@ def archive(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Campaign.open(made) as campaign:
         create_archive(campaign, path)
     return path
-
-
-@pytest.fixture
-def url(postgresql: str) -> Iterator[str]:
-    """Give an empty place on a PostgreSQL server."""
-    server = create_engine(postgresql, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(text("CREATE SCHEMA archived"))
-        place = make_url(postgresql).update_query_dict({"options": "-csearch_path=archived"})
-        yield place.render_as_string(hide_password=False)
-        connection.execute(text("DROP SCHEMA archived CASCADE"))
-    server.dispose()
 
 
 def everything(directory: Path) -> tuple[Any, ...]:
@@ -103,18 +90,18 @@ def test_with_its_caches(made: Path, tmp_path: Path) -> None:
         assert all((tmp_path / "c" / path).is_file() for path in own)
 
 
-def test_to_postgresql_and_back(made: Path, archive: Path, tmp_path: Path, url: str) -> None:
-    extract_archive(archive, tmp_path / "on-server", url)
+def test_to_postgresql_and_back(made: Path, archive: Path, tmp_path: Path, postgresql_url: str) -> None:
+    extract_archive(archive, tmp_path / "on-server", postgresql_url)
     assert everything(tmp_path / "on-server") == everything(made)
     assert not (tmp_path / "on-server" / "store.sqlite").exists()
     with Campaign.open(tmp_path / "on-server") as campaign:
-        assert campaign.configuration.store.url == url
+        assert campaign.configuration.store.url == postgresql_url
         create_archive(campaign, tmp_path / "back.tar.gz")
     with pytest.raises(InvalidRecordError, match="campaign 'c' already"):
-        extract_archive(archive, tmp_path / "second", url)
+        extract_archive(archive, tmp_path / "second", postgresql_url)
     extract_archive(tmp_path / "back.tar.gz", tmp_path / "back")
     assert everything(tmp_path / "back") == everything(made)
-    assert f'# url = "{url}"' in (tmp_path / "back" / "campaign.toml").read_text()
+    assert f'# url = "{postgresql_url}"' in (tmp_path / "back" / "campaign.toml").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "back.tar.gz", "on-server"]
 
 

@@ -14,25 +14,13 @@ from campaigns import ingestion
 from campaigns.campaign import Campaign
 from db.exceptions import StoreUnreachableError
 from engine.materials.reference import reference_crystals
-from engine.materials.sources import optimade, server
-from engine.materials.sources.server import Patience
+from engine.materials.sources import optimade
 from engine.materials.sources.source import Page
 from tests.campaigns.helpers import configure, done, kappascout, refused
 from tests.engine.materials.sources import services
 from tests.engine.materials.sources.services import Entry, Reply, Service
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask twice without waiting."""
-    monkeypatch.setattr(server, "PATIENCE", Patience(spacing=0.0, attempts=2, pause=0.001, longest=2.0, timeout=5.0))
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Path:
-    """Give a campaign without materials."""
-    done("init", tmp_path / "c")
-    return tmp_path / "c"
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture(scope="session")

@@ -14,24 +14,12 @@ import pytest
 from campaigns.campaign import Campaign
 from engine.materials.crystal import Crystal
 from engine.materials.reference import reference_crystals
-from engine.materials.sources import aflow, optimade, server
-from engine.materials.sources.server import Patience
+from engine.materials.sources import aflow, optimade
 from tests.campaigns.helpers import done, kappascout, refused
 from tests.engine.materials.sources import services
 from tests.engine.materials.sources.services import KEY, Entry, Reply, Service
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask twice without waiting."""
-    monkeypatch.setattr(server, "PATIENCE", Patience(spacing=0.0, attempts=2, pause=0.001, longest=2.0, timeout=5.0))
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Path:
-    """Give a campaign without materials."""
-    done("init", tmp_path / "c")
-    return tmp_path / "c"
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,6 @@ from campaigns.ingestion import LabelField
 from tests.campaigns.helpers import done, kappascout, refused, write_lines
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Path:
-    """Give a campaign without materials."""
-    done("init", tmp_path / "c")
-    return tmp_path / "c"
-
-
 def salt(id_: str, a: float = 5.64, **changes: Any) -> dict[str, Any]:
     """Give rocksalt NaCl as a record, lattice constant in Angstrom."""
     half = [[0.0, a / 2, a / 2], [a / 2, 0.0, a / 2], [a / 2, a / 2, 0.0]]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
 
 from campaigns.archive import create_archive, extract_archive
 from campaigns.campaign import Campaign
@@ -19,25 +17,13 @@ from tests.campaigns.helpers import done, label_rows, queue, refused, write_line
 
 
 @pytest.fixture
-def url(postgresql: str) -> Iterator[str]:
-    """Give an empty place on a PostgreSQL server."""
-    server = create_engine(postgresql, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(text("CREATE SCHEMA shared"))
-        place = make_url(postgresql).update_query_dict({"options": "-csearch_path=shared"})
-        yield place.render_as_string(hide_password=False)
-        connection.execute(text("DROP SCHEMA shared CASCADE"))
-    server.dispose()
-
-
-@pytest.fixture
-def directories(dft: Path, tmp_path: Path, url: str) -> tuple[Path, Path, Path]:
+def directories(dft: Path, tmp_path: Path, postgresql_url: str) -> tuple[Path, Path, Path]:
     """Give two directories with one store on the server, and one with the same campaign in a store of its own."""
     archive = tmp_path / "c.tar.zst"
     with Campaign.open(dft) as campaign:
         create_archive(campaign, archive, caches=True)
     first, second, alone = (tmp_path / name for name in ("first", "second", "alone"))
-    extract_archive(archive, first, url)
+    extract_archive(archive, first, postgresql_url)
     extract_archive(archive, alone)
     second.mkdir()
     (second / "campaign.toml").write_text((first / "campaign.toml").read_text())
