@@ -11,7 +11,7 @@ from engine.learning.judgement import Judgement, judge
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_TREES = 200
+_TREES = 100
 _SMALLEST_SPREAD = 1e-6  # trees that all agree
 
 

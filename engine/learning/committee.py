@@ -24,8 +24,10 @@ class NetworkCommittee:
 
     networks: tuple[NetworkHead, ...]
 
-    def estimate(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Mean of all networks, N."""
+    def estimate(
+        self, featuriser: AnyFeaturiser, keys: Sequence[str], embeddings: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Mean of all networks, N, which read the crystals' graphs."""
         data = network_data(featuriser, keys)
         rows = np.arange(len(keys))
         return np.mean([n.predict(data[k % len(data)], rows) for k, n in enumerate(self.networks)], axis=0)

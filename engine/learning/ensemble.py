@@ -5,11 +5,10 @@ baselines beside them never touch a row that the judged member was trained on. G
 pool share the hyperparameters of one fit to all labels, and with them their kernel. All values are in learned units:
 log10 for properties that span decades, linear otherwise.
 
-Fine-tuned networks, one a fold, may stand beside Gaussian processes: the mean is then a blend, whose share held-out
-errors decide (super learner, van der Laan et al., Stat. Appl. Genet. Mol. Biol. 6, 25, 2007; for each fold the errors
-of the others, so that the figures stay honest). A share of zero means that the networks did not help. As a column of
-the Gaussian process they did harm: its hyperparameters are fitted to some hundred rows, beside networks that have
-learned from thousands, and it comes to trust them more than itself.
+Extra-trees, and fine-tuned networks, one a fold, may stand beside Gaussian processes: the mean is then a blend, see
+:mod:`engine.learning.blend`. A share of zero means that they did not help. As a column of the Gaussian process networks
+did harm: its hyperparameters are fitted to some hundred rows, beside networks that have learned from thousands, and it
+comes to trust them more than itself.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from engine.acquire.posterior import MemberPosterior, PoolPosterior
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning import strategies
 from engine.learning.baselines import baseline_metrics
+from engine.learning.blend import Blend, Partner, held_out_shares
 from engine.learning.committee import NetworkCommittee, network_data
 from engine.learning.features import CHUNK, chunks
 from engine.learning.finetune import NetworkHead, fit_heads
@@ -38,6 +38,7 @@ from engine.learning.multifidelity import MultiFidelityFunctions, MultiFidelityH
 from engine.learning.seeding import one_thread
 from engine.learning.statistics import STATISTICS
 from engine.learning.training import Schedule
+from engine.learning.trees import Trees
 from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import TrainingDistance, Widening, cross_widening, fit_widening, held_out_distances
 
@@ -60,8 +61,8 @@ MIN_LABELS = 8
 """With fewer labels a model knows less than a spread-out first batch would tell."""
 NETWORK_LABELS = 300
 """``auto`` trains networks from this many labels on; with fewer they always trailed the Gaussian process."""
-_SHARES = np.linspace(0, 1, 21)
-"""Shares of the networks that a blend may take."""
+TREE_LABELS = 1000
+"""Trees are tried up to this many labels."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,16 @@ class EnsembleSettings:
     """``frozen``: heads on cached embeddings; ``auto``: with networks (``full``) where there are labels enough; or what
     networks train, see :mod:`engine.learning.strategies` (``full``, ``last``, ``head``, ``blocks:k``, ...)."""
     head: HeadKind = "gp"
-    """``gp`` and ``mlp`` read embeddings, and a ``gp`` is blended with networks where those are trained; ``network``:
-    the networks' own heads."""
+    """``gp`` and ``mlp`` read embeddings, and a ``gp`` is blended with trees and with networks where any are trained;
+    ``network``: the networks' own heads."""
     members: int = 5
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     """Of fine-tuned networks."""
     loss: Loss = "l1"
     """Of fine-tuned networks."""
+    trees: bool = True
+    """Whether a ``gp`` is blended with extra-trees, up to :data:`TREE_LABELS` labels."""
 
     def __post_init__(self) -> None:
         """Refuse unknown words, what does not go together, and one member, which could not hold rows out."""
@@ -135,18 +138,6 @@ class MemberTable:
 
 
 @dataclass(frozen=True, eq=False)
-class Blend:
-    """Networks beside the members, and their share of the mean."""
-
-    committee: NetworkCommittee
-    share: float
-
-    def __call__(self, mean: NDArray[np.float64], networks: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean of members (... x N) and of networks (N) together."""
-        return (1 - self.share) * mean + self.share * networks
-
-
-@dataclass(frozen=True, eq=False)
 class Ensemble:
     """A trained, calibrated ensemble."""
 
@@ -166,6 +157,7 @@ class Ensemble:
     lower_fidelity: Ensemble | None = None
     """Model of a cheaper fidelity that the members stand on."""
     blend: Blend | None = None
+    """Networks or trees beside the members, where they have a share of the mean."""
     widening: Widening = field(default_factory=Widening)
     """How much wider predictions are far from the training rows."""
     distance: TrainingDistance | None = None
@@ -218,21 +210,21 @@ class Ensemble:
         self, featuriser: AnyFeaturiser, keys: Sequence[str], fidelity: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         mean, std = np.empty((2, len(self.heads), len(keys)))
+        embeddings = featuriser.embeddings(keys)
         if isinstance(self.heads[0], NetworkHead):
             data = network_data(featuriser, keys)
             for k, head in enumerate(self.heads):
                 mean[k], own = head.predict_with_std(data[k % len(data)], np.arange(len(keys)))
                 std[k] = self.noise[k] if own is None else own
         elif self._folds is not None:
-            mean, std = self._folds(featuriser.embeddings(keys))
+            mean, std = self._folds(embeddings)
         elif isinstance(self.heads[0], MultiFidelityHead):
-            mean, std = predict_all(self.heads, featuriser.embeddings(keys), fidelity)
+            mean, std = predict_all(self.heads, embeddings, fidelity)
         else:
-            embeddings = featuriser.embeddings(keys)
             for k, head in enumerate(self.heads):
                 mean[k], std[k] = head.predict(embeddings), self.noise[k]
         if self.blend is not None and fidelity == UPPER:
-            mean = self.blend(mean, self.blend.committee.estimate(featuriser, keys))
+            mean = self.blend(mean, featuriser, keys, embeddings)
         factors = self.widening_factors(featuriser, keys)
         centre = mean.mean(axis=0)
         return centre + factors * (mean - centre), factors * std
@@ -240,7 +232,12 @@ class Ensemble:
     @cached_property
     def process(self) -> MultiFidelityHead:
         """The process of Gaussian-process members with all labels, for another fidelity to stand on."""
-        return MultiFidelityHead.of(union(self.heads), LOWER)
+        return MultiFidelityHead.of(self.whole, LOWER)
+
+    @cached_property
+    def whole(self) -> GaussianProcessHead:
+        """Gaussian-process members put together again: one with all labels."""
+        return union(self.heads)
 
     @cached_property
     def _folds(self) -> FoldPredictor | None:
@@ -382,12 +379,14 @@ class _Fit:
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
     blend: Blend | None = None
+    blended: str = ""
+    """Shares of all that was tried beside the members, in words."""
 
     @property
     def words(self) -> str:
         """What members are, for metrics and messages."""
         kind = f"{self.settings.strategy} {self.settings.head}"
-        return kind if self.blend is None else f"{kind}, networks' share {self.blend.share:.2f}"
+        return f"{kind}, {self.blended}" if self.blended else kind
 
 
 def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
@@ -416,27 +415,39 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
         heads.append(head)
         told = f"{settings.head} member {k + 1} of {settings.members}"
         data.progress(f"{told}: held-out error {_rms(mean[held] - values[held]):.3f}")
-    blend = None
-    if networks and settings.head == "gp":
-        mean, blend = _blended(data, mean, NetworkCommittee(networks))
-        data.progress(f"networks' share {blend.share:.2f}: held-out error {_rms(mean - values):.3f}")
     without_own = np.isnan(std)
     std[without_own] = _spread_from_other_folds(mean - values, folds)[without_own]
-    return _Fit(settings, tuple(heads), mean, std, blend)
+    return _blended(data, _Fit(settings, tuple(heads), mean, std), _partners(data, settings, networks))
 
 
-def _blended(
-    data: _TrainingData, mean: NDArray[np.float64], committee: NetworkCommittee
-) -> tuple[NDArray[np.float64], Blend]:
-    """Held-out mean of a blend, each fold with the share that the others ask for; the share that all ask for."""
-    networks = committee.held_out(data.graphs, data.folds)
-    errors = np.abs(np.stack([Blend(committee, share)(mean, networks) for share in _SHARES.tolist()]) - data.values)
-    blended = np.empty_like(mean)
-    for k in range(data.folds.max() + 1):
-        held = data.folds == k
-        best = float(_SHARES[errors[:, ~held].mean(axis=1).argmin()])
-        blended[held] = Blend(committee, best)(mean, networks)[held]
-    return blended, Blend(committee, float(_SHARES[errors.mean(axis=1).argmin()]))
+def _blended(data: _TrainingData, fit: _Fit, partners: Mapping[str, tuple[Partner, NDArray[np.float64]]]) -> _Fit:
+    """Give the members with those partners that deserve a share of the mean."""
+    if not partners:
+        return fit
+    estimates = np.stack([held_out for _, held_out in partners.values()])
+    mean, found = held_out_shares(data.values, fit.mean, estimates, data.folds)
+    shares = dict(zip(partners, found.tolist(), strict=True))
+    words = ", ".join(f"{name}' share {share:.2f}" for name, share in shares.items())
+    data.progress(f"{words}: held-out error {_rms(mean - data.values):.3f}")
+    kept = {name: partner for name, (partner, _) in partners.items() if shares[name]}
+    blend = Blend(kept, {name: shares[name] for name in kept}) if kept else None
+    return replace(fit, mean=mean, blend=blend, blended=words)
+
+
+def _partners(
+    data: _TrainingData, settings: EnsembleSettings, networks: tuple[NetworkHead, ...]
+) -> dict[str, tuple[Partner, NDArray[np.float64]]]:
+    """Train what may be blended with Gaussian processes; what it says of each label (n) that it has not seen."""
+    partners: dict[str, tuple[Partner, NDArray[np.float64]]] = {}
+    if settings.head != "gp":
+        return partners
+    if networks:
+        committee = NetworkCommittee(networks)
+        partners["networks"] = committee, committee.held_out(data.graphs, data.folds)
+    if settings.trees and len(data.values) <= TREE_LABELS:
+        beneath = None if data.lower_fidelity is None else data.lower_fidelity.whole
+        partners["trees"] = Trees.fit(data.keys, data.embeddings, data.values, data.folds, settings.seed, beneath)
+    return partners
 
 
 def _networks(data: _TrainingData, settings: EnsembleSettings) -> tuple[NetworkHead, ...]:
@@ -541,7 +552,7 @@ class _FunctionPosterior:
             means, drawn = self._evaluate(embeddings)
             own = means.mean(axis=0)
             blend = self._ensemble.blend if self._fidelity == UPPER else None
-            centre = own if blend is None else blend(own, blend.committee.estimate(self._featuriser, part))
+            centre = own if blend is None else blend(own, self._featuriser, part, embeddings)
             factors = self._ensemble.calibration * self._ensemble.widening_factors(self._featuriser, part)
             out[:, start : start + len(part)] = centre + factors * (drawn - own)
         return out

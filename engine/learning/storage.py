@@ -16,13 +16,15 @@ import torch
 
 from engine.exceptions import BackboneError, ModelFileError
 from engine.learning.backbone import CARD, Backbone, load_backbone
+from engine.learning.blend import Blend, Partner
 from engine.learning.committee import NetworkCommittee
-from engine.learning.ensemble import UPPER, Blend, Ensemble, EnsembleSettings
+from engine.learning.ensemble import UPPER, Ensemble, EnsembleSettings
 from engine.learning.finetune import NetworkHead
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.mixture import AnyBackbone, mixed
 from engine.learning.mlp import PerceptronHead
 from engine.learning.training import Schedule
+from engine.learning.trees import Forest, Trees
 from engine.metrics.extrapolation import TrainingDistance, Widening
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 RECORD = "ensemble.json"
 _DISTANCE = "distance.safetensors"
 _LOWER = "lower-fidelity"
+_NETWORK = "network-"
+_TREES = "trees.safetensors"
 
 
 def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str | None = None) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
             tensors = head.upper(ensemble.lower_fidelity.process)
         written = _write_tensors(folder / f"member-{k}.safetensors", tensors)
         members.append({**written, "seed": ensemble.settings.member_seeds[k], "noise": noise})
-    files = [*_save_networks(ensemble, folder), *_save_distance(ensemble, folder)]
+    files = [*_save_partners(ensemble, folder), *_save_distance(ensemble, folder)]
     if ensemble.lower_fidelity is not None:
         save_ensemble(ensemble.lower_fidelity, folder / _LOWER, backbones)
     record = {
@@ -60,7 +64,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
         "settings": asdict(ensemble.settings),
         "backbone": _save_backbone(ensemble.backbone, folder, backbones),
         "calibration": ensemble.calibration,
-        "network_share": ensemble.blend.share if ensemble.blend else None,
+        "shares": dict(ensemble.blend.shares) if ensemble.blend else {},
         "widening": {name: list(numbers) for name, numbers in asdict(ensemble.widening).items()},
         "members": members,
         "files": files,
@@ -104,7 +108,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         data_hash=record["data_hash"],
         seen=tuple(record["seen"]),
         lower_fidelity=lower,
-        blend=_blend(record, backbone, files),
+        blend=_blend(record, backbone, files, lower),
         widening=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
@@ -199,18 +203,34 @@ def _head(settings: EnsembleSettings, backbone: AnyBackbone, index: int, tensors
     return GaussianProcessHead(tensors) if settings.head == "gp" else PerceptronHead(tensors)
 
 
-def _save_networks(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
-    networks = ensemble.blend.committee.networks if ensemble.blend else ()
-    return [_write_tensors(folder / f"network-{k}.safetensors", n.tensors) for k, n in enumerate(networks)]
+def _save_partners(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
+    files = []
+    for partner in ensemble.blend.partners.values() if ensemble.blend else ():
+        if isinstance(partner, NetworkCommittee):
+            contents: dict[str, Mapping[str, Tensor]] = {
+                f"{_NETWORK}{k}.safetensors": n.tensors for k, n in enumerate(partner.networks)
+            }
+        else:
+            assert isinstance(partner, Trees)
+            contents = {_TREES: partner.forest.tensors}
+        files += [_write_tensors(folder / name, tensors) for name, tensors in contents.items()]
+    return files
 
 
-def _blend(record: Mapping[str, Any], backbone: AnyBackbone, files: dict[str, dict[str, Tensor]]) -> Blend | None:
-    if record["network_share"] is None:
-        return None
+def _blend(
+    record: Mapping[str, Any], backbone: AnyBackbone, files: dict[str, dict[str, Tensor]], lower: Ensemble | None
+) -> Blend | None:
+    partners: dict[str, Partner] = {}
     trained = backbone.trained
-    tensors = [content for path, content in files.items() if path.startswith("network-")]
+    tensors = [content for path, content in files.items() if path.startswith(_NETWORK)]
     networks = [NetworkHead.from_tensors(trained[k % len(trained)], t) for k, t in enumerate(tensors)]
-    return Blend(NetworkCommittee(tuple(networks)), record["network_share"])
+    if networks:
+        partners["networks"] = NetworkCommittee(tuple(networks))
+    if _TREES in files:
+        partners["trees"] = Trees(Forest(files[_TREES]), None if lower is None else lower.whole)
+    # models made before trees were blended have the networks' share alone
+    shares = record["shares"] if "shares" in record else {"networks": record["network_share"]}
+    return Blend(partners, {name: shares[name] for name in partners}) if partners else None
 
 
 def _save_distance(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:

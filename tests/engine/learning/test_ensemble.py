@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import TooFewLabelsError, TrainingError
+from engine.learning import blend
 from engine.learning import ensemble as module
 from engine.learning.committee import network_data
 from engine.learning.ensemble import (
@@ -20,12 +21,13 @@ from engine.learning.ensemble import (
 )
 from engine.learning.gp import GaussianProcessHead
 from engine.learning.training import Schedule
+from engine.learning.trees import Trees
 from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import held_out_distances
 
 SHORT = Schedule(epochs=2, batch_size=16)
 SETTINGS = {
-    "gp": EnsembleSettings(members=3, seed=5),
+    "gp": EnsembleSettings(members=3, seed=5, trees=False),
     "mlp": EnsembleSettings(head="mlp", members=3, seed=5),
     "network": EnsembleSettings(strategy="full", head="network", members=3, seed=5, schedule=SHORT),
     "blended": EnsembleSettings(strategy="full", members=3, seed=5, schedule=SHORT),
@@ -215,13 +217,15 @@ def test_settings_are_checked_before_anything_expensive():
 
 
 class TestOtherModels:
-    def test_networks_estimate_what_they_have_not_seen(self, labelled):
+    def test_networks_estimate_what_they_have_not_seen(self, labelled, monkeypatch):
         """A label that no other row explains must not come back through the column of the row itself."""
         folds = assign_folds(labelled.keys, 3, 5)
         row = int(np.flatnonzero(folds == 1)[0])
         values = labelled.values.copy()
         values[row] += 3.0
-        committees = [train(labelled, SETTINGS["blended"], v).blend.committee for v in (labelled.values, values)]
+        monkeypatch.setattr(blend, "SMALLEST", -1.0)  # kept, whatever their share
+        trained = [train(labelled, SETTINGS["blended"], v) for v in (labelled.values, values)]
+        committees = [ensemble.blend.partners["networks"] for ensemble in trained]
         data = network_data(labelled.featuriser, labelled.keys)
         before, after = (c.held_out(data, folds)[row] for c in committees)
         assert after == pytest.approx(before, abs=1e-6)
@@ -265,20 +269,84 @@ class TestOtherModels:
 class TestAuto:
     def test_few_labels_leave_no_choice(self, labelled):
         ensemble = train(labelled, EnsembleSettings(strategy="auto", members=3, seed=5))
-        assert ensemble.metrics["chosen"] == "frozen gp"
+        assert ensemble.metrics["chosen"] == f"frozen gp, trees' share {ensemble.blend.shares['trees']:.2f}"
         assert ensemble.settings.strategy == "frozen"
 
-    def test_enough_labels_bring_networks_with_the_share_that_helps(self, labelled, monkeypatch):
+    def test_enough_labels_bring_networks_with_the_share_that_helps(self, ensembles, labelled, monkeypatch):
         monkeypatch.setattr(module, "NETWORK_LABELS", 40)
-        settings = EnsembleSettings(strategy="auto", members=3, seed=5, schedule=SHORT)
+        monkeypatch.setattr(blend, "SMALLEST", -1.0)
+        settings = EnsembleSettings(strategy="auto", members=3, seed=5, schedule=SHORT, trees=False)
         ensemble = train(labelled, settings)
+        share = ensemble.blend.shares["networks"]
         assert ensemble.settings.strategy == "full"
-        assert ensemble.metrics["chosen"] == f"full gp, networks' share {ensemble.blend.share:.2f}"
+        assert ensemble.metrics["chosen"] == f"full gp, networks' share {share:.2f}"
         folds = assign_folds(labelled.keys, 3, 5)
-        networks = ensemble.blend.committee.held_out(network_data(labelled.featuriser, labelled.keys), folds)
-        alone = train(labelled, SETTINGS["gp"]).held_out[:, 0]
+        networks = ensemble.blend.partners["networks"].held_out(network_data(labelled.featuriser, labelled.keys), folds)
+        alone = ensembles["gp"].held_out[:, 0]
         errors = [np.abs((1 - w) * alone + w * networks - labelled.values).mean() for w in np.linspace(0, 1, 21)]
-        assert ensemble.blend.share == pytest.approx(np.linspace(0, 1, 21)[np.argmin(errors)])
+        best = np.linspace(0, 1, 21)[np.argmin(errors)]
+        assert share == pytest.approx((60 * best + 10 / 2) / 70)
+
+
+@pytest.fixture(scope="module")
+def blended(labelled):
+    """With trees, and what was told while it was trained."""
+    lines: list[str] = []
+    return train(labelled, EnsembleSettings(members=3, seed=5), progress=lines.append), lines
+
+
+class TestTrees:
+    def test_they_are_blended_at_the_share_that_is_told(self, ensembles, blended, labelled):
+        ensemble, lines = blended
+        share = ensemble.blend.shares["trees"]
+        assert 0.05 <= share < 1
+        assert ensemble.metrics["chosen"] == f"frozen gp, trees' share {share:.2f}"
+        assert lines[-1].startswith(f"trees' share {share:.2f}: held-out error 0.")
+        alone = ensembles["gp"].predict(labelled.featuriser, labelled.keys)
+        trees = ensemble.blend.partners["trees"].estimate(labelled.featuriser, labelled.keys, labelled.embeddings)
+        found = ensemble.predict(labelled.featuriser, labelled.keys)
+        np.testing.assert_allclose(found.mean, (1 - share) * alone.mean + share * trees, atol=1e-9)
+        np.testing.assert_array_equal(found.std, alone.std)
+
+    def test_members_and_draws_move_with_the_mean(self, blended, labelled):
+        ensemble, _ = blended
+        posterior = ensemble.posterior(labelled.featuriser, labelled.keys, n_draws=600, seed=4)
+        rows = np.arange(60)
+        mean, std = posterior.mean_std(rows)
+        assert (np.abs(posterior.draws(rows).mean(0) - mean) < 0.25 * std).all()
+
+    def test_they_are_the_same_in_any_order_of_the_labels(self, blended, labelled):
+        order = np.random.default_rng(0).permutation(60)
+        keys = [labelled.keys[i] for i in order]
+        settings = EnsembleSettings(members=3, seed=5)
+        again = train_ensemble(
+            labelled.featuriser, keys, labelled.values[order], settings, property="kappa", scale="log10"
+        )
+        first, second = (e.blend.partners["trees"].forest.tensors for e in (blended[0], again))
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+        assert again.blend.shares == pytest.approx(blended[0].blend.shares)
+
+    def test_many_labels_and_settings_do_without(self, labelled, monkeypatch):
+        monkeypatch.setattr(module, "TREE_LABELS", 59)
+        ensemble = train(labelled, EnsembleSettings(members=3, seed=5))
+        assert ensemble.blend is None
+        assert ensemble.metrics["chosen"] == "frozen gp"
+
+    def test_above_a_cheaper_fidelity_they_learn_what_it_leaves(self, blended, labelled):
+        """Nothing but a shift is left, which a handful of labels tells; trees on the values themselves fail."""
+        low, some = blended[0], slice(0, 12)
+        dear = low.whole.mean(labelled.embeddings) + 0.5
+        ensemble = train_ensemble(
+            labelled.featuriser, labelled.keys[some], dear[some], EnsembleSettings(members=3, seed=5),
+            property="kappa", scale="log10", lower_fidelity=low,
+        )  # fmt: skip
+        trees, _ = Trees.fit(
+            labelled.keys[some], labelled.embeddings[some], dear[some], np.arange(12) % 3, 5, low.whole
+        )
+        estimate = trees.estimate(labelled.featuriser, labelled.keys, labelled.embeddings)
+        np.testing.assert_allclose(estimate, dear, atol=1e-6)
+        assert np.abs(ensemble.predict(labelled.featuriser, labelled.keys).mean - dear).mean() < 0.1
 
 
 def _std_without_own_fold(ensemble, labelled, folds):

@@ -15,7 +15,8 @@ from engine.learning.storage import RECORD, load_ensemble, load_start, read_reco
 from engine.learning.training import Schedule
 
 SETTINGS = {
-    "gp": EnsembleSettings(members=2, seed=1),
+    "gp": EnsembleSettings(members=2, seed=1, trees=False),
+    "trees": EnsembleSettings(members=2, seed=1),
     "mlp": EnsembleSettings(head="mlp", members=2, seed=1),
     "network": EnsembleSettings(
         strategy="full", head="network", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)
@@ -39,14 +40,15 @@ def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, t
         labelled.featuriser,
         keys,
         values,
-        SETTINGS["gp"],
+        SETTINGS["trees"],
         property="dear",
         scale="log10",
-        lower_fidelity=ensembles["gp"],
+        lower_fidelity=ensembles["trees"],
     )
+    assert first.blend.partners["trees"].beneath is not None
     save_ensemble(first, tmp_path / "model")
     again = load_ensemble(tmp_path / "model")
-    assert again.lower_fidelity.data_hash == ensembles["gp"].data_hash
+    assert again.lower_fidelity.data_hash == ensembles["trees"].data_hash
     expected, found = (e.predict(labelled.featuriser, labelled.keys) for e in (first, again))
     np.testing.assert_array_equal(found.mean, expected.mean)
     np.testing.assert_array_equal(found.std, expected.std)
@@ -87,6 +89,26 @@ def test_a_changed_or_missing_checkpoint_is_refused(saved):
     path.unlink()
     with pytest.raises(ModelFileError, match=r"member-1\.safetensors is missing"):
         load_ensemble(saved)
+
+
+def test_changed_trees_are_refused(ensembles, tmp_path):
+    record = save_ensemble(ensembles["trees"], tmp_path)
+    assert [file["path"] for file in record["files"] if file["path"].startswith("trees")] == ["trees.safetensors"]
+    path = tmp_path / "trees.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"trees\.safetensors is missing or does not have the SHA-256"):
+        load_ensemble(tmp_path)
+
+
+def test_a_model_made_before_trees_were_blended(ensembles, labelled, tmp_path):
+    first = ensembles["gp"]
+    record = save_ensemble(first, tmp_path)
+    del record["shares"], record["settings"]["trees"]
+    (tmp_path / RECORD).write_text(json.dumps({**record, "network_share": None}))
+    found, expected = (e.predict(labelled.featuriser, labelled.keys) for e in (load_ensemble(tmp_path), first))
+    np.testing.assert_array_equal(found.mean, expected.mean)
 
 
 def test_a_changed_backbone_is_refused(saved):
