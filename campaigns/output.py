@@ -33,14 +33,14 @@ def emit(rows: Sequence[dict[str, Any]], format: Format, title: str = "", column
         _table(rows, title, columns or (list(rows[0]) if rows else []))
 
 
-def emit_one(record: dict[str, Any], format: Format, title: str = "") -> None:
+def emit_one(record: dict[str, Any], format: Format) -> None:
     """Print one record: a JSON object, one CSV row, or a table of names and values."""
     if format is Format.JSON:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")
     elif format is Format.CSV:
         emit([record], format)
     else:
-        _table([{"": k, "value": v} for k, v in record.items()], title, ["", "value"])
+        _table([{"": k, "value": v} for k, v in record.items()], "", ["", "value"])
 
 
 def show(value: Any) -> str:

@@ -14,7 +14,6 @@ from db.states import UNFINISHED, QueueState
 from engine.metrics.stopping import (
     Outlook,
     StoppingAdvice,
-    StoppingRule,
     advise,
     best_found_probability,
     contenders,
@@ -33,12 +32,9 @@ _ROWS = 65_536
 """Rows of stored predictions in memory together."""
 
 
-def stopping_advice(campaign: Campaign, rule: StoppingRule | None = None) -> StoppingAdvice:
-    """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing.
-
-    ``rule`` is that of ``campaign.toml`` unless another is given.
-    """
-    return advise(outlook(campaign), rule or campaign.configuration.stopping_rule)
+def stopping_advice(campaign: Campaign) -> StoppingAdvice:
+    """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing."""
+    return advise(outlook(campaign), campaign.configuration.stopping_rule)
 
 
 def outlook(campaign: Campaign) -> Outlook:

@@ -15,6 +15,8 @@ from db.records import PREDICTED_FIELDS, QueueEntryRecord, StateChange, utc_now
 from db.states import QUEUE_MOVES, UNFINISHED, QueueState
 from db.tables import QueueChange, QueueEntry, Round
 
+AUTHOR = "kappascout"
+"""Who has proposed an entry."""
 PLAIN_FIELDS = (
     "rank", *PREDICTED_FIELDS, "acquisition_value", "expected_cost", "reason", "fidelity", "details",
 )  # fmt: skip
@@ -90,24 +92,14 @@ def _make_moves(session: Session, rows: Sequence[QueueEntry], to: QueueState, au
         row.state = to
 
 
-def insert_entries(
-    session: Session, campaign_pk: int, round_row: Round, entries: Sequence[QueueEntryRecord], author: str
-) -> None:
-    """Write a round's entries as proposed; the same queue again changes nothing, another one is refused."""
+def insert_entries(session: Session, campaign_pk: int, round_row: Round, entries: Sequence[QueueEntryRecord]) -> None:
+    """Write a round's entries as proposed."""
     owners = resolve_owners(session, campaign_pk, (entry.material_id for entry in entries))
-    wanted = [(entry.rank, owners[entry.material_id][0], entry.fidelity) for entry in entries]
-    query = select(QueueEntry.rank, QueueEntry.material_pk, QueueEntry.fidelity).order_by(QueueEntry.rank)
-    present = [tuple(row) for row in session.execute(query.where(QueueEntry.round_pk == round_row.id))]
-    if present:
-        if present != sorted(wanted):
-            raise StaleQueueError(
-                f"round {round_row.number} has another queue already ({len(present)} entries); start a new round"
-            )
-        return
-    _refuse_pending(session, campaign_pk, {pk: entry for (_, pk, _), entry in zip(wanted, entries, strict=True)})
+    wanted = [(owners[entry.material_id][0], entry) for entry in entries]
+    _refuse_pending(session, campaign_pk, wanted)
     now = utc_now()
-    for (_, material_pk, _), entry in zip(wanted, entries, strict=True):
-        change = QueueChange(from_state=None, to_state=QueueState.PROPOSED, at=now, author=author, note="")
+    for material_pk, entry in wanted:
+        change = QueueChange(from_state=None, to_state=QueueState.PROPOSED, at=now, author=AUTHOR, note="")
         row = QueueEntry(
             **{name: getattr(entry, name) for name in PLAIN_FIELDS},
             campaign_id=campaign_pk,
@@ -120,14 +112,14 @@ def insert_entries(
     session.flush()
 
 
-def _refuse_pending(session: Session, campaign_pk: int, entries: dict[int, QueueEntryRecord]) -> None:
+def _refuse_pending(session: Session, campaign_pk: int, entries: Sequence[tuple[int, QueueEntryRecord]]) -> None:
     """Never ask for a label twice: a material whose label is awaited is not queued again at that fidelity."""
     query = select(QueueEntry.material_pk, QueueEntry.fidelity, Round.number).join(Round)
     query = query.where(QueueEntry.campaign_id == campaign_pk, QueueEntry.state.in_(UNFINISHED))
     awaited = {(pk, fidelity): number for pk, fidelity, number in session.execute(query)}
     twice = [
         f"{entry.material_id!r} (round {awaited[pk, entry.fidelity]})"
-        for pk, entry in entries.items()
+        for pk, entry in entries
         if (pk, entry.fidelity) in awaited
     ]
     if twice:

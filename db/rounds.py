@@ -16,8 +16,6 @@ from db.records import ArtifactRecord, Json, ModelRecord, QueueEntryRecord, Roun
 from db.states import RoundState, round_moves
 from db.tables import Round
 
-AUTHOR = "kappascout"
-
 
 class Rounds(StoreConnection):
     """Verbs and finders of rounds."""
@@ -77,15 +75,9 @@ class Rounds(StoreConnection):
                 row.predictions_path, row.predictions_sha256 = predictions.path, predictions.sha256
                 row.predictions_rows = predictions.rows
             if queue is not None:
-                insert_entries(session, campaign_pk, row, queue, AUTHOR)
+                insert_entries(session, campaign_pk, row, queue)
             session.flush()
             return _round_record(row)
-
-    def add_queue(self, number: int, entries: Sequence[QueueEntryRecord], author: str = AUTHOR) -> None:
-        """Write a round's queue as proposed; the same queue again changes nothing, so that a rerun is safe."""
-        with self.session(write=True) as session:
-            campaign_pk = self.lock_campaign(session)
-            insert_entries(session, campaign_pk, _find_round(session, campaign_pk, number), entries, author)
 
     def set_judgement(self, number: int, metrics: Json) -> RoundRecord:
         """Keep how a round's predictions compare with the labels that arrived; again when more arrive."""

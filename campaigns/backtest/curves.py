@@ -100,13 +100,6 @@ def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return written
 
 
-def markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Lines of a Markdown table of rows of words."""
-    head = list(rows[0])
-    rule = ["---" if name == "strategy" else "--:" for name in head]
-    return [f"| {' | '.join(line)} |" for line in (head, rule, *([row[name] for name in head] for row in rows))]
-
-
 def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Group the runs of each strategy, in the order they came."""
     found: dict[str, list[Run]] = {}

@@ -1,19 +1,17 @@
 """A first batch without a model: crystals as unlike each other and the known as can be; or the best of an estimate.
 
 Farthest-point traversal (Gonzalez, Theor. Comput. Sci. 38, 293 (1985)): each pick is the candidate farthest from all
-picks and known rows before it, a two-approximation of the smallest covering radius. Greedy k-medoids: each pick lowers
-the sum of all candidates' distances to the nearest pick most, within 1 - 1/e of the best possible (Nemhauser, Wolsey,
-Fisher, Math. Program. 14, 265 (1978)); it takes the centres of crowds where farthest-point takes the odd ones out.
-Families (prototypes, chemical systems) take turns.
+picks and known rows before it, a two-approximation of the smallest covering radius. Columns are standardised over the
+candidates; with nothing known the first pick is the one nearest the centre, so that it does not hang on one odd
+crystal. Families (prototypes, chemical systems) take turns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from engine.acquire.objectives import Objective
 from engine.acquire.reasons import shown
@@ -22,12 +20,9 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-CROWD = 2000
-"""Candidates whose distances k-medoids sums."""
 EXPLORE = 0.25
 """Share of a first batch that goes by unlikeness where an estimate ranks the rest: the estimate may be wrong."""
 _CHOSEN = "unlike all known and chosen crystals (space filling)"
-_CENTRAL = "stands for the crystals round it (k-medoids)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +32,6 @@ class FirstBatch:
     rows: NDArray[np.int64]
     values: NDArray[np.float64]
     reasons: tuple[str, ...]
-
-
-def space_filling(
-    embeddings: NDArray[np.float32], q: int, rng: np.random.Generator, known: NDArray[np.float32] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Rows of q candidates (of N x d ``embeddings``) in order, and how far each was from all before it.
-
-    Columns are standardised over the candidates. With nothing ``known`` (M x d) the first pick is the candidate nearest
-    the centre, so that it does not hang on one odd crystal; ``rng`` breaks ties.
-    """
-    batch = first_batch(embeddings, q, rng, known=known)
-    return batch.rows, batch.values
 
 
 def first_batch(
@@ -62,7 +45,6 @@ def first_batch(
     prior: NDArray[np.float64] | None = None,
     goal: str | Objective = "min",
     explore: float = EXPLORE,
-    method: Literal["farthest", "medoids"] = "farthest",
     scale: str = "log10",
     unit: str = "W/(m K)",
 ) -> FirstBatch:
@@ -83,8 +65,6 @@ def first_batch(
         is none: all but the share ``explore`` of the batch are its best, from as many families as there are.
     goal
         What is wanted of the estimated property.
-    method
-        How the rest is spread.
     scale, unit
         Of the estimate, for the reasons.
 
@@ -96,8 +76,6 @@ def first_batch(
     n = len(embeddings)
     if q > n:
         raise AcquisitionError(f"the pool has {n} candidates, the batch asks for {q}; lower the batch or ingest more")
-    if method not in ("farthest", "medoids"):
-        raise AcquisitionError(f"unknown method {method!r} of a first batch; use farthest or medoids")
     if not 0 <= explore <= 1:
         raise AcquisitionError(f"explore is {explore:g}, a share of the batch; use 0 to 1")
     for name, array in (("families", families), ("prior", prior)):
@@ -106,7 +84,7 @@ def first_batch(
     order = rng.permutation(n)
     turns = _Turns(n, families, known_families, order)
     rows, values, reasons = _best_of_prior(prior, q, Objective.of(goal), explore, turns, scale, unit)
-    spread = _Spread(np.asarray(embeddings)[order], known, method)
+    spread = _Spread(np.asarray(embeddings)[order], known)
     place = np.empty(n, dtype=np.int64)
     place[order] = np.arange(n)
     for row in rows:
@@ -116,7 +94,7 @@ def first_batch(
         spread.take(pick)
         rows.append(int(order[pick]))
         values.append(value)
-        reasons.append(_CENTRAL if method == "medoids" else _CHOSEN)
+        reasons.append(_CHOSEN)
         turns.take(pick)
     return FirstBatch(np.array(rows, dtype=np.int64), np.array(values), tuple(reasons))
 
@@ -124,27 +102,17 @@ def first_batch(
 class _Spread:
     """Candidates in a seeded order, standardised, with the distance of each to the nearest taken or known one."""
 
-    def __init__(self, embeddings: NDArray[np.float32], known: NDArray[np.float32] | None, method: str):
+    def __init__(self, embeddings: NDArray[np.float32], known: NDArray[np.float32] | None):
         spread, centre = embeddings.std(0), embeddings.mean(0)
         scale = np.where(spread > 1e-8, spread, 1.0)
         self.x = (embeddings - centre) / scale
-        self.method = method
-        self.crowd = np.arange(min(len(self.x), CROWD)) if method == "medoids" else np.empty(0, dtype=np.int64)
-        self.between = cdist(self.x, self.x[self.crowd]) if method == "medoids" else np.empty((0, 0))
         self.distance = np.full(len(self.x), np.inf)
         for row in () if known is None else (known - centre) / scale:
             self.distance = np.minimum(self.distance, np.linalg.norm(self.x - row, axis=1))
 
     def next(self, allowed: NDArray[np.bool_]) -> tuple[int, float]:
         """Best allowed candidate, and its distance to all before (0 for the first)."""
-        if self.method == "medoids":
-            near = self.distance[self.crowd]
-            bound = np.where(np.isfinite(near), near, self.between.max())
-            score = np.maximum(bound - self.between, 0.0).sum(axis=1)
-        elif np.isfinite(self.distance).all():
-            score = self.distance
-        else:
-            score = -np.linalg.norm(self.x, axis=1)
+        score = self.distance if np.isfinite(self.distance).all() else -np.linalg.norm(self.x, axis=1)
         pick = int(np.argmax(np.where(allowed, score, -np.inf)))
         return pick, float(self.distance[pick]) if np.isfinite(self.distance[pick]) else 0.0
 

@@ -2,9 +2,7 @@
 
 Split conformal: residuals of rows the model never saw give one quantile (Papadopoulos et al., ECML 2002; Lei, G'Sell,
 Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018), sections 2.2 and 5.2 for residuals normalised by a
-predicted spread); coverage is at least the level. CV+: every labelled row is held out by one member, which predicts the
-new row too; coverage is at least ``2 level - 1`` and in practice the level, jackknife+ being one fold a row (Barber,
-Candes, Ramdas, Tibshirani, Ann. Stat. 49, 486 (2021), arXiv:1905.02928, eqs. 5 and 11, theorems 1 and 4).
+predicted spread); coverage is at least the level.
 
 Rows that an acquisition function chose are not exchangeable with the labels: there the guarantee ends, and the
 prospective coverage of each round tells what is left of it.
@@ -21,8 +19,6 @@ from engine.exceptions import TooFewLabelsError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-_BLOCK = 2048
 
 
 def split_quantile(residuals: ArrayLike, level: float, spread: ArrayLike | None = None) -> float:
@@ -45,53 +41,6 @@ def split_quantile(residuals: ArrayLike, level: float, spread: ArrayLike | None 
     scores = _scores(residuals, spread)
     _require(len(scores), level)
     return float(np.sort(scores)[_rank(len(scores), level) - 1])
-
-
-def cross_interval(
-    member_mean: NDArray[np.float64],
-    residuals: ArrayLike,
-    folds: NDArray[np.int64],
-    level: float,
-    *,
-    member_spread: NDArray[np.float64] | None = None,
-    spread: ArrayLike | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """CV+ interval of N new rows: lower and upper ends, each N, in learned units.
-
-    Parameters
-    ----------
-    member_mean
-        K x N predictions of the new rows; member k was trained without fold k.
-    residuals, folds
-        ``true - mean`` of n labelled rows, each from the member that had not seen it, and the number of its fold.
-    level
-        Nominal coverage. At least ``2 level - 1`` is guaranteed, less about the root of ``2 / n`` with few folds.
-    member_spread, spread
-        Standard deviations of the new rows (K x N) and of the labelled ones (n): residuals are then counted in them.
-
-    Raises
-    ------
-    TooFewLabelsError
-        With fewer rows than ``level / (1 - level)``.
-    """
-    if (member_spread is None) != (spread is None):
-        raise ValueError("give the spread of both the labelled and the new rows, or of neither")
-    scores, folds = _scores(residuals, spread), np.asarray(folds, dtype=np.int64)
-    if len(folds) != len(scores) or folds.max() >= len(member_mean):
-        raise ValueError(
-            f"expected the fold of each of {len(scores)} residuals, below the {len(member_mean)} members, "
-            f"received {len(folds)} up to {folds.max()}"
-        )
-    _require(len(scores), level)
-    rank = _rank(len(scores), level) - 1
-    lower, upper = np.empty((2, member_mean.shape[1]))
-    for start in range(0, member_mean.shape[1], _BLOCK):
-        part = slice(start, start + _BLOCK)
-        centre = member_mean[:, part].T[:, folds]
-        reach = scores if member_spread is None else scores * member_spread[:, part].T[:, folds]
-        upper[part] = np.partition(centre + reach, rank, axis=1)[:, rank]
-        lower[part] = -np.partition(reach - centre, rank, axis=1)[:, rank]
-    return lower, upper
 
 
 def minimum_count(level: float) -> int:

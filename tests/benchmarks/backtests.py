@@ -10,7 +10,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,13 +157,13 @@ Seconds are of one thread's processor time. The data are not part of the product
 
 
 def _section(case: Case, result: dict[str, Any], out: Path) -> str:
-    from campaigns.backtest.curves import markdown_table, readable
+    from campaigns.backtest.curves import readable
 
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
         f"## {case.title}",
         "",
-        *markdown_table(readable(result["summary"])),
+        *_markdown_table(readable(result["summary"])),
         "",
         "Recall of the best 5 % by labels bought:",
         "",
@@ -178,6 +178,13 @@ def _section(case: Case, result: dict[str, Any], out: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Lines of a Markdown table of rows of words."""
+    head = list(rows[0])
+    rule = ["---" if name == "strategy" else "--:" for name in head]
+    return [f"| {' | '.join(line)} |" for line in (head, rule, *([row[name] for name in head] for row in rows))]
 
 
 def _by_labels(bands: Sequence[dict[str, Any]]) -> list[str]:

@@ -18,7 +18,7 @@ from db.records import FailureRecord
 from db.states import FailureReason, QueueState
 from engine.acquire.objectives import Objective
 from engine.acquire.posterior import TablePosterior
-from engine.metrics.stopping import StoppingAdvice, StoppingRule
+from engine.metrics.stopping import StoppingAdvice, StoppingRule, advise
 
 
 def test_a_new_campaign_knows_little(dft: Path):
@@ -70,7 +70,7 @@ def test_rounds_keep_their_curves_and_costs(dft: Path):
         assert after["expected_cost"] is None
         assert sum(after["curves"]["pit"]) == 3
         assert after["curves"]["reliability"]["levels"][-1] == 0.95
-        advice = stopping_advice(campaign, StoppingRule(budget_core_hours=340))
+        advice = advise(outlook(campaign), StoppingRule(budget_core_hours=340))
         assert advice.stop
         assert "340 of 340 core-hours are spent" in advice.words
 

@@ -35,10 +35,10 @@ def test_entries_come_back_as_they_went_in(store, pool):
         1, "m5", 0.8, 0.4, 1.5, -0.1, 0.2, 0.71, 1200.0, "predicted 0.8 (0.4-1.5)", "dft", {"family": "NaCl"}
     )
     store.start_round({})
-    store.add_queue(1, [entry], author="me")
+    store.finish_step(1, RoundState.QUEUED, queue=[entry])
     (found,) = store.queue()
     assert found == replace(entry, id=found.id, round=1, history=found.history)
-    assert found.history == (StateChange(None, QueueState.PROPOSED, found.history[0].at, "me"),)
+    assert found.history == (StateChange(None, QueueState.PROPOSED, found.history[0].at, "kappascout"),)
 
 
 def test_moves_are_kept_with_author_time_and_note(store, ids):
@@ -111,7 +111,7 @@ def test_a_failed_material_may_be_queued_again(store, ids):
     store.move(ids, QueueState.APPROVED, "test")
     store.move(ids, QueueState.FAILED, "test")
     store.start_round({})
-    store.add_queue(2, [QueueEntryRecord(1, "m1")])
+    store.finish_step(2, RoundState.QUEUED, queue=[QueueEntryRecord(1, "m1")])
     assert [entry.round for entry in store.queue()] == [1, 1, 1, 2]
 
 

@@ -89,11 +89,10 @@ def test_a_round_may_take_a_model_written_before(store):
 
 def test_the_queue_of_a_round_is_written_once(store, pool):
     store.start_round({})
-    store.add_queue(1, entries("m1", "m2"))
-    store.add_queue(1, entries("m1", "m2"))
-    assert len(store.queue()) == 2
-    with pytest.raises(StaleQueueError, match="another queue already"):
-        store.add_queue(1, entries("m1", "m3"))
+    store.finish_step(1, RoundState.QUEUED, queue=entries("m1", "m2"))
+    with pytest.raises(IllegalMoveError, match="round 1 cannot go from queued to queued"):
+        store.finish_step(1, RoundState.QUEUED, queue=entries("m1", "m3"))
+    assert [entry.material_id for entry in store.queue()] == ["m1", "m2"]
 
 
 def test_what_is_awaited_is_not_queued_again(store, pool):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.acquire.cold_start import first_batch, space_filling
+from engine.acquire.cold_start import first_batch
 from engine.exceptions import AcquisitionError
 
 
@@ -20,14 +20,20 @@ def clusters(n: int = 5, size: int = 40) -> np.ndarray:
     return np.concatenate([c + rng(2).normal(size=(size, 4)) for c in centres]).astype(np.float32)
 
 
+def picked(*arguments, **options) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a first batch, and how far each was from all before it."""
+    batch = first_batch(*arguments, **options)
+    return batch.rows, batch.values
+
+
 def test_each_of_five_clusters_is_visited_before_one_twice():
-    rows, _ = space_filling(clusters(), 5, rng())
+    rows, _ = picked(clusters(), 5, rng())
     assert sorted(rows // 40) == [0, 1, 2, 3, 4]
 
 
 def test_the_first_is_the_most_ordinary():
     x = clusters()
-    rows, values = space_filling(x, 3, rng())
+    rows, values = picked(x, 3, rng())
     standard = (x - x.mean(0)) / x.std(0)
     assert rows[0] == np.argmin(np.linalg.norm(standard, axis=1))
     assert values[0] == 0
@@ -36,7 +42,7 @@ def test_the_first_is_the_most_ordinary():
 
 def test_what_is_known_is_avoided():
     x = clusters()
-    rows, values = space_filling(x, 2, rng(), known=x[[10, 50, 90]])
+    rows, values = picked(x, 2, rng(), known=x[[10, 50, 90]])
     assert sorted(rows // 40) == [3, 4]
     assert (values > 0).all()
 
@@ -46,9 +52,9 @@ def test_every_pick_is_the_farthest_from_all_before(n, q, seed):
     x = rng(seed).normal(size=(n, 3)).astype(np.float32)
     if q > n:
         with pytest.raises(AcquisitionError, match=f"the pool has {n} candidates, the batch asks for {q}"):
-            space_filling(x, q, rng())
+            picked(x, q, rng())
         return
-    rows, values = space_filling(x, q, rng())
+    rows, values = picked(x, q, rng())
     assert len(set(rows.tolist())) == len(rows) == q
     assert (np.diff(values[1:]) <= 1e-6).all()
     spread = x.std(0)
@@ -60,7 +66,7 @@ def test_every_pick_is_the_farthest_from_all_before(n, q, seed):
 
 def test_the_same_seed_gives_the_same_batch_and_breaks_ties():
     same = np.zeros((20, 3), dtype=np.float32)
-    picks = [space_filling(same, 6, rng(seed))[0].tolist() for seed in (0, 0, 1)]
+    picks = [picked(same, 6, rng(seed))[0].tolist() for seed in (0, 0, 1)]
     assert picks[0] == picks[1] != picks[2]
     assert len(set(picks[0])) == 6
 
@@ -68,7 +74,7 @@ def test_the_same_seed_gives_the_same_batch_and_breaks_ties():
 def test_scale_of_a_column_does_not_matter():
     x = clusters()
     stretched = x * np.array([1, 1000, 1, 0.001], dtype=np.float32)
-    assert set(space_filling(x, 8, rng())[0]) == set(space_filling(stretched, 8, rng())[0])
+    assert set(picked(x, 8, rng())[0]) == set(picked(stretched, 8, rng())[0])
 
 
 def test_families_take_turns_and_known_ones_wait():
@@ -81,16 +87,6 @@ def test_families_take_turns_and_known_ones_wait():
     batch = first_batch(x, 20, rng(), families=families)
     assert np.count_nonzero(families[batch.rows] == "fluorite") == 2
     assert len(set(batch.rows.tolist())) == 20
-
-
-def test_medoids_stand_for_crowds_and_leave_the_odd_ones_out():
-    x = np.concatenate([clusters(3, 40), np.full((1, 4), 60, dtype=np.float32)])
-    standard = (x - x.mean(0)) / x.std(0)
-    batch = first_batch(x, 3, rng(), method="medoids")
-    assert sorted(batch.rows // 40) == [0, 1, 2]
-    assert 120 in first_batch(x, 3, rng()).rows
-    costs = [np.linalg.norm(standard[:, None] - standard[[row]], axis=2).min(1).sum() for row in range(len(x))]
-    assert batch.rows[0] == np.argmin(costs)
 
 
 def test_the_best_of_an_estimate_come_first_from_all_families():
@@ -120,7 +116,6 @@ def test_an_estimate_of_one_family_alone_is_filled_up():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "random"}, "use farthest or medoids"),
         ({"explore": 2.0}, "use 0 to 1"),
         ({"prior": np.zeros(3)}, "prior has 3 rows for 200 candidates"),
         ({"families": ["a"]}, "families has 1 rows"),

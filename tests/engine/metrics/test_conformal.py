@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import TooFewLabelsError
-from engine.metrics.conformal import cross_interval, minimum_count, split_quantile
+from engine.metrics.conformal import minimum_count, split_quantile
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95])
@@ -37,44 +37,6 @@ def test_of_n_rows_and_a_new_one_enough_lie_inside(residuals: list[float], level
     assert np.mean(inside) >= level - 1e-9
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_cross_intervals_of_linear_fits_cover(scaled: bool):
-    """Least squares with so many columns that residuals of the fit itself would be far too small."""
-    rng = np.random.default_rng(1)
-    covered = []
-    for _ in range(300):
-        x, new = rng.normal(size=(40, 12)), rng.normal(size=(20, 12))
-        noise = lambda rows: 1 + np.abs(rows[:, 0])  # noqa: E731
-        y, truth = (a.sum(1) + noise(a) * rng.standard_normal(len(a)) for a in (x, new))
-        folds = np.arange(40) % 5
-        weights = [np.linalg.lstsq(x[folds != k], y[folds != k], rcond=None)[0] for k in range(5)]
-        held = np.array([x[i] @ weights[folds[i]] for i in range(40)])
-        spreads = {"member_spread": np.tile(noise(new), (5, 1)), "spread": noise(x)} if scaled else {}
-        lower, upper = cross_interval(np.stack([new @ w for w in weights]), y - held, folds, 0.9, **spreads)
-        covered.append(np.mean((lower <= truth) & (truth <= upper)))
-    assert 0.89 < np.mean(covered) < 0.97
-
-
-def test_cross_interval_is_its_definition():
-    rng = np.random.default_rng(2)
-    mean, residuals, folds = rng.normal(size=(3, 5)), rng.normal(size=19), np.arange(19) % 3
-    lower, upper = cross_interval(mean, residuals, folds, 0.9)
-    for j in range(5):
-        ends = mean[folds, j] + np.abs(residuals), mean[folds, j] - np.abs(residuals)
-        assert upper[j] == np.sort(ends[0])[17], "the 18th smallest of 19"
-        assert lower[j] == np.sort(ends[1])[1], "the second smallest: 19 + 1 - 18"
-
-
-def test_one_member_gives_the_split_interval(monkeypatch: pytest.MonkeyPatch):
-    residuals = np.random.default_rng(3).normal(size=30)
-    monkeypatch.setattr("engine.metrics.conformal._BLOCK", 2)
-    mean = np.array([[0.0, 1.0, -5.0]])
-    lower, upper = cross_interval(mean, residuals, np.zeros(30, dtype=np.int64), 0.8)
-    half = split_quantile(residuals, 0.8)
-    assert lower == pytest.approx(mean[0] - half)
-    assert upper == pytest.approx(mean[0] + half)
-
-
 def test_the_quantile_is_the_finite_sample_one():
     assert split_quantile(np.arange(1.0, 20.0), 0.9) == 18, "of 19 residuals the 18th of 20"
     assert split_quantile(-np.arange(1.0, 10.0), 0.9) == 9
@@ -86,13 +48,7 @@ def test_the_quantile_is_the_finite_sample_one():
 def test_what_cannot_be_guaranteed_is_refused():
     with pytest.raises(TooFewLabelsError, match="8 held-out residuals cannot guarantee a 90% interval, it takes 9"):
         split_quantile(np.ones(8), 0.9)
-    with pytest.raises(TooFewLabelsError):
-        cross_interval(np.zeros((2, 1)), np.ones(8), np.arange(8) % 2, 0.9)
     with pytest.raises(ValueError, match="1 of 9 residuals are not finite"):
         split_quantile([np.nan, *[1.0] * 8], 0.5)
     with pytest.raises(ValueError, match="positive standard deviations"):
         split_quantile(np.ones(9), 0.5, np.zeros(9))
-    with pytest.raises(ValueError, match="or of neither"):
-        cross_interval(np.zeros((2, 1)), np.ones(9), np.arange(9) % 2, 0.5, spread=np.ones(9))
-    with pytest.raises(ValueError, match="below the 2 members"):
-        cross_interval(np.zeros((2, 1)), np.ones(9), np.arange(9) % 3, 0.5)
