@@ -90,7 +90,7 @@ class Forest:
         """Grow ``n_trees`` on n rows (n x d) and their values (n), each on all rows, down to single ones."""
         from sklearn.ensemble import ExtraTreesRegressor
 
-        grown = ExtraTreesRegressor(n_trees, max_features=_MAX_FEATURES, random_state=seed).fit(columns, values)
+        grown = ExtraTreesRegressor(n_trees, max_features=_MAX_FEATURES, random_state=seed % 2**32).fit(columns, values)
         return cls.of([tree.tree_ for tree in grown.estimators_])
 
     @classmethod
