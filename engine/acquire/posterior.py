@@ -52,11 +52,26 @@ class PoolPosterior(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class TablePosterior:
-    """A posterior held in memory: ``mean`` and ``std`` are N, ``table`` is ``D x N``, all in log10 kappa."""
+class _Marginals:
+    """Mean and standard deviation of N rows, in log10 kappa."""
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the pool."""
+        return len(self.mean)
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Marginal mean and standard deviation of these rows."""
+        return self.mean[rows], self.std[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class TablePosterior(_Marginals):
+    """A posterior held in memory: ``mean`` and ``std`` are N, ``table`` is ``D x N``, all in log10 kappa."""
+
     table: NDArray[np.float32]
     notes: tuple[str, ...] = ()
 
@@ -69,18 +84,9 @@ class TablePosterior:
             )
 
     @property
-    def n_rows(self) -> int:
-        """Rows in the pool."""
-        return len(self.mean)
-
-    @property
     def n_draws(self) -> int:
         """Number D of joint draws."""
         return len(self.table)
-
-    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Marginal mean and standard deviation of these rows."""
-        return self.mean[rows], self.std[rows]
 
     def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """``D x len(rows)`` draws of these rows."""
@@ -127,14 +133,12 @@ class TablePosterior:
 
 
 @dataclass(frozen=True, eq=False)
-class MemberPosterior:
+class MemberPosterior(_Marginals):
     """An ensemble's posterior that keeps ``(S + 3) N`` numbers and makes draws when asked: for pools of any size.
 
     Build it with :meth:`from_members`.
     """
 
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
     deviations: NDArray[np.float32]  # S x N, scaled so that the squares of a row sum to the variance between members
     within: NDArray[np.float32]  # N, standard deviation within members
     weights: NDArray[np.float32]  # D x S, the shared z
@@ -142,18 +146,9 @@ class MemberPosterior:
     notes: tuple[str, ...] = ()  # what deserves saying, such as a member left out
 
     @property
-    def n_rows(self) -> int:
-        """Rows in the pool."""
-        return len(self.mean)
-
-    @property
     def n_draws(self) -> int:
         """Number D of joint draws."""
         return len(self.weights)
-
-    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Marginal mean and standard deviation of these rows."""
-        return self.mean[rows], self.std[rows]
 
     def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """``D x len(rows)`` draws of these rows."""
