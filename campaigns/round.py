@@ -35,7 +35,7 @@ from campaigns.stopping import core_hours_left
 from campaigns.training_set import Scale, training_labels
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
 from db.states import RoundState
-from engine.exceptions import AcquisitionError, TooFewLabelsError
+from engine.exceptions import AcquisitionError, DivergedError, EngineError, TooFewLabelsError
 from engine.execution import executor
 from engine.learning.effort import effort_warning
 from engine.learning.ensemble import AUTO, FROZEN, MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
@@ -105,7 +105,7 @@ def finish_round(campaign: Campaign, record: RoundRecord, say: Callable[[str], N
     while work.record.state is not RoundState.QUEUED:
         try:
             work.record = work.next_step()
-        except AcquisitionError as error:
+        except (AcquisitionError, DivergedError) as error:
             work.give_up(error)
             raise CampaignError(f"round {record.number} queues nothing: {error}") from error
     return work.record
@@ -248,7 +248,7 @@ class RoundWork:
         assert self.record.predictions is not None
         return self._stored(self.campaign.directory / self.record.predictions.path)
 
-    def give_up(self, error: AcquisitionError) -> None:
+    def give_up(self, error: EngineError) -> None:
         """End a round that nothing can be chosen in; the next one begins with the settings of its time."""
         metrics = {**(self.record.metrics_before or {}), "refused": str(error)}
         self.store.finish_step(self.record.number, RoundState.QUEUED, metrics_before=metrics, queue=[])

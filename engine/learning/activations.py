@@ -44,9 +44,7 @@ def from_graphs(network: GraphNetwork, data: GraphData) -> Trunk:
     """Trunk by row with nothing cached: every pass begins at the graphs."""
 
     def trunk(rows: NDArray[np.int64]) -> Tensor:
-        graphs, statistics, _ = data.batch(rows)
-        device = _device(network)
-        return network.embed(graphs.to(device), statistics.to(device))[1]
+        return network.embed(*data.batch(rows, _device(network)))[1]
 
     return trunk
 
@@ -131,8 +129,7 @@ class CutFeatures:
         def trunk(rows: NDArray[np.int64]) -> Tensor:
             device = _device(network)
             given.features = {kind: self._rows(kind, rows).to(device) for kind in self.features}
-            graphs, statistics, _ = data.batch(rows)
-            return tail.embed(graphs.to(device), statistics.to(device))[1]
+            return tail.embed(*data.batch(rows, device))[1]
 
         return trunk
 
@@ -205,7 +202,7 @@ def _passes(
     device = _device(network)
     with torch.no_grad():
         for part in pack([data.graphs[i].n_edges for i in rows]):
-            yield from in_halves(rows[part], lambda chosen: compute(data.batch(chosen)[0].to(device)))
+            yield from in_halves(rows[part], lambda chosen: compute(data.batch(chosen, device)[0]))
 
 
 def _device(network: GraphNetwork) -> torch.device:

@@ -31,7 +31,7 @@ from engine.pretrained import find_model, model_class, read_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from engine.graphs.crystal_graph import CrystalGraph
     from engine.learning.network import GraphNetwork
@@ -130,18 +130,31 @@ class Backbone:
             )
 
     def embed(self, graphs: Sequence[CrystalGraph], statistics: NDArray[np.float32]) -> NDArray[np.float32]:
-        """N x d embeddings of N graphs and their statistics (N x 88)."""
+        """N x d embeddings of N graphs and their statistics (N x 88); on the CPU, in halves where memory runs out."""
         import torch
+
+        from engine.learning.memory import in_halves
 
         self.network.eval()
         types = self.node_types
         out = np.empty((len(graphs), self.embedding_size), dtype=np.float32)
         with torch.no_grad():
-            for rows in pack([g.n_edges for g in graphs]):
-                batch = collate([graphs[i] for i in rows], types)
-                readout, trunk = self.network.embed(batch, torch.from_numpy(statistics[rows]))
-                out[rows] = torch.cat([torch.from_numpy(statistics[rows]), readout, trunk], dim=1).numpy()
+            for packed in pack([g.n_edges for g in graphs]):
+                for rows, made in in_halves(packed, lambda rows: self._embed(graphs, statistics, rows, types)):
+                    out[rows] = made.numpy()
         return out
+
+    def _embed(
+        self,
+        graphs: Sequence[CrystalGraph],
+        statistics: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        types: NDArray[np.int64],
+    ) -> Tensor:
+        import torch
+
+        known = torch.from_numpy(statistics[rows])
+        return torch.cat([known, *self.network.embed(collate([graphs[i] for i in rows], types), known)], dim=1)
 
     def embed_crystals(self, crystals: Iterable[Crystal]) -> NDArray[np.float32]:
         """N x d embeddings without any cache."""

@@ -63,8 +63,6 @@ def expected_seconds(featuriser: AnyFeaturiser, keys: Sequence[str], settings: E
 
 def _seconds(backbone: Backbone, data: GraphData, strategy: Strategy) -> tuple[float, float]:
     """Seconds for all of ``data``: of what stays frozen, done once, and of a step."""
-    import torch
-
     from engine.learning.activations import from_graphs, frozen_activations
     from engine.learning.device import device
     from engine.learning.finetune import new_network
@@ -82,7 +80,7 @@ def _seconds(backbone: Backbone, data: GraphData, strategy: Strategy) -> tuple[f
         strategy.set_training(network)
         for _ in range(2):  # the first of a process takes longer
             began = time.perf_counter()
-            loss = masked_loss(network.heads(trunk(rows)), torch.from_numpy(data.targets).to(device()))
+            loss = masked_loss(network.heads(trunk(rows)), data.labels(rows, device()))
             loss.backward()
             step = min(step, time.perf_counter() - began)
     return frozen, step

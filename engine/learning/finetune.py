@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from engine.exceptions import BackboneError, TooFewLabelsError
+from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError
 from engine.execution import ExecutionSettings, executor
 from engine.learning.activations import Activations, frozen_activations
 from engine.learning.losses import Loss
@@ -267,7 +268,12 @@ class _Fitter:
         backbone, data = self._given
         rows, seed = job
         options: dict[str, Any] = {"strategy": self._strategy, "loss": self._loss, "activations": self._activations}
-        return NetworkHead.fit(backbone, data, rows, self._schedule, seed, **options)
+        try:
+            return NetworkHead.fit(backbone, data, rows, self._schedule, seed, _tell, **options)
+        except DivergedError as error:
+            raise DivergedError(
+                f"a network of seed {seed} on {backbone.name} (strategy {self._strategy}): {error}; nothing was written"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,6 +309,12 @@ def _fit_stored(item: tuple[int, tuple[NDArray[np.int64], int]], start: _Start) 
 
 _training = threading.Lock()
 """Held while a network trains: torch's random stream is one for all threads that a worker may have."""
+
+
+def _tell(epoch: Epoch) -> None:
+    """Say what deserves saying of an epoch, whichever process this is."""
+    if epoch.note:
+        logging.getLogger(__name__).warning("epoch %d: %s", epoch.number, epoch.note)
 
 
 def _files(backbone: Backbone) -> dict[str, bytes]:

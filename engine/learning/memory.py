@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Result = TypeVar("Result")
-_WORDS = ("can't allocate memory", "std::bad_alloc", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""Of torch's CPU allocator, of C++ below it, of the CUDA runtime, of cuBLAS and cuDNN."""
+_WORDS = (
+    "can't allocate memory", "std::bad_alloc", "could not create a primitive", "could not execute a primitive",
+    "CUDA error: out of memory", "STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""Of torch's CPU allocator, of C++ below it, of oneDNN (twice), of the CUDA runtime, of cuBLAS and cuDNN. Those of a
+GPU are from their documentation: our tests have none."""
 
 
 def in_halves(
@@ -31,16 +35,17 @@ def in_halves(
     waiting = [rows]
     while waiting:
         part = waiting.pop()
-        result = None
+        result, words = None, ""
         try:
             result = compute(part)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            words = str(error)
         if result is not None:
             yield part, result
         elif len(part) == 1:
-            raise TrainingError(single_crystal_too_large())
+            raise TrainingError(single_crystal_too_large(words))
         else:  # outside the handler, which would keep the tensors of the failed pass alive
             release()
             waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
@@ -57,6 +62,10 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def single_crystal_too_large() -> str:
-    """Say that halving has come to its end."""
-    return "memory ran out for a single crystal; leave the largest crystals out, or use a machine with more memory"
+def single_crystal_too_large(words: str) -> str:
+    """Say that halving has come to its end; ``words`` are those of the library that asked for memory."""
+    reason = next(iter(words.splitlines()), "") or "no reason was given"
+    return (
+        f"memory ran out for a single crystal ({reason}); leave the largest crystals out, or use a machine with more "
+        "memory"
+    )

@@ -81,10 +81,14 @@ class GraphData:
     node_types: NDArray[np.int64] = field(repr=False)
     """Element index of the model by atomic number."""
 
-    def batch(self, rows: NDArray[np.int64]) -> tuple[Data, Tensor, Tensor]:
-        """Graphs, statistics and targets of ``rows`` as tensors."""
+    def batch(self, rows: NDArray[np.int64], where: torch.device) -> tuple[Data, Tensor]:
+        """Graphs and statistics of ``rows`` as tensors on a device."""
         graphs = collate([self.graphs[i] for i in rows], self.node_types)
-        return graphs, torch.from_numpy(self.statistics[rows]), torch.from_numpy(self.targets[rows])
+        return graphs.to(where), torch.from_numpy(self.statistics[rows]).to(where)
+
+    def labels(self, rows: NDArray[np.int64], where: torch.device) -> Tensor:
+        """Targets of ``rows`` on a device."""
+        return torch.from_numpy(self.targets[rows]).to(where)
 
 
 @dataclass(frozen=True)
@@ -287,11 +291,12 @@ class _Run:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._halve(chosen)  # outside the handler, which would keep the tensors of the failed pass alive
+                words = str(error)
+            self._halve(chosen, words)  # outside the handler, which would keep the tensors of the failed pass alive
 
     def _descend(self, chosen: NDArray[np.int64]) -> float:
         self.optimiser.zero_grad()
-        labels = torch.from_numpy(np.isfinite(self.data.targets[chosen]).sum(0)).to(self.device)
+        labels = torch.isfinite(self.data.labels(chosen, self.device)).sum(0)
         total = 0.0
         for rows in np.array_split(chosen, min(self.parts, len(chosen))):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
@@ -307,7 +312,7 @@ class _Run:
         return total
 
     def _loss(self, shared: Tensor, rows: NDArray[np.int64], balance: Balance, labels: Tensor) -> Tensor:
-        target = torch.from_numpy(self.data.targets[rows]).to(self.device)
+        target = self.data.labels(rows, self.device)
         log_variance = None if self.network.noise is None else self.network.noise(shared)
         return masked_loss(
             self.network.heads(shared),
@@ -319,15 +324,15 @@ class _Run:
             labels=labels,
         )
 
-    def _halve(self, chosen: NDArray[np.int64]) -> None:
+    def _halve(self, chosen: NDArray[np.int64], words: str) -> None:
         if self.parts >= len(chosen):
-            raise TrainingError(single_crystal_too_large())
+            raise TrainingError(single_crystal_too_large(words))
         self.optimiser.zero_grad()
         release()
         self.parts *= 2
-        self.notes.append(
+        self.notes = [
             f"out of memory: from here on a batch of {len(chosen)} is computed in {self.parts} parts, to the same sum"
-        )
+        ]
 
     def _evaluate(self) -> float:
         """Give the validation loss, without learned weights of properties, which change from epoch to epoch."""
@@ -336,7 +341,7 @@ class _Run:
         mean, log_variance = predict_both(self.network, self.data, self.validation, self.trunk)
         loss = masked_loss(
             torch.from_numpy(mean),
-            torch.from_numpy(self.data.targets[self.validation]),
+            self.data.labels(self.validation, torch.device("cpu")),
             None if log_variance is None else torch.from_numpy(log_variance),
             loss=self.loss,
             balance="equal" if self.balance == "uncertainty" else self.balance,
