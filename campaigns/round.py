@@ -363,7 +363,8 @@ class RoundWork:
 
     def _ensemble_settings(self, backbone: AnyBackbone) -> EnsembleSettings:
         model = self.settings.model
-        settings = EnsembleSettings(model.strategy, model.head, model.members, self.seed, Schedule(epochs=model.epochs))
+        schedule = Schedule(epochs=model.epochs)
+        settings = EnsembleSettings(model.strategy, model.head, model.members, self.seed, schedule, trees=model.trees)
         return settings.resolved(len(self.pool.rows_of(self.labels)), backbone)
 
     def _workers(self, settings: EnsembleSettings) -> AbstractContextManager[Run | None]:

@@ -21,7 +21,12 @@ class ModelSection(Section):
         description="frozen: heads on cached embeddings; full, last, head, blocks:K, ...: networks are fine-tuned too.",
     )
     head: Literal["gp", "mlp", "network"] = Field(
-        default="gp", description="gp or mlp on embeddings (a gp is blended with networks), or the networks' own."
+        default="gp",
+        description="gp or mlp on embeddings (a gp is blended with trees and networks), or the networks' own.",
+    )
+    trees: bool = Field(
+        default=True,
+        description="Whether a gp is blended with extra-trees, at the share that held-out errors ask for.",
     )
     members: int = Field(default=5, ge=2, le=100, description="Members; each leaves out one fold.")
     epochs: int = Field(default=30, ge=1, description="Epochs of fine-tuned networks.")
