@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, get_type_hints, overload
 
 import numpy as np
@@ -28,12 +27,13 @@ class MaterialColumns(Sequence[MaterialKey]):
         self._table = table
 
     @classmethod
-    def of(cls, keys: Iterable[MaterialKey]) -> MaterialColumns:
-        """Take materials one after the other, as they are read."""
-        rest, parts = iter(keys), []
-        while part := list(islice(rest, _CHUNK)):
-            parts.append(pa.table(list(map(list, zip(*part, strict=True))), schema=_SCHEMA))
-        return cls(pa.concat_tables(parts) if parts else _SCHEMA.empty_table())
+    def of(cls, parts: Iterable[Sequence[Sequence[Any]]]) -> MaterialColumns:
+        """Take materials part by part as they are read, each one sequence a field."""
+        tables = [
+            pa.table([pa.array(values, kind) for values, kind in zip(part, _SCHEMA.types, strict=True)], schema=_SCHEMA)
+            for part in parts
+        ]
+        return cls(pa.concat_tables(tables) if tables else _SCHEMA.empty_table())
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -54,7 +54,7 @@ class Pool:
     @classmethod
     def of(cls, store: Store, elements: Collection[str], size: int | None = None) -> Pool:
         """Read the store's materials; with ``size``, only the first so many (a round keeps its pool)."""
-        index = MaterialColumns.of(islice(store.material_keys(), size))
+        index = MaterialColumns.of(store.material_columns(size))
         known = set(elements)
         systems, of_row = index.distinct("chemical_system")
         fits = np.array([set(system.split("-")) <= known for system in systems], dtype=bool)[of_row]

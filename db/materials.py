@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -112,7 +113,7 @@ class Materials(StoreConnection):
         last = 0
         while True:
             with self.session() as session:
-                query = select(Material.id).where(Material.campaign_id == self.campaign_pk(session), Material.id > last)
+                query = select(Material.id).where(*_after(last, self.campaign_pk(session)))
                 pks = session.scalars(query.order_by(Material.id).limit(chunk)).all()
                 records = self._read(session, pks)
             if not pks:
@@ -152,17 +153,21 @@ class Materials(StoreConnection):
                 found |= {row[0]: MaterialKey(*row) for row in session.execute(query.where(Material.id.in_(part)))}
         return [found[owners[id_][1]] for id_ in wanted]
 
-    def material_keys(self, chunk: int = 20_000) -> Iterator[MaterialKey]:
-        """Light columns of the whole pool, in order of insertion; memory holds one chunk."""
-        last = 0
-        while True:
+    def material_columns(self, size: int | None = None, chunk: int = 32_768) -> Iterator[tuple[tuple[Any, ...], ...]]:
+        """Light columns of the pool (or of its first ``size`` materials) in order of insertion, part by part.
+
+        Each part holds one tuple a field of :class:`MaterialKey`, of ``chunk`` materials at most.
+        """
+        last, left = 0, math.inf if size is None else size
+        while left > 0:
             with self.session() as session:
-                query = select(Material.id, *KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session))
-                rows = session.execute(query.where(Material.id > last).order_by(Material.id).limit(chunk)).all()
+                query = select(Material.id, *KEY_COLUMNS).where(*_after(last, self.campaign_pk(session)))
+                # plain rows of the connection take half the time of the session's
+                rows = session.connection().execute(query.order_by(Material.id).limit(int(min(chunk, left)))).all()
             if not rows:
                 return
-            yield from (MaterialKey(*key) for _, *key in rows)
-            last = rows[-1][0]
+            yield tuple(zip(*rows, strict=True))[1:]
+            last, left = rows[-1][0], left - len(rows)
 
     def in_buckets(self, buckets: Iterable[str]) -> dict[str, list[MaterialKey]]:
         """Light columns of the materials of each bucket that has any, in order of insertion."""
@@ -506,6 +511,11 @@ def find_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[
         rows = session.execute(query.where(Source.campaign_id == campaign_pk, Source.record_id.in_(part)))
         owners.update({record_id: (pk, material_id) for record_id, pk, material_id in rows})
     return owners
+
+
+def _after(last: int, campaign_pk: int) -> tuple[ColumnElement[bool], ...]:
+    """Tell materials behind row ``last``; the sum keeps SQLite from walking an index of the campaign at every chunk."""
+    return Material.id > last, Material.campaign_id + 0 == campaign_pk
 
 
 def _with_hash(source: SourceRecord, content_hash: str) -> SourceRecord:

@@ -217,7 +217,7 @@ def _copies(crystals: list[Crystal]) -> Iterator[MaterialRecord]:
 def _crystals(campaign: Campaign) -> Iterator[Crystal]:
     from engine.materials.crystal import Crystal
 
-    ids = [key.material_id for key in campaign.store.material_keys()]
+    ids = [key.material_id for key in campaign.store.material_index()]
     return (Crystal.from_dict(structure) for _, structure in campaign.store.structures(ids))
 
 

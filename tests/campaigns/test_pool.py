@@ -26,7 +26,7 @@ KEYS = [
 
 def test_columns_read_like_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("campaigns.columns._CHUNK", 6)
-    columns = MaterialColumns.of(iter(KEYS))
+    columns = MaterialColumns.of(tuple(zip(*part, strict=True)) for part in (KEYS[:7], KEYS[7:]))
     assert len(columns) == 20
     assert list(columns) == KEYS
     assert columns[7] == KEYS[7]
