@@ -18,13 +18,12 @@ from campaigns.files import write_whole
 from campaigns.ingestion import IngestReport, LabelField, ingest
 from campaigns.label_files import read_labels
 from campaigns.labelers import Labeler, make_labeler
-from campaigns.training_set import best_value, training_labels
+from campaigns.standing import queue_row
 from db.connection import STRUCTURES
 from db.exceptions import LabelError
-from db.records import CampaignRecord, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord, RoundRecord
+from db.records import CampaignRecord, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
 from db.states import QUEUE_MOVES, UNFINISHED, CampaignState, FailureReason, QueueState, RoundState
 from db.store import Store
-from engine.metrics.stopping import StoppingAdvice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,11 +35,6 @@ if TYPE_CHECKING:
     from engine.learning.mixture import AnyBackbone
     from engine.materials.crystal import Crystal
 
-HONESTY = (
-    "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
-    "sharpness",
-)  # fmt: skip
-"""Figures of how honest intervals are, before a round and after."""
 Stopped = Literal["rounds", "waiting", "budget", "candidates", "advice"]
 
 
@@ -500,88 +494,6 @@ class Campaign:
                 self.store.set_campaign_state(CampaignState.ACTIVE)
             if present is not state:
                 self.store.set_campaign_state(state)
-
-
-def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
-    """Write a queue entry as people read it: one flat row."""
-    return {
-        "round": entry.round,
-        "rank": entry.rank,
-        "id": entry.material_id,
-        "formula": formula,
-        "state": str(entry.state),
-        "mean": entry.predicted_mean,
-        "lower": entry.predicted_lower,
-        "upper": entry.predicted_upper,
-        "log10_mean": entry.log10_mean,
-        "log10_std": entry.log10_std,
-        "acquisition": entry.acquisition_value,
-        "cost": entry.expected_cost,
-        "fidelity": entry.fidelity,
-        "reason": entry.reason,
-    }
-
-
-def round_row(record: RoundRecord) -> dict[str, Any]:
-    """Write a round as people read it: labels, error before and after, coverage, hits, best, cost."""
-    before, after = record.metrics_before or {}, record.metrics_after or {}
-    model = before.get("model", {})
-    figures = ("spearman", "r2", *HONESTY)
-    return {
-        "round": record.number,
-        "state": str(record.state),
-        "labels": record.manifest["labels"],
-        "cv_mae": model.get("mae"),
-        "cv_mae_trees": before.get("extra_trees", {}).get("mae"),
-        "cv_mae_constant": before.get("constant", {}).get("mae"),
-        **{f"cv_{name}": model.get(name) for name in figures},
-        "new_labels": after.get("rows"),
-        "cheaper_labels": after.get("cheaper"),
-        "mae": after.get("mae"),
-        **{name: after.get(name) for name in figures},
-        "conformal_coverage_90": after.get("conformal_coverage_90"),
-        "distance_percentile": after.get("distance_percentile"),
-        **{name: after.get(name) for name in ("failed", "hits", "enhancement", "best", "expected_cost", "cost")},
-    }
-
-
-def status(campaign: Campaign) -> dict[str, Any]:
-    """Where a campaign stands, in plain values."""
-    from campaigns.stopping import core_hours
-
-    section = campaign.configuration.campaign
-    store = campaign.store
-    labels = training_labels(store, section)
-    rounds = store.rounds()
-    return {
-        "campaign": section.name,
-        "state": str(store.campaign().state),
-        "goal": section.goal,
-        "property": section.property,
-        "fidelity": section.fidelity,
-        **{noun: count for noun, count in store.counts().items() if noun in ("materials", "rejections")},
-        "labels": len(labels),
-        **{f"labels ({name})": store.fidelities(section.property).get(name, 0) for name in _cheaper(campaign)},
-        "best": best_value(labels, section.sought),
-        "rounds": len(rounds),
-        "last_round": str(rounds[-1].state) if rounds else None,
-        "queue": {str(state): n for state, n in store.queue_counts().items() if n},
-        "asked": campaign.asked(),
-        "budget": section.budget,
-        "core_hours": core_hours(campaign),
-        "budget_core_hours": section.budget_core_hours,
-        "advice": next((_advice(record) for record in reversed(rounds) if record.metrics_after), None),
-    }
-
-
-def _cheaper(campaign: Campaign) -> tuple[str, ...]:
-    return campaign.configuration.acquisition.fidelities
-
-
-def _advice(record: RoundRecord) -> str | None:
-    """Say what was advised when a round was judged."""
-    kept = (record.metrics_after or {}).get("stopping")
-    return StoppingAdvice.from_dict(kept).words if kept else None
 
 
 def upgrade_store(directory: Path) -> tuple[str, str]:

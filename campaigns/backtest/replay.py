@@ -67,8 +67,9 @@ def replay(job: tuple[Strategy, int], protocol: Protocol, pool: LabelledPool, fe
 def _run_campaign(
     protocol: Protocol, pool: LabelledPool, strategy: Strategy, run: Run, features: Path
 ) -> list[dict[str, Any]]:
-    from campaigns.campaign import Campaign, round_row
+    from campaigns.campaign import Campaign
     from campaigns.ingestion import IngestReport, add_materials
+    from campaigns.standing import round_row
 
     cold = protocol.cold_start
     text = campaign_text(protocol, strategy, run.seed, protocol.initial if cold else protocol.batch)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from campaigns.campaign import queue_row
 from campaigns.exceptions import CampaignError, ExchangeError, TooLargeError
 from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, write_manifest
 from campaigns.exchange.scripts import submit_script
 from campaigns.files import replaced, write_whole
 from campaigns.output import Count
+from campaigns.standing import queue_row
 from db.states import QueueState
 from engine.materials.crystal import Crystal
 

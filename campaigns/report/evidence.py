@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.campaign import Campaign, status
+from campaigns.campaign import Campaign
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.lineage import ROUND, kind_of
+from campaigns.standing import status
 from campaigns.stopping import stopping_advice
 from campaigns.training_set import Scale, training_labels
 from db.states import QueueState

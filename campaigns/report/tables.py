@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from campaigns.campaign import round_row
 from campaigns.report.evidence import Evidence
 from campaigns.report.numbers import NONE, hours, interval, percent, significant
+from campaigns.standing import round_row
 
 if TYPE_CHECKING:
     from db.records import ModelRecord, QueueEntryRecord
