@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from campaigns.files import share_copies
 from db.records import MemberRecord, ModelRecord
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def keep_ancestors(work: RoundWork, ensemble: Ensemble, folder: Path) -> list[st
     if ensemble.lower_fidelity is not None:
         where = (folder / _LOWER).relative_to(work.campaign.directory).as_posix()
         prior = _prior(ensemble.lower_fidelity, folder / _LOWER, where, backbones)
+        models = work.campaign.artifacts / "models"  # its labels change in few rounds, and it is large
+        share_copies(folder / _LOWER, [*models.glob(f"{_LOWER}/*"), *models.glob(f"*/{_LOWER}")])
         records.append(prior)
         stands_on.insert(0, prior.model_id)
     known = {record.model_id for record in work.store.models()}

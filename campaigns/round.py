@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -410,6 +411,7 @@ class RoundWork:
 
         model_id = f"round-{self.record.number:03d}-{ensemble.data_hash[:8]}"
         folder = self.campaign.artifacts / "models" / model_id
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left: its files may be others' too
         record = save_ensemble(ensemble, folder, self.campaign.artifacts / "backbones")
         self._model = ensemble
         members = tuple(

@@ -106,6 +106,13 @@ def test_a_fidelity_as_dear_as_the_campaigns_is_never_queued(campaign: Path) -> 
     done("run", campaign, "--rounds", 2)
     entries = queue(campaign)
     assert [e["fidelity"] for e in entries] == ["dft"] * 2 * BATCH
+    models = campaign / "artifacts" / "models"
+    (shared,) = (models / "lower-fidelity").iterdir()
+    rounds = list(models.glob("round-*/lower-fidelity"))
+    assert len(rounds) == 2
+    for file in shared.glob("*.safetensors"):
+        assert all((folder / file.name).samefile(file) for folder in rounds), "kept once"
+    assert {row["state"] for row in done("models", "verify", campaign, "--format", "json").json} == {"intact"}
     known = "dft: agl of it is there"
     assert all(known in e["reason"] or "dft at once: agl would tell" in e["reason"] for e in entries)
 
