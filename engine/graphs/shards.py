@@ -234,7 +234,7 @@ class ShardStore:
 def _digests(keys: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Two halves of 128 bits for each key: those of a content hash are its digits, those of other text its BLAKE2b."""
     try:
-        digits = bytes.fromhex("".join(keys)) if all(len(key) == _HASH_LENGTH for key in keys) else b""
+        digits = bytes.fromhex("".join(keys)) if set(map(len, keys)) == {_HASH_LENGTH} else b""
     except ValueError:
         digits = b""
     if 2 * len(digits) != _HASH_LENGTH * len(keys):
