@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
 from db.exceptions import LabelError, LabelProblem
-from db.materials import find_owners, resolve_owners
+from db.owners import find_owners, resolve_owners
 from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, LabelReport, require_json, utc_now
 from db.tables import Failure, Label, Material
 

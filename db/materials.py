@@ -6,15 +6,16 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from db.addition import Addition, shard_pk
 from db.connection import StoreConnection, chunks
-from db.exceptions import BrokenShardError, UnknownMaterialError
+from db.exceptions import BrokenShardError
+from db.owners import resolve_owners
 from db.records import (
     AddReport,
     CopyRecord,
@@ -26,23 +27,11 @@ from db.records import (
     SourceRecord,
     utc_now,
 )
-from db.states import RoundState
-from db.structures import FULL, Shards
-from db.tables import (
-    Failure,
-    Label,
-    Material,
-    MaterialProperty,
-    QueueEntry,
-    Rejection,
-    Round,
-    Source,
-    StructureShard,
-)
+from db.structures import FULL
+from db.tables import Material, MaterialProperty, Rejection, Source, StructureShard
 
 KEY_COLUMNS = tuple(getattr(Material, name) for name in MaterialKey._fields)
 SOURCE_COLUMNS = tuple(getattr(Source, name) for name in SourceRecord.__dataclass_fields__)
-
 
 SMALL = FULL // 4
 """Shards of fewer structures are merged when there are many."""
@@ -61,7 +50,7 @@ class Materials(StoreConnection):
         """
         records = list(batch)
         with self.session(write=True) as session:
-            return _Addition(session, self.lock_campaign(session), self.shards).add(records)
+            return Addition(session, self.lock_campaign(session), self.shards).add(records)
 
     def link_copies(self, copies: Iterable[CopyRecord]) -> list[tuple[str, str]]:
         """Record crystals that are materials of the store in nearly equal form; ids that cannot be linked, and why.
@@ -71,7 +60,7 @@ class Materials(StoreConnection):
         stays as it is.
         """
         with self.session(write=True) as session:
-            return _Addition(session, self.lock_campaign(session), self.shards).link(list(copies))
+            return Addition(session, self.lock_campaign(session), self.shards).link(list(copies))
 
     def compact_structures(self) -> None:
         """Merge small shards where there are many, and delete those that nobody refers to any more."""
@@ -88,7 +77,7 @@ class Materials(StoreConnection):
             for group in _groups(small):
                 rows_of_all = sum(rows for *_, rows in group)
                 merged = self.shards.merge(sha256 for _, sha256, _ in group)
-                into = _shard_pk(session, campaign_pk, merged, rows_of_all)
+                into = shard_pk(session, campaign_pk, merged, rows_of_all)
                 start = 0
                 for pk, _, rows in group:
                     moved = {"shard_pk": into, "shard_row": Material.shard_row + start}
@@ -289,247 +278,9 @@ class Materials(StoreConnection):
         return found
 
 
-class _Addition:
-    """One batch on its way in: what is known already, and the rows to write.
-
-    Everything is decided through the table of sources, where each id and each hash a material ever had is a row.
-    """
-
-    def __init__(self, session: Session, campaign_pk: int, shards: Shards):
-        self.session = session
-        self.campaign_pk = campaign_pk
-        self.shards = shards
-        self.pks: dict[str, int] = {}
-        self.held: dict[str, tuple[str, str]] = {}  # owner -> content hash, shard of its structure
-        self.hash_of_id: dict[str, tuple[str, str]] = {}  # record id -> owner, content hash
-        self.owner_of_hash: dict[str, str] = {}
-        self.known_sources: set[tuple[str, str]] = set()  # record id, origin
-        self.known_properties: set[tuple[str, str]] = set()  # owner, name
-        self.sources: list[tuple[str, SourceRecord]] = []
-        self.properties: list[tuple[str, str, PropertyValue]] = []
-        self.renewed: dict[str, MaterialRecord] = {}  # owner -> whose structure it gets
-
-    def add(self, records: Sequence[MaterialRecord]) -> AddReport:
-        """Decide what each record is, then write it all."""
-        report = AddReport([], [], [], [])
-        new: list[MaterialRecord] = []
-        ids = [source.record_id for record in records for source in record.sources]
-        self._look_up(ids, [record.content_hash for record in records])
-        for record in records:
-            sources = [_with_hash(source, record.content_hash) for source in record.sources]
-            owner = self._owner(record, sources)
-            if clash := self._clash(owner, sources):
-                report.conflicts.append((record.material_id, clash))
-                continue
-            if owner is None:
-                owner = record.material_id
-                new.append(record)
-                report.added.append(owner)
-            elif record.material_id in self.hash_of_id:
-                report.unchanged.append(record.material_id)
-            else:
-                report.duplicates.append((record.material_id, owner))
-            self._take(owner, sources, record.properties)
-            if self._is_lost(owner, record):
-                self.renewed[owner] = record
-        self._insert_materials(new)
-        self._insert_details()
-        self._renew()
-        return report
-
-    def link(self, copies: Sequence[CopyRecord]) -> list[tuple[str, str]]:
-        """Add sources and properties to existing materials, and structures where copies represent them."""
-        owners = resolve_owners(self.session, self.campaign_pk, [link.existing_id for link in copies])
-        pks = {pk for pk, _ in owners.values()}
-        ids = [material_id for _, material_id in owners.values()]
-        sources = [_with_hash(link.copy.sources[0], link.copy.content_hash) for link in copies]
-        self._look_up([*ids, *(source.record_id for source in sources)], [str(s.content_hash) for s in sources])
-        used = self._used(pks) if any(link.represents for link in copies) else pks
-        conflicts = []
-        for link, source in zip(copies, sources, strict=True):
-            pk, material_id = owners[link.existing_id]
-            clash = self._clash(material_id, [source])
-            other = self.owner_of_hash.get(link.copy.content_hash, material_id)
-            if other != material_id:
-                clash = f"that crystal is material {other!r} already"
-            if clash:
-                words = f"{source.record_id!r} cannot be linked to {material_id!r}: {clash}"
-                conflicts.append((source.record_id, words))
-                continue
-            self._take(material_id, [source], link.copy.properties)
-            if link.represents and pk not in used:
-                self.renewed[material_id] = link.copy
-        self._insert_details()
-        self._renew()
-        return conflicts
-
-    def _look_up(self, ids: Iterable[str], hashes: Iterable[str]) -> None:
-        """Load the sources that share an id or a hash with the batch, and their materials' property names."""
-        query = (
-            select(
-                Source.record_id,
-                Source.origin,
-                Source.content_hash,
-                Material.id,
-                Material.material_id,
-                Material.content_hash,
-                StructureShard.sha256,
-            )
-            .join(Material, Source.material_pk == Material.id)
-            .join(StructureShard, Material.shard_pk == StructureShard.id)
-            .where(Source.campaign_id == self.campaign_pk)
-        )
-        for column, values in ((Source.record_id, ids), (Source.content_hash, hashes)):
-            for part in chunks(dict.fromkeys(values)):
-                rows = self.session.execute(query.where(column.in_(part)))
-                for record_id, origin, content_hash, pk, owner, own_hash, sha256 in rows:
-                    self.pks[owner] = pk
-                    self.held[owner] = own_hash, sha256
-                    self.hash_of_id[record_id] = (owner, content_hash)
-                    self.owner_of_hash[content_hash] = owner
-                    self.known_sources.add((record_id, origin))
-        names = select(Material.material_id, MaterialProperty.name).join(Material)
-        for pks in chunks(self.pks.values()):
-            known = self.session.execute(names.where(MaterialProperty.material_pk.in_(pks)))
-            self.known_properties.update((owner, name) for owner, name in known)
-
-    def _owner(self, record: MaterialRecord, sources: Sequence[SourceRecord]) -> str | None:
-        """Find the material that ``record`` is a copy of, by its hash or by an id and hash it came in under before."""
-        known = self.hash_of_id.get(record.material_id)
-        if known and known[1] == record.content_hash:
-            return known[0]
-        owners = (self.owner_of_hash.get(str(source.content_hash)) for source in sources)
-        return self.owner_of_hash.get(record.content_hash) or next((owner for owner in owners if owner), None)
-
-    def _clash(self, owner: str | None, sources: Sequence[SourceRecord]) -> str | None:
-        """Say which id is known already as another crystal, if one is."""
-        for source in sources:
-            known = self.hash_of_id.get(source.record_id)
-            if known and (known[1] != source.content_hash or known[0] != owner):
-                return (
-                    f"id {source.record_id!r} is known already with another crystal (material {known[0]!r}, content "
-                    f"hash {known[1]}, received {source.content_hash}); give the new crystal an id of its own"
-                )
-        return None
-
-    def _take(self, owner: str, sources: Iterable[SourceRecord], properties: dict[str, PropertyValue]) -> None:
-        """Note what is to be written, so that later records of the batch see it too."""
-        for source in sources:
-            content_hash = str(source.content_hash)
-            self.hash_of_id[source.record_id] = (owner, content_hash)
-            self.owner_of_hash.setdefault(content_hash, owner)
-            if (source.record_id, source.origin) not in self.known_sources:
-                self.known_sources.add((source.record_id, source.origin))
-                self.sources.append((owner, source))
-        for name, value in properties.items():
-            if (owner, name) not in self.known_properties:
-                self.known_properties.add((owner, name))
-                self.properties.append((owner, name, value))
-
-    def _is_lost(self, owner: str, record: MaterialRecord) -> bool:
-        """Whether ``record`` brings back a structure that cannot be read any more."""
-        own_hash, sha256 = self.held.get(owner, ("", ""))
-        return own_hash == record.content_hash and not self.shards.is_sound(sha256)
-
-    def _used(self, pks: Collection[int]) -> set[int]:
-        """Those of the materials whose structure something was decided on."""
-        last = select(Round.state).where(Round.campaign_id == self.campaign_pk).order_by(Round.number.desc()).limit(1)
-        state = self.session.scalar(last)
-        if state is not None and state.step < RoundState.QUEUED.step:
-            return set(pks)
-        columns = (Label.material_pk, Failure.material_pk, QueueEntry.material_pk)
-        return {
-            pk
-            for column in columns
-            for part in chunks(pks)
-            for pk in self.session.scalars(select(column).where(column.in_(part)))
-        }
-
-    def _insert_materials(self, records: Sequence[MaterialRecord]) -> None:
-        for part in chunks(records, FULL):
-            shard = self._write(part)
-            rows = [
-                {name: getattr(record, name) for name in MaterialKey._fields}
-                | {"campaign_id": self.campaign_pk, "shard_pk": shard, "shard_row": i}
-                for i, record in enumerate(part)
-            ]
-            statement = insert(Material).returning(Material.id, sort_by_parameter_order=True)
-            pks = self.session.scalars(statement, rows)
-            self.pks.update(zip((record.material_id for record in part), pks, strict=True))
-
-    def _insert_details(self) -> None:
-        now = utc_now()
-        if self.sources:
-            own = {"campaign_id": self.campaign_pk}
-            rows = [vars(source) | own | {"material_pk": self.pks[owner]} for owner, source in self.sources]
-            self.session.execute(insert(Source), [row | {"retrieved_at": row["retrieved_at"] or now} for row in rows])
-        if self.properties:
-            values = [
-                {"material_pk": self.pks[owner], "name": name, "value": value} for owner, name, value in self.properties
-            ]
-            self.session.execute(insert(MaterialProperty), values)
-
-    def _renew(self) -> None:
-        """Give materials another structure."""
-        names = ("content_hash", "spacegroup")
-        statement = update(Material).where(Material.id == bindparam("row"))
-        for part in chunks(self.renewed.items(), FULL):
-            shard = self._write([record for _, record in part])
-            rows = [
-                {"row": self.pks[owner], "shard_pk": shard, "shard_row": i} | {n: getattr(record, n) for n in names}
-                for i, (owner, record) in enumerate(part)
-            ]
-            self.session.connection().execute(
-                statement.values({n: bindparam(n) for n in ("shard_pk", "shard_row", *names)}), rows
-            )
-
-    def _write(self, records: Sequence[MaterialRecord]) -> int:
-        """Write structures to a shard, which is on the disk before any row refers to it."""
-        return _shard_pk(
-            self.session, self.campaign_pk, self.shards.write([record.structure for record in records]), len(records)
-        )
-
-
-def resolve_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Row and id of the material behind each id, whichever of its ids it is; all unknown ids in one error."""
-    wanted = list(dict.fromkeys(ids))
-    owners = find_owners(session, campaign_pk, wanted)
-    if unknown := [record_id for record_id in wanted if record_id not in owners]:
-        shown = ", ".join(repr(record_id) for record_id in unknown[:20])
-        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        raise UnknownMaterialError(f"no material under {shown}{more}; ingest it first, or check the id")
-    return owners
-
-
-def find_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Row and id of the material behind each id; unknown ids are absent."""
-    owners: dict[str, tuple[int, str]] = {}
-    query = select(Source.record_id, Material.id, Material.material_id).join(
-        Material, Source.material_pk == Material.id
-    )
-    for part in chunks(dict.fromkeys(ids)):
-        rows = session.execute(query.where(Source.campaign_id == campaign_pk, Source.record_id.in_(part)))
-        owners.update({record_id: (pk, material_id) for record_id, pk, material_id in rows})
-    return owners
-
-
 def _after(last: int, campaign_pk: int) -> tuple[ColumnElement[bool], ...]:
     """Tell materials behind row ``last``; the sum keeps SQLite from walking an index of the campaign at every chunk."""
     return Material.id > last, Material.campaign_id + 0 == campaign_pk
-
-
-def _with_hash(source: SourceRecord, content_hash: str) -> SourceRecord:
-    return source if source.content_hash is not None else replace(source, content_hash=content_hash)
-
-
-def _shard_pk(session: Session, campaign_pk: int, sha256: str, rows: int) -> int:
-    """Row of a shard, which may be there already: the same structures give the same file."""
-    own = (StructureShard.campaign_id == campaign_pk, StructureShard.sha256 == sha256)
-    known = session.scalar(select(StructureShard.id).where(*own))
-    if known is None:
-        statement = insert(StructureShard).returning(StructureShard.id)
-        known = session.scalars(statement, [{"campaign_id": campaign_pk, "sha256": sha256, "rows": rows}]).one()
-    return known
 
 
 def _groups(small: Sequence[Any]) -> Iterator[list[Any]]:

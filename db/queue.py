@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from db.connection import StoreConnection, chunks
 from db.exceptions import IllegalMoveError, StaleQueueError, UnknownRecordError
-from db.materials import resolve_owners
+from db.owners import resolve_owners
 from db.records import PREDICTED_FIELDS, QueueEntryRecord, StateChange, utc_now
 from db.states import QUEUE_MOVES, UNFINISHED, QueueState
 from db.tables import QueueChange, QueueEntry, Round

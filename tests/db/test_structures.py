@@ -138,10 +138,10 @@ def test_orphans_are_swept(store: Store, structures: Path, make_material: Make, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from db import materials
+from db import addition
 from db.records import MaterialRecord
 from db.store import Store
-materials._shard_pk = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+addition.shard_pk = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 structure = {"lattice": [[4, 0, 0], [0, 4, 0], [0, 0, 4]], "numbers": [11], "frac_coords": [[0, 0, 0]]}
 with Store.open(sys.argv[1], structures=Path(sys.argv[2])) as store:
     store.add_materials([MaterialRecord("k", "hash k", "Na", "Na", 221, 1, "bucket", structure)])

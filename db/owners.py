@@ -1,0 +1,35 @@
+"""The material behind an id, whichever of its ids it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.connection import chunks
+from db.exceptions import UnknownMaterialError
+from db.tables import Material, Source
+
+
+def resolve_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Row and id of the material behind each id, whichever of its ids it is; all unknown ids in one error."""
+    wanted = list(dict.fromkeys(ids))
+    owners = find_owners(session, campaign_pk, wanted)
+    if unknown := [record_id for record_id in wanted if record_id not in owners]:
+        shown = ", ".join(repr(record_id) for record_id in unknown[:20])
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        raise UnknownMaterialError(f"no material under {shown}{more}; ingest it first, or check the id")
+    return owners
+
+
+def find_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Row and id of the material behind each id; unknown ids are absent."""
+    owners: dict[str, tuple[int, str]] = {}
+    query = select(Source.record_id, Material.id, Material.material_id).join(
+        Material, Source.material_pk == Material.id
+    )
+    for part in chunks(dict.fromkeys(ids)):
+        rows = session.execute(query.where(Source.campaign_id == campaign_pk, Source.record_id.in_(part)))
+        owners.update({record_id: (pk, material_id) for record_id, pk, material_id in rows})
+    return owners
