@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.acquire.objectives import Objective
 
 _ROUNDING = 1e-12
+_DECADES = 300
 _LARGEST = 1e30
 """Squares of larger labels, which a spread is made of, leave the range of single precision."""
 
@@ -43,7 +44,8 @@ class Scale:
     def true(self, learned: ArrayLike) -> NDArray[np.float64]:
         """Learned units back to values."""
         learned = np.asarray(learned, dtype=np.float64)
-        return learned if self.name == "linear" else 10.0**learned
+        # an interval of a model without any idea would leave the range of numbers, which no store takes
+        return learned if self.name == "linear" else 10.0 ** np.clip(learned, -_DECADES, _DECADES)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_SITES = 60
 """Crystals with more sites are left out, as in pre-training."""
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Of what decides a cell; raised when a change of the code changes figures, so that old cells are computed again."""
 _PACKAGES = ("kappascout", "torch", "matgl", "gpytorch", "scikit-learn")
 _TREES, _TREES_OF_MANY = 300, 100

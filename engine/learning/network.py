@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.exceptions import BackboneError
-from engine.learning.statistics import STATISTICS
+from engine.learning.statistics import STATISTICS, typical_spread
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+
+_NARROWEST = 0.1
 
 
 class GraphNetwork(nn.Module):
@@ -62,9 +65,14 @@ class GraphNetwork(nn.Module):
         self.noise: nn.Linear | None = nn.Linear(trunk_size, len(self.properties)) if predicts_noise else None
 
     def fit_statistics(self, statistics: Tensor) -> None:
-        """Take the scale of the statistics (N x 88) from training rows."""
+        """Take the scale of the statistics (N x 88) from training rows.
+
+        A column in which few rows are (nearly) equal has no scale of its own: another crystal would be thousands of
+        deviations away, and so would its prediction. It gets a tenth of what it varies by among common crystals.
+        """
+        floor = _NARROWEST * torch.from_numpy(typical_spread())
         self.statistics_mean.copy_(statistics.mean(0))
-        self.statistics_std.copy_(statistics.std(0).clamp_min(1e-6))
+        self.statistics_std.copy_(torch.maximum(statistics.std(0), floor.to(statistics.device)))
 
     def embed(self, batch: Data, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Readout (N x ``readout_size``) and trunk (N x ``trunk_size``) of a batch of N crystals."""

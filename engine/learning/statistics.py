@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 STATISTICS: tuple[str, ...] = (*COMPOSITION_STATISTICS, *BONDING_STATISTICS)
 """Names of the columns, those of the composition first."""
+
+
+@cache
+def typical_spread() -> NDArray[np.float32]:
+    """Give the standard deviation of each of the 88 statistics over the crystals of the reference, which are varied."""
+    from engine.materials.reference import reference_crystals
+
+    spread: NDArray[np.float32] = crystal_statistics(reference_crystals().values()).std(axis=0)
+    return spread
 
 
 def crystal_statistics(

@@ -12,13 +12,14 @@ from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.execution import ExecutionSettings, executor
 from engine.learning.activations import frozen_activations
 from engine.learning.backbone import Backbone
+from engine.learning.device import device, random_states, set_random_states
 from engine.learning.finetune import NetworkHead, fit_heads, new_network
 from engine.learning.losses import masked_loss
 from engine.learning.network import GraphNetwork
 from engine.learning.seeding import one_thread
 from engine.learning.strategies import FULL, parse
 from engine.learning.training import GraphData, Schedule, _Run, predict_network, train_network
-from tests.engine.learning.bodies import small_backbone
+from tests.engine.learning.bodies import SMALL, small_backbone
 
 SHORT = Schedule(epochs=3, batch_size=8)
 ROWS = np.arange(40)
@@ -72,6 +73,66 @@ def test_a_backbone_without_trunk_gets_one_scaled_on_training_rows(backbone, dat
     bare = Backbone("bare", GraphNetwork(backbone.body, backbone.network.readout_size, ()), {})
     head = NetworkHead.fit(bare, data, ROWS, replace(SHORT, epochs=1), seed=0)
     np.testing.assert_allclose(head.network.statistics_mean, data.statistics[ROWS].mean(0), rtol=1e-4)
+
+
+def test_statistics_that_few_rows_share_do_not_blow_up(backbone, data):
+    """Seven crystals of one kind leave most columns without a scale; others are still a few deviations away."""
+    bare = Backbone("bare", GraphNetwork(backbone.body, backbone.network.readout_size, ()), {})
+    alike = np.argsort(np.abs(data.statistics - data.statistics[0]).mean(1))[:7]
+    assert (data.statistics[alike].std(0) < 1e-6).any()
+    head = NetworkHead.fit(bare, data, alike, replace(SHORT, epochs=1), seed=0)
+    values = data.targets[alike, 0]
+    assert np.abs(head.predict(data, np.arange(len(data.graphs))) - values.mean()).max() < 20 * np.ptp(values)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("text", ["full", "blocks:1"])
+def test_bf16_passes_learn_as_well(kind, text, crystals_of):
+    """On the CPU, whose autocast takes the way of a GPU; weights and outputs stay in single precision."""
+    backbone = small_backbone(kind, trunk=True)
+    data, rows = crystals_of(backbone)
+    predicted, losses = [], []
+    for bf16 in (False, True):
+        network, strategy = new_network(backbone, 1, parse(text)), parse(text)
+        cache = frozen_activations(network, data, rows, strategy)
+        schedule = Schedule(epochs=4, batch_size=16, bf16=bf16)
+        history = train_network(network, data, rows, schedule, 1, strategy=strategy, activations=cache)
+        assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
+        losses.append([epoch.train_loss for epoch in history])
+        predicted.append(predict_network(network, data, rows))
+    plain, rounded = losses
+    assert rounded != plain, "the passes were rounded"
+    np.testing.assert_allclose(rounded, plain, rtol=0.02)
+    assert rounded[-1] < 0.9 * rounded[0]
+    assert np.abs(predicted[1] - predicted[0]).mean() < 0.1
+
+
+class TestDevice:
+    """What can be told of it without a GPU."""
+
+    def test_one_place_chooses_it(self):
+        assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def test_random_streams_go_on(self):
+        before = random_states()
+        drawn = torch.rand(3)
+        set_random_states(before)
+        assert torch.equal(torch.rand(3), drawn)
+        set_random_states([*before, before[0]])  # of a GPU that is not here
+        assert torch.equal(torch.rand(3), drawn)
+
+    def test_every_tensor_of_a_batch_is_moved(self, backbone, data):
+        """On ``meta``, which has no numbers: what stayed behind would be mixed with it, and refused."""
+        graphs, statistics = data.batch(ROWS[:3], torch.device("meta"))
+        found = {name: value.device.type for name, value in graphs.to_dict().items() if isinstance(value, torch.Tensor)}
+        assert {"edge_index", "pos", "node_type", "pbc_offshift"} <= set(found)
+        assert {*found.values(), statistics.device.type} == {"meta"}
+        assert data.labels(ROWS[:3], torch.device("meta")).device.type == "meta"
+
+    def test_weights_come_back_to_the_cpu(self, backbone, data):
+        network = new_network(backbone, 0)
+        train_network(network, data, ROWS, replace(SHORT, epochs=1), 0)
+        assert {tensor.device.type for tensor in network.state_dict().values()} == {"cpu"}
 
 
 def test_the_same_seed_gives_the_same_weights(backbone, data):
