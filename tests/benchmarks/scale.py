@@ -3,21 +3,24 @@
 Crystals are real ones with other elements and strain. Of the largest pools only the embeddings are made up, real ones
 with noise: making a million takes a quarter of an hour and tells no more than making ten thousand. Rates are in seconds
 of the processor, so that they hold on a machine that others use as well; each part runs in a process of its own, whose
-peak memory it tells.
+peak memory it tells. ``python -m tests.benchmarks.scale --largest 100000`` leaves the largest pools out, and ``--only
+rounds`` the embedding.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import platform
 import resource
-import shlex
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -41,10 +44,10 @@ EMBEDDED = 12_000
 """Crystals that are really embedded."""
 BARE = 3_000
 """Crystals of the bare forward pass."""
-SIZES = (10_000, 100_000, 1_000_000)
 LABELS = 300
 FEW_LABELS = 100
 BATCH = 10
+LARGE_BATCH = 100
 MEMBERS = 5
 GOAL_RATE = 200_000
 """Candidates a second on two cores, 100,000 on each."""
@@ -54,16 +57,64 @@ _STORED = 20_000
 _NOISE = 0.05
 
 
-def measure() -> list[Measure]:
+@dataclass(frozen=True)
+class Variant:
+    """One round on a pool."""
+
+    words: str = "GP heads"
+    settings: dict[str, str] = field(default_factory=dict)
+    """Parts of the shipped settings, and what stands in their place."""
+    labels: int = LABELS
+    batch: int = BATCH
+    function: str = "ucb"
+
+
+PLAIN = {"# trees = true ": "trees = false "}
+GP = Variant(settings=PLAIN)
+WITH_TREES = Variant("GP heads and trees")
+MLP = Variant("MLP heads", {'head = "gp"': 'head = "mlp"'})
+UCB_100 = Variant(settings=PLAIN, batch=LARGE_BATCH)
+QLOGEI_100 = Variant(settings=PLAIN, batch=LARGE_BATCH, function="qLogEI")
+VARIANTS = {
+    10_000: (GP,),
+    100_000: (GP, Variant(settings=PLAIN, labels=FEW_LABELS), WITH_TREES, MLP, UCB_100, QLOGEI_100),
+    1_000_000: (GP, MLP, UCB_100, QLOGEI_100),
+}
+"""Rounds on pools of each size."""
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale", description=__doc__)
+    parser.add_argument("--largest", type=int, default=max(VARIANTS), metavar="N", help="of the pools, in crystals")
+    parser.add_argument("--only", choices=("embedding", "rounds"), help="one half of it")
+    arguments = parser.parse_args()
+    measure(arguments.largest, arguments.only)
+
+
+def measure(largest: int = max(VARIANTS), only: str | None = None) -> list[Measure]:
     """Measure embedding, first scoring, scoring again, and whole rounds by size."""
     measures: list[Measure] = []
-    parts: list[Callable[[], list[Measure]]] = [embedding, first_scoring, *(partial(round_of, n) for n in SIZES)]
-    parts.append(partial(round_of, SIZES[1], FEW_LABELS))
-    for part in parts:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-            measures += executor.submit(part).result()
-        _write(measures)
+    what = (f" --largest {largest}" if largest < max(VARIANTS) else "") + (f" --only {only}" if only else "")
+    if only != "rounds":
+        for part in (embedding, first_scoring):
+            measures += _apart(part)
+            _write(measures, what)
+    for n, variants in VARIANTS.items():
+        if n > largest or only == "embedding":
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            _apart(partial(_fill, Path(name), n))
+            for variant in variants:
+                measures += _apart(partial(round_of, Path(name), n, variant))
+                _write(measures, what)
     return measures
+
+
+def _apart(part: Callable[[], Any]) -> Any:
+    """In a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        return executor.submit(part).result()
 
 
 def embedding() -> list[Measure]:
@@ -133,17 +184,30 @@ def first_scoring() -> list[Measure]:
     ]
 
 
-def round_of(n: int, labels: int = LABELS) -> list[Measure]:
+def round_of(home: Path, n: int, variant: Variant) -> list[Measure]:
     """Do one round on ``n`` materials whose embeddings are there: what each step takes, and the peak of memory."""
+    import torch
+
+    from campaigns.campaign import Campaign
     from campaigns.round import RoundWork, open_round
     from db.states import RoundState
 
-    with tempfile.TemporaryDirectory() as name, _campaign(Path(name) / "c") as campaign:
-        _fill(campaign, n, labels)
-        filled = peak_gigabytes()
+    torch.set_num_threads(1)
+    directory = home / "round"
+    shutil.copytree(home / "filled", directory)
+    settings = directory / "campaign.toml"
+    text = settings.read_text()
+    for old, new in {**variant.settings, 'function = "ucb"': f'function = "{variant.function}"'}.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    settings.write_text(text)
+    with Campaign.open(directory) as campaign:
+        campaign.features = home / "features"
+        _label(campaign, n, variant.labels)
         record: list[Any] = []
-        taken = {"open": _timed(lambda: record.append(open_round(campaign, BATCH)))}
-        work = RoundWork(campaign, record[0], lambda text: None)
+        taken = {"open": _timed(lambda: record.append(open_round(campaign, variant.batch)))}
+        work: list[Any] = []
+        taken["inputs"] = _timed(lambda: work.append(RoundWork(campaign, record[0], lambda text: None)))
         names = {
             RoundState.STARTED: "embedded",
             RoundState.EMBEDDED: "train",
@@ -151,20 +215,24 @@ def round_of(n: int, labels: int = LABELS) -> list[Measure]:
             RoundState.SCORED: "rank",
             RoundState.RANKED: "queue",
         }
-        while work.record.state is not RoundState.QUEUED:
-            step = names[work.record.state]
-            taken[step] = _timed(lambda: setattr(work, "record", work.next_step()))
-        assert len(campaign.store.queue()) == BATCH
-    kind = f"{n:,} rows, {MEMBERS} members, {labels} labels"
+        while (state := work[0].record.state) is not RoundState.QUEUED:
+            taken[names[state]] = _timed(lambda: setattr(work[0], "record", work[0].next_step()))
+        assert len(campaign.store.queue()) == variant.batch
+    shutil.rmtree(directory)
+    kind = f"{n:,} rows, {MEMBERS} {variant.words}, {variant.labels} labels"
     processor, wall = taken["score"]
     steps = ", ".join(f"{step} {seconds[0]:.1f}" for step, seconds in taken.items())
     whole = sum(seconds for step, (seconds, _) in taken.items() if step != "train")
     note = f"two cores at the rate of one processor second; {n / wall:,.0f}/s on the wall"
-    goal = ">= 1" if n > SIZES[0] else ""
+    goal = ">= 1" if n > min(VARIANTS) and variant.words != WITH_TREES.words else ""
+    ranked = f"{variant.function}, q = {variant.batch}, {kind}"
+    scoring = Measure(f"scoring again, {kind}", 2 * n / processor, float(GOAL_RATE), "candidates/s", goal, note)
     return [
-        Measure(f"scoring again, {kind}", 2 * n / processor, float(GOAL_RATE), "candidates/s", goal, note),
-        Measure(f"round without training, {kind}", whole / n * 1e6, None, "CPU-us/row", "", f"CPU-s by step: {steps}"),
-        _memory(f"round with q = {BATCH}, {kind}", f"{filled:.2f} GB before it, when the store was filled"),
+        *([scoring] if variant.batch == BATCH else []),
+        Measure(
+            f"round without training, {ranked}", whole / n * 1e6, None, "CPU-us/row", "", f"CPU-s by step: {steps}"
+        ),
+        _memory(f"round, {ranked}"),
     ]
 
 
@@ -174,32 +242,42 @@ def _campaign(directory: Path) -> Campaign:
     return Campaign.create(directory, fidelity="agl", batch=BATCH, budget=1000)
 
 
-def _fill(campaign: Campaign, n: int, labels: int) -> None:
-    """Put ``n`` materials into the store, their embeddings on disk, and labels of some."""
-    from db.records import LabelRecord
+def _fill(home: Path, n: int) -> None:
+    """Put ``n`` materials into the store of a campaign, and their embeddings on disk."""
     from engine.learning.features import Embedded, Featuriser
     from engine.materials.candidates import generate_candidates
 
     real = {c.id: c.crystal for c in islice(generate_candidates(), 1_000)}
+    with _campaign(home / "filled") as campaign:
+        backbone = campaign.backbone(campaign.configuration.model.backbone)
+        featuriser = Featuriser(backbone, home / "features", keep_graphs=False)
+        known = backbone.embed_crystals(real.values())
+        spread = _NOISE * known.std(axis=0)
+        records = _copies(list(real.values()))
+        rng = np.random.default_rng(0)
+        for start in range(0, n, _STORED):
+            batch = list(islice(records, min(_STORED, n - start)))
+            campaign.store.add_materials(batch)
+            for first in range(0, len(batch), 1024):
+                keys = [record.content_hash for record in batch[first : first + 1024]]
+                rows = (start + first + np.arange(len(keys))) % len(known)
+                noise = rng.normal(size=(len(keys), known.shape[1])).astype(np.float32) * spread
+                featuriser.keep(Embedded(keys, (known[rows] + noise).astype(np.float32), []))
+
+
+def _label(campaign: Campaign, n: int, count: int) -> None:
+    """Give materials drawn at random a label that follows from their embeddings."""
+    from db.records import LabelRecord
+    from engine.learning.features import Featuriser
+
     backbone = campaign.backbone(campaign.configuration.model.backbone)
-    featuriser = Featuriser(backbone, campaign.features, keep_graphs=False)
-    known = backbone.embed_crystals(real.values())
-    spread = _NOISE * known.std(axis=0)
-    records = _copies(list(real.values()))
-    rng = np.random.default_rng(0)
-    for start in range(0, n, _STORED):
-        batch = list(islice(records, min(_STORED, n - start)))
-        campaign.store.add_materials(batch)
-        for first in range(0, len(batch), 1024):
-            keys = [record.content_hash for record in batch[first : first + 1024]]
-            rows = (start + first + np.arange(len(keys))) % len(known)
-            noise = rng.normal(size=(len(keys), known.shape[1])).astype(np.float32) * spread
-            featuriser.keep(Embedded(keys, (known[rows] + noise).astype(np.float32), []))
-    chosen = rng.choice(n, labels, replace=False)
-    values = 10 ** (known[chosen % len(known)][:, :3].sum(axis=1) / known[:, :3].sum(axis=1).mean())
+    chosen = np.sort(np.random.default_rng(0).choice(n, count, replace=False)).tolist()
+    embeddings = Featuriser(backbone, campaign.features, keep_graphs=False).embeddings([_key(row) for row in chosen])
+    sums = embeddings[:, :3].sum(axis=1)
+    values = 10 ** (sums / sums.mean())
     campaign.store.add_labels(
         LabelRecord(f"made-{row:07d}", "kappa_300K", float(value), "W/(m K)", "agl", source="benchmark")
-        for row, value in zip(chosen.tolist(), values.tolist(), strict=True)
+        for row, value in zip(chosen, values.tolist(), strict=True)
     )
 
 
@@ -210,8 +288,13 @@ def _copies(crystals: list[Crystal]) -> Iterator[MaterialRecord]:
     plain = [(c.formula, c.chemical_system, len(c), c.to_dict()) for c in crystals]
     for row in iter(range(sys.maxsize)):
         formula, system, sites, structure = plain[row % len(plain)]
-        key = hashlib.sha256(f"made {row}".encode()).hexdigest()[:32]
-        yield MaterialRecord(f"made-{row:07d}", key, formula, system, 225, sites, f"{formula}|225|{sites}", structure)
+        yield MaterialRecord(
+            f"made-{row:07d}", _key(row), formula, system, 225, sites, f"{formula}|225|{sites}", structure
+        )
+
+
+def _key(row: int) -> str:
+    return hashlib.sha256(f"made {row}".encode()).hexdigest()[:32]
 
 
 def _crystals(campaign: Campaign) -> Iterator[Crystal]:
@@ -240,13 +323,13 @@ def _memory(what: str, note: str = "peak, against the limit") -> Measure:
     return Measure(f"memory of {what}", peak_gigabytes(), LIMIT, "GB", "<= 1", note)
 
 
-def _write(measures: list[Measure]) -> None:
+def _write(measures: list[Measure], what: str) -> None:
     """Write the table as far as it has come."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("kappascout", "torch", "matgl", "numpy", "pyarrow"))
     lines = [
         "# Scale",
         "",
-        f"`{shlex.join(['python', '-m', 'tests.benchmarks', 'scale'])}`, {datetime.now(UTC):%Y-%m-%d}, "
+        f"`python -m tests.benchmarks.scale{what}`, {datetime.now(UTC):%Y-%m-%d}, "
         f"Python {platform.python_version()}, {packages}; {os.cpu_count()} cores that other programs use as well (load "
         f"{os.getloadavg()[0]:.0f}).",
         "",
@@ -262,3 +345,7 @@ def _write(measures: list[Measure]) -> None:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
