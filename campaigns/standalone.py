@@ -65,17 +65,16 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     from engine.learning.backbone import DEFAULT_BACKBONE
     from engine.learning.effort import effort_warning
     from engine.learning.ensemble import EnsembleSettings, train_ensemble
-    from engine.learning.finetune import check_start
+    from engine.learning.finetune import check_start, fine_tuning
     from engine.learning.mixture import make_featuriser
     from engine.learning.storage import RECORD, load_starts, save_ensemble
-    from engine.learning.training import Schedule
 
     if (request.out / RECORD).exists():
         raise CampaignError(f"{request.out} holds a trained model already; choose another folder")
     scale = request.scale or default_scale(request.property)
     backbone = load_starts(request.start or DEFAULT_BACKBONE)
     settings = EnsembleSettings(
-        request.strategy, request.head, request.members, request.seed, Schedule(epochs=request.epochs)
+        request.strategy, request.head, request.members, request.seed, fine_tuning(request.epochs)
     )
     if settings.networks:
         check_start(backbone, settings.strategy)
@@ -261,6 +260,11 @@ def verify_models(campaign: Campaign) -> list[dict[str, Any]]:
         if "kind" not in record.stage:  # kept before backbones were models of their own
             backbone = f"artifacts/backbones/{record.backbone_hash[:32]}/{WEIGHTS}"
             checkpoints[record.model_id, backbone] = record.backbone_hash
+    listed = {path for _, path in checkpoints}
+    for home in sorted((campaign.artifacts / "backbones").glob("*")):  # also one that was known as an ancestor before
+        path = f"artifacts/backbones/{home.name}/{WEIGHTS}"
+        if path not in listed:
+            checkpoints["backbone", path] = home.name  # the beginning of its hash
     return [
         {"model": model, "checkpoint": path, "state": _state(campaign.directory / path, sha256)}
         for (model, path), sha256 in checkpoints.items()
@@ -271,7 +275,7 @@ def _state(path: Path, sha256: str) -> str:
     if not path.is_file():
         return "missing"
     with path.open("rb") as handle:
-        return "intact" if hashlib.file_digest(handle, "sha256").hexdigest() == sha256 else "changed"
+        return "intact" if hashlib.file_digest(handle, "sha256").hexdigest().startswith(sha256) else "changed"
 
 
 def _labelled(
@@ -301,9 +305,11 @@ def _labelled(
                     left_out[_COPY if _agree(first, outcome, [property_]) else f"{_COPY} with another value"] += 1
         say(Count(f"{len(found)} labelled crystals read"))
     why = "; ".join(f"{count} {words}" for words, count in left_out.items())
+    if not found and not why:
+        raise CampaignError(f"no crystals in {', '.join(map(str, files))}; give files of crystals with their labels")
     if not found:
         known = f"there are: {', '.join(sorted(fields)) or 'none'}"
-        raise CampaignError(f"no record has a usable {property_!r} ({why or 'no records'}; {known}); check --property")
+        raise CampaignError(f"no record has a usable {property_!r} ({why}; {known}); check --property")
     if len(fidelities) > 1:
         counts = ", ".join(f"{name} ({count})" for name, count in sorted(fidelities.items()))
         raise CampaignError(

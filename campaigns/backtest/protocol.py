@@ -101,6 +101,11 @@ def read_pool(protocol: Protocol) -> LabelledPool:
     refused = [f"{o.source} ({o.message})" for o in outcomes if isinstance(o, Rejection)]
     materials = [o for o in outcomes if isinstance(o, Material)]
     found = [m for m in materials if protocol.property in m.properties]
+    if not materials:
+        why = f": {refused[0]}" if refused else ""
+        raise CampaignError(
+            f"no crystals in {', '.join(protocol.files)}{why}; give files of crystals with their labels"
+        )
     if not found:
         fields = sorted({name for m in materials for name in m.properties})
         raise CampaignError(

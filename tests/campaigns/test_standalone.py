@@ -84,6 +84,9 @@ def test_what_cannot_be_trained_says_why(
     train = ("train", pool_file, "--members", 2)
     message = refused(*train, "--property", "kapa", "--out", tmp_path / "m")
     assert "no record has a usable 'kapa' (60 without kapa; there are: kappa_300K); check --property" in message
+    (tmp_path / "labels.csv").write_text("id,property,value\nx,kappa_300K,2\n")
+    message = refused("train", tmp_path / "labels.csv", "--property", "kappa_300K", "--out", tmp_path / "m")
+    assert "no crystals in" in message
     assert "holds a trained model already; choose another folder" in refused(
         *train, "--property", FIELD, "--out", model
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,7 +71,6 @@ def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
         else:
             assert isinstance(b, Material)
             assert (a.id, a.content_hash, a.bucket, a.properties) == (b.id, b.content_hash, b.bucket, b.properties)
-    assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"]
 
 
 def test_stopping_early_leaves_no_process_behind(tmp_path: Path) -> None:

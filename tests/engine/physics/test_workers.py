@@ -89,7 +89,7 @@ def test_crystals_are_taken_only_as_they_are_needed():
 def test_processes_end_with_the_program_that_started_them():
     """Killed in the middle of a calculation that would take ten minutes."""
     script = (
-        "from engine.physics.workers import calculate_all, _Worker\n"
+        "from engine.physics.workers import calculate_all\n"
         "from tests.engine.physics.calculations import by_size\n"
         "from tests.engine.physics.test_workers import cube\n"
         "import multiprocessing, threading, time\n"
