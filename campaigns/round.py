@@ -26,7 +26,7 @@ from campaigns.files import replaced, write_whole
 from campaigns.first_batch import first_entries
 from campaigns.first_pass import FirstPass, first_pass
 from campaigns.lineage import ROUND, answers_seen, keep_ancestors, recorded_files
-from campaigns.lower_fidelity import lower_fidelity
+from campaigns.lower_fidelity import check_prior, lower_fidelity
 from campaigns.output import Count
 from campaigns.pool import Pool, embed_pool, queued_ids
 from campaigns.predictors import checked_models, is_model
@@ -40,9 +40,8 @@ from engine.exceptions import AcquisitionError, DivergedError, EngineError, TooF
 from engine.execution import executor
 from engine.learning.effort import effort_warning
 from engine.learning.ensemble import AUTO, FROZEN, MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
-from engine.learning.finetune import check_start
+from engine.learning.finetune import check_start, fine_tuning
 from engine.learning.mixture import make_featuriser
-from engine.learning.training import Schedule
 from engine.metrics.calibration import Z90
 from engine.metrics.conformal import split_quantile
 
@@ -77,7 +76,8 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
     known = [objective.property for objective in settings.objectives if not objective.model]
     candidates = pool.candidates(store, settings.constraints, {*labels, *pending, *spent}, known)
     _check_objectives(settings, pool, store, labels, candidates)
-    _check_prior(campaign)
+    _check_first_batch(campaign)
+    check_prior(campaign, backbone, pool)
     manifest = {
         "settings": _settings(settings),
         "materials": len(pool) + len(pool.unknown),
@@ -364,7 +364,7 @@ class RoundWork:
 
     def _ensemble_settings(self, backbone: AnyBackbone) -> EnsembleSettings:
         model = self.settings.model
-        schedule = Schedule(epochs=model.epochs)
+        schedule = fine_tuning(model.epochs)
         settings = EnsembleSettings(model.strategy, model.head, model.members, self.seed, schedule, trees=model.trees)
         return settings.resolved(len(self.pool.rows_of(self.labels)), backbone)
 
@@ -462,7 +462,7 @@ def _check_objectives(
             )
 
 
-def _check_prior(campaign: Campaign) -> None:
+def _check_first_batch(campaign: Campaign) -> None:
     """Refuse an estimate for a first batch that is neither a model nor a fidelity of labels."""
     section, acquisition = campaign.configuration.campaign, campaign.configuration.acquisition
     if acquisition.first_batch != "prior" or is_model(campaign.directory, acquisition.prior):

@@ -24,6 +24,7 @@ from engine.exceptions import BackboneError, UnknownElementError
 from engine.graphs.crystal_graph import build_graph, collate, pack
 from engine.learning.bonding import BONDING_STATISTICS
 from engine.learning.composition import COMPOSITION_STATISTICS
+from engine.learning.population import Population
 from engine.learning.statistics import crystal_statistics
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS, MAX_Z
@@ -114,6 +115,12 @@ class Backbone:
     def embedding_size(self) -> int:
         """Columns of an embedding."""
         return max(s.stop for s in self.groups.values())
+
+    @cached_property
+    def population(self) -> Population:
+        """Of the embeddings of the crystals it was trained on, where its card tells."""
+        entry = self.card.get("population")
+        return Population.unknown(self.embedding_size) if entry is None else Population.from_card(entry)
 
     @property
     def node_types(self) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from engine.learning.baselines import baseline_metrics
 from engine.learning.blend import Blend, Partner, held_out_shares
 from engine.learning.committee import NetworkCommittee, network_data
 from engine.learning.features import CHUNK, chunks
-from engine.learning.finetune import NetworkHead, fit_heads
+from engine.learning.finetune import NetworkHead, fine_tuning, fit_heads
 from engine.learning.gp import FoldPredictor, GaussianProcessHead, union
 from engine.learning.judgement import judge, judge_curves, judge_folds
 from engine.learning.losses import Loss
@@ -78,7 +78,7 @@ class EnsembleSettings:
     ``network``: the networks' own heads."""
     members: int = 5
     seed: int = 0
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=fine_tuning)
     """Of fine-tuned networks."""
     loss: Loss = "l1"
     """Of fine-tuned networks."""
@@ -394,6 +394,7 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
     """Fit every member without its fold, and predict that fold with it."""
     values, folds = data.values, data.folds
     embeddings, groups = data.embeddings, data.featuriser.backbone.groups
+    population = data.featuriser.backbone.population
     networks = _networks(data, settings)
     heads: list[Any] = []
     mean, std = np.empty_like(values), np.full_like(values, np.nan)
@@ -409,7 +410,7 @@ def _fit(data: _TrainingData, settings: EnsembleSettings) -> _Fit:
             mean[held] = head.predict(embeddings[held])
         else:
             if data.lower is None:
-                head = GaussianProcessHead.fit(embeddings[rows], values[rows], groups, seed)
+                head = GaussianProcessHead.fit(embeddings[rows], values[rows], groups, seed, population)
             else:
                 head = data.lower.above(UPPER, embeddings[rows], values[rows], seed, data.sight[rows])
             mean[held], std[held] = head.predict(embeddings[held])
@@ -487,7 +488,8 @@ def _members_of_one(data: _TrainingData, settings: EnsembleSettings) -> tuple[Ga
     The members that held rows out were fitted without them, hyperparameters and scalers included, and gave the metrics
     and the calibration; these know a little more and share their kernel.
     """
-    whole = GaussianProcessHead.fit(data.embeddings, data.values, data.featuriser.backbone.groups, settings.seed)
+    backbone = data.featuriser.backbone
+    whole = GaussianProcessHead.fit(data.embeddings, data.values, backbone.groups, settings.seed, backbone.population)
     return tuple(whole.keeping(rows) for rows in data.jobs)
 
 
@@ -551,11 +553,13 @@ class _FunctionPosterior:
         for start, part in zip(range(0, len(rows), CHUNK), chunks(self._select(rows)), strict=True):
             embeddings = self._featuriser.embeddings(part)
             means, drawn = self._evaluate(embeddings)
-            own = means.mean(axis=0)
             blend = self._ensemble.blend if self._fidelity == UPPER else None
-            centre = own if blend is None else blend(own, self._featuriser, part, embeddings)
+            blended = means if blend is None else blend(means, self._featuriser, part, embeddings)
+            centre = blended.mean(axis=0)
+            # each function keeps its distance to its member's mean, and that mean goes where the blend has it
+            drawn += np.repeat(blended - means, len(drawn) // len(means), axis=0)
             factors = self._ensemble.calibration * self._ensemble.widening_factors(self._featuriser, part)
-            out[:, start : start + len(part)] = centre + factors * (drawn - own)
+            out[:, start : start + len(part)] = centre + factors * (drawn - centre)
         return out
 
     def _evaluate(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

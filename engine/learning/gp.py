@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError
+from engine.learning.population import Population
 from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:
@@ -79,11 +80,17 @@ class GaussianProcessHead:
 
     @classmethod
     def fit(
-        cls, embeddings: NDArray[np.float32], values: NDArray[np.float64], groups: Mapping[str, slice], seed: int
+        cls,
+        embeddings: NDArray[np.float32],
+        values: NDArray[np.float64],
+        groups: Mapping[str, slice],
+        seed: int,
+        population: Population | None = None,
     ) -> GaussianProcessHead:
         """Fit on n embeddings (n x d) and their values (n).
 
-        ``groups`` are those of :attr:`Backbone.groups`, perhaps with more behind them.
+        ``groups`` are those of :attr:`Backbone.groups`, perhaps with more behind them; ``population`` is the yardstick
+        of the columns (d), the rows themselves if not given.
 
         Raises
         ------
@@ -100,13 +107,16 @@ class GaussianProcessHead:
         kernels = kernel_groups(groups)
         if len(y) >= _CHOICE_ROWS:
             kernels = kernels[-1:]
-        heads = [cls._fitted(raw, y, kernel, seed) for kernel in kernels]
+        heads = [cls._fitted(raw, y, kernel, seed, population) for kernel in kernels]
         best = max(heads, key=lambda head: head.leave_one_out_density)
         return best.doubting_outliers() if len(y) >= _ROBUST_ROWS else best
 
     @classmethod
-    def _fitted(cls, raw: Tensor, y: Tensor, groups: Mapping[str, slice], seed: int) -> GaussianProcessHead:
-        centre, scale = raw.mean(0), raw.std(0)
+    def _fitted(
+        cls, raw: Tensor, y: Tensor, groups: Mapping[str, slice], seed: int, population: Population | None
+    ) -> GaussianProcessHead:
+        yardstick = population or Population.unknown(raw.shape[1])
+        centre, scale = (torch.from_numpy(part) for part in yardstick.standardisation(raw.numpy()))
         scale = torch.where(scale > 1e-8, scale, torch.ones_like(scale))
         for columns in groups.values():
             scale[columns] *= math.sqrt(columns.stop - columns.start)

@@ -18,6 +18,7 @@ import numpy as np
 from engine.exceptions import BackboneError
 from engine.learning.backbone import Backbone
 from engine.learning.features import Featuriser, Precision
+from engine.learning.population import Population
 from engine.learning.statistics import STATISTICS
 
 if TYPE_CHECKING:
@@ -75,6 +76,14 @@ class Mixture:
     def embedding_size(self) -> int:
         """Columns of an embedding."""
         return len(STATISTICS) + sum(part.embedding_size - len(STATISTICS) for part in self.parts)
+
+    @cached_property
+    def population(self) -> Population:
+        """Of the embeddings of the crystals that each of them was trained on; of the statistics the first one's."""
+        found = self.parts[0].population
+        for part in self.parts[1:]:
+            found = found.joined(part.population, first=len(STATISTICS))
+        return found
 
     @property
     def card(self) -> Mapping[str, Any]:

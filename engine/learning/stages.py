@@ -23,6 +23,7 @@ from engine.graphs.crystal_graph import build_graph, collate
 from engine.learning import strategies
 from engine.learning.backbone import CARD, Backbone, build_body, known_compounds, load_backbone, node_types
 from engine.learning.losses import Balance, Loss, check_loss
+from engine.learning.population import MAX_CRYSTALS, MIN_CRYSTALS, Population
 from engine.learning.seeding import one_thread, seeded
 from engine.learning.statistics import crystal_statistics
 from engine.learning.tasks import (
@@ -307,7 +308,16 @@ def train_stage(
             },
         ],
     }
-    return Backbone(name, network, card)
+    return Backbone(name, network, card | population_entry(Backbone(name, network, {}), graphs, training))
+
+
+def population_entry(backbone: Backbone, data: GraphData, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """Give what a card says of the embeddings of ``rows``: nothing if they are few, from some of them if many."""
+    if len(rows) < MIN_CRYSTALS:
+        return {}
+    some = np.random.default_rng(0).permutation(rows)[:MAX_CRYSTALS]
+    embeddings = backbone.embed([data.graphs[i] for i in some], data.statistics[some])
+    return {"population": Population.of(embeddings).to_card()}
 
 
 def scratch_backbone(start: str, sizes: Mapping[str, Any], seed: int) -> Backbone:
