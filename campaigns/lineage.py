@@ -51,11 +51,14 @@ def keep_ancestors(work: RoundWork, ensemble: Ensemble, folder: Path) -> list[st
         share_copies(folder / _LOWER, [*models.glob(f"{_LOWER}/*"), *models.glob(f"*/{_LOWER}")])
         records.append(prior)
         stands_on.insert(0, prior.model_id)
+    each: dict[str, ModelRecord] = {}
+    for record in records:  # a backbone of a mixture may also be what another of it began as, without weights there
+        if record.model_id not in each or record.members:
+            each[record.model_id] = record
     known = {record.model_id for record in work.store.models()}
-    for record in records:
+    for record in each.values():
         if record.model_id not in known:
             work.store.add_model(record)
-            known.add(record.model_id)
     return stands_on
 
 

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 from campaigns.exceptions import CampaignError
 from campaigns.predictors import is_model
 from campaigns.training_set import training_labels
+from engine.learning.ensemble import minimum_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from campaigns.campaign import Campaign
+    from campaigns.configuration import Configuration
+    from campaigns.pool import Pool
     from campaigns.round import RoundWork
     from engine.learning.ensemble import Ensemble
+    from engine.learning.mixture import AnyBackbone
 
 
 def lower_fidelity(work: RoundWork) -> Ensemble | None:
@@ -34,17 +39,52 @@ def lower_fidelity(work: RoundWork) -> Ensemble | None:
         return _of_fidelity(work, prior)
     ensemble = _load(directory / prior)
     if ensemble.backbone.sha256 != work.featuriser.backbone.sha256:
-        named = work.settings.model.backbone
-        starts = " ".join(f"--from {name}" for name in ([named] if isinstance(named, str) else named))
-        raise CampaignError(
-            f"[model] prior = {prior!r} stands on backbone {ensemble.backbone.name}, the campaign on "
-            f"{work.featuriser.backbone.name}; train it again with {starts}"
-        )
+        raise _other_backbone(work.settings, ensemble.backbone.name, work.featuriser.backbone)
     return ensemble
 
 
+def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
+    """Refuse a ``[model] prior`` that a round would fail on, before it begins and keeps its settings.
+
+    Raises
+    ------
+    CampaignError
+        As :func:`lower_fidelity`.
+    """
+    from engine.learning.storage import read_record
+
+    settings = campaign.configuration
+    prior = settings.model.prior
+    if prior and is_model(campaign.directory, prior):
+        stands_on = read_record(campaign.directory / prior)["backbone"]
+        if stands_on["sha256"] != backbone.sha256:
+            raise _other_backbone(settings, stands_on["name"], backbone)
+    elif prior:
+        section = settings.campaign.model_copy(update={"fidelity": prior})
+        known = set(training_labels(campaign.store, section)).intersection(pool.ids)
+        if len(known) < minimum_labels(settings.model.members):
+            raise _too_few(settings, len(known))
+
+
+def _other_backbone(settings: Configuration, stands_on: str, backbone: AnyBackbone) -> CampaignError:
+    named = settings.model.backbone
+    starts = " ".join(f"--from {name}" for name in ([named] if isinstance(named, str) else named))
+    return CampaignError(
+        f"[model] prior = {settings.model.prior!r} stands on backbone {stands_on}, the campaign on {backbone.name}; "
+        f"train it again with {starts}"
+    )
+
+
+def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
+    return CampaignError(
+        f"[model] prior = {settings.model.prior!r} is no folder that `train` wrote, and {settings.campaign.property} "
+        f"has {n_labels} labels of that fidelity where {minimum_labels(settings.model.members)} are needed; import "
+        "some, or leave prior empty"
+    )
+
+
 def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
-    from engine.learning.ensemble import EnsembleSettings, labels_hash, minimum_labels, train_ensemble
+    from engine.learning.ensemble import EnsembleSettings, labels_hash, train_ensemble
     from engine.learning.storage import RECORD, save_ensemble
 
     section, members = work.settings.campaign, work.settings.model.members
@@ -56,10 +96,7 @@ def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
     if len(ids) < minimum_labels(members):
         if not work.settings.model.prior:
             return None
-        raise CampaignError(
-            f"[model] prior = {fidelity!r} is no folder that `train` wrote, and {section.property} has {len(ids)} "
-            f"labels of that fidelity where {minimum_labels(members)} are needed; import some, or leave prior empty"
-        )
+        raise _too_few(work.settings, len(ids))
     keys = [hashes[id_] for id_ in ids]
     values = work.scale.learned([labels[id_].value for id_ in ids])
     settings = EnsembleSettings(members=members, seed=section.seed)

@@ -154,13 +154,20 @@ def test_weights_that_do_not_match(recipe: Make, pool_file: Path, small: Path, t
     assert not (tmp_path / "m").exists()
 
 
-def test_a_campaign_begins_no_round_that_its_backbone_cannot_do(dft: Path) -> None:
+def test_a_campaign_begins_no_round_that_its_model_cannot_do(dft: Path, pool_file: Path) -> None:
     """A round keeps its settings, so that one that has begun could never be mended."""
     small_backbone("MEGNet").save(dft / "small")
     configure(dft, {"model": {"backbone": "small", "strategy": "last"}})
     assert "tensors needed from small-MEGNet for strategy last match" in refused("run", dft)
     assert done("rounds", dft, "--format", "json").json == []
-    configure(dft, {"model": {"strategy": "frozen"}})
+    configure(dft, {"model": {"strategy": "frozen", "prior": "agl"}})
+    assert "kappa_300K has 0 labels of that fidelity where 8 are needed" in refused("run", dft)
+    done("train", pool_file, "--property", FIELD, "--members", 2, "--out", dft / "cheap")
+    configure(dft, {"model": {"prior": "cheap"}})
+    message = refused("run", dft)
+    assert "'cheap' stands on backbone megnet-multiproperty, the campaign on small-MEGNet" in message
+    assert done("rounds", dft, "--format", "json").json == []
+    configure(dft, {"model": {"prior": None}})
     done("run", dft, "--rounds", 1)
     assert len(queue(dft)) == 4
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.campaigns.helpers import configure, done, queue, refused
+import json
+
+from engine.learning.backbone import load_backbone
+from tests.campaigns.helpers import configure, done, kappascout, queue, refused
 from tests.engine.learning.bodies import small_backbone
 
 
@@ -26,6 +29,22 @@ def test_a_campaign_stands_on_two_backbones(replay, tmp_path):
         done("rounds", tmp_path / "elsewhere", "--format", "json").json
         == done("rounds", replay, "--format", "json").json
     )
+
+
+def test_a_part_that_another_part_began_as_is_verified_too(replay, pool_file, tmp_path):
+    """It is one model of the store, an ancestor without weights here and a backbone with them."""
+    small = small_backbone("MEGNet").save(replay / "small")
+    stage = {"tasks": [{"name": "kappa_300K", "scale": "log10"}], "schedule": {"epochs": 1}, "min_labels": 8}
+    (tmp_path / "r.json").write_text(json.dumps(stage))
+    done("pretrain", tmp_path / "r.json", pool_file, "--from", small, "--out", replay / "made")
+    configure(replay, {"model": {"backbone": ["made", "small"]}})
+    assert "warning: backbone r + small-MEGNet has learned kappa_300K of 14" in done("run", replay, "--rounds", 1).err
+    rows = done("models", "verify", replay, "--format", "json").json
+    weights = {row["checkpoint"] for row in rows if row["checkpoint"].startswith("artifacts/backbones/")}
+    assert len(weights) == 2
+    (spoiled,) = (replay / path for path in weights if load_backbone(small).sha256[:32] in path)
+    spoiled.write_bytes(b"other")
+    assert kappascout("models", "verify", replay).code == 1
 
 
 def test_a_backbone_named_twice_is_refused(replay):
