@@ -5,7 +5,6 @@ Beside the time on the wall stands the processor time of all processes, which te
 
 from __future__ import annotations
 
-import os
 import resource
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import spglib
 
+from engine.execution import cores
 from tests.benchmarks.crystals import large_pool_files, pool_files, write_substituted
 from tests.benchmarks.measure import REPEATS, Measure, peak_gigabytes
 
@@ -45,11 +45,11 @@ def measure() -> list[Measure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small, large = pool_files(folder), large_pool_files(folder)
-        measures = _compare(small, REPEATS)[0]
+        measures = compare(small, REPEATS)[0]
         if large != small:
-            measures += _compare(large, 2)[0]
-        few, peak = _compare([write_substituted(folder / "few.jsonl", SMALL)], 1)
-        many, peak_of_many = _compare([write_substituted(folder / "many.jsonl", LARGE)], 1)
+            measures += compare(large, 2)[0]
+        few, peak = compare([write_substituted(folder / "few.jsonl", SMALL)], 1)
+        many, peak_of_many = compare([write_substituted(folder / "many.jsonl", LARGE)], 1)
         return [
             *measures,
             *few,
@@ -71,9 +71,9 @@ def standardise_cells(cells: Sequence[Cell]) -> None:
         spglib.standardize_cell(cell, to_primitive=True, symprec=SYMPREC)
 
 
-def _compare(files: Sequence[Path], repeats: int) -> tuple[list[Measure], float]:
+def compare(files: Sequence[Path], repeats: int) -> tuple[list[Measure], float]:
     """Rates of both, and the peak memory of ours in gigabytes."""
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     cells = _cells(files)
     chunks = [cells[i : i + CHUNK] for i in range(0, len(cells), CHUNK)]
     ours, reference = [], []
@@ -83,7 +83,7 @@ def _compare(files: Sequence[Path], repeats: int) -> tuple[list[Measure], float]
     n = len(cells)
     rates = [
         Measure(
-            f"ingest {n} crystals{words}",
+            f"ingest {n:,} crystals{words}",
             n / min(getattr(cost, kind) for cost in ours),
             n / min(getattr(cost, kind) for cost in reference),
             "crystals/s",

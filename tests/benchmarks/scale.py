@@ -3,8 +3,8 @@
 Crystals are real ones with other elements and strain. Of the largest pools only the embeddings are made up, real ones
 with noise: making a million takes a quarter of an hour and tells no more than making ten thousand. Rates are in seconds
 of the processor, so that they hold on a machine that others use as well; each part runs in a process of its own, whose
-peak memory it tells. ``python -m tests.benchmarks.scale --largest 100000`` leaves the largest pools out, and ``--only
-rounds`` the embedding.
+peak memory it tells. ``python -m tests.benchmarks.scale --largest 100000`` leaves the largest pools out, ``--only
+rounds`` all but the rounds.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 REPORT = Path(__file__).with_name("SCALE.md")
+INGESTED = 100_000
+"""Crystals of an ingest, a tenth of the largest pool."""
 EMBEDDED = 12_000
 """Crystals that are really embedded."""
 BARE = 3_000
@@ -87,7 +89,7 @@ def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale", description=__doc__)
     parser.add_argument("--largest", type=int, default=max(VARIANTS), metavar="N", help="of the pools, in crystals")
-    parser.add_argument("--only", choices=("embedding", "rounds"), help="one half of it")
+    parser.add_argument("--only", choices=("ingest", "embedding", "rounds"), help="one part of it")
     arguments = parser.parse_args()
     measure(arguments.largest, arguments.only)
 
@@ -96,12 +98,15 @@ def measure(largest: int = max(VARIANTS), only: str | None = None) -> list[Measu
     """Measure embedding, first scoring, scoring again, and whole rounds by size."""
     measures: list[Measure] = []
     what = (f" --largest {largest}" if largest < max(VARIANTS) else "") + (f" --only {only}" if only else "")
-    if only != "rounds":
-        for part in (embedding, first_scoring):
-            measures += _apart(part)
-            _write(measures, what)
+    parts: dict[str, list[Callable[[], list[Measure]]]] = {
+        "ingest": [partial(ingest_rates, min(INGESTED, largest // 10))],
+        "embedding": [embedding, first_scoring],
+    }
+    for part in (part for name, group in parts.items() if only in (None, name) for part in group):
+        measures += _apart(part)
+        _write(measures, what)
     for n, variants in VARIANTS.items():
-        if n > largest or only == "embedding":
+        if n > largest or only not in (None, "rounds"):
             continue
         with tempfile.TemporaryDirectory() as name:
             _apart(partial(_fill, Path(name), n))
@@ -115,6 +120,16 @@ def _apart(part: Callable[[], Any]) -> Any:
     """In a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         return executor.submit(part).result()
+
+
+def ingest_rates(n: int) -> list[Measure]:
+    """Compare the ingest of JSON lines with spglib alone on the same crystals."""
+    from tests.benchmarks.ingest import compare
+
+    with tempfile.TemporaryDirectory() as name:
+        measures, gigabytes = compare([write_substituted(Path(name) / "made.jsonl", n)], REPEATS if n < INGESTED else 1)
+    peak = "peak of the process that writes; each worker holds a chunk"
+    return [*measures, Measure(f"memory of ingest, {n:,} crystals", gigabytes, LIMIT, "GB", "<= 1", peak)]
 
 
 def embedding() -> list[Measure]:
