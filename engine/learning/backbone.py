@@ -8,6 +8,7 @@ without a word and are wrong.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import json
@@ -216,6 +217,8 @@ def load_backbone(name: str | Path = DEFAULT_BACKBONE) -> Backbone:
     path = Path(name)
     if (path / CARD).is_file():
         return _load_own(path)
+    if not path.exists() and (close := difflib.get_close_matches(str(name), shipped_backbones(), n=1, cutoff=0.8)):
+        raise BackboneError(f"no backbone {str(name)!r}; did you mean {close[0]!r}?")
     return _load_matgl(name)
 
 

@@ -126,6 +126,8 @@ def test_crystals_and_starts_that_are_not_there(recipe: Make, pool_file: Path, s
     assert "was given no crystals; give FILE..., or --data ROLE=FILE for data" in refused("pretrain", own, *out)
     assert "none.jsonl does not exist" in refused("pretrain", own, tmp_path / "none.jsonl", *out)
     assert "holds no whole MatGL model" in refused("pretrain", own, pool_file, *out)
+    misspelt = ("--from", "megnet-multipropert")
+    assert "did you mean 'megnet-multiproperty'?" in refused("pretrain", recipe(STAGE), pool_file, *misspelt, *out)
     assert not (tmp_path / "b").exists()
     for command in (("pretrain", own, pool_file), ("study", "paraisite", "--data", tmp_path)):
         outcome = kappascout(*command, *out, "--from", small, "--from", "scratch:megnet")
