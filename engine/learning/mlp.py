@@ -68,7 +68,7 @@ class PerceptronHead:
         network = _layers(len(t["centre"]))
         network.load_state_dict({k: v for k, v in t.items() if k[0].isdigit()})
         with torch.no_grad():
-            x = (torch.tensor(np.asarray(embeddings), dtype=torch.float32) - t["centre"]) / t["scale"]
+            x = (torch.as_tensor(np.asarray(embeddings, dtype=np.float32)) - t["centre"]).div_(t["scale"])
             return (network(x)[:, 0] * t["std"] + t["mean"]).double().numpy()
 
 
