@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.exceptions import DivergedError
 from engine.learning import effort
 from engine.learning.backbone import load_backbone
 from engine.learning.training import GraphData
@@ -235,6 +236,13 @@ def test_answers_that_the_backbone_has_learned_before(recipe: Make, pool_file: P
     told = done("train", pool_file, *options[:-2], "--out", tmp_path / "n", *mixed).err
     assert f"warning: backbone megnet-multiproperty + own has learned {FIELD} of 60" in told
 
+    # and a mixture predicts the same wherever its folder is
+    done("predict", tmp_path / "n", pool_file, "--out", tmp_path / "here.csv")
+    (tmp_path / "n").rename(tmp_path / "elsewhere")
+    (tmp_path / "b").rename(tmp_path / "gone")
+    done("predict", tmp_path / "elsewhere", pool_file, "--out", tmp_path / "there.csv")
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
 
 # -- on the way --------------------------------------------------------------------------------------------------------
 
@@ -254,6 +262,24 @@ def test_a_loss_that_is_no_number(recipe: Make, pool_file: Path, tmp_path: Path)
         assert not name.startswith("body.") or torch.equal(tensor, begun[name])
     stages[1]["schedule"] = STAGE["schedule"]
     assert "stage a is finished already" in done("pretrain", recipe(*stages), pool_file, "--out", tmp_path / "b").err
+
+
+def test_a_round_whose_networks_diverge(dft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would diverge again however often it is run; it ends, and the next one has the settings of its time."""
+    small_backbone("MEGNet").save(dft / "small")
+    configure(dft, {"model": {"backbone": "small", "strategy": "head", "epochs": 1, "members": 2}})
+
+    def diverge(*_: Any, **__: Any) -> None:
+        raise DivergedError("the loss became nan in epoch 1, batch 1 of 2 (of target); look for extreme labels")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.learning.finetune.train_network", diverge)
+        message = refused("run", dft, "--rounds", 1)
+    assert "round 1 queues nothing: a network of seed " in message
+    assert " on small-MEGNet (strategy head): the loss became nan in epoch 1, batch 1 of 2" in message
+    assert queue(dft) == []
+    done("run", dft, "--rounds", 1)
+    assert {entry["round"] for entry in queue(dft)} == {2}
 
 
 def test_memory_that_runs_out(recipe: Make, pool_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

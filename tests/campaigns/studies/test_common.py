@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from campaigns.exceptions import CampaignError
 from campaigns.studies import common
 from campaigns.studies.common import Cells, Columns, judge, random_splits, read_sources
+from tests.engine.learning.bodies import small_backbone
 
 
 def test_a_cell_is_made_once(tmp_path):
@@ -119,3 +121,15 @@ def test_numbers_as_text():
     assert common.short(-1.5) == "-1.50"
     assert common.mean_std([0.1, None, 0.3]) == ".200 (.141)"
     assert common.mean_std([None]) == "-"
+
+
+def test_a_start_that_has_seen_the_answers_by_another_name(studies_data):
+    """A campaign calls ``kappa_300K`` what the files call ``kappa_300K_W_mK``; AGL is another quantity."""
+    materials = read_sources(studies_data, ("L96",), lambda _: None)["L96"]
+
+    def backbone(name):
+        return replace(small_backbone("MEGNet"), card={"seen": {name: [materials[3].content_hash[:12]]}})
+
+    common.check_unseen(backbone("kappa_agl_300K_W_mK"), materials, common.SOURCES["L96"])
+    with pytest.raises(CampaignError, match=r"has seen kappa_300K_W_mK of 1 crystals .*told its answers"):
+        common.check_unseen(backbone("kappa_300K"), materials, common.SOURCES["L96"])
