@@ -64,7 +64,7 @@ class Arrangement:
         # no lattice vector is shorter than the distance between lattice planes
         planes = 1 / np.sqrt(np.linalg.inv(metric).diagonal().max())
         positions = np.frombuffer(self.positions, np.int8).reshape(-1, 3) / _GRID
-        numbers = np.frombuffer(self.kinds, np.uint8) + 1
+        numbers = np.frombuffer(self.kinds, np.uint8).astype(np.int64) + 1
         return Crystal(lattice * (step * _GRID / planes), numbers, positions)
 
 
