@@ -6,13 +6,14 @@ round's model is a chain of rows with the metrics of every stage.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from campaigns.files import share_copies
 from db.records import MemberRecord, ModelRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from campaigns.round import RoundWork
@@ -62,9 +63,15 @@ def keep_ancestors(work: RoundWork, ensemble: Ensemble, folder: Path) -> list[st
     return stands_on
 
 
-def recorded_files(record: Mapping[str, Any], folder: str) -> list[dict[str, str]]:
-    """Files of a model beside its members (networks that are blended in, distances), relative to the campaign."""
-    return [{**file, "path": f"{folder}/{file['path']}"} for file in record["files"]]
+def recorded_files(folder: Path, where: str) -> list[dict[str, str]]:
+    """Files of a model in ``folder`` beside its members: its record, networks that are blended in, distances.
+
+    ``where`` is the folder relative to the campaign. The record's own hash is kept too: it has the calibration.
+    """
+    from engine.learning.storage import RECORD, read_record
+
+    own = {"path": RECORD, "sha256": hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()}
+    return [{**file, "path": f"{where}/{file['path']}"} for file in (own, *read_record(folder)["files"])]
 
 
 def whole_lineage(store: Store, model_id: str) -> list[ModelRecord]:
@@ -170,7 +177,7 @@ def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> M
             "kind": PRIOR,
             "backbone": lower.backbone.name,
             "stands_on": backbones,
-            "files": recorded_files(record, where),
+            "files": recorded_files(folder, where),
         },
         backbone_hash=lower.backbone.sha256,
         data_hash=lower.data_hash,

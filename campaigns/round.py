@@ -426,7 +426,7 @@ class RoundWork:
                 "kind": ROUND,
                 "backbone": record["backbone"]["name"],
                 "stands_on": stands_on,
-                "files": recorded_files(record, self._relative(folder)),
+                "files": recorded_files(folder, self._relative(folder)),
                 "lineage": ensemble.backbone.card.get("lineage", []),
             },
             backbone_hash=ensemble.backbone.sha256,

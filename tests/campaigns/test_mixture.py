@@ -45,6 +45,13 @@ def test_a_part_that_another_part_began_as_is_verified_too(replay, pool_file, tm
     (spoiled,) = (replay / path for path in weights if load_backbone(small).sha256[:32] in path)
     spoiled.write_bytes(b"other")
     assert kappascout("models", "verify", replay).code == 1
+    load_backbone(small).save(spoiled.parent)
+    assert kappascout("models", "verify", replay).code == 0
+    (record,) = (replay / "artifacts" / "models").glob("round-*/ensemble.json")
+    record.write_text(record.read_text().replace('"calibration": ', '"calibration": 1'))
+    outcome = kappascout("models", "verify", replay)
+    assert outcome.code == 1
+    assert "ensemble.json" in outcome.err
 
 
 def test_a_backbone_named_twice_is_refused(replay):
