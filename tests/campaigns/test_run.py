@@ -63,7 +63,7 @@ def test_two_rounds_end_to_end(replay: Path, records: list[dict[str, Any]]) -> N
     assert shown["lineage"][1]["errors"]["shear_modulus_scaled"]["spearman"] > 0.9
     verified = done("models", "verify", replay, "--format", "json").json
     assert {row["state"] for row in verified} == {"intact"}
-    assert len(verified) == 2 * (3 + 1) + 1, "members and trees of both, and the backbone that they share"
+    assert len(verified) == 2 * (3 + 2) + 1, "members, trees, record of both, and the backbone that they share"
     assert "no approved entry to export (0 proposed)" in refused("queue", "export", replay, "--to", replay / "x")
     assert "is spent" in done("run", replay).err
     page = done("report", replay, "--out", replay / "page.html").out.strip()
