@@ -78,7 +78,7 @@ def test_a_changed_checkpoint_is_named(replay: Path) -> None:
     outcome = kappascout("models", "verify", replay, "--format", "json")
     assert outcome.code == 1
     assert checkpoint.relative_to(replay).as_posix() in outcome.err
-    assert sorted(row["state"] for row in outcome.json) == ["changed", *["intact"] * 3, "missing"]
+    assert sorted(row["state"] for row in outcome.json) == ["changed", *["intact"] * 4, "missing"]
 
 
 @pytest.mark.parametrize("function", ["thompson", "random"])
