@@ -270,6 +270,14 @@ def build_body(class_name: str, arguments: Mapping[str, Any]) -> nn.Module:
     return getattr(models, class_name)(**plain)
 
 
+def body_sizes(class_name: str) -> list[str]:
+    """Names of the arguments that a MatGL model's constructor knows; it takes others too, to no effect."""
+    from matgl import models
+
+    parameters = inspect.signature(getattr(models, class_name)).parameters.values()
+    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
 def _load_own(folder: Path) -> Backbone:
     from safetensors.torch import load
 

@@ -21,7 +21,15 @@ import numpy as np
 from engine.exceptions import BackboneError, DivergedError, TrainingError
 from engine.graphs.crystal_graph import build_graph, collate
 from engine.learning import strategies
-from engine.learning.backbone import CARD, Backbone, build_body, known_compounds, load_backbone, node_types
+from engine.learning.backbone import (
+    CARD,
+    Backbone,
+    body_sizes,
+    build_body,
+    known_compounds,
+    load_backbone,
+    node_types,
+)
 from engine.learning.losses import Balance, Loss, check_loss
 from engine.learning.population import MAX_CRYSTALS, MIN_CRYSTALS, Population
 from engine.learning.seeding import one_thread, seeded
@@ -327,6 +335,9 @@ def scratch_backbone(start: str, sizes: Mapping[str, Any], seed: int) -> Backbon
     from engine.learning.network import GraphNetwork, body_readout
 
     class_name, settings = SCRATCH[_scratch_kind(start)]
+    known = body_sizes(class_name)
+    if unknown := sorted(set(sizes) - set(known)):  # MatGL takes any
+        raise TrainingError(f"{class_name} has no size {unknown[0]!r}; there are {', '.join(known)}")
     with seeded(seed):
         try:
             body: Any = build_body(class_name, {**settings, **sizes})

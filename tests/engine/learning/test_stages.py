@@ -328,6 +328,8 @@ class TestRefusals:
     def test_sizes_that_cannot_be_built(self):
         with pytest.raises(TrainingError, match=r"MEGNet cannot be built with {'activation_type': 'none'}"):
             scratch_backbone("scratch:megnet", {"activation_type": "none"}, 0)
+        with pytest.raises(TrainingError, match=r"MEGNet has no size 'units'; there are .*nblocks"):
+            scratch_backbone("scratch:megnet", {"units": 3}, 0)
 
     def test_a_loss_that_is_no_number_leaves_the_last_good_network(self, pool, backbone, tmp_path):
         stage = replace(STAGE, schedule=Schedule(epochs=3, batch_size=16, learning_rate=1e30, clip_norm=1e30))
