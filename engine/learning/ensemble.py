@@ -83,7 +83,8 @@ class EnsembleSettings:
     loss: Loss = "l1"
     """Of fine-tuned networks."""
     trees: bool = True
-    """Whether a ``gp`` is blended with extra-trees, up to :data:`TREE_LABELS` labels."""
+    """Whether a ``gp`` is blended with extra-trees, up to :data:`TREE_LABELS` labels; not above a cheaper fidelity, where
+    they drew it back to the cheaper values and found .87 of the lowest 5 % of 238 compounds instead of .96."""
 
     def __post_init__(self) -> None:
         """Refuse unknown words, what does not go together, and one member, which could not hold rows out."""
@@ -233,12 +234,7 @@ class Ensemble:
     @cached_property
     def process(self) -> MultiFidelityHead:
         """The process of Gaussian-process members with all labels, for another fidelity to stand on."""
-        return MultiFidelityHead.of(self.whole, LOWER)
-
-    @cached_property
-    def whole(self) -> GaussianProcessHead:
-        """Gaussian-process members put together again: one with all labels."""
-        return union(self.heads)
+        return MultiFidelityHead.of(union(self.heads), LOWER)
 
     @cached_property
     def _folds(self) -> FoldPredictor | None:
@@ -446,9 +442,8 @@ def _partners(
     if networks:
         committee = NetworkCommittee(networks)
         partners["networks"] = committee, committee.held_out(data.graphs, data.folds)
-    if settings.trees and len(data.values) <= TREE_LABELS:
-        beneath = None if data.lower_fidelity is None else data.lower_fidelity.whole
-        partners["trees"] = Trees.fit(data.keys, data.embeddings, data.values, data.folds, settings.seed, beneath)
+    if settings.trees and data.lower is None and len(data.values) <= TREE_LABELS:
+        partners["trees"] = Trees.fit(data.keys, data.embeddings, data.values, data.folds, settings.seed)
     return partners
 
 

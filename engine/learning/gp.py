@@ -170,13 +170,6 @@ class GaussianProcessHead:
         variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
         return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
 
-    def mean(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Mean at N embeddings, as :meth:`predict` to single precision, which takes much longer for the spread."""
-        t, weights = self.tensors, self._single[-1]
-        blocks = torch.as_tensor(np.asarray(embeddings, dtype=np.float32)).split(_BLOCK)
-        mean = torch.cat([self._columns.kernel(block) @ weights for block in blocks]).double()
-        return np.asarray(mean * t["std"] + t["mean"])
-
     def functions(self, n_functions: int, seed: int) -> PosteriorFunctions:
         """Draw functions from the posterior (noise-free); the same ``seed`` gives the same functions."""
         t = self.tensors
@@ -192,11 +185,6 @@ class GaussianProcessHead:
         """What prediction reads, in single precision: centre, scale, x, upper factor, weights."""
         t = self.tensors
         return tuple(v.float().contiguous() for v in (t["centre"], t["scale"], t["x"], self.cholesky.T, self.weights))
-
-    @cached_property
-    def _columns(self) -> _ScaledColumns:
-        """For the kernel with any rows."""
-        return _ScaledColumns.of(self)
 
     def _standardised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Mean, and the variance that the labels explain, each N, in units of the standardised target."""

@@ -108,7 +108,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         data_hash=record["data_hash"],
         seen=tuple(record["seen"]),
         lower_fidelity=lower,
-        blend=_blend(record, backbone, files, lower),
+        blend=_blend(record, backbone, files),
         widening=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
@@ -217,9 +217,7 @@ def _save_partners(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
     return files
 
 
-def _blend(
-    record: Mapping[str, Any], backbone: AnyBackbone, files: dict[str, dict[str, Tensor]], lower: Ensemble | None
-) -> Blend | None:
+def _blend(record: Mapping[str, Any], backbone: AnyBackbone, files: dict[str, dict[str, Tensor]]) -> Blend | None:
     partners: dict[str, Partner] = {}
     trained = backbone.trained
     tensors = [content for path, content in files.items() if path.startswith(_NETWORK)]
@@ -227,7 +225,7 @@ def _blend(
     if networks:
         partners["networks"] = NetworkCommittee(tuple(networks))
     if _TREES in files:
-        partners["trees"] = Trees(Forest(files[_TREES]), None if lower is None else lower.whole)
+        partners["trees"] = Trees(Forest(files[_TREES]))
     # models made before trees were blended have the networks' share alone
     shares = record["shares"] if "shares" in record else {"networks": record["network_share"]}
     return Blend(partners, {name: shares[name] for name in partners}) if partners else None

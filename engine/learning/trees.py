@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.tree._tree import Tree
 
-    from engine.learning.gp import GaussianProcessHead
     from engine.learning.mixture import AnyFeaturiser
 
 _TREES = 50
@@ -35,14 +34,12 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """A forest as a partner of Gaussian processes; where they stand on a cheaper fidelity it learns what that leaves.
+    """A forest as a partner of Gaussian processes.
 
     It knows all labels; forests that did not know a fold's were judged in its place.
     """
 
     forest: Forest
-    beneath: GaussianProcessHead | None = None
-    """Of the cheaper fidelity, with all its labels."""
 
     @classmethod
     def fit(
@@ -52,28 +49,25 @@ class Trees:
         values: NDArray[np.float64],
         folds: NDArray[np.int64],
         seed: int,
-        beneath: GaussianProcessHead | None = None,
     ) -> tuple[Trees, NDArray[np.float64]]:
         """Fit on n crystals (embeddings n x d), with the estimate (n) of each by a forest without its fold.
 
         The same whatever the order of the crystals, since trees are grown on them in the order of their ``keys``.
         """
-        known = np.zeros(len(values)) if beneath is None else beneath.mean(embeddings)
         rows = np.argsort(keys)
-        x, y, parts = embeddings[rows], (values - known)[rows], folds[rows]
-        held_out = known.copy()
+        x, y, parts = embeddings[rows], values[rows], folds[rows]
+        held_out = np.empty(len(values))
         for k in np.unique(folds):
             held = parts == k
             forest = Forest.fit(x[~held], y[~held], seed * 1000 + int(k), _FOLD_TREES)
-            held_out[rows[held]] += forest.predict(x[held])
-        return cls(Forest.fit(x, y, seed, _TREES), beneath), held_out
+            held_out[rows[held]] = forest.predict(x[held])
+        return cls(Forest.fit(x, y, seed, _TREES)), held_out
 
     def estimate(
         self, featuriser: AnyFeaturiser, keys: Sequence[str], embeddings: NDArray[np.float32]
     ) -> NDArray[np.float64]:
         """Estimate of N crystals by their embeddings (N x d)."""
-        own = self.forest.predict(embeddings)
-        return own if self.beneath is None else own + self.beneath.mean(embeddings)
+        return self.forest.predict(embeddings)
 
 
 @dataclass(frozen=True, eq=False)
