@@ -26,7 +26,7 @@ class ModelSection(Section):
     )
     trees: bool = Field(
         default=True,
-        description="Whether a gp without a prior is blended with extra-trees, at the share that held-out errors ask for.",
+        description="Whether a gp without prior is blended with extra-trees, at the share held-out errors ask for.",
     )
     members: int = Field(default=5, ge=2, le=100, description="Members; each leaves out one fold.")
     epochs: int = Field(default=30, ge=1, description="Epochs of fine-tuned networks.")

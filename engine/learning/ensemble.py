@@ -83,8 +83,8 @@ class EnsembleSettings:
     loss: Loss = "l1"
     """Of fine-tuned networks."""
     trees: bool = True
-    """Whether a ``gp`` is blended with extra-trees, up to :data:`TREE_LABELS` labels; not above a cheaper fidelity, where
-    they drew it back to the cheaper values and found .87 of the lowest 5 % of 238 compounds instead of .96."""
+    """Whether a ``gp`` is blended with extra-trees, up to :data:`TREE_LABELS` labels; never above a cheaper fidelity,
+    where they found .87 of the lowest 5 % of 238 compounds instead of .96."""
 
     def __post_init__(self) -> None:
         """Refuse unknown words, what does not go together, and one member, which could not hold rows out."""
