@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,7 @@ class ShardStore:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.schema = pa.schema([pa.field("key", pa.string()), *schema])
+        self._lock = threading.RLock()
         self._forget()
 
     def __contains__(self, key: str) -> bool:
@@ -78,6 +80,7 @@ class ShardStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._lock = threading.RLock()
         self._forget()
 
     def missing(self, keys: Iterable[str]) -> list[str]:
@@ -92,9 +95,10 @@ class ShardStore:
 
     def refresh(self) -> None:
         """Look for shards that another process has added."""
-        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            if path.name not in self._opened:
-                self._open(path)
+        with self._lock:
+            for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
+                if path.name not in self._opened:
+                    self._open(path)
 
     def discard_broken(self) -> list[str]:
         """Delete the shards whose bytes are not those that were written, and name them; their rows are missing then.
@@ -125,8 +129,9 @@ class ShardStore:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        if path.name not in self._opened:
-            self._open(path)
+        with self._lock:
+            if path.name not in self._opened:
+                self._open(path)
 
     def read(self, keys: Sequence[str]) -> pa.Table:
         """Rows of ``keys`` in their order; an absent key raises ``KeyError``."""
@@ -187,22 +192,24 @@ class ShardStore:
     @property
     def _index(self) -> _Index:
         """All keys in order, the first row of each."""
-        self._shards()
-        if self._new:
-            high, low, rows = (np.concatenate(parts) for parts in zip(self._known, *self._new, strict=True))
-            order = np.lexsort((rows, low, high))
-            high, low, rows = high[order], low[order], rows[order]
-            first = np.ones(len(rows), dtype=bool)
-            first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-            self._known, self._new = (high[first], low[first], rows[first]), []
-        return self._known
+        with self._lock:  # threads that read at once find all of it, or wait
+            self._shards()
+            if self._new:
+                high, low, rows = (np.concatenate(parts) for parts in zip(self._known, *self._new, strict=True))
+                order = np.lexsort((rows, low, high))
+                high, low, rows = high[order], low[order], rows[order]
+                first = np.ones(len(rows), dtype=bool)
+                first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+                self._known, self._new = (high[first], low[first], rows[first]), []
+            return self._known
 
     def _shards(self) -> list[pa.Table]:
         """All shards, opened."""
-        if not self._looked:
-            self._looked = True
-            self.refresh()
-        return self._tables
+        with self._lock:
+            if not self._looked:
+                self.refresh()
+                self._looked = True
+            return self._tables
 
     def _forget(self) -> None:
         nothing = np.empty(0, dtype=np.uint64)

@@ -112,6 +112,7 @@ class Forest:
 
     @cached_property
     def _trees(self) -> list[_Arrays]:
+        # copies: a tensor that is sent to another process moves to shared memory and leaves its views behind
         stops = self.tensors["nodes"].cumsum(0).tolist()
         starts = [0, *stops[:-1]]
         arrays = {name: self.tensors[name].numpy() for name in ("left", "feature", "threshold", "value")}
@@ -119,8 +120,8 @@ class Forest:
             _Arrays(
                 arrays["left"][a:b].astype(np.intp),
                 arrays["feature"][a:b].astype(np.intp),
-                arrays["threshold"][a:b],
-                arrays["value"][a:b],
+                arrays["threshold"][a:b].copy(),
+                arrays["value"][a:b].copy(),
                 depth,
             )
             for a, b, depth in zip(starts, stops, self.tensors["depth"].tolist(), strict=True)

@@ -58,7 +58,8 @@ def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, in
     elements and size; it may come out turned, as spglib itself may turn it. Where spglib finds no symmetry at all the
     Niggli-reduced cell stands, in P1.
     """
-    arrangement = Arrangement.of(crystal)
+    # an arrangement's cell is as exact as the usual tolerance asks
+    arrangement = Arrangement.of(crystal) if symprec == SYMPREC else None
     ideal = None if arrangement is None else _standard_arrangement(arrangement, symprec)
     if ideal is None or crystal.volume < ideal.volume:
         return _analysed(crystal, symprec)

@@ -6,6 +6,7 @@ The equation of state is Birch's: the energy is a cubic polynomial of V^(-2/3), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,9 +57,7 @@ class EquationOfState:
     @cached_property
     def minimum(self) -> float | None:
         """Volume of the lowest energy inside the fitted range; None where there is none."""
-        roots: list[complex] = self.polynomial.deriv().roots().astype(complex).tolist()
-        y = [r.real for r in roots if abs(r.imag) < 1e-9 and r.real > 0]
-        volumes = [self.center * v**-1.5 for v in y]
+        volumes = [self.center * y**-1.5 for y in self._stationary() if y > 0]
         inside = [v for v in volumes if self.volumes.min() <= v <= self.volumes.max() and self.bulk_modulus(v) > 0]
         return min(inside, key=lambda v: float(self.energy(v)), default=None)
 
@@ -74,6 +73,18 @@ class EquationOfState:
         """Slater's -dln(theta)/dln(V) for a Debye temperature that goes with V^(1/6) B^(1/2)."""
         y = float(self._variable(volume))
         return (1 + y * float(self._curvature.deriv()(y)) / float(self._curvature(y))) / 3
+
+    def _stationary(self) -> list[float]:
+        """Roots of the polynomial's derivative, a quadratic whose first coefficient vanishes where B' is 4.
+
+        Without the usual formula's cancellation (W. H. Press et al., Numerical Recipes, 3rd ed., 2007, eq. 5.6.4).
+        """
+        c, b, a = np.append(self.polynomial.deriv().coef, [0.0, 0.0])[:3].tolist()
+        discriminant = b * b - 4 * a * c
+        if discriminant < 0:
+            return []
+        q = -(b + math.copysign(math.sqrt(discriminant), b)) / 2
+        return [above / below for above, below in ((q, a), (c, q)) if below]
 
     @cached_property
     def _curvature(self) -> Polynomial:

@@ -85,3 +85,14 @@ class TestPartner:
         one, other = (Trees.fit(labelled.keys, labelled.embeddings, labelled.values, folds, s)[1] for s in (1, 2))
         assert np.abs(one - other).max() > 1e-3
         assert np.abs(one - labelled.values).mean() == pytest.approx(np.abs(other - labelled.values).mean(), rel=0.1)
+
+
+def test_what_is_sent_to_another_process_stays_what_it_was(labelled):
+    """Torch moves a tensor that it sends to shared memory, away from under NumPy's views of it."""
+    forest = Forest.fit(labelled.embeddings[:40], labelled.values[:40], seed=3, n_trees=20)
+    before = forest.predict(labelled.embeddings)
+    for tensor in forest.tensors.values():
+        tensor.share_memory_()
+    scratch = [np.full(200_000, np.nan) for _ in range(50)]  # takes the room that was left
+    np.testing.assert_array_equal(forest.predict(labelled.embeddings), before)
+    assert len(scratch) == 50

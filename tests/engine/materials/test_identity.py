@@ -11,6 +11,7 @@ import pytest
 import spglib
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymatgen.core import Structure
 
 from engine.materials.arrangements import Arrangement
 from engine.materials.crystal import Crystal
@@ -88,6 +89,14 @@ def _any_crystal_of(spacegroup: int) -> Crystal:
     ]
     numbers = np.repeat([6, 14], [len(orbit) for orbit in orbits])
     return Crystal(lattices.get(spacegroup, 9.0 * np.eye(3)), numbers, np.concatenate(orbits))
+
+
+@pytest.mark.parametrize("symprec", [1e-2, 1e-3, 1e-5])
+def test_symmetry_is_found_within_any_tolerance(symprec: float) -> None:
+    structures = {225: ("rocksalt", ["Na", "Cl"]), 216: ("zincblende", ["Zn", "S"])}
+    for number, (prototype, species) in structures.items():
+        structure = Structure.from_prototype(prototype, species, a=5.5)
+        assert standardise(Crystal.from_structure(structure), symprec)[1] == number
 
 
 def test_standardising_twice_changes_nothing() -> None:

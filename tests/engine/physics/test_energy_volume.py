@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.physics.energy_volume import EquationOfState, equation_of_state, scaled
@@ -18,6 +18,7 @@ def energies_of(v0: float, modulus: float = 25.0, slope: float = 5.0):
     return lambda crystals: np.array([birch(c.volume, v0, modulus, slope) for c in crystals])
 
 
+@example(v0=142.25, modulus=5.5, slope=4.0)  # the cubic term vanishes
 @given(v0=st.floats(10, 200), modulus=st.floats(2, 400), slope=st.floats(2.5, 6.5))
 def test_fit_recovers_birchs_curve(v0, modulus, slope):
     volumes = v0 * np.linspace(0.9, 1.1, 11)
