@@ -316,10 +316,10 @@ def train_stage(
             },
         ],
     }
-    return Backbone(name, network, card | population_entry(Backbone(name, network, {}), graphs, training))
+    return Backbone(name, network, card | _population(Backbone(name, network, {}), graphs, training))
 
 
-def population_entry(backbone: Backbone, data: GraphData, rows: NDArray[np.int64]) -> dict[str, Any]:
+def _population(backbone: Backbone, data: GraphData, rows: NDArray[np.int64]) -> dict[str, Any]:
     """Give what a card says of the embeddings of ``rows``: nothing if they are few, from some of them if many."""
     if len(rows) < MIN_CRYSTALS:
         return {}
