@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.learning.backbone import Backbone
+    from engine.learning.ensemble import Ensemble
     from engine.learning.gp import GaussianProcessHead
+    from engine.learning.population import Population
     from engine.learning.stages import Stage
     from engine.learning.tasks import DataSet
 
 MAX_SITES = 60
 """Crystals with more sites are left out, as in pre-training."""
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Of what decides a cell; raised when a change of the code changes figures, so that old cells are computed again."""
 _PACKAGES = ("kappascout", "torch", "matgl", "gpytorch", "scikit-learn")
 _TREES, _TREES_OF_MANY = 300, 100
@@ -285,27 +287,33 @@ class Columns:
 
     values: NDArray[np.float32]
     groups: Mapping[str, slice] = field(default_factory=dict)
+    population: Population | None = None
+    """Yardstick of the columns, where the backbone has one."""
 
     @classmethod
     def of(cls, backbone: Backbone, materials: Sequence[Material]) -> Columns:
         """Embeddings of a backbone: statistics of the crystal, readout, trunk."""
-        return cls(backbone.embed_crystals(m.crystal for m in materials), backbone.groups)
+        return cls(backbone.embed_crystals(m.crystal for m in materials), backbone.groups, backbone.population)
 
     @property
     def statistics(self) -> Columns:
         """Only what is known without learning."""
         stop = self.groups["readout"].start
-        return Columns(self.values[:, :stop], {n: c for n, c in self.groups.items() if c.stop <= stop})
+        population = None if self.population is None else self.population.first(stop)
+        return Columns(self.values[:, :stop], {n: c for n, c in self.groups.items() if c.stop <= stop}, population)
 
     def joined(self, name: str, column: NDArray[np.float64]) -> Columns:
         """Add one column (n) as a group of its own."""
+        from engine.learning.population import Population
+
         width = self.values.shape[1]
         values = np.column_stack([self.values, column.astype(np.float32)])
-        return Columns(values, {**self.groups, name: slice(width, width + 1)})
+        population = None if self.population is None else self.population.joined(Population.unknown(1), first=0)
+        return Columns(values, {**self.groups, name: slice(width, width + 1)}, population)
 
     def __getitem__(self, rows: Any) -> Columns:
         """Those rows."""
-        return Columns(self.values[rows], self.groups)
+        return Columns(self.values[rows], self.groups, self.population)
 
 
 def gaussian_process(
@@ -323,8 +331,41 @@ def gaussian_process(
     from engine.learning.gp import GaussianProcessHead
 
     base, base_test = (np.zeros(len(values)), 0.0) if lines is None else straight_line(*lines, values)
-    head = GaussianProcessHead.fit(training.values, values - base, training.groups, seed)
+    head = GaussianProcessHead.fit(training.values, values - base, training.groups, seed, training.population)
     return head.predict(test.values)[0] + base_test, float(np.abs(left_out_errors(head)).mean())
+
+
+class Ensembles:
+    """The product's own ensembles with its default settings, their embeddings kept under ``folder``."""
+
+    def __init__(self, backbone: Backbone, folder: Path):
+        from engine.learning.features import Featuriser
+
+        self._featuriser = Featuriser(backbone, folder, keep_graphs=False)
+
+    def trained(
+        self, materials: Sequence[Material], source: Source, seed: int, lower_fidelity: Ensemble | None = None
+    ) -> Ensemble:
+        """Train on labelled crystals, perhaps on top of a cheaper fidelity."""
+        from engine.learning.ensemble import EnsembleSettings, train_ensemble
+
+        return train_ensemble(
+            self._featuriser,
+            self._added(materials),
+            values_of(materials, source),
+            EnsembleSettings(seed=seed),
+            property=source.property,
+            scale=source.scale,
+            lower_fidelity=lower_fidelity,
+        )
+
+    def predict(self, ensemble: Ensemble, materials: Sequence[Material]) -> NDArray[np.float64]:
+        """Predictions (n) in learned units."""
+        return ensemble.predict(self._featuriser, self._added(materials)).total(1.0)[0]
+
+    def _added(self, materials: Sequence[Material]) -> list[str]:
+        self._featuriser.add({m.content_hash: m.crystal for m in materials})
+        return [m.content_hash for m in materials]
 
 
 def left_out_errors(head: GaussianProcessHead) -> NDArray[np.float64]:

@@ -221,7 +221,9 @@ class _Study:
         if key not in self._processes:
             rows = self._agl_rows(*key)
             features = Columns.of(self.start, rows)
-            head = GaussianProcessHead.fit(features.values, values_of(rows, SOURCES["agl"]), features.groups, key[1])
+            head = GaussianProcessHead.fit(
+                features.values, values_of(rows, SOURCES["agl"]), features.groups, key[1], features.population
+            )
             self._processes[key] = MultiFidelityHead.of(head, "agl")
         return self._processes[key]
 

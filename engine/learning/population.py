@@ -49,6 +49,10 @@ class Population:
         columns = {"mean": self.mean, "std": self.std}
         return {name: [float(f"{value:.7g}") for value in column] for name, column in columns.items()}
 
+    def first(self, size: int) -> Population:
+        """Of the first ``size`` columns."""
+        return Population(self.mean[:size], self.std[:size])
+
     def joined(self, other: Population, first: int) -> Population:
         """Give these columns, then those of ``other`` from the ``first`` on."""
         return Population(np.append(self.mean, other.mean[first:]), np.append(self.std, other.std[first:]))

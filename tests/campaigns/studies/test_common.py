@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from campaigns.exceptions import CampaignError
 from campaigns.studies import common
 from campaigns.studies.common import Cells, Columns, judge, random_splits, read_sources
+from engine.learning.population import Population
 from tests.engine.learning.bodies import small_backbone
 
 
@@ -86,6 +87,15 @@ def test_columns():
     joined = columns.statistics.joined("agl", np.array([7.0, 8.0, 9.0]))
     assert joined.groups["agl"] == slice(2, 3)
     assert joined[np.array([2])].values.tolist() == [[10.0, 11.0, 9.0]]
+
+
+def test_columns_keep_their_yardstick():
+    """Of a column that is joined nothing is known."""
+    groups = {"composition": slice(0, 2), "readout": slice(2, 4), "trunk": slice(4, 5)}
+    columns = Columns(np.zeros((3, 5), np.float32), groups, Population(np.arange(5.0), np.full(5, 2.0)))
+    found = columns.statistics.joined("agl", np.zeros(3))[np.array([0])].population
+    np.testing.assert_array_equal(found.mean, [0.0, 1.0, np.nan])
+    np.testing.assert_array_equal(found.std, [2.0, 2.0, np.nan])
 
 
 def test_missing_data_is_named_at_once(tmp_path):

@@ -24,7 +24,8 @@ def test_paraisite(studies_data, tmp_path):
     first = paraisite.run(studies_data, tmp_path / "w", said.append, settings)
     assert {row["method"] for row in first.rows if row["set"] == "L96"} == set(paraisite.METHODS)
     assert {row["method"] for row in first.rows if row["set"] == "AFLOW"} == {
-        "constant", "random forest", "extra-trees", "extra-trees, transfer", "I", "II", "ours", "mean of ours and III"
+        "constant", "random forest", "extra-trees", "extra-trees, transfer", "I", "II", "process", "ours",
+        "mean of ours, process and III",
     }  # fmt: skip
     assert all(np.isfinite(row["mae"]) for row in first.rows)
     assert "2026: .28" in first.tables
