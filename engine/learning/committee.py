@@ -1,4 +1,4 @@
-"""Networks fine-tuned on the same labels, one for each fold that it left out."""
+"""Networks fine-tuned on the same labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class NetworkCommittee:
-    """A row of a training set is estimated by the network that has not seen it, a new crystal by all of them."""
+    """A crystal is estimated by the mean of its networks."""
 
     networks: tuple[NetworkHead, ...]
 
@@ -32,13 +32,16 @@ class NetworkCommittee:
         rows = np.arange(len(keys))
         return np.mean([n.predict(data[k % len(data)], rows) for k, n in enumerate(self.networks)], axis=0)
 
-    def held_out(self, data: Sequence[GraphData], folds: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Each training row (n) as the network that left its fold out has it; ``data`` as of :func:`network_data`."""
-        values = np.empty(len(folds))
-        for k, network in enumerate(self.networks):
-            rows = np.flatnonzero(folds == k)
-            values[rows] = network.predict(data[k % len(data)], rows)
-        return values
+
+def held_out(
+    networks: Sequence[NetworkHead], data: Sequence[GraphData], folds: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Each training row (n) as the network that left its fold out has it; ``data`` as of :func:`network_data`."""
+    values = np.empty(len(folds))
+    for k, network in enumerate(networks):
+        rows = np.flatnonzero(folds == k)
+        values[rows] = network.predict(data[k % len(data)], rows)
+    return values
 
 
 def network_data(

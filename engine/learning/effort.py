@@ -56,8 +56,10 @@ def expected_seconds(featuriser: AnyFeaturiser, keys: Sequence[str], settings: E
     for number, (backbone, graphs) in enumerate(zip(backbones, data, strict=True)):
         frozen, step = _seconds(backbone, graphs, strategy)
         heads = math.ceil((settings.members - number) / len(backbones))
-        share = (settings.members - 1) / settings.members  # of the crystals: a fold is left out
-        total += (frozen + heads * share * settings.schedule.epochs * step) * len(keys) / len(rows)
+        passes = (settings.members - 1) / settings.members  # over the crystals: a fold is left out
+        if settings.head == "gp":
+            passes += 1  # those of a blend are trained once more, on all labels
+        total += (frozen + heads * passes * settings.schedule.epochs * step) * len(keys) / len(rows)
     return total
 
 

@@ -86,6 +86,7 @@ def start_network(
     trunk_size: int,
     keep_trunk: bool,
     loss: Loss = "huber",
+    imitated: int = 0,
 ) -> tuple[GraphNetwork, Loaded]:
     """Make a network with the body of ``start``, its trunk if it is kept, and new heads; says what was loaded.
 
@@ -96,7 +97,7 @@ def start_network(
     """
     with seeded(seed):
         body = copy.deepcopy(start.body)
-        network = GraphNetwork(body, start.network.readout_size, properties, trunk_size, loss == "nll")
+        network = GraphNetwork(body, start.network.readout_size, properties, trunk_size, loss == "nll", imitated)
     own = list(network.state_dict())
     needed = [name for name in own if name.startswith("body.")]
     given = {name: t for name, t in start.network.state_dict().items() if name.startswith("body.")}

@@ -34,6 +34,8 @@ class GraphNetwork(nn.Module):
         Width of the shared layers between readout and heads.
     predicts_noise
         Whether it has a second output for each property, the logarithm of the variance of a label.
+    imitated
+        Columns of teachers that it learns to give beside the properties; none but while it is trained on them.
     """
 
     statistics_mean: Tensor
@@ -46,6 +48,7 @@ class GraphNetwork(nn.Module):
         properties: Sequence[str],
         trunk_size: int = 128,
         predicts_noise: bool = False,
+        imitated: int = 0,
     ):
         super().__init__()
         self.body = body
@@ -63,6 +66,7 @@ class GraphNetwork(nn.Module):
             )
             self.heads = nn.Linear(trunk_size, len(self.properties))
         self.noise: nn.Linear | None = nn.Linear(trunk_size, len(self.properties)) if predicts_noise else None
+        self.imitation: nn.Linear | None = nn.Linear(trunk_size, imitated) if imitated else None
 
     def fit_statistics(self, statistics: Tensor) -> None:
         """Take the scale of the statistics (N x 88) from training rows.
@@ -73,6 +77,10 @@ class GraphNetwork(nn.Module):
         floor = _NARROWEST * torch.from_numpy(typical_spread())
         self.statistics_mean.copy_(statistics.mean(0))
         self.statistics_std.copy_(torch.maximum(statistics.std(0), floor.to(statistics.device)))
+
+    def leave_training(self) -> None:
+        """Drop what only serves to learn: how noisy the labels were, and what teachers said."""
+        self.noise = self.imitation = None
 
     def embed(self, batch: Data, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Readout (N x ``readout_size``) and trunk (N x ``trunk_size``) of a batch of N crystals."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ from engine.learning.tasks import (
     number,
     seen_prefixes,
 )
+from engine.learning.teaching import COLUMNS, check_teachers, load_teachers, taught_columns
 from engine.learning.training import CHECKPOINT, Epoch, GraphData, Schedule, predict_network, train_network
 from engine.metrics.accuracy import accuracy
 
@@ -56,8 +58,8 @@ if TYPE_CHECKING:
 
 MIN_LABELS = 50
 LAST_GOOD = "last-good"
-_NAME = re.compile(r"\w[\w.+-]*")
 """Folder in that of a stage, with the network as it was before a loss became NaN."""
+_NAME = re.compile(r"\w[\w.+-]*")
 PREVIOUS = "previous"
 SCRATCH: dict[str, tuple[str, dict[str, Any]]] = {
     "megnet": ("MEGNet", {}),
@@ -93,6 +95,9 @@ class Stage:
     keep: Keep = "body"
     """How much of the start goes on: ``body``, with its ``trunk``, or with its ``heads`` too; ``last`` and ``frozen``
     always go on with the trunk, where there is one."""
+    teachers: tuple[str, ...] = ()
+    """Backbones or potentials by name or path whose columns it learns to give beside the properties, see
+    :mod:`engine.learning.teaching`; all columns together count as much as all properties."""
     loss: Loss = "huber"
     balance: Balance = "equal"
     schedule: Schedule = field(default_factory=lambda: Schedule(epochs=20, batch_size=64))
@@ -122,6 +127,7 @@ class Stage:
                 )
         strategy = strategies.parse(self.strategy)
         check_loss(self.loss, self.balance)
+        check_teachers(self.name, self.teachers, strategy)
         if self.keep not in get_args(Keep):
             raise TrainingError(f"stage {self.name} keeps {self.keep!r}; choose one of {', '.join(get_args(Keep))}")
         if strategy.name == "head" and self.keep != "body":
@@ -204,6 +210,7 @@ def run_stages(
         )
     for stage in recipe.stages:  # before the first of them takes its time
         _tasks(stage, data[stage.data])
+        load_teachers(stage.teachers)
     finished: dict[str, Backbone] = {}
     for number_, (stage, begins) in enumerate(zip(recipe.stages, _starts(recipe, start), strict=True), start=1):
         begin = begins if isinstance(begins, Backbone) else finished[begins]
@@ -223,6 +230,7 @@ def run_stages(
             card = {**trained.card, "identity": identity}
             made = load_backbone(Backbone(name, trained.network, card).save(folder))
             (folder / CHECKPOINT).unlink(missing_ok=True)
+            shutil.rmtree(folder / COLUMNS, ignore_errors=True)
         yield made
         finished[stage.name] = made
 
@@ -246,7 +254,9 @@ def train_stage(
 
     say = say or (lambda _: None)
     tasks = _tasks(stage, data)
-    usable = [m for m in data.materials if _is_usable(m, start, stage, tasks)]
+    teachers = load_teachers(stage.teachers)
+    elements = frozenset.intersection(start.elements, *(teacher.elements for teacher in teachers))
+    usable = [m for m in data.materials if _is_usable(m, elements, stage, tasks)]
     values = learned_values(usable, tasks)
     held_out = held_out_rows(usable, stage.held_out_fraction, stage.seed)
     check_labels(values, ~held_out, tasks, stage.min_labels)
@@ -256,10 +266,12 @@ def train_stage(
         statistics=crystal_statistics(m.crystal for m in usable),
         targets=scaling.standardised(values),
         node_types=start.node_types,
+        taught=taught_columns(teachers, usable, ~held_out, folder, say),
     )
     training = np.flatnonzero(~held_out)
     strategy = strategies.parse(stage.strategy)
-    network, loaded = _begin(stage, strategy, start, tasks, scaling, graphs.statistics[training])
+    imitated = 0 if graphs.taught is None else graphs.taught.shape[1]
+    network, loaded = _begin(stage, strategy, start, tasks, scaling, graphs.statistics[training], imitated)
     plan = strategy.describe(network)
     say(f"stage {stage.name}, from {start.name}: {loaded}; {plan}")
     if folder is not None and (folder / CHECKPOINT).is_file():
@@ -280,14 +292,15 @@ def train_stage(
                 checkpoint=folder,
             )
         except DivergedError as error:
-            network.noise = None
+            network.leave_training()
             raise DivergedError(f"stage {stage.name}: {error}{_keep(name, network, error, folder)}") from error
-        network.noise = None  # a backbone gives embeddings; how noisy these labels were is of no more use
+        network.leave_training()
         table = _held_out_table(network, graphs, held_out, tasks, scaling)
     used_hash = materials_hash(usable)
     card = {
         "recipe": asdict(stage),
         "start": {"name": start.name, "sha256": start.sha256},
+        **({"teachers": [{"name": t.name, "sha256": t.sha256} for t in teachers]} if teachers else {}),
         "materials": {
             "given": len(data.materials),
             "used": len(usable),
@@ -297,7 +310,7 @@ def train_stage(
         "scaling": {t.name: {"scale": t.scale, **s} for t, s in zip(tasks, scaling.rows, strict=True)},
         "held_out": table,
         "history": [asdict(e) for e in history],
-        "seen": seen_prefixes(usable, tasks, start.card.get("seen", {})),
+        "seen": seen_prefixes(usable, tasks, *(b.card.get("seen", {}) for b in (start, *teachers))),
         "lineage": [
             *start.card.get("lineage", []),
             {
@@ -306,6 +319,7 @@ def train_stage(
                 "start_sha256": start.sha256,
                 "properties": [t.name for t in tasks],
                 "fidelity": stage.fidelity,
+                "teachers": [teacher.name for teacher in teachers],
                 "data_hash": used_hash,
                 "strategy": stage.strategy,
                 "loss": stage.loss,
@@ -389,8 +403,8 @@ def _tasks(stage: Stage, data: DataSet) -> tuple[PropertyTask, ...]:
     return tasks
 
 
-def _is_usable(material: Material, start: Backbone, stage: Stage, tasks: Sequence[PropertyTask]) -> bool:
-    fits = len(material.crystal) <= stage.max_sites and set(material.crystal.symbols) <= start.elements
+def _is_usable(material: Material, elements: frozenset[str], stage: Stage, tasks: Sequence[PropertyTask]) -> bool:
+    fits = len(material.crystal) <= stage.max_sites and set(material.crystal.symbols) <= elements
     return fits and any(np.isfinite(number(material.properties, task.name)) for task in tasks)
 
 
@@ -401,6 +415,7 @@ def _begin(
     tasks: Sequence[PropertyTask],
     scaling: _Scaling,
     statistics: NDArray[np.float32],
+    imitated: int = 0,
 ) -> tuple[GraphNetwork, Loaded]:
     """Network the stage begins with, and what of it came from ``start``."""
     import torch
@@ -417,6 +432,7 @@ def _begin(
         trunk_size=start.network.trunk_size if keep_trunk and has_trunk else stage.trunk_size,
         keep_trunk=keep_trunk,
         loss=stage.loss,
+        imitated=imitated,
     )
     if not keep_trunk:
         network.fit_statistics(torch.from_numpy(statistics))
@@ -524,7 +540,11 @@ def _scratch_kind(start: str) -> str:
 def _identity(stage: Stage, data: DataSet, start: Backbone) -> str:
     """SHA-256 of all that decides a stage."""
     tasks = [asdict(task) for task in data.tasks or stage.tasks]
-    content = json.dumps([asdict(stage), tasks, materials_hash(data.materials), start.sha256], sort_keys=True)
+    weights = [backbone.sha256 for backbone in (start, *load_teachers(stage.teachers))]
+    settings = asdict(stage)
+    if not stage.teachers:
+        del settings["teachers"]  # as it was before there were any
+    content = json.dumps([settings, tasks, materials_hash(data.materials), *weights], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -222,7 +222,8 @@ def network_parts(network: GraphNetwork) -> dict[str, tuple[str, ...]]:
         parts[READOUT] = tuple(f"body.{name}" for name in layout.after if hasattr(body, name))
     if network.properties:
         parts[TRUNK] = (TRUNK,)
-        parts[HEAD] = ("heads", "noise") if network.noise is not None else ("heads",)
+        own = {"noise": network.noise, "imitation": network.imitation}
+        parts[HEAD] = ("heads", *(name for name, layer in own.items() if layer is not None))
     return parts
 
 

@@ -127,11 +127,17 @@ def held_out_rows(materials: Sequence[Material], fraction: float, seed: int) -> 
 
 
 def seen_prefixes(
-    materials: Sequence[Material], tasks: Sequence[PropertyTask], before: Mapping[str, Sequence[str]]
+    materials: Sequence[Material], tasks: Sequence[PropertyTask], *before: Mapping[str, Sequence[str]]
 ) -> dict[str, list[str]]:
-    """First 12 hex digits of the content hash of every crystal a property was known of, so that leaks can be found."""
-    seen = {name: list(prefixes) for name, prefixes in before.items()}
+    """First 12 hex digits of the content hash of every crystal a property was known of, so that leaks can be found.
+
+    ``before`` is what start and teachers had seen.
+    """
+    seen: dict[str, set[str]] = {}
+    for known in before:
+        for name, prefixes in known.items():
+            seen.setdefault(name, set()).update(prefixes)
     for task in tasks:
-        known = {m.content_hash[:12] for m in materials if task.name in m.properties}
-        seen[task.name] = sorted(known.union(seen.get(task.name, ())))
-    return seen
+        here = {m.content_hash[:12] for m in materials if task.name in m.properties}
+        seen.setdefault(task.name, set()).update(here)
+    return {name: sorted(prefixes) for name, prefixes in seen.items()}

@@ -80,6 +80,8 @@ class GraphData:
     targets: NDArray[np.float32]
     node_types: NDArray[np.int64] = field(repr=False)
     """Element index of the model by atomic number."""
+    taught: NDArray[np.float32] | None = field(default=None, repr=False)
+    """Standardised columns of teachers (N x C), for a network with ``imitated`` columns."""
 
     def batch(self, rows: NDArray[np.int64], where: torch.device) -> tuple[Data, Tensor]:
         """Graphs and statistics of ``rows`` as tensors on a device."""
@@ -93,7 +95,10 @@ class GraphData:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training rows ended with; losses in units of the standardised targets."""
+    """What one pass over the training rows ended with; losses in units of the standardised targets.
+
+    That of teachers is in the training loss only: labels choose the epoch.
+    """
 
     number: int
     train_loss: float
@@ -302,7 +307,7 @@ class _Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
                 shared = self.trunk(rows)
             shared = shared.float()
-            loss = self._loss(shared, rows, self.balance, labels)
+            loss = self._loss(shared, rows, labels, len(chosen))
             total += loss.item()
             if not math.isfinite(total):
                 return total
@@ -311,18 +316,24 @@ class _Run:
         self.optimiser.step()
         return total
 
-    def _loss(self, shared: Tensor, rows: NDArray[np.int64], balance: Balance, labels: Tensor) -> Tensor:
+    def _loss(self, shared: Tensor, rows: NDArray[np.int64], labels: Tensor, n_batch: int) -> Tensor:
+        """Part that ``rows`` have in the loss of a batch of ``n_batch``: of the properties, and of the teachers."""
         target = self.data.labels(rows, self.device)
         log_variance = None if self.network.noise is None else self.network.noise(shared)
-        return masked_loss(
+        loss = masked_loss(
             self.network.heads(shared),
             target,
             log_variance,
             loss=self.loss,
-            balance=balance,
+            balance=self.balance,
             log_noise=self.log_noise,
             labels=labels,
         )
+        if self.network.imitation is None or self.data.taught is None:
+            return loss
+        taught = torch.from_numpy(self.data.taught[rows]).to(self.device)
+        differences = (self.network.imitation(shared) - taught).abs().mean(1)
+        return loss + differences.sum() / n_batch
 
     def _halve(self, chosen: NDArray[np.int64], words: str) -> None:
         if self.parts >= len(chosen):
@@ -427,7 +438,8 @@ def _split(
 def _identity(network: GraphNetwork, data: GraphData, rows: NDArray[np.int64], *settings: Any) -> str:
     """SHA-256 of all that decides a training: settings, rows with graphs and targets, starting weights."""
     digest = hashlib.sha256(repr((_FORMAT, settings, network.properties)).encode())
-    for array in (rows, data.statistics[rows], data.targets[rows]):
+    taught = [] if data.taught is None else [data.taught[rows]]
+    for array in (rows, data.statistics[rows], data.targets[rows], *taught):
         digest.update(np.ascontiguousarray(array).tobytes())
     for i in rows.tolist():
         graph = data.graphs[i]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +21,9 @@ from engine.learning.ensemble import (
     minimum_labels,
     train_ensemble,
 )
+from engine.learning.finetune import NetworkHead
 from engine.learning.gp import GaussianProcessHead
+from engine.learning.strategies import FULL
 from engine.learning.training import Schedule
 from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import held_out_distances
@@ -217,17 +221,24 @@ def test_settings_are_checked_before_anything_expensive():
 
 class TestOtherModels:
     def test_networks_estimate_what_they_have_not_seen(self, labelled, monkeypatch):
-        """A label that no other row explains must not come back through the column of the row itself."""
+        """A label that no other row explains must not come back in what is said of the row itself."""
         folds = assign_folds(labelled.keys, 3, 5)
         row = int(np.flatnonzero(folds == 1)[0])
         values = labelled.values.copy()
         values[row] += 3.0
-        monkeypatch.setattr(blend, "SMALLEST", -1.0)  # kept, whatever their share
-        trained = [train(labelled, SETTINGS["blended"], v) for v in (labelled.values, values)]
-        committees = [ensemble.blend.partners["networks"] for ensemble in trained]
-        data = network_data(labelled.featuriser, labelled.keys)
-        before, after = (c.held_out(data, folds)[row] for c in committees)
+        before, after = (train(labelled, SETTINGS["network"], v).held_out[row, 0] for v in (labelled.values, values))
         assert after == pytest.approx(before, abs=1e-6)
+
+    def test_networks_that_score_the_pool_have_seen_all_labels(self, labelled, monkeypatch):
+        monkeypatch.setattr(blend, "SMALLEST", -1.0)  # kept, whatever their share
+        settings = SETTINGS["blended"]
+        network = train(labelled, settings).blend.partners["networks"].networks[1]
+        (data,) = network_data(labelled.featuriser, labelled.keys, labelled.values[:, None])
+        everything, seed = np.arange(len(labelled.values)), settings.member_seeds[1]
+        alone = NetworkHead.fit(
+            labelled.featuriser.backbone, data, everything, settings.schedule, seed, strategy=FULL, loss=settings.loss
+        )
+        np.testing.assert_array_equal(network.predict(data, everything), alone.predict(data, everything))
 
     def test_a_cheaper_fidelity_carries_a_dear_one(self, labelled):
         """What the cheap labels know of crystals that have no dear one reaches the dear model."""
@@ -279,8 +290,7 @@ class TestAuto:
         share = ensemble.blend.shares["networks"]
         assert ensemble.settings.strategy == "full"
         assert ensemble.metrics["chosen"] == f"full gp, networks' share {share:.2f}"
-        folds = assign_folds(labelled.keys, 3, 5)
-        networks = ensemble.blend.partners["networks"].held_out(network_data(labelled.featuriser, labelled.keys), folds)
+        networks = train(labelled, replace(settings, head="network")).held_out[:, 0]
         alone = ensembles["gp"].held_out[:, 0]
         errors = [np.abs((1 - w) * alone + w * networks - labelled.values).mean() for w in np.linspace(0, 1, 21)]
         best = np.linspace(0, 1, 21)[np.argmin(errors)]
