@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -39,7 +41,8 @@ def lower_fidelity(work: RoundWork) -> Ensemble | None:
         return _of_fidelity(work, prior)
     ensemble = _load(directory / prior)
     if ensemble.backbone.sha256 != work.featuriser.backbone.sha256:
-        raise _other_backbone(work.settings, ensemble.backbone.name, work.featuriser.backbone)
+        stands_on = [part.name for part in ensemble.backbone.parts]
+        raise _other_backbone(work.settings, stands_on, work.featuriser.backbone)
     return ensemble
 
 
@@ -51,14 +54,14 @@ def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
     CampaignError
         As :func:`lower_fidelity`.
     """
-    from engine.learning.storage import read_record
+    from engine.learning.storage import backbone_parts, read_record
 
     settings = campaign.configuration
     prior = settings.model.prior
     if prior and is_model(campaign.directory, prior):
-        stands_on = read_record(campaign.directory / prior)["backbone"]
-        if stands_on["sha256"] != backbone.sha256:
-            raise _other_backbone(settings, stands_on["name"], backbone)
+        record = read_record(campaign.directory / prior)
+        if record["backbone"]["sha256"] != backbone.sha256:
+            raise _other_backbone(settings, [part["name"] for part in backbone_parts(record)], backbone)
     elif prior:
         section = settings.campaign.model_copy(update={"fidelity": prior})
         known = set(training_labels(campaign.store, section)).intersection(pool.ids)
@@ -66,12 +69,12 @@ def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
             raise _too_few(settings, len(known))
 
 
-def _other_backbone(settings: Configuration, stands_on: str, backbone: AnyBackbone) -> CampaignError:
+def _other_backbone(settings: Configuration, stands_on: Sequence[str], backbone: AnyBackbone) -> CampaignError:
     named = settings.model.backbone
     starts = " ".join(f"--from {name}" for name in ([named] if isinstance(named, str) else named))
     return CampaignError(
-        f"[model] prior = {settings.model.prior!r} stands on backbone {stands_on}, the campaign on {backbone.name}; "
-        f"train it again with {starts}"
+        f"[model] prior = {settings.model.prior!r} stands on backbone {' + '.join(stands_on)}, the campaign "
+        f"on {backbone.name}; set backbone = {json.dumps(stands_on)}, or train it again with {starts}"
     )
 
 

@@ -49,7 +49,7 @@ class TrainRequest:
     property: str
     out: Path
     start: str | Sequence[str] = ""
-    """Backbone or trained model, or several to be read side by side; the shipped one if empty."""
+    """Backbone or trained model, or several to be read side by side; the two shipped for this if empty."""
     strategy: str = "auto"
     head: Literal["gp", "mlp", "network"] = "gp"
     members: int = 5
@@ -62,7 +62,7 @@ class TrainRequest:
 
 def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
-    from engine.learning.backbone import DEFAULT_BACKBONE
+    from engine.learning.backbone import SIDE_BY_SIDE
     from engine.learning.effort import effort_warning
     from engine.learning.ensemble import EnsembleSettings, train_ensemble
     from engine.learning.finetune import check_start, fine_tuning
@@ -72,7 +72,7 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     if (request.out / RECORD).exists():
         raise CampaignError(f"{request.out} holds a trained model already; choose another folder")
     scale = request.scale or default_scale(request.property)
-    backbone = load_starts(request.start or DEFAULT_BACKBONE)
+    backbone = load_starts(request.start or SIDE_BY_SIDE)
     settings = EnsembleSettings(
         request.strategy, request.head, request.members, request.seed, fine_tuning(request.epochs)
     )

@@ -26,7 +26,7 @@ Start = Annotated[
     typer.Option(
         "--from",
         metavar="MODEL",
-        help="Backbone or trained model to start from; the shipped one if not given. Several, each with its own "
+        help="Backbone or trained model to start from, shipped ones if not given. Several, each with its own "
         "--from, are read side by side: --from megnet-multiproperty --from TENSORNETDIR.",
     ),
 ]

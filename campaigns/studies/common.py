@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.learning.backbone import Backbone
     from engine.learning.ensemble import Ensemble
     from engine.learning.gp import GaussianProcessHead
+    from engine.learning.mixture import AnyBackbone
     from engine.learning.population import Population
     from engine.learning.stages import Stage
     from engine.learning.tasks import DataSet
@@ -263,7 +264,7 @@ def predict(backbone: Backbone, materials: Sequence[Material]) -> NDArray[np.flo
     return head * scaling["std"] + scaling["mean"]
 
 
-def check_unseen(backbone: Backbone, materials: Sequence[Material], source: Source) -> None:
+def check_unseen(backbone: AnyBackbone, materials: Sequence[Material], source: Source) -> None:
     """Refuse a backbone that has learned this property, whatever its spelling, of any of ``materials``."""
     from campaigns.backtest.leaks import canonical
 
@@ -338,10 +339,10 @@ def gaussian_process(
 class Ensembles:
     """The product's own ensembles with its default settings, their embeddings kept under ``folder``."""
 
-    def __init__(self, backbone: Backbone, folder: Path):
-        from engine.learning.features import Featuriser
+    def __init__(self, backbone: AnyBackbone, folder: Path):
+        from engine.learning.mixture import make_featuriser
 
-        self._featuriser = Featuriser(backbone, folder, keep_graphs=False)
+        self._featuriser = make_featuriser(backbone, folder, keep_graphs=False)
 
     def trained(
         self, materials: Sequence[Material], source: Source, seed: int, lower_fidelity: Ensemble | None = None

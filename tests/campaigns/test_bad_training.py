@@ -168,7 +168,8 @@ def test_a_campaign_begins_no_round_that_its_model_cannot_do(dft: Path, pool_fil
     done("train", pool_file, "--property", FIELD, "--members", 2, "--out", dft / "cheap")
     configure(dft, {"model": {"prior": "cheap"}})
     message = refused("run", dft)
-    assert "'cheap' stands on backbone megnet-multiproperty, the campaign on small-MEGNet" in message
+    assert "'cheap' stands on backbone megnet-multiproperty + megnet-taught, the campaign on small-MEGNet" in message
+    assert 'set backbone = ["megnet-multiproperty", "megnet-taught"], or train it again with --from small' in message
     assert done("rounds", dft, "--format", "json").json == []
     configure(dft, {"model": {"prior": None}})
     done("run", dft, "--rounds", 1)

@@ -19,6 +19,7 @@ ROLES = {
     "fidelity": ("low", "high"),
     "megnet-multiproperty": ("data",),
     "megnet-multiproperty-agl": ("data",),
+    "megnet-taught": ("data",),
 }
 
 
