@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 MIN_LABELS = 4
 _FIT_ROWS = 700
 """Hyperparameters are fitted on at most this many rows; the head is then conditioned on all of them."""
+_SHORTEST = math.log(math.expm1(1e-3))
+"""Of a length scale, as GPyTorch keeps it (inverse softplus). Where a step of the search lands far below, distances are
+so large that rounding makes the covariance indefinite."""
 _FREQUENCIES = 512
 """Random frequencies a group of columns."""
 _BLOCK = 512
@@ -401,7 +404,10 @@ def _fit_hyperparameters(
         kernel.base_kernel.lengthscale = 1.5
         kernel.outputscale = 1.0 / len(kernels)
     mll = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model)
-    fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": 60}})
+    bounds = {
+        name: (_SHORTEST, None) for name, _ in mll.named_parameters() if name.endswith("base_kernel.raw_lengthscale")
+    }
+    fit_gpytorch_mll(mll, optimizer_kwargs={"bounds": bounds, "options": {"maxiter": 60}})
     own, lengthscale = torch.ones(x.shape[1], dtype=torch.float64), torch.ones(len(kernels), dtype=torch.float64)
     for k, (kernel, columns) in enumerate(zip(kernels, groups.values(), strict=True)):
         found = kernel.base_kernel.lengthscale.detach().reshape(-1)
