@@ -290,6 +290,7 @@ def train_ensemble(
         workers=workers,
         run=run,
     )
+    _check_folds(data, property)
     _check_lower_fidelity(data, settings)
     with one_thread():
         fit = _fit(data, settings.resolved(len(values), featuriser.backbone))
@@ -602,6 +603,16 @@ def _cross_calibrated(
     for k in np.unique(folds):
         scaled[folds == k] *= shrunk_scale(z[folds != k])
     return scaled
+
+
+def _check_folds(data: _TrainingData, property: str) -> None:
+    values = data.values
+    if any(np.ptp(values[rows]) == 0 for rows in data.jobs):
+        found, counts = np.unique(values, return_counts=True)
+        raise TooFewLabelsError(
+            f"{counts.max()} of {len(values)} labels of {property} are equal ({found[counts.argmax()]:g}), so that a "
+            "member that holds out the others has nothing to learn; add labels that differ"
+        )
 
 
 def _check_lower_fidelity(data: _TrainingData, settings: EnsembleSettings) -> None:

@@ -206,6 +206,15 @@ def test_too_few_and_useless_labels(labelled):
     assert few(8).metrics["labels"] == 8
 
 
+def test_a_member_without_labels_to_tell_apart_is_refused(labelled):
+    """Band gaps of metals, say: one label that differs is always held out by one member."""
+    values = np.where(np.arange(60) == 7, 1.5, 0.0)
+    with pytest.raises(
+        TooFewLabelsError, match=r"59 of 60 labels of kappa are equal \(0\), so that a member that holds"
+    ):
+        train(labelled, SETTINGS["gp"], values)
+
+
 def test_settings_are_checked_before_anything_expensive():
     with pytest.raises(TrainingError, match="at least 2 members to hold rows out, got 1"):
         EnsembleSettings(members=1)
