@@ -230,7 +230,8 @@ def run_stages(
             card = {**trained.card, "identity": identity}
             made = load_backbone(Backbone(name, trained.network, card).save(folder))
             (folder / CHECKPOINT).unlink(missing_ok=True)
-            shutil.rmtree(folder / COLUMNS, ignore_errors=True)
+            if (folder / COLUMNS).exists():
+                shutil.rmtree(folder / COLUMNS)
         yield made
         finished[stage.name] = made
 

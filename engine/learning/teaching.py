@@ -59,6 +59,11 @@ def taught_columns(
     """Readout and trunk of every teacher side by side (N x C), standardised on ``training`` rows (N); no teacher, none.
 
     Columns that say the same of all these rows are left out. What was computed is kept in ``folder``, if given.
+
+    Raises
+    ------
+    TrainingError
+        If that is so of every column.
     """
     if not teachers:
         return None
