@@ -44,7 +44,7 @@ _CARD_KEYS = ("name", "body", "readout_size", "trunk_size", "properties", "sha25
 DEFAULT_BACKBONE = "megnet-multiproperty"
 """What a campaign stands on, which scores its whole pool every round."""
 SIDE_BY_SIDE = (DEFAULT_BACKBONE, "megnet-taught")
-"""What a model stands on that is trained once: more accurate, and half as fast."""
+"""What a model stands on that is trained once: more accurate, and slower to read."""
 
 FORMATION_ENERGIES = {"NaCl": -2.11, "MgO": -3.08, "LiF": -3.16}
 """eV/atom, PBE with Materials Project corrections, of the compounds in :func:`known_compounds`."""

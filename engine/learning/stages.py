@@ -550,8 +550,9 @@ def _identity(stage: Stage, data: DataSet, start: Backbone) -> str:
 
 
 def _progress(stage: Stage, epoch: Epoch) -> str:
+    loss = "loss with that of teachers" if stage.teachers else "loss"
     text = (
-        f"stage {stage.name}, epoch {epoch.number} of {stage.schedule.epochs}: loss {epoch.train_loss:.4f}, "
+        f"stage {stage.name}, epoch {epoch.number} of {stage.schedule.epochs}: {loss} {epoch.train_loss:.4f}, "
         f"validation {epoch.validation_loss:.4f}"
     )
     return f"{text} ({epoch.note})" if epoch.note else text
