@@ -14,7 +14,8 @@ from typing import IO
 import numpy as np
 
 from engine.materials.crystal import PropertyValue
-from engine.materials.formats import RawRecord, with_our_names
+from engine.materials.formats import RawRecord
+from engine.materials.json_records import with_our_names
 
 ID_COLUMNS = ("materialid", "material_id", "id", "mat_id", "jid")
 """Names of the column of ids, in lower case; the first that a file has."""

@@ -1,0 +1,137 @@
+"""What the parsers of all formats share: the result of one record, species, arrays to crystals, and how text is cut."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.exceptions import CrystalError
+from engine.materials.checks import RejectionReason
+from engine.materials.crystal import Crystal, PropertyValue
+from engine.materials.elements import ATOMIC_NUMBERS
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+ID_KEYS = ("id", "material_id", "task_id", "entry_id", "jid", "mat_id", "immutable_id")
+"""Keys of a record that hold its id, the first that is there counts."""
+ISOTOPES = {"D": "2H", "T": "3H"}
+"""Symbols of isotopes that have one of their own, and the nuclide."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a parser made of one record's text."""
+
+    crystal: Crystal
+    properties: dict[str, PropertyValue] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What the user may want to know; what makes a crystal doubtful is a :class:`CrystalError` instead."""
+    id: str = ""
+    isotopes: str = ""
+    """Nuclides in place of an element's natural mixture, e.g. ``2H``; ``2H:0.5`` where half of its sites have it."""
+
+
+def read_species(species: Sequence[Any]) -> tuple[list[int], str]:
+    """Atomic numbers of a record's species, and the isotopes among them as :attr:`Parsed.isotopes` has them.
+
+    Raises
+    ------
+    CrystalError
+        One is no element, or a mapping of occupancies.
+    """
+    numbers = [atomic_number(kind) for kind in species]
+    found = Counter(nuclide for kind in species if (nuclide := _nuclide(kind)))
+    hydrogens = numbers.count(1)
+    words = [name if count == hydrogens else f"{name}:{count / hydrogens:.6g}" for name, count in sorted(found.items())]
+    return numbers, ",".join(words)
+
+
+def _nuclide(species: Any) -> str:
+    bare = _DECORATED.match(species) if isinstance(species, str) else None
+    return ISOTOPES.get(bare[1], "") if bare else ""
+
+
+_DECORATED = re.compile(r"([A-Z][a-z]?)\d*\.?\d*[+-]?$")
+
+
+def atomic_number(species: Any) -> int:
+    """Atomic number of ``Fe``, ``Fe3+`` or ``D``; a mapping of occupancies is a mixed site."""
+    number = ATOMIC_NUMBERS.get(species) if isinstance(species, str) else None
+    if number is not None:
+        return number
+    if isinstance(species, dict):
+        raise disordered(species)
+    bare = _DECORATED.match(str(species))
+    symbol = {"D": "H", "T": "H"}.get(bare[1], bare[1]) if bare else ""
+    if symbol not in ATOMIC_NUMBERS:
+        raise CrystalError(
+            RejectionReason.UNKNOWN_ELEMENT,
+            f"{species!r} is not an element",
+            "use symbols of the elements from H to Lr",
+        )
+    return ATOMIC_NUMBERS[symbol]
+
+
+def assemble(lattice: Any, numbers: list[int], frac_coords: Any) -> Crystal:
+    """Arrays of the right shapes, or what is wrong with them."""
+    shapes = np.shape(lattice), np.shape(frac_coords)
+    if shapes != ((3, 3), (len(numbers), 3)) and numbers:
+        raise CrystalError(
+            RejectionReason.UNREADABLE,
+            f"{len(numbers)} species, lattice of shape {shapes[0]}, coordinates of shape {shapes[1]}",
+            "give a 3 x 3 lattice and three fractional coordinates a site",
+        )
+    return Crystal(lattice, np.array(numbers, dtype=np.int64), frac_coords)
+
+
+def from_structure(structure: Structure) -> Crystal:
+    """Take an ordered pymatgen ``Structure``."""
+    for site in structure:
+        if not site.is_ordered:
+            raise disordered({str(k): float(v) for k, v in site.species.items()})
+    numbers = [atomic_number(site.specie.symbol) for site in structure]
+    return assemble(structure.lattice.matrix, numbers, structure.frac_coords)
+
+
+def disordered(occupancies: dict[str, float]) -> CrystalError:
+    """Refusal of a site that several species share or that is partly empty."""
+    shown = ", ".join(f"{k} {v:g}" for k, v in occupancies.items())
+    return CrystalError(
+        RejectionReason.DISORDERED,
+        f"a site is occupied by {shown}",
+        "give an ordered approximant, e.g. from pymatgen's OrderDisorderedStructureTransformation",
+    )
+
+
+def scalars(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
+    """Keep the values a property can have, with a note on each of the others; null means not known."""
+    kept = {k: v for k, v in values.items() if isinstance(v, float | int | str | bool)}
+    dropped = [k for k, v in values.items() if isinstance(v, list | dict)]
+    return kept, [f"property {k} is a list or object and was left out" for k in dropped]
+
+
+def own_id(content: dict[str, Any]) -> str:
+    """Id that a record gives itself, empty if none."""
+    data = content.get("data")
+    for holder in (content, data if isinstance(data, dict) else {}):
+        for key in ID_KEYS:
+            if isinstance(holder.get(key), str | int) and str(holder[key]).strip():
+                return str(holder[key]).strip()
+    return ""
+
+
+def first_line(message: object) -> str:
+    """First line of a message, at most 300 characters."""
+    lines = str(message).strip().splitlines()
+    return lines[0][:300] if lines else ""
+
+
+def as_text(payload: bytes) -> str:
+    """Text of a record; numbers and symbols are ASCII, author names in old encodings must not stop a file."""
+    return payload.decode("utf-8-sig", errors="replace")
