@@ -48,6 +48,7 @@ class RejectionReason(StrEnum):
     OVERLAPPING_ATOMS = "overlapping_atoms"
     IMPLAUSIBLE_DENSITY = "implausible_density"
     TOO_MANY_SITES = "too_many_sites"
+    CONTRADICTION = "contradiction"
     ID_CONFLICT = "id_conflict"
     NOT_FOUND = "not_found"
 
@@ -68,6 +69,7 @@ _SENTENCES = {
     RejectionReason.OVERLAPPING_ATOMS: "Two atoms are closer than any bond.",
     RejectionReason.IMPLAUSIBLE_DENSITY: "The mass density is not that of a solid.",
     RejectionReason.TOO_MANY_SITES: "The cell has more sites than were asked for.",
+    RejectionReason.CONTRADICTION: "The record says something of its content that its atoms do not bear out.",
     RejectionReason.ID_CONFLICT: "The id already belongs to another structure.",
     RejectionReason.NOT_FOUND: "The database has no entry under this id.",
 }

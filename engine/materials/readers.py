@@ -16,6 +16,7 @@ import sqlite3
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -373,55 +374,93 @@ def _ase_row(row: Any) -> dict[str, Any]:
 
 
 def _cif_blocks(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord]:
-    """One record a ``data_`` block; blocks with neither cell nor sites (journals' ``data_global``) hold no crystal."""
-    first: bytes | None = None
-    several = False
+    """One record a ``data_`` block that has atoms; reflections, journals' ``data_global`` and the like have none."""
+    used: Counter[str] = Counter()
+    first: tuple[str, bytes] | None = None
+    without_atoms: bytes | None = None
     for name, block in _data_blocks(content):
-        if not _HOLDS_CRYSTAL.search(block):
-            continue
-        if first is None:
-            first, first_name = block, name
-            continue
-        if not several:
-            yield RawRecord(first_name, Format.CIF, first, f"{source}#{first_name}")
-            several = True
-        yield RawRecord(name, Format.CIF, block, f"{source}#{name}")
-    if first is not None and not several:
-        yield RawRecord(stem, Format.CIF, first, source)
+        if not _HOLDS_ATOMS.search(block):
+            without_atoms = without_atoms or (block if _HOLDS_CELL.search(block) else None)
+        elif first is None:
+            first = name, block
+        else:
+            if not used:
+                yield _cif_record(*first, stem, source, used)
+            yield _cif_record(name, block, stem, source, used)
+    if first is not None and not used:
+        yield RawRecord(stem, Format.CIF, first[1], source)
+    elif first is None and without_atoms is not None:
+        yield RawRecord(stem, Format.CIF, without_atoms, source)
 
 
-_HOLDS_CRYSTAL = re.compile(rb"^\s*_(cell_length|atom_site)_", re.MULTILINE | re.IGNORECASE)
+def _cif_record(name: str, block: bytes, stem: str, source: str, used: Counter[str]) -> RawRecord:
+    """Record of one of several blocks: by its name, the file's where it has none, counted where it comes again."""
+    name = name or stem
+    used[name] += 1
+    unique = _nth(name, used[name])
+    return RawRecord(unique, Format.CIF, block, f"{source}#{unique}")
+
+
+_HOLDS_ATOMS = re.compile(rb"^\s*_atom_site[._](fract|cartn)_", re.MULTILINE | re.IGNORECASE)
+_HOLDS_CELL = re.compile(rb"^\s*_(cell[._]length|atom_site)[._]", re.MULTILINE | re.IGNORECASE)
+_CIF2 = b"#\\#CIF_2.0\n"
 
 
 def _data_blocks(content: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     """Name and text of every block; a line within a semicolon-delimited text field never starts one."""
-    name, lines, in_text = "", list[bytes](), False
-    for line in content:
+    name, lines, in_text, magic = "", list[bytes](), False, b""
+    for n, raw in enumerate(content):
+        line = raw.removeprefix(b"\xef\xbb\xbf") if n == 0 else raw
+        if n == 0 and line.startswith(_CIF2.rstrip()):
+            magic = _CIF2
         if line.startswith(b";"):
             in_text = not in_text
-        if not in_text and line[:5].lower() == b"data_":
+        if not in_text and line.lstrip()[:5].lower() == b"data_":
             if lines:
-                yield name, b"".join(lines)
-            name, lines = line[5:].split(b"#")[0].strip().decode("utf-8", errors="replace"), []
+                yield name, magic + b"".join(lines)
+            name, lines = line.lstrip()[5:].split(b"#")[0].strip().decode("utf-8", errors="replace"), []
         lines.append(line)
     if lines:
-        yield name, b"".join(lines)
+        yield name, magic + b"".join(lines)
 
 
 def _xyz_frames(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord | Rejection]:
+    """One record a frame; each waits until the next has begun, since rows too many make it another crystal."""
     n = 0
+    frame: RawRecord | None = None
     while line := content.readline():
         if not line.strip():
             continue
-        n += 1
         if not line.strip().isdigit():
-            start = line[:40].decode("utf-8", errors="replace").strip()
-            message = f"frame {n} starts with {start!r}, not a number of atoms"
-            remedy = "mend the frame before it; the rest of this file was not read"
-            yield Rejection(f"{source}[{n - 1}]", _nth(stem, n), RejectionReason.UNREADABLE, message, remedy)
+            yield from _xyz_disorder(line, n, frame, stem, source)
             return
-        frame = [line, *(content.readline() for _ in range(int(line) + 1))]
-        yield RawRecord(_nth(stem, n), Format.XYZ, b"".join(frame), f"{source}[{n - 1}]")
+        if frame is not None:
+            yield frame
+        rows = [line, *(content.readline() for _ in range(int(line) + 1))]
+        frame = RawRecord(_nth(stem, n + 1), Format.XYZ, b"".join(rows), f"{source}[{n}]")
+        n += 1
+    if frame is not None:
+        yield frame
+
+
+def _xyz_disorder(
+    line: bytes, n: int, frame: RawRecord | None, stem: str, source: str
+) -> Iterator[RawRecord | Rejection]:
+    """What stands where the next frame should begin: one more atom, so that the frame before is wrong, or anything."""
+    start = line[:40].decode("utf-8", errors="replace").strip()
+    if frame is not None and _ATOM_ROW.match(line):
+        message = f"frame {n} has more rows of atoms than the number it starts with; the first is {start!r}"
+        remedy = "correct the number or take the row out; the rest of this file was not read"
+        yield Rejection(frame.source, frame.id, RejectionReason.CONTRADICTION, message, remedy)
+        return
+    if frame is not None:
+        yield frame
+    message = f"frame {n + 1} starts with {start!r}, not a number of atoms"
+    remedy = "mend the frame before it; the rest of this file was not read"
+    yield Rejection(f"{source}[{n}]", _nth(stem, n + 1), RejectionReason.UNREADABLE, message, remedy)
+
+
+_ATOM_ROW = re.compile(rb"\s*([A-Za-z]{1,3}\S*|\d+)(\s+[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?){3}(\s|$)")
 
 
 _SPLITTERS = {

@@ -114,7 +114,7 @@ def test_blocks_of_a_cif_go_by_their_names(tmp_path: Path) -> None:
 
 
 def test_a_bad_block_spares_the_others(tmp_path: Path) -> None:
-    broken = "data_broken\n_cell_length_a 4\n_cell_length_b x\n"
+    broken = "data_broken\n_cell_length_a 4\n_cell_length_b x\n_atom_site_fract_x 0\n"
     (tmp_path / "m.cif").write_text(broken + cif(rocksalt()) + "\n" + cif(rutile()))
     assert ids(records(tmp_path / "m.cif")) == ["-broken", "MgO", "TiO2"]
 
