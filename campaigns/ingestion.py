@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,10 @@ class IngestReport:
     """Id under which another structure was known, id under which the one that came now is kept."""
     notes: list[str] = field(default_factory=list)
     """What a database did that the user should know, e.g. announce more than it sent."""
+    noted: int = 0
+    """Crystals that came in with a note; ``rejections --notes`` lists them."""
+    note_kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """How many notes of each kind, which is a note without its numbers and names, and the first of them."""
 
     @property
     def read(self) -> int:
@@ -120,6 +125,19 @@ class IngestReport:
         self.rejected += len(records)
         self.reasons.update(record.reason for record in records)
         _extend(self.rejections, records)
+
+    def add_notes(self, materials: Sequence[Material]) -> None:
+        """Count what readers noticed of crystals that came in."""
+        for material in materials:
+            self.noted += bool(material.notes)
+            for note in material.notes:
+                kind = re.sub(r"'[^']*'|[-+]?\d[\d.eE+-]*", "*", note).split(": ")[0]
+                count, first = self.note_kinds.get(kind, (0, f"{material.id}: {note}"))
+                self.note_kinds[kind] = count + 1, first
+
+    def all_notes(self) -> list[str]:
+        """One line a note of a database, and one a kind of note on crystals."""
+        return [*self.notes, *(f"{first} ({n} of the kind)" for n, first in self.note_kinds.values())]
 
     def add_versions(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Count other structures of known ids."""
@@ -192,6 +210,7 @@ def _take(
         report.labels += len(store.add_labels(_labels(kept, label_fields)).added)
     store.compact_structures()
     report.add_rejections(refused)
+    report.add_notes(kept)
     return {name for m in materials for name in m.properties}
 
 

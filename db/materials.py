@@ -24,6 +24,7 @@ from db.records import (
     MaterialRecord,
     PropertyValue,
     RejectionRecord,
+    SourceNote,
     SourceRecord,
     utc_now,
 )
@@ -228,6 +229,14 @@ class Materials(StoreConnection):
             query = select(Rejection).where(Rejection.campaign_id == self.campaign_pk(session)).order_by(Rejection.id)
             names = RejectionRecord.__dataclass_fields__
             return [RejectionRecord(**{name: getattr(row, name) for name in names}) for row in session.scalars(query)]
+
+    def source_notes(self) -> list[SourceNote]:
+        """Every crystal that came in with a note, in order."""
+        with self.session() as session:
+            query = select(Source.origin, Source.record_id, Material.material_id, Source.note)
+            query = query.join(Material, Source.material_pk == Material.id)
+            query = query.where(Source.campaign_id == self.campaign_pk(session), Source.note != "")
+            return [SourceNote(*row) for row in session.execute(query.order_by(Source.id))]
 
     def _materials_under(self, ids: Sequence[str]) -> list[MaterialRecord]:
         with self.session() as session:

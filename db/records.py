@@ -155,6 +155,17 @@ class RejectionRecord:
     at: str = ""
 
 
+class SourceNote(NamedTuple):
+    """What was noticed when a crystal came in."""
+
+    source: str
+    """File and member, or database."""
+    record_id: str
+    """The id it had there."""
+    material_id: str
+    note: str
+
+
 @dataclass(frozen=True)
 class LabelRecord:
     """One value of one property of one material at one fidelity."""

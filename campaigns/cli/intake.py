@@ -10,6 +10,7 @@ import typer
 
 from campaigns.cli.options import Dir, OutFormat, Quiet, Workers, open_campaign
 from campaigns.output import Format, Progress, emit, emit_one, message
+from db.records import SourceNote
 
 app = typer.Typer(no_args_is_help=True, help="Bring labels in and list them.")
 
@@ -48,6 +49,7 @@ def ingest(
         "unchanged": report.unchanged,
         "rejected": report.rejected,
         "labels": report.labels,
+        "noted": report.noted,
     }
     if format is Format.TABLE:
         emit([counts], format)
@@ -61,7 +63,7 @@ def ingest(
             message(f"... and {report.duplicate - _SHOWN} more duplicates")
     elif format is Format.JSON:
         detail = {"duplicates": report.duplicates, "rejections": [vars(r) for r in report.rejections]}
-        detail |= {"versions": report.versions, "notes": report.notes}
+        detail |= {"versions": report.versions, "notes": report.all_notes()}
         emit_one(counts | {"reasons": dict(report.reasons.most_common())} | detail, format)
     else:
         emit([counts], format)
@@ -69,15 +71,24 @@ def ingest(
         message(f"another version: {before} has another structure now, kept as {now}")
     if report.version > _SHOWN:
         message(f"... and {report.version - _SHOWN} more other versions")
-    for note in report.notes:
+    for note in report.all_notes():
         message(f"note: {note}")
+    if report.noted:
+        message(f"`kappascout rejections {directory} --notes` lists the crystals with a note")
 
 
-def rejections(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+def rejections(
+    directory: Dir,
+    notes: Annotated[bool, typer.Option("--notes", help="What was noticed of crystals that came in, instead.")] = False,
+    format: OutFormat = Format.TABLE,
+) -> None:
     """List what was refused on the way in: file, reason, and how to mend it."""
     with open_campaign(directory) as campaign:
-        rows = [vars(record) for record in campaign.store.rejections()]
-    emit(rows, format, columns=_REJECTION_COLUMNS)
+        if notes:
+            rows = [note._asdict() for note in campaign.store.source_notes()]
+        else:
+            rows = [vars(record) for record in campaign.store.rejections()]
+    emit(rows, format, columns=list(SourceNote._fields) if notes else _REJECTION_COLUMNS)
 
 
 @app.command("import")

@@ -23,7 +23,7 @@ from engine.materials.cif_statements import Statements
 from engine.materials.cif_symmetry import Operations, Symmetry, read_symmetry
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS
-from engine.materials.parsing import ISOTOPES, Parsed, disordered, read_species
+from engine.materials.parsing import Parsed, disordered, read_species
 
 FINEST = 1e-4
 """Fractional; copies of one site nearer than this are one atom, however many digits the file has."""
@@ -122,7 +122,7 @@ def _what_was_decided(
         notes.append("the file says nothing of its symmetry; 'P 1' agrees with its formula and Z")
     elif len(symmetry.candidates) > 1:
         notes.append(f"of the settings of {symmetry.words}, {operations.name} was taken")
-    if symmetry.named is not None and len(operations) == 1 and len(symmetry.named) > 1:
+    if symmetry.named is not None and len(operations) != len(symmetry.named):
         _require_full_cell(rows, symmetry, cell, statements, lattice)
     if cell.moved > 1e-5:
         notes.append(f"rounded coordinates were put on special positions, by at most {cell.moved:.4f} Angstrom")
@@ -134,7 +134,7 @@ def _what_was_decided(
 def _require_full_cell(
     rows: list[_Site], symmetry: Symmetry, cell: _Cell, statements: Statements, lattice: NDArray[np.float64]
 ) -> None:
-    """Only the identity is listed beside the symbol of a larger group: all atoms must be there, or all be counted."""
+    """More or fewer operations are listed than the symbol has: both must give the same atoms, or all be counted."""
     assert symmetry.named is not None
     if statements.count_atoms:
         return
@@ -145,8 +145,9 @@ def _require_full_cell(
     if whole is None or len(whole.rows) != len(cell.rows):
         raise CrystalError(
             RejectionReason.UNREADABLE,
-            f"the one symmetry operation listed is x,y,z, and {symmetry.words} beside it asks for more atoms",
-            "list the operations of the group, or name 'P 1' if all atoms of the cell are listed",
+            f"the operations listed make {len(cell.rows)} atoms a cell, the symbol {symmetry.words} beside them "
+            f"{'others' if whole is None else len(whole.rows)}",
+            "list all operations of the group, or name 'P 1' if all atoms of the cell are listed",
         )
 
 
@@ -227,6 +228,12 @@ def _sites(block: Block, lattice: NDArray[np.float64]) -> list[_Site]:
         _element(types[n] if types and types[n] else labels[n] if labels else "", bool(types and types[n]), dotted)
         for n in range(len(names))
     ]
+    if not {"H", "D", "T"} & set(symbols) and (water := [label for label in labels if _WATER.match(label)]):
+        raise CrystalError(
+            RejectionReason.MISSING_FIELD,
+            f"site {water[0]} is of water or hydroxide, and no hydrogen has a site",
+            "give every hydrogen atom its position",
+        )
     for name, *row in zip(names, *texts, strict=True):
         if not all(row):
             raise CrystalError(
@@ -257,10 +264,12 @@ def _exact_sixth(text: str) -> float:
 _SIXTH_DIGITS = 3
 
 
-_TYPE = re.compile(r"([A-Za-z]{1,2})(?:\d*\.?\d*[+-]|[+-]\d*\.?\d*|0)?$")
+_TYPE = re.compile(r"([A-Za-z]{1,2})(\d*\.?\d*[+-]|[+-]\d*\.?\d*|\d*)$")
 _LABEL = re.compile(r"([A-Z][a-z]?)(?![a-z])(.*)$")
 _GROUPS = re.compile(r"(H2?O|H3O|D2?O|OH\d?|OD|NH\d|ND\d|CH\d|CD\d)(?![a-z])")
 """Labels of groups whose hydrogen atoms have no site of their own."""
+_WATER = re.compile(r"(wat|ow|oh|hoh|h2o|dod|d2o)\d*\w?$", re.IGNORECASE)
+"""Labels of oxygen atoms that hydrogen is bound to."""
 
 
 def _element(text: str, is_type: bool, capitals: bool) -> str:
@@ -270,7 +279,8 @@ def _element(text: str, is_type: bool, capitals: bool) -> str:
     """
     if is_type and (match := _TYPE.match(text)):
         symbol = match[1].capitalize() if capitals else match[1]
-        if symbol in ATOMIC_NUMBERS or symbol in ISOTOPES:
+        # T1, T2 are the tetrahedral sites of minerals, T alone is tritium
+        if symbol in ATOMIC_NUMBERS or symbol == "D" or text == "T":
             return symbol
     if not is_type and not _GROUPS.match(text) and (match := _LABEL.match(text)):
         symbol, rest = match.groups()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.exceptions import CrystalError
 from engine.materials.checks import RejectionReason
-from engine.materials.cif_block import Block, as_number
+from engine.materials.cif_block import Block
 from engine.materials.crystal import AVOGADRO_DENSITY
 from engine.materials.elements import ATOMIC_MASS, ATOMIC_NUMBERS
 
@@ -41,18 +41,28 @@ class Statements:
     @classmethod
     def read(cls, block: Block) -> Statements:
         """Collect what the block says."""
+        notes: list[str] = []
+
+        def number(tag: str) -> float | None:
+            try:
+                return block.number(tag)
+            except CrystalError as error:
+                notes.append(f"{error.message}, and was not compared")
+                return None
+
         written = block.text("_chemical_formula_sum")
         formula = _formula(written)
-        notes = (f"the formula {written!r} is not understood and was not compared",) if written and not formula else ()
+        if written and not formula:
+            notes.append(f"the formula {written!r} is not understood and was not compared")
         multiplicities = block.column("_atom_site_site_symmetry_multiplicity", "_atom_site_symmetry_multiplicity")
         return cls(
             formula,
             written,
-            block.number("_cell_formula_units_z"),
-            block.number("_cell_volume"),
-            block.number("_exptl_crystal_density_diffrn"),
-            tuple(int(as_number(m, "multiplicity")) if m else None for m in multiplicities),
-            notes,
+            number("_cell_formula_units_z"),
+            number("_cell_volume"),
+            number("_exptl_crystal_density_diffrn"),
+            tuple(int(m) if m.isdigit() else None for m in multiplicities),
+            tuple(notes),
         )
 
     @property

@@ -147,11 +147,26 @@ def _closed_by(triplets: tuple[str, ...], centring: tuple[str, ...]) -> Operatio
         for triplet in triplets:
             rotation, translation = _affine(triplet)
             translation = (translation + _affine(shift)[1]) % 1.0
-            key = (*rotation.ravel().tolist(), *(np.round(translation, 4) % 1.0).tolist())
-            found.setdefault(key, (rotation, translation))
-    return Operations(
+            found.setdefault(_key(rotation, translation), (rotation, translation))
+    operations = Operations(
         "listed", np.array([r for r, _ in found.values()]), np.array([t for _, t in found.values()]).reshape(-1, 3)
     )
+    _require_group(operations)
+    return operations
+
+
+def _require_group(operations: Operations) -> None:
+    """Refuse operations of which two in a row are none of them: some are missing or mistyped."""
+    rotations, translations = operations.rotations, operations.translations
+    known = {_key(r, t) for r, t in zip(rotations, translations, strict=True)}
+    for rotation, translation in zip(rotations, translations, strict=True):
+        products = zip(rotation @ rotations, translations @ rotation.T + translation, strict=True)
+        if any(_key(r, t) not in known for r, t in products):
+            raise _unclear(f"the {len(operations)} listed symmetry operations are no group, some are missing or wrong")
+
+
+def _key(rotation: NDArray[np.float64], translation: NDArray[np.float64]) -> tuple[float, ...]:
+    return (*np.round(rotation, 3).ravel().tolist(), *(np.round(translation % 1.0, 3) % 1.0).tolist())
 
 
 @lru_cache(maxsize=4096)

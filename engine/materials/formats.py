@@ -6,6 +6,7 @@ Nothing here unpickles, and no class named in a file is imported: pymatgen's JSO
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,7 +62,11 @@ class Record:
 
 
 def parse(raw: RawRecord) -> Record | Rejection:
-    """Parse one record; whatever is wrong with it comes back as a :class:`Rejection`, warnings as notes."""
+    """Parse one record; whatever is wrong with it comes back as a :class:`Rejection`.
+
+    Warnings of the libraries below are part of the result: those of :data:`FATAL_WARNINGS` refuse the record, all
+    others are notes.
+    """
     record_id = raw.id
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -70,6 +75,7 @@ def parse(raw: RawRecord) -> Record | Rejection:
             if isinstance(content, dict):
                 record_id = own_id(content) or raw.id
             parsed = _PARSERS[raw.format](content)
+            _refuse_fatal(caught)
         except CrystalError as error:
             return rejection(error, raw.source, record_id)
         except Exception as error:  # the parsers below belong to others and raise whatever they like on damaged text
@@ -83,6 +89,29 @@ def parse(raw: RawRecord) -> Record | Rejection:
 def rejection(error: CrystalError, source: str, record_id: str) -> Rejection:
     """Turn ``error`` into a line of the quarantine list."""
     return Rejection(source, record_id, RejectionReason(error.reason), error.message, error.remedy)
+
+
+FATAL_WARNINGS = (
+    r"Defaulting to P1",
+    r"[Cc]ould not find .*symmetry|[Nn]o .*symmetr.* found",
+    r"[Ss]kipp(ed|ing) .*(site|atom|line)",
+    r"[Oo]ccupanc(y|ies) .*(exceed|greater|sum)",
+    r"Elements in POSCAR",
+    r"[Ss]toichiometry|[Cc]omposition .*(mismatch|differ|inconsistent)",
+    r"fallback|falling back",
+)
+"""What pymatgen, ASE or phonopy say where they went on with another crystal than the file's."""
+
+
+def _refuse_fatal(caught: list[warnings.WarningMessage]) -> None:
+    for warning in caught:
+        message = first_line(warning.message)
+        if any(re.search(pattern, message) for pattern in FATAL_WARNINGS):
+            raise CrystalError(
+                RejectionReason.UNREADABLE,
+                f"its reader had to guess: {message}",
+                "write the file again with all of its atoms and symmetry operations",
+            )
 
 
 def _json_object(payload: bytes | dict[str, Any]) -> dict[str, Any]:

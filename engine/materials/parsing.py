@@ -57,7 +57,8 @@ def _nuclide(species: Any) -> str:
     return ISOTOPES.get(bare[1], "") if bare else ""
 
 
-_DECORATED = re.compile(r"([A-Z][a-z]?)\d*\.?\d*[+-]?$")
+# T1, T2, ... are the tetrahedral sites of minerals, not tritium
+_DECORATED = re.compile(r"(?!T\d+$)([A-Z][a-z]?)\d*\.?\d*[+-]?$")
 
 
 def atomic_number(species: Any) -> int:

@@ -70,7 +70,7 @@ class _Lines:
         words = self.words(what)
         numbers = list(_leading_floats(words))
         fitting = [count for count in counts if count <= len(numbers)]
-        if not fitting or (len(words) > len(numbers) and len(numbers) not in counts and len(numbers) < max(counts)):
+        if not fitting or (len(counts) > 1 and len(numbers) not in counts):
             raise _bad(f"line {self.place} should be {what} and is {' '.join(words)[:60]!r}")
         return numbers[: max(fitting)]
 

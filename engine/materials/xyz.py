@@ -26,6 +26,7 @@ def parse_xyz(payload: bytes) -> Parsed:
 
     lines = as_text(payload).splitlines()
     species = _species(lines)
+    numbers, isotopes = read_species(species)
     # ASE knows no isotopes
     text = "\n".join([*lines[:2], *(_as_hydrogen(line) for line in lines[2:])]) + "\n"
     atoms = read(io.StringIO(text), index=0, format="extxyz")
@@ -35,7 +36,7 @@ def parse_xyz(payload: bytes) -> Parsed:
             "the frame has no cell that repeats in three directions",
             'add Lattice="ax ay az bx by bz cx cy cz" (and pbc="T T T") to its second line',
         )
-    numbers, isotopes = read_species(species) if species else (atoms.numbers.tolist(), "")
+    numbers = numbers or atoms.numbers.tolist()
     info = {k: v.item() if isinstance(v, np.generic) else v for k, v in atoms.info.items()}
     properties, notes = scalars(info)
     crystal = assemble(atoms.cell.array, numbers, atoms.get_scaled_positions(wrap=False))
@@ -57,4 +58,4 @@ def _species(lines: list[str]) -> list[str]:
 
 
 def _as_hydrogen(line: str) -> str:
-    return re.sub(rf"(?<!\S)({'|'.join(ISOTOPES)})(?=\s)", "H", line, count=1)
+    return re.sub(rf"(?<!\S)({'|'.join(ISOTOPES)})(?!\S)", "H", line, count=1)
