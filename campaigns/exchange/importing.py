@@ -118,13 +118,12 @@ def add_newest(campaign: Campaign, labels: Iterable[LabelRecord], report: LabelR
     store = campaign.store
     for label in labels:
         known = store.labels(label.property, label.fidelity, current_only=False, material_ids=[label.material_id])
-        same = [k for k in known if k.provenance.get("kappa_sha256") == label.provenance["kappa_sha256"]]
+        of_method = [k for k in known if k.method == label.method]
+        same = [k for k in of_method if k.provenance.get("kappa_sha256") == label.provenance["kappa_sha256"]]
         if same:
             report.unchanged.append(max(k.id or 0 for k in same))
             continue
-        alike = [
-            k for k in known if (k.method, k.source, k.temperature) == (label.method, label.source, label.temperature)
-        ]
+        alike = [k for k in of_method if (k.source, k.temperature) == (label.source, label.temperature)]
         newer = [
             k for k in alike if k.is_current and k.provenance.get("finished_at", "") > label.provenance["finished_at"]
         ]

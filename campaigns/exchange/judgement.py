@@ -91,7 +91,7 @@ def matrix(tensor: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _of_value(name: str, tensor: NDArray[np.float64], temperature: float) -> Iterator[Problem]:
     mean = float(np.mean(tensor[:3]))
-    where = f"{name}: kappa is {mean:.6g} at {temperature:g} K"
+    where = f"{name}: kappa is {mean} at {temperature:g} K"
     if not np.isfinite(tensor).all():
         what = where if not np.isfinite(mean) else f"{name}: a component of kappa is no number at {temperature:g} K"
         yield Problem(what, FailureReason.BAD_OUTPUT, is_final=True)

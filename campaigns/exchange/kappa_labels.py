@@ -1,4 +1,4 @@
-"""Labels of the conductivities that files of phono3py hold: what is asked of them, and what is kept beside the value."""
+"""Labels of the conductivities that files of phono3py hold: what is asked, and what is kept beside the value."""
 
 from __future__ import annotations
 
@@ -124,11 +124,13 @@ def sorted_out(problems: Sequence[Problem], wanted: Wanted) -> tuple[list[Proble
 
 
 def in_words(problems: Sequence[Problem]) -> str:
+    """All problems, and whether they can be overridden."""
     hint = "" if any(p.is_final for p in problems) else "; `--force` takes it all the same"
     return "; ".join(p.message for p in problems) + hint
 
 
 def overridden(forced: Sequence[str]) -> dict[str, Any]:
+    """Provenance of a value that was taken all the same."""
     return {"forced": list(forced)} if forced else {}
 
 
