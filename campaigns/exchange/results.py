@@ -333,4 +333,7 @@ def _core_hours(path: Path) -> float | None:
         return None
     rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     numbers = [[float(word) for word in row] for row in rows if len(row) == 3 and all(w.isdecimal() for w in row)]
-    return float(sum(np.prod(row) for row in numbers)) / 3600 if numbers else None
+    hours = float(sum(np.prod(row) for row in numbers)) / 3600
+    if not np.isfinite(hours):
+        raise ExchangeError(f"{path.parent.name}: TIMES adds up to {hours} core-hours; remove the rows that are wrong")
+    return hours if numbers else None
