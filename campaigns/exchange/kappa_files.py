@@ -46,6 +46,8 @@ _PARTS = (
 """Conductivities beside the total: of particles (P, intra-band), of coherence (C, inter-band), of a simpler solver."""
 _POINTS = 20
 """Of the table of conductivity over mean free path."""
+_RANGE = (1e-3, 1 - 1e-6)
+"""Share of the conductivity at its first and its last point."""
 
 
 class Term(StrEnum):
@@ -338,11 +340,17 @@ def _table(
     scatters = gamma > 0
     lengths = velocity[scatters] / (4 * np.pi * gamma[scatters]) / 10
     values = modes[..., :3].sum(axis=-1)[scatters]
-    positive = lengths[lengths > 0]
-    total = float(values.sum())
-    if not positive.size or not np.isfinite(lengths).all() or not np.isfinite(total) or total <= 0:
+    order = np.argsort(lengths)
+    lengths, sums = lengths[order], np.cumsum(values[order])
+    if not sums.size or not np.isfinite(lengths).all() or not np.isfinite(sums).all() or sums[-1] <= 0:
         return None
-    points = np.geomspace(positive.min(), positive.max(), _POINTS)
-    points[-1] = positive.max()  # not below by a rounding error
-    shares = [float(values[lengths <= point].sum()) / total for point in points]
-    return {"mean_free_path_nm": [float(f"{p:.4g}") for p in points], "share": [round(s, 4) for s in shares]}
+    shares = sums / sums[-1]
+    # optical modes at the zone centre hardly move, and hardly carry heat
+    first, last = (lengths[np.argmax(shares >= limit)] for limit in _RANGE)
+    if first <= 0:
+        return None
+    points = np.geomspace(first, last, _POINTS)
+    points[-1] = last  # not below by a rounding error
+    below = np.searchsorted(lengths, points * (1 + 1e-12), side="right")
+    shares = np.concatenate([[0.0], shares])[below]
+    return {"mean_free_path_nm": [float(f"{p:.4g}") for p in points], "share": [round(float(s), 4) for s in shares]}
