@@ -51,16 +51,11 @@ class Subject:
 
 def judge(kappa: Kappa, temperatures: Sequence[float], subject: Subject) -> list[Problem]:
     """Say why the values at these temperatures (Kelvin) are none of this crystal, the gravest first."""
-    found: list[Problem] = []
-    for temperature in temperatures:
-        tensor = kappa.at(temperature)
-        if tensor is not None:
-            found += _of_value(kappa.name, tensor, temperature)
+    tensors = [(t, tensor) for t in temperatures if (tensor := kappa.at(t)) is not None]
+    found = [problem for t, tensor in tensors for problem in _of_value(kappa.name, tensor, t)]
+    # what is no value has no symmetry either
     if not found:
-        for temperature in temperatures:
-            tensor = kappa.at(temperature)
-            if tensor is not None:
-                found += _of_symmetry(kappa.name, tensor, temperature, subject)
+        found = [problem for t, tensor in tensors for problem in _of_symmetry(kappa.name, tensor, t, subject)]
     return [*found, *_of_modes(kappa, subject)]
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -161,7 +160,7 @@ class Kappa:
         """Whether the Wigner term is part of it."""
         return Term.COHERENCE in self.terms
 
-    @cached_property
+    @property
     def is_suspect(self) -> bool:
         """Whether it was written by a version whose third order is in doubt."""
         number = re.match(r"(\d+)\.(\d+)", self.version)
