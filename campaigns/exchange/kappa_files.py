@@ -320,7 +320,8 @@ def _accumulated(
     """Sum the conductivity over mean free paths, as ``phono3py-kaccum --mfp`` does, where the modes are kept."""
     if any(name not in file for name in ("mode_kappa", "group_velocity", "gamma")):
         return {}
-    velocity = np.linalg.norm(_dataset(file, "group_velocity"), axis=-1)
+    with np.errstate(over="ignore"):  # of damaged numbers; what is not finite gives no table
+        velocity = np.linalg.norm(_dataset(file, "group_velocity"), axis=-1)
     tables = {}
     for temperature in wanted:
         for row in np.flatnonzero(np.abs(temperatures - temperature) <= SAME_TEMPERATURE)[:1].tolist():
