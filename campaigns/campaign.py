@@ -176,6 +176,8 @@ class Campaign:
         paths: Sequence[Path | str],
         material_id: str | None = None,
         temperatures: Sequence[float] = (),
+        as_method: str = "",
+        force: bool = False,
     ) -> ImportReport:
         """Import labels and results; queue entries whose label came in are done.
 
@@ -191,25 +193,36 @@ class Campaign:
             Whose conductivity the ``kappa-*.hdf5`` hold.
         temperatures
             Kelvin; kept beside the temperature of the campaign's property.
+        as_method
+            Name for conductivities of another method than exported, which are labels of their own; without it they
+            are refused.
+        force
+            Take conductivities that are judged not to be their crystal's; provenance says so.
 
         Raises
         ------
         LabelError
             With every bad row of every file.
+        ExchangeError
+            If a ``kappa-*.hdf5`` is refused.
         """
-        from campaigns.exchange.importing import add_newest, is_export, kappa_labels, read_exports, record_results
+        from campaigns.exchange.importing import EntryOutcome, add_newest, is_export, read_exports, record_results
+        from campaigns.exchange.kappa_labels import Wanted, kappa_labels
 
         given = [Path(path) for path in paths]
+        wanted = Wanted(tuple(temperatures), as_method, force)
         tensors = [path for path in given if path.suffix == ".hdf5"]
         if tensors and material_id is None:
             raise LabelFileError(f"{tensors[0]} does not say of which material it is; give its id with --id")
         tables = [path for path in given if path.suffix != ".hdf5" and not is_export(path)]
+        if (as_method or force) and len(tables) == len(given):
+            raise LabelFileError("--as-method and --force are for results of phono3py; none is given")
         files = [read_labels(path) for path in tables]
         labels = [label for file in files for label in file.labels]
         places = [place for file in files for place in file.places]
         problems = [problem for file in files for problem in file.problems]
         with self.locked(), self.store.transaction():
-            readings = read_exports(self, [path for path in given if is_export(path)])
+            readings = read_exports(self, [path for path in given if is_export(path)], wanted)
             try:
                 report = self.store.add_labels(labels, places)
             except LabelError as error:
@@ -217,9 +230,12 @@ class Campaign:
             if problems:
                 order = {place: i for i, place in enumerate(place for file in files for place in file.order)}
                 raise LabelError(sorted(problems, key=lambda p: order[p.location]), len(order))
+            outcomes = []
             for path in tensors:
-                add_newest(self, kappa_labels(self, path, material_id or "", temperatures), report)
-            outcomes = record_results(self, readings, report, temperatures)
+                of_file, said = kappa_labels(self, path, material_id or "", wanted)
+                add_newest(self, of_file, report)
+                outcomes += [EntryOutcome(path.name, material_id or "", "done", "; ".join(said))] if said else []
+            outcomes += record_results(self, readings, report, wanted)
             self._finish_entries("label imported")
         return ImportReport(**vars(report), entries=tuple(outcomes))
 

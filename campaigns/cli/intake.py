@@ -105,11 +105,20 @@ def label_import(
         list[float] | None,
         typer.Option("--temperature", min=0, help="Kelvin, beside that of the property; may be repeated."),
     ] = None,
+    as_method: Annotated[
+        str,
+        typer.Option(
+            "--as-method", metavar="NAME", help="Keep kappa of another method than exported, as labels of this method."
+        ),
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Take kappa that is judged not to be its crystal's; the label says so.")
+    ] = False,
     format: OutFormat = Format.TABLE,
 ) -> None:
     """Bring in labels and results: every file or none, and of an exported queue what has ended by now."""
     with open_campaign(directory) as campaign:
-        report = campaign.import_labels(paths, material, temperature or ())
+        report = campaign.import_labels(paths, material, temperature or (), as_method, force)
         note = campaign.fidelity_note()
     counts: dict[str, Any] = {
         "added": len(report.added),

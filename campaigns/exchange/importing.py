@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from campaigns.exceptions import ExchangeError
 from campaigns.exchange.archives import is_archive, unpacked
-from campaigns.exchange.calculation import named_temperature
 from campaigns.exchange.export import export_records
+from campaigns.exchange.judgement import Problem, Subject, judge, remarks
+from campaigns.exchange.kappa_files import first_line
+from campaigns.exchange.kappa_labels import (
+    Wanted,
+    in_words,
+    labels_of,
+    overridden,
+    require_conductivity,
+    sorted_out,
+    wanted_temperatures,
+)
 from campaigns.exchange.manifest import ENTRY, Entry, differences
-from campaigns.exchange.results import COMPONENTS, Kappa, Reading, Standing, read_folder, read_kappa
-from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
+from campaigns.exchange.results import Reading, Standing, read_folder
+from db.exceptions import InvalidRecordError
+from db.records import FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
 from db.states import QUEUE_MOVES, FailureReason, QueueState
+from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
@@ -50,7 +60,7 @@ def is_export(path: Path) -> bool:
     return path.is_dir() or is_archive(path)
 
 
-def read_exports(campaign: Campaign, paths: Iterable[Path]) -> Readings:
+def read_exports(campaign: Campaign, paths: Iterable[Path], wanted: Wanted | None = None) -> Readings:
     """Read every folder of exports; what is not the result of one of this campaign's is refused by name.
 
     Raises
@@ -58,27 +68,36 @@ def read_exports(campaign: Campaign, paths: Iterable[Path]) -> Readings:
     ExchangeError
         If a path holds no export at all.
     """
+    wanted = wanted or Wanted()
+    temperatures = wanted_temperatures(campaign, wanted)
     known = _known(campaign)
     accepted, refused = [], []
     for path in paths:
         for folder in _folders(path):
             try:
-                reading = read_folder(folder)
+                reading = read_folder(folder, temperatures, wanted.as_method)
+                if reading.kappas or reading.entry.settings.phonons:
+                    require_conductivity(campaign, folder.name)
                 _require_known(reading.entry, known, folder.name)
                 accepted.append(reading)
+            except MemoryError:
+                raise
             except ExchangeError as error:
                 refused.append(EntryOutcome(folder.name, "", "refused", str(error)))
+            except Exception as error:  # files that others wrote, damaged in any way; the other folders go in
+                refused.append(EntryOutcome(folder.name, "", "refused", _unreadable(folder.name, error)))
     return Readings(tuple(accepted), tuple(refused))
 
 
 def record_results(
-    campaign: Campaign, readings: Readings, report: LabelReport, temperatures: Sequence[float] = ()
+    campaign: Campaign, readings: Readings, report: LabelReport, wanted: Wanted | None = None
 ) -> list[EntryOutcome]:
-    """Keep what was read: labels at the property's temperature and at ``temperatures`` (Kelvin), failures, moves.
+    """Keep what was read: labels at the property's temperature and those wanted, failures, moves.
 
     Must run inside one transaction of the campaign. What became of the labels is added to ``report``; entries whose
     label came in are left for the campaign to finish.
     """
+    wanted = wanted or Wanted()
     outcomes = list(readings.refused)
     entries = {(e.material_id, e.round, e.fidelity): e for e in campaign.store.queue()}
     for reading in sorted(readings.accepted, key=_time):
@@ -89,23 +108,10 @@ def record_results(
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", message))
             continue
         try:
-            outcomes.append(_record(campaign, reading, entry, temperatures, report))
-        except ExchangeError as error:
+            outcomes.append(_record(campaign, reading, entry, wanted, report))
+        except (ExchangeError, InvalidRecordError) as error:
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", str(error)))
     return sorted(outcomes, key=lambda o: o.folder)
-
-
-def kappa_labels(campaign: Campaign, path: Path, material_id: str, temperatures: Sequence[float]) -> list[LabelRecord]:
-    """Give the labels of one ``kappa-*.hdf5`` of a material, at the fidelity of the campaign.
-
-    Raises
-    ------
-    ExchangeError
-        If the file cannot be read, or lacks a temperature.
-    """
-    kappa = read_kappa(path)
-    fidelity = campaign.configuration.campaign.fidelity
-    return list(_labels(campaign, kappa, material_id, fidelity, temperatures, {"source": str(path)}))
 
 
 def add_newest(campaign: Campaign, labels: Iterable[LabelRecord], report: LabelReport) -> None:
@@ -113,13 +119,12 @@ def add_newest(campaign: Campaign, labels: Iterable[LabelRecord], report: LabelR
     store = campaign.store
     for label in labels:
         known = store.labels(label.property, label.fidelity, current_only=False, material_ids=[label.material_id])
-        same = [k for k in known if k.provenance.get("kappa_sha256") == label.provenance["kappa_sha256"]]
+        of_method = [k for k in known if k.method == label.method]
+        same = [k for k in of_method if k.provenance.get("kappa_sha256") == label.provenance["kappa_sha256"]]
         if same:
             report.unchanged.append(max(k.id or 0 for k in same))
             continue
-        alike = [
-            k for k in known if (k.method, k.source, k.temperature) == (label.method, label.source, label.temperature)
-        ]
+        alike = [k for k in of_method if (k.source, k.temperature) == (label.source, label.temperature)]
         newer = [
             k for k in alike if k.is_current and k.provenance.get("finished_at", "") > label.provenance["finished_at"]
         ]
@@ -168,21 +173,28 @@ def _require_known(entry: Entry, known: dict[str, list[Entry]], folder: str) -> 
     )
 
 
+def _unreadable(name: str, error: Exception) -> str:
+    return f"{name} cannot be read ({type(error).__name__}: {first_line(error)}); copy it again"
+
+
 def _time(reading: Reading) -> str:
-    return reading.kappas[-1].written_at if reading.kappas else ""
+    return max((kappa.written_at for kappa in reading.kappas), default="")
 
 
 # -- keeping ----------------------------------------------------------------------------------------------------------
 
 
 def _record(
-    campaign: Campaign, reading: Reading, entry: QueueEntryRecord, temperatures: Sequence[float], report: LabelReport
+    campaign: Campaign, reading: Reading, entry: QueueEntryRecord, wanted: Wanted, report: LabelReport
 ) -> EntryOutcome:
     state, message = str(reading.standing), reading.message
     failure = reading.failure
     labels: list[LabelRecord] = []
     if reading.standing is Standing.DONE:
-        labels, failure, message = _judge(campaign, reading, entry, temperatures)
+        labels, problem, said = _judged(campaign, reading, entry, wanted)
+        message = "; ".join(filter(None, [message, *said]))
+        if problem:
+            failure, message = problem.reason, "; ".join(filter(None, [problem.message, message]))
     if failure:
         state = str(Standing.FAILED)
         _fail(campaign, reading, entry, failure, message)
@@ -190,80 +202,53 @@ def _record(
     elif labels:
         add_newest(campaign, labels, report)
         if entry.state in (QueueState.FAILED, QueueState.WITHDRAWN):
-            message = f"its queue entry stays {entry.state}; the label is kept"
+            message = "; ".join(filter(None, [f"its queue entry stays {entry.state}; the label is kept", message]))
     elif reading.standing is Standing.RUNNING and QueueState.RUNNING in QUEUE_MOVES[entry.state]:
         campaign.move([entry.material_id], QueueState.RUNNING, f"{reading.folder} has started", entry.fidelity)
     return EntryOutcome(reading.folder, reading.entry.id, state, message)
 
 
-def _judge(
-    campaign: Campaign, reading: Reading, entry: QueueEntryRecord, temperatures: Sequence[float]
-) -> tuple[list[LabelRecord], FailureReason | None, str]:
-    """Labels of a finished calculation, oldest first, or why its newest value is none; and a warning."""
-    shared = {
-        "source": f"round {entry.round}, exported",
-        "cost": reading.core_hours,
-        "provenance": _origin(reading),
-    }
+def _judged(
+    campaign: Campaign, reading: Reading, entry: QueueEntryRecord, wanted: Wanted
+) -> tuple[list[LabelRecord], Problem | None, list[str]]:
+    """Labels of a finished calculation, oldest first; or why its newest value is none; and what is to be said.
+
+    Raises
+    ------
+    ExchangeError
+        If the newest file of a method is not what it is said to be.
+    """
+    subject = _subject(campaign, reading, entry)
+    temperatures = wanted_temperatures(campaign, wanted)
     labels: list[LabelRecord] = []
+    said: list[str] = []
+    newest = {kappa.method: kappa for kappa in reading.kappas}
     for kappa in reading.kappas:
-        made = list(_labels(campaign, kappa, entry.material_id, entry.fidelity, temperatures, shared))
-        bad = [label for label in made if not np.isfinite(label.value)]
-        low = [label for label in made if label.value <= 0]
-        if kappa is reading.kappas[-1] and bad:
-            return [], FailureReason.BAD_OUTPUT, f"{kappa.name}: kappa is {bad[0].value} at {bad[0].temperature:g} K"
-        if kappa is reading.kappas[-1] and low:
-            return [], FailureReason.BELOW_FLOOR, f"{kappa.name}: kappa is {low[0].value} at {low[0].temperature:g} K"
-        labels += made if not (bad or low) else []
-    newest = reading.kappas[-1]
-    warning = f"phono3py {newest.version} had an error in third order; compute kappa anew" if newest.is_suspect else ""
-    return labels, None, warning
+        standing, forced = sorted_out(judge(kappa, temperatures, subject), wanted)
+        if standing and kappa is newest[kappa.method]:
+            if any(p.reason is None for p in standing) or kappa.given_method:
+                raise ExchangeError(f"{reading.folder} ({reading.entry.id}): {in_words(standing)}")
+            return [], standing[0], []
+        if standing:
+            continue
+        shared = {
+            "source": f"round {entry.round}, exported",
+            "cost": reading.core_hours,
+            "provenance": _origin(reading) | overridden(forced),
+        }
+        labels += labels_of(campaign, kappa, entry.material_id, entry.fidelity, wanted, shared)
+        if kappa is newest[kappa.method]:
+            said += [*(f"forced: {words}" for words in forced), *remarks(kappa, temperatures)]
+    return labels, None, said
 
 
-def _labels(
-    campaign: Campaign,
-    kappa: Kappa,
-    material_id: str,
-    fidelity: str,
-    temperatures: Sequence[float],
-    shared: dict[str, Any],
-) -> Iterator[LabelRecord]:
-    """One label a temperature, that of the campaign's property first: the isotropic mean, the tensor beside it."""
-    property_ = campaign.configuration.campaign.property
-    named = named_temperature(property_)
-    for temperature in dict.fromkeys([named, *temperatures]):
-        tensor = kappa.at(temperature)
-        if tensor is None:
-            has = ", ".join(f"{t:g}" for t in kappa.temperatures[:12]) or "none"
-            raise ExchangeError(
-                f"{kappa.name} has no value at {temperature:g} K (it has {has}); run phono3py with --ts {temperature:g}"
-            )
-        yield LabelRecord(
-            material_id=material_id,
-            property=property_ if temperature == named else f"kappa_{temperature:g}K",
-            value=float(np.mean(tensor[:3])),
-            unit=KAPPA_UNIT,
-            fidelity=fidelity,
-            temperature=temperature,
-            method=f"phono3py {kappa.solver}",
-            **shared | {"provenance": _provenance(kappa, tensor) | shared.get("provenance", {})},
-        )
-
-
-def _provenance(kappa: Kappa, tensor: Any) -> dict[str, Any]:
-    lowest, highest = kappa.frequencies or (None, None)
-    return {
-        "tensor": {name: float(v) if np.isfinite(v) else None for name, v in zip(COMPONENTS, tensor, strict=True)},
-        "mesh": list(kappa.mesh),
-        "isotope": kappa.isotope,
-        "interband": kappa.interband,
-        "phono3py": kappa.version,
-        "lowest_frequency_THz": lowest,
-        "highest_frequency_THz": highest,
-        "kappa_file": kappa.name,
-        "kappa_sha256": kappa.sha256,
-        "finished_at": kappa.written_at,
-    }
+def _subject(campaign: Campaign, reading: Reading, entry: QueueEntryRecord) -> Subject:
+    phonons = reading.entry.settings.phonons
+    tolerance = (phonons or campaign.configuration.dft).imaginary_tolerance
+    if reading.exported is not None:
+        return Subject(reading.exported, True, tolerance)
+    (material,) = campaign.store.materials([entry.material_id])
+    return Subject(Crystal.from_dict(material.structure), False, tolerance)
 
 
 def _origin(reading: Reading) -> dict[str, Any]:

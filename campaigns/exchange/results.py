@@ -1,38 +1,26 @@
-"""What a folder of an export says by now: not started, running, done or failed, and with which conductivity.
-
-``kappa-*.hdf5`` as phono3py writes it (https://phonopy.github.io/phono3py/hdf5_howto.html): tensors in the order
-xx yy zz yz xz xy, W/(m K).
-"""
+"""What a folder of an export says by now: not started, running, done or failed, and with which conductivity."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from campaigns.exceptions import ExchangeError, ResultFileError
+from campaigns.exchange.kappa_files import Kappa, differences, read_kappa
 from campaigns.exchange.manifest import ENTRY, Entry, file_sha256, meaning_sha256
 from db.states import FailureReason
 from engine.materials.crystal import Crystal
 
-if TYPE_CHECKING:
-    import h5py
-    from numpy.typing import NDArray
-
-COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
-SAME_TEMPERATURE = 0.01
-"""Kelvin."""
-SUSPECT_VERSIONS = ((3, 16), (3, 22))
-"""phono3py versions, first to last, with an error in a routine of third order."""
-_TOTALS = ("kappa", "kappa_TOT_exact", "kappa_TOT_RTA")
-"""Names of the total conductivity; with the Wigner term, phono3py 2 and 3 wrote the last two."""
+_CLOCKS = 60.0
+"""Seconds; a file that much older than STARTED was there before the run."""
 
 
 class Standing(StrEnum):
@@ -45,43 +33,6 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Kappa:
-    """What one ``kappa-*.hdf5`` holds."""
-
-    name: str
-    sha256: str
-    written_at: str
-    """UTC, ISO 8601."""
-    temperatures: NDArray[np.float64]
-    """``T``, Kelvin."""
-    tensors: NDArray[np.float64]
-    """``T x 6``, W/(m K), in the order of :data:`COMPONENTS`."""
-    solver: str
-    """``RTA`` or ``LBTE``."""
-    mesh: tuple[int, ...]
-    """Three divisions, or nine numbers of a generalised mesh."""
-    isotope: bool
-    interband: bool
-    """Whether the Wigner term is part of it."""
-    version: str
-    """Of phono3py."""
-    frequencies: tuple[float, float] | None
-    """Lowest and highest on the mesh, THz."""
-
-    def at(self, temperature: float) -> NDArray[np.float64] | None:
-        """Tensor at a temperature in Kelvin, six components; None where the file has none."""
-        near = np.flatnonzero(np.abs(self.temperatures - temperature) <= SAME_TEMPERATURE)
-        return self.tensors[near[0]] if near.size else None
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it was written by a version whose third order is in doubt."""
-        number = re.match(r"(\d+)\.(\d+)", self.version)
-        first, last = SUSPECT_VERSIONS
-        return number is not None and first <= (int(number[1]), int(number[2])) <= last
-
-
-@dataclass(frozen=True)
 class Reading:
     """What one folder of an export says."""
 
@@ -89,15 +40,36 @@ class Reading:
     entry: Entry
     standing: Standing
     kappas: tuple[Kappa, ...] = ()
-    """Oldest first."""
+    """Oldest first; those of another method than exported have the name that a person gave it."""
     failure: FailureReason | None = None
     message: str = ""
+    """Why it failed, or what else is to be said."""
+    exported: Crystal | None = None
+    """As it stands in the calculation; None where POSCAR was not copied back."""
     relaxed: Crystal | None = None
     core_hours: float | None = None
 
 
-def read_folder(folder: Path) -> Reading:
+@dataclass(frozen=True)
+class _Beside:
+    """Conductivities beside a marker that says otherwise."""
+
+    paths: tuple[Path, ...] = ()
+    """Those to be taken."""
+    message: str = ""
+
+
+def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str = "") -> Reading:
     """Read one exported folder as it is by now.
+
+    Parameters
+    ----------
+    folder
+        An exported folder.
+    temperatures
+        Kelvin; where the conductivity is summed over mean free paths.
+    as_method
+        Name for a method other than exported; without one, its files are passed over or refused.
 
     Raises
     ------
@@ -115,85 +87,84 @@ def read_folder(folder: Path) -> Reading:
     def failure(reason: FailureReason, message: str, **what: Any) -> Reading:
         return reading(Standing.FAILED, failure=reason, message=message, **what)
 
+    beside = _Beside(_kappa_paths(folder))
     if failed is not None and (done is None or str(failed.get("at", "~")) > str(done.get("at", ""))):
-        return failure(_reason(failed), _failure_message(failed))
-    if done is None and (folder / "STARTED").exists():
-        return reading(Standing.RUNNING)
+        beside = _beside_failed(folder, failed) if done is None else _Beside()
+        if not beside.paths:
+            return failure(_reason(failed), "; ".join(filter(None, [_failure_message(failed), beside.message])))
+    elif done is None and (folder / "STARTED").exists():
+        beside = _beside_started(folder)
+        if not beside.paths:
+            return reading(Standing.RUNNING, message=beside.message)
     _check_whole(folder, done or {})
     try:
-        kappas = _kappas(folder, entry, done)
+        kappas, passed_over = _kappas(
+            folder, entry, [_dated(read_kappa(p, temperatures), done) for p in beside.paths], as_method
+        )
     except ResultFileError as error:
         return failure(FailureReason.BAD_OUTPUT, str(error))
-    relaxed = _relaxed(folder, entry)
+    exported, relaxed = _crystal(folder, "POSCAR", entry), _crystal(folder, "POSCAR-relaxed", entry)
     if not kappas:
         begun = done is not None or any(folder.glob("*/OUTCAR"))
         return reading(Standing.RUNNING if begun else Standing.NOT_STARTED, relaxed=relaxed)
-    for problem in _problems(folder, entry, kappas, relaxed):
+    problem, gained = _problem(folder, entry, exported, relaxed)
+    if problem:
         return failure(*problem, relaxed=relaxed)
-    return reading(Standing.DONE, kappas=kappas, relaxed=relaxed)
+    message = "; ".join(filter(None, [beside.message, gained, passed_over]))
+    return reading(Standing.DONE, kappas=kappas, message=message, exported=exported, relaxed=relaxed)
 
 
-def read_kappa(path: Path) -> Kappa:
-    """Read a ``kappa-*.hdf5`` of phono3py, RTA or LBTE, of any version that writes HDF5.
+def _kappa_paths(folder: Path) -> tuple[Path, ...]:
+    """Conductivities of whole runs, not those of one grid point."""
+    return tuple(p for p in sorted(folder.glob("kappa-m*.hdf5")) if not re.search(r"-g\d", p.name))
 
-    Raises
-    ------
-    ResultFileError
-        If it is truncated, lacks what a conductivity needs, or reaches for other files.
-    """
-    import h5py
 
+# -- finished by hand -------------------------------------------------------------------------------------------------
+
+
+def _beside_failed(folder: Path, failed: dict[str, Any]) -> _Beside:
+    """Conductivities that were made after the script gave up."""
+    limit = (folder / "FAILED").stat().st_mtime
+    later = tuple(p for p in _kappa_paths(folder) if p.stat().st_mtime > limit and _is_whole(p))
+    if not later:
+        return _Beside()
+    names = ", ".join(p.name for p in later)
+    if _reason(failed) is FailureReason.NOT_CONVERGED:
+        return _Beside((), f"{names} is newer, but made of what had not converged; remove FAILED if that was mended")
+    said = _failure_message(failed)
+    return _Beside(later, f"{names} lies beside an older FAILED" + (f" ({said})" if said else ""))
+
+
+def _beside_started(folder: Path) -> _Beside:
+    """Conductivities beside STARTED alone; a run removes old ones only when it comes to its own."""
+    paths = _kappa_paths(folder)
+    marker = folder / "STARTED"
+    limit = min(marker.stat().st_mtime, _timestamp(_marker(marker) or {})) - _CLOCKS
+    newer = [p for p in paths if p.stat().st_mtime >= limit]
+    if whole := tuple(p for p in newer if _is_whole(p)):
+        return _Beside(whole, f"{', '.join(p.name for p in whole)} lies beside an older STARTED, without DONE")
+    if newer:
+        return _Beside((), f"{', '.join(p.name for p in newer)} cannot be read, at least not yet")
+    if paths:
+        names = ", ".join(p.name for p in paths)
+        return _Beside((), f"{names} is older than STARTED and left to that run; remove STARTED if it is not running")
+    return _Beside()
+
+
+def _is_whole(path: Path) -> bool:
     try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise ResultFileError(
-            f"{path.name} cannot be read ({_first_line(error)}); it is truncated or damaged"
-        ) from error
+        read_kappa(path)
+    except ResultFileError:
+        return False
+    return True
 
 
-def _read(file: h5py.File, path: Path) -> Kappa:
-    names = [name for name in _TOTALS if name in file]
-    if not names or "temperature" not in file:
-        raise ResultFileError(
-            f"{path.name} holds no kappa over temperature (it has {', '.join(list(file)[:8]) or 'nothing'}); give the "
-            "file of a whole run, not that of one grid point"
-        )
-    temperatures = np.atleast_1d(_dataset(file, "temperature")).astype(float)
-    tensors = np.atleast_2d(_dataset(file, names[0])).astype(float)
-    if tensors.shape != (len(temperatures), 6):
-        raise ResultFileError(
-            f"{path.name}: kappa has the shape {tensors.shape} for {len(temperatures)} temperatures; expected "
-            f"({len(temperatures)}, 6)"
-        )
-    frequencies = _dataset(file, "frequency") if "frequency" in file else np.empty(0)
-    version = file["version"][()] if "version" in file else b"unknown"
-    return Kappa(
-        name=path.name,
-        sha256=file_sha256(path),
-        written_at=datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds"),
-        temperatures=temperatures,
-        tensors=tensors,
-        solver="LBTE" if any(n in file for n in ("kappa_RTA", "kappa_TOT_exact", "collision_matrix")) else "RTA",
-        mesh=tuple(int(n) for n in np.ravel(_dataset(file, "mesh"))) if "mesh" in file else (),
-        isotope="gamma_isotope" in file,
-        interband=any(n in file for n in ("kappa_inter", "kappa_C")),
-        version=version.decode() if isinstance(version, bytes) else str(version),
-        frequencies=(float(frequencies.min()), float(frequencies.max())) if frequencies.size else None,
-    )
-
-
-def _dataset(file: h5py.File, name: str) -> NDArray[Any]:
-    """Values that are in the file itself; HDF5 can point into others."""
-    import h5py
-
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ResultFileError(f"{name} is a link to another place; give the file that holds the values")
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise ResultFileError(f"{name} is not kept in the file itself; give the file that holds the values")
-    values: NDArray[Any] = dataset[()]
-    return values
+def _timestamp(marker: dict[str, Any]) -> float:
+    """When a marker says that it was written; endless where it does not say."""
+    try:
+        return datetime.fromisoformat(str(marker.get("at"))).astimezone(UTC).timestamp()
+    except ValueError:
+        return float("inf")
 
 
 # -- is it what was exported? -----------------------------------------------------------------------------------------
@@ -242,84 +213,89 @@ def _check_whole(folder: Path, done: dict[str, Any]) -> None:
             )
 
 
-def _kappas(folder: Path, entry: Entry, done: dict[str, Any] | None) -> tuple[Kappa, ...]:
-    """Conductivities with the exported settings, oldest first; those with others are refused if they are all."""
-    paths = [p for p in sorted(folder.glob("kappa-m*.hdf5")) if not re.search(r"-g\d", p.name)]
-    kappas = [_dated(read_kappa(path), done or {}) for path in paths]
-    others = {k.name: mismatch for k in kappas if (mismatch := _mismatch(k, entry))}
-    kept = [k for k in kappas if k.name not in others]
+def _kappas(folder: Path, entry: Entry, found: Iterable[Kappa], as_method: str) -> tuple[tuple[Kappa, ...], str]:
+    """Conductivities of the exported method, oldest first, and of another that has a name; and what is passed over."""
+    kept, others = [], {}
+    for kappa in sorted(found, key=lambda k: k.written_at):
+        unlike = differences(kappa, entry.settings.phonons)
+        if unlike:
+            others[kappa.name] = kappa, ", ".join(unlike)
+        else:
+            kept.append(kappa)
+    listed = "; ".join(f"{name}: {words}" for name, (_, words) in others.items())
+    if others and as_method:
+        if len({words for _, words in others.values()}) > 1:
+            raise ExchangeError(
+                f"{folder.name} ({entry.id}) holds several other methods: {listed}; import them one by one with "
+                f"`--id {entry.id} --as-method NAME`"
+            )
+        kept += [replace(kappa, given_method=as_method) for kappa, _ in others.values()]
+        return tuple(kept), ""
     if others and not kept:
-        listed = "; ".join(f"{name}: {mismatch}" for name, mismatch in others.items())
         raise ExchangeError(
-            f"{folder.name} ({entry.id}) was computed with other settings than exported: {listed}; import the file as "
-            f"it is with `--id {entry.id}`"
+            f"{folder.name} ({entry.id}) was computed by another method than exported: {listed}; keep it as a label "
+            "of its own with `--as-method NAME`"
         )
-    return tuple(sorted(kept, key=lambda k: k.written_at))
+    return tuple(kept), f"passed over, of another method: {listed}" if others else ""
 
 
-def _dated(kappa: Kappa, done: dict[str, Any]) -> Kappa:
+def _dated(kappa: Kappa, done: dict[str, Any] | None) -> Kappa:
     """Give the time that the job noted, which outlives copying, in place of the file's own."""
-    if kappa.name not in (done.get("files") or {}):
+    if not done or kappa.name not in (done.get("files") or {}):
         return kappa
-    try:
-        at = datetime.fromisoformat(str(done.get("at"))).astimezone(UTC)
-    except ValueError:
+    at = _timestamp(done)
+    if not np.isfinite(at):
         return kappa
-    return replace(kappa, written_at=at.isoformat(timespec="seconds"))
+    return replace(kappa, written_at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"))
 
 
-def _mismatch(kappa: Kappa, entry: Entry) -> str:
-    """Say what is not as it was exported, if anything."""
-    phonons = entry.settings.phonons
-    if phonons is None:
-        return ""
-    wanted = {"mesh": phonons.mesh, "solver": phonons.solver.upper(), "isotope": phonons.isotope}
-    found = {"mesh": kappa.mesh or phonons.mesh, "solver": kappa.solver, "isotope": kappa.isotope}
-    return ", ".join(
-        f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]
-    )
-
-
-def _relaxed(folder: Path, entry: Entry) -> Crystal | None:
-    """Read the relaxed structure, if there is one, and check that it is of the same atoms."""
+def _crystal(folder: Path, name: str, entry: Entry) -> Crystal | None:
+    """Read a structure, if it is there, and check that it is of the same atoms."""
     from engine.materials.formats import Format, RawRecord, Record, parse
 
-    path = folder / "POSCAR-relaxed"
+    path = folder / name
     if not path.exists():
         return None
     record = parse(RawRecord(entry.id, Format.POSCAR, path.read_bytes(), str(path)))
     if not isinstance(record, Record):
-        raise ExchangeError(f"{folder.name}: POSCAR-relaxed cannot be read ({record.message}); copy it again")
+        raise ExchangeError(f"{folder.name}: {name} cannot be read ({record.message}); copy it again")
     if record.crystal.formula != entry.formula:
         raise ExchangeError(
-            f"{folder.name}: POSCAR-relaxed is of {record.crystal.formula}, but {entry.formula} was exported; restore "
+            f"{folder.name}: {name} is of {record.crystal.formula}, but {entry.formula} was exported; restore "
             "the structure that belongs there"
         )
     return record.crystal
 
 
-# -- is it a value? ---------------------------------------------------------------------------------------------------
+# -- was it the calculation? ------------------------------------------------------------------------------------------
 
 
-def _problems(
-    folder: Path, entry: Entry, kappas: Sequence[Kappa], relaxed: Crystal | None
-) -> list[tuple[FailureReason, str]]:
-    """Say why a conductivity that is there is none."""
+def _problem(
+    folder: Path, entry: Entry, exported: Crystal | None, relaxed: Crystal | None
+) -> tuple[tuple[FailureReason, str] | None, str]:
+    """Say why there is no conductivity of this crystal; or else which symmetry it gained."""
     from engine.materials.identity import standardise
 
-    problems = []
     outcar = folder / "relax" / "OUTCAR"
     if outcar.exists() and not _contains(outcar, b"reached required accuracy"):
-        problems.append((FailureReason.NOT_CONVERGED, "relax/OUTCAR does not say that it reached its accuracy"))
-    if relaxed is not None and (found := standardise(relaxed)[1]) != entry.spacegroup:
-        message = f"space group {found} after relaxation, {entry.spacegroup} before"
-        problems.append((FailureReason.SYMMETRY_BROKEN, message))
-    phonons = entry.settings.phonons
-    newest = kappas[-1]
-    if phonons and newest.frequencies and newest.frequencies[0] < -phonons.imaginary_tolerance:
-        message = f"a mode at {newest.frequencies[0]:.2f} THz, tolerance {phonons.imaginary_tolerance:g} THz"
-        problems.append((FailureReason.IMAGINARY_MODES, message))
-    return problems
+        return (FailureReason.NOT_CONVERGED, "relax/OUTCAR does not say that it reached its accuracy"), ""
+    if relaxed is None or (found := standardise(relaxed)[1]) == entry.spacegroup:
+        return None, ""
+    if _is_supergroup(found, entry.spacegroup, exported, relaxed):
+        return None, f"gained symmetry: {found} from {entry.spacegroup}"
+    return (FailureReason.SYMMETRY_BROKEN, f"space group {found} after relaxation, {entry.spacegroup} before"), ""
+
+
+def _is_supergroup(found: int, before: int, exported: Crystal | None, relaxed: Crystal) -> bool:
+    """Whether all operations are left; by the groups alone where the exported cell is not at hand."""
+    from engine.materials.symmetry import keeps_operations
+
+    if exported is not None:
+        return keeps_operations(exported, relaxed)
+    from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
+
+    above, below = (SpaceGroup(sg_symbol_from_int_number(number)) for number in (found, before))
+    return bool(above.is_supergroup(below))
 
 
 def _contains(path: Path, words: bytes) -> bool:
@@ -357,8 +333,7 @@ def _core_hours(path: Path) -> float | None:
         return None
     rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     numbers = [[float(word) for word in row] for row in rows if len(row) == 3 and all(w.isdecimal() for w in row)]
-    return float(sum(np.prod(row) for row in numbers)) / 3600 if numbers else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip("'\"").splitlines()[0][:200] if str(error) else type(error).__name__
+    hours = float(sum(np.prod(row) for row in numbers)) / 3600
+    if not np.isfinite(hours):
+        raise ExchangeError(f"{path.parent.name}: TIMES adds up to {hours} core-hours; remove the rows that are wrong")
+    return hours if numbers else None

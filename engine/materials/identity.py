@@ -92,7 +92,7 @@ def _standard_arrangement(arrangement: Arrangement, symprec: float) -> _Ideal | 
 
 def _analysed(crystal: Crystal, symprec: float) -> tuple[Crystal, int]:
     """Ask spglib."""
-    dataset = _symmetry_dataset(crystal, symprec)
+    dataset = symmetry_dataset(crystal, symprec)
     if dataset is None:
         return _niggli_reduced(crystal), 1
     to_primitive, from_primitive = _TO_PRIMITIVE[dataset.international[0]]
@@ -168,7 +168,7 @@ _CENTRINGS = {
 _TO_PRIMITIVE = {letter: (matrix, np.linalg.inv(matrix)) for letter, matrix in _CENTRINGS.items()}
 
 
-def _symmetry_dataset(crystal: Crystal, symprec: float) -> spglib.SpglibDataset | None:
+def symmetry_dataset(crystal: Crystal, symprec: float) -> spglib.SpglibDataset | None:
     """Ask spglib; None where it finds no symmetry."""
     cell = (crystal.lattice, crystal.frac_coords, crystal.numbers)
     return _or_none(spglib.get_symmetry_dataset, cell, symprec=symprec)

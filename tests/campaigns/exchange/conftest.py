@@ -89,16 +89,20 @@ def record(id_: str) -> dict[str, Any]:
 
 
 def write_kappa(folder: Path, *values: float, **fields: Any) -> Path:
-    """Write ``kappa-*.hdf5`` by phono3py's own routine; ``values`` are the six components at 300 K."""
+    """Write ``kappa-*.hdf5`` by phono3py's own routine; ``values`` are components at 300 K, one is that of a cubic one.
+
+    As in files of its command line, the mean free path at the boundary is a metre.
+    """
     from phono3py.file_IO import write_kappa_to_hdf5
 
     entry = json.loads((folder / "entry.json").read_text())
-    tensor = [*values, *[0.0] * (6 - len(values))]
+    tensor = [*values, *[0.0] * (6 - len(values))] if len(values) != 1 else [*values * 3, 0.0, 0.0, 0.0]
     given = {
         "temperature": np.array([300.0]),
         "mesh": np.array(entry["settings"]["phonons"]["mesh"]),
         "kappa": np.array([tensor]),
-        "frequency": np.array([[0.0, 4.0, 15.0]]),
+        "frequency": np.array([[0.0, 0.0, 0.0, 15.0, 15.0, 15.0], [4.0, 4.0, 9.0, 12.0, 13.0, 13.0]]),
+        "boundary_mfp": 1e6,
         "verbose": False,
     } | fields
     with contextlib.chdir(folder):

@@ -60,6 +60,20 @@ def imported(directory: Path, out: Path) -> dict[str, Any]:
     return found
 
 
+def assert_accumulated(table: dict[str, list[float]], file: Path) -> None:
+    """Compare kappa over mean free path at 300 K with phono3py's own routine for the latter, which gives Angstrom."""
+    from phono3py.conductivity.utils import get_mfp
+
+    with h5py.File(file) as results:
+        lengths = get_mfp(results["gamma"][0], results["group_velocity"][:]) / 10
+        modes = results["mode_kappa"][0, :, :, 0]
+        total = results["kappa"][0, 0] * np.prod(results["mesh"][:])
+    # in silicon one component is as good as the mean
+    for length, share in list(zip(table["mean_free_path_nm"], table["share"], strict=True))[1:-1]:
+        assert modes[lengths <= length].sum() / total == pytest.approx(share, abs=0.002)
+    assert table["share"][-1] == 1.0
+
+
 def test_kappa_comes_back_to_all_digits(make_queue: MakeQueue, cluster: dict[str, str], tmp_path: Path) -> None:
     """Relaxation, displacements, forces, kappa: nothing is typed by hand."""
     directory = make_queue(SILICON, temperatures=[300.0, 500.0])
@@ -95,6 +109,7 @@ def test_kappa_comes_back_to_all_digits(make_queue: MakeQueue, cluster: dict[str
     assert label["provenance"]["phono3py"]
     assert label["provenance"]["relaxed"]["numbers"] == [14, 14]
     assert label["cost"] >= 0
+    assert_accumulated(label["provenance"]["accumulation"], file)
     assert [e["state"] for e in queue(directory)] == ["done"]
     again = done("label", "import", directory, out, "--temperature", 500, "--format", "json").json
     assert (again["added"], again["unchanged"]) == (0, 2)

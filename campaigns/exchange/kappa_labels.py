@@ -1,0 +1,175 @@
+"""Labels of the conductivities that files of phono3py hold: what is asked, and what is kept beside the value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from campaigns.exceptions import ExchangeError
+from campaigns.exchange.calculation import named_temperature
+from campaigns.exchange.judgement import Problem, Subject, judge, remarks
+from campaigns.exchange.kappa_files import COMPONENTS, Kappa, differences, listed, read_kappa
+from db.records import KAPPA_UNIT, LabelRecord
+from engine.materials.crystal import Crystal
+
+if TYPE_CHECKING:
+    from campaigns.campaign import Campaign
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of results that come in."""
+
+    temperatures: tuple[float, ...] = ()
+    """Kelvin, beside that of the campaign's property."""
+    as_method: str = ""
+    """Name for conductivities of another method than exported; without one they are refused."""
+    force: bool = False
+    """Whether values are taken that are judged not to be the crystal's."""
+
+    def __post_init__(self) -> None:
+        """Keep names of exported methods to what was exported."""
+        if self.as_method.lower().startswith("phono3py "):
+            raise ExchangeError(f"--as-method {self.as_method!r} is how exported results are named; give another name")
+        if self.as_method != self.as_method.strip():
+            raise ExchangeError(f"--as-method {self.as_method!r} begins or ends with a space; give a plain name")
+
+
+def require_conductivity(campaign: Campaign, what: str) -> None:
+    """Refuse results of phono3py where something else is sought.
+
+    Raises
+    ------
+    ExchangeError
+        If the campaign's property is no conductivity.
+    """
+    property_ = campaign.configuration.campaign.property
+    if not property_.startswith("kappa"):
+        raise ExchangeError(
+            f"{what} holds a lattice thermal conductivity, but this campaign's property is {property_}; import it into "
+            "a campaign of kappa"
+        )
+
+
+def kappa_labels(
+    campaign: Campaign, path: Path, material_id: str, wanted: Wanted
+) -> tuple[list[LabelRecord], list[str]]:
+    """Give the labels of one ``kappa-*.hdf5`` of a material, at the fidelity of the campaign; and what is to be said.
+
+    Raises
+    ------
+    ExchangeError
+        If the file cannot be read, lacks a temperature, is of another method, or is judged not to be the material's.
+    """
+    require_conductivity(campaign, path.name)
+    kappa = read_kappa(path, wanted_temperatures(campaign, wanted))
+    other = ", ".join(differences(kappa, None))
+    if other and not wanted.as_method:
+        raise ExchangeError(
+            f"{path} was computed by another method: {other}; keep it as a label of its own with `--as-method NAME`"
+        )
+    kappa = replace(kappa, given_method=wanted.as_method)
+    stored = campaign.store.resolve_all([material_id])[material_id]
+    (material,) = campaign.store.materials([stored])
+    tolerance = campaign.configuration.dft.imaginary_tolerance
+    subject = Subject(Crystal.from_dict(material.structure), False, tolerance)
+    standing, forced = sorted_out(judge(kappa, wanted_temperatures(campaign, wanted), subject), wanted)
+    if standing:
+        raise ExchangeError(f"{path} is no conductivity of {material_id}: {in_words(standing)}")
+    fidelity = campaign.configuration.campaign.fidelity
+    shared = {"source": str(path), "provenance": overridden(forced)}
+    labels = list(labels_of(campaign, kappa, material_id, fidelity, wanted, shared))
+    said = [*(f"forced: {words}" for words in forced), *remarks(kappa, wanted_temperatures(campaign, wanted))]
+    return labels, said
+
+
+def labels_of(
+    campaign: Campaign,
+    kappa: Kappa,
+    material_id: str,
+    fidelity: str,
+    wanted: Wanted,
+    shared: dict[str, Any],
+) -> Iterator[LabelRecord]:
+    """One label a temperature, that of the campaign's property first: the isotropic mean, the tensor beside it."""
+    property_ = campaign.configuration.campaign.property
+    named = named_temperature(property_)
+    for temperature in wanted_temperatures(campaign, wanted):
+        row = kappa.row(temperature)
+        if row is None:
+            raise ExchangeError(
+                f"{kappa.name} has no value at {temperature:g} K (it has {listed(kappa)}); run phono3py with "
+                f"--ts {temperature:g}"
+            )
+        yield LabelRecord(
+            material_id=material_id,
+            property=property_ if temperature == named else f"kappa_{temperature:g}K",
+            value=float(np.mean(kappa.tensors[row][:3])),
+            unit=KAPPA_UNIT,
+            fidelity=fidelity,
+            temperature=temperature,
+            method=kappa.method,
+            **shared | {"provenance": _provenance(kappa, row, temperature) | shared.get("provenance", {})},
+        )
+
+
+def sorted_out(problems: Sequence[Problem], wanted: Wanted) -> tuple[list[Problem], list[str]]:
+    """Problems that stand, and in words those that were overridden."""
+    standing = [p for p in problems if p.is_final or not wanted.force]
+    return standing, [p.message for p in problems if p not in standing]
+
+
+def in_words(problems: Sequence[Problem]) -> str:
+    """All problems, and whether they can be overridden."""
+    hint = "" if any(p.is_final for p in problems) else "; `--force` takes it all the same"
+    return "; ".join(p.message for p in problems) + hint
+
+
+def overridden(forced: Sequence[str]) -> dict[str, Any]:
+    """Provenance of a value that was taken all the same."""
+    return {"forced": list(forced)} if forced else {}
+
+
+def wanted_temperatures(campaign: Campaign, wanted: Wanted) -> tuple[float, ...]:
+    """Those of labels, that of the campaign's property first."""
+    return tuple(dict.fromkeys([named_temperature(campaign.configuration.campaign.property), *wanted.temperatures]))
+
+
+def _provenance(kappa: Kappa, row: int, temperature: float) -> dict[str, Any]:
+    lowest, highest = kappa.frequencies or (None, None)
+    found: dict[str, Any] = {
+        "tensor": _components(kappa.tensors[row]),
+        "mesh": list(kappa.mesh),
+        "isotope": kappa.isotope,
+        "interband": kappa.interband,
+        "phono3py": kappa.version,
+        "lowest_frequency_THz": _finite(lowest),
+        "highest_frequency_THz": _finite(highest),
+        "kappa_file": kappa.name,
+        "kappa_sha256": kappa.sha256,
+        "finished_at": kappa.written_at,
+    }
+    found |= {name: _finite(number) for name, number in kappa.numbers.items()}
+    if kappa.given_method:
+        found["computed_with"] = [f"{term} ({words})" for term, words in kappa.terms.items()]
+    if kappa.parts:
+        found["parts"] = {
+            name: {"mean": _finite(float(np.mean(part[row][:3]))), "tensor": _components(part[row])}
+            for name, part in kappa.parts.items()
+        }
+    if table := kappa.accumulated.get(temperature):
+        found["accumulation"] = table
+    return found
+
+
+def _components(tensor: Any) -> dict[str, float | None]:
+    return {name: _finite(float(value)) for name, value in zip(COMPONENTS, tensor, strict=True)}
+
+
+def _finite(value: float | None) -> float | None:
+    """Give what JSON can hold."""
+    return value if value is not None and np.isfinite(value) else None
