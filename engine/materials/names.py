@@ -1,0 +1,141 @@
+"""What files are called: which hold no crystal, and the ids that files give to crystals that have none of their own.
+
+An id is the file's name without its suffix, or its folder's for names that say nothing (``mp-1/relax/CONTCAR`` is
+``mp-1-relax``). Files of one name get as much more of their paths as tells them apart, whatever order they come in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+
+COMPRESSIONS = (".gz", ".bz2", ".xz")
+ARCHIVES = (
+    ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".tbz", ".txz", ".tar", ".zip",
+)  # fmt: skip
+VASP_NAMES = ("poscar", "contcar")
+PHONOPY = re.compile(r"pho(nopy|no3py)\w*\.ya?ml")
+"""What phonopy and phono3py write a crystal into: ``phonopy.yaml``, ``phono3py_disp.yaml``, ``phonopy_params.yaml``."""
+
+_SUFFIXES = (
+    ".mcif", ".cif", ".vasp", ".poscar", ".extxyz", ".xyz", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".csv",
+    ".db", ".aselmdb", ".lmdb", ".mdb",
+)  # fmt: skip
+_LOCKS = (".aselmdb-lock", ".lmdb-lock", "lock.mdb")  # what LMDB leaves beside its files
+_NOT_CRYSTALS = re.compile(
+    r"(readme|licen[cs]e|copying|citation|authors|changelog|manifest)([._-].*)?|thumbs\.db|desktop\.ini|"
+    r"\.ds_store|\._.*|\.git\w*|.*\.(md5|sha\d+)|(md5|sha\d+)sums?(\.txt)?"
+)
+_NOT_CRYSTALS_FOLDERS = {"__MACOSX", ".git", ".ipynb_checkpoints", "__pycache__"}
+_SAYS_NOTHING = re.compile(
+    r"(\d{1,3}|(\d*[_.-]?)(relax(ed|ation)?|static|n?scf|opt(imi[sz]ed|imi[sz]ation)?|geo(m(etry)?)?_?opt|inputs?|"
+    r"outputs?|calc(s|ulations?)?|runs?|vasp|dft|jobs?|step|work|final|start|initial|phon(on|opy|o3py)s?|structures?)"
+    r"([_.-]?\d*))",
+    re.IGNORECASE,
+)
+
+
+def bare_name(path: PurePosixPath) -> str:
+    """Give the name in lower case, without its compression."""
+    name = path.name.lower()
+    return next((name.removesuffix(end) for end in COMPRESSIONS if name.endswith(end)), name)
+
+
+def is_lock(path: PurePosixPath) -> bool:
+    """Tell a file that a database leaves beside itself."""
+    return path.name.lower().endswith(_LOCKS)
+
+
+def is_no_crystal(path: PurePosixPath) -> bool:
+    """Tell what belongs to a folder or archive and not to the crystals in it: readmes, licences, a system's own."""
+    name = path.name.lower()
+    junk = name.startswith("._") or any(part in _NOT_CRYSTALS_FOLDERS for part in path.parts[:-1])
+    return junk or (_NOT_CRYSTALS.fullmatch(name) is not None and not bare_name(path).endswith(_SUFFIXES[:-4]))
+
+
+def stem(path: PurePosixPath) -> str:
+    """Give the id that a file alone, with no other of its name, gives."""
+    return "-".join(_words(path)[-1])
+
+
+def nth(name: str, n: int) -> str:
+    """Give the id of a file's n-th crystal, from 1."""
+    return name if n == 1 else f"{name}-{n}"
+
+
+def place(path: PurePosixPath) -> PurePosixPath:
+    """Give the folder that an archive stands for in the paths of its members."""
+    name = path.name.lower()
+    suffix = next((end for end in ARCHIVES if name.endswith(end)), "")
+    return path.with_name(path.name[: len(name) - len(suffix)] or path.name)
+
+
+class FileIds:
+    """Ids of files that are read together.
+
+    Parameters
+    ----------
+    listing
+        Every file's path, archives as folders in it; asked a second time where two share an id. Memory holds a number
+        for each, and the paths of those that share one.
+    """
+
+    def __init__(self, listing: Callable[[], Iterable[PurePosixPath]]):
+        once: set[int] = set()
+        shared: set[int] = set()
+        for path in listing():
+            key = hash(stem(path))
+            (shared if key in once else once).add(key)
+        self._ids: dict[PurePosixPath, str] = {}
+        if not shared:
+            return
+        groups: dict[str, set[PurePosixPath]] = {}
+        for path in listing():
+            if hash(name := stem(path)) in shared:
+                groups.setdefault(name, set()).add(path)
+        for name in sorted(groups):
+            if len(groups[name]) > 1:
+                self._ids |= _told_apart(sorted(groups[name]), lambda word: hash(word) in once)
+
+    def __getitem__(self, path: PurePosixPath) -> str:
+        """Give the id of a file."""
+        return self._ids.get(path) or stem(path)
+
+
+def _words(path: PurePosixPath, whole_name: bool = False) -> list[list[str]]:
+    """Ever shorter ends of a path, as words; the last is the shortest that names a crystal."""
+    name = path.name
+    if end := next((end for end in COMPRESSIONS if name.lower().endswith(end)), ""):
+        name = name[: -len(end)]
+    parents = [part for part in path.parts[:-1] if part not in ("/", ".", "..")]
+    lower = name.lower()
+    if (lower in VASP_NAMES or PHONOPY.fullmatch(lower)) and parents:
+        last = len(parents) - 1
+        while last > 0 and _SAYS_NOTHING.fullmatch(parents[last]):
+            last -= 1
+        words = parents + ([path.name] if whole_name else [])
+        return [words[start:] for start in range(last + 1)]
+    suffix = next((end for end in _SUFFIXES if lower.endswith(end)), "")
+    bare = path.name if whole_name else name[: len(name) - len(suffix)] or path.name
+    words = [*parents, bare]
+    return [words[start:] for start in range(len(words))]
+
+
+def _told_apart(paths: Sequence[PurePosixPath], is_taken: Callable[[str], bool]) -> dict[PurePosixPath, str]:
+    """Ids of files that share one: by the ends of their paths, and within a folder by the whole names."""
+    in_folder = Counter("/".join(_words(path)[0]) for path in paths)
+    left = {path: _words(path, whole_name=in_folder["/".join(_words(path)[0])] > 1) for path in paths}
+    found: dict[PurePosixPath, str] = {}
+    shortest = {path: len(words) for path, words in left.items()}
+    for more in range(max(shortest.values())):
+        ids = {path: "-".join(left[path][max(0, shortest[path] - 1 - more)]) for path in paths if path not in found}
+        counts = Counter(ids.values())
+        found |= {path: id_ for path, id_ in ids.items() if counts[id_] == 1 and not is_taken(id_)}
+    for path in paths:
+        if path not in found:
+            digest = hashlib.blake2b(path.as_posix().encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+            found[path] = f"{'-'.join(left[path][-1])}-{digest}"
+    return found
