@@ -73,13 +73,14 @@ def parse(raw: RawRecord) -> Record | Rejection:
             if isinstance(content, dict):
                 record_id = _checked_id(own_id(content)) or raw.id
             parsed = _PARSERS[raw.format](content)
+            record_id = _checked_id(parsed.id) or record_id
         except CrystalError as error:
             return rejection(error, raw.source, record_id)
         except Exception as error:  # the parsers below belong to others and raise whatever they like on damaged text
             return rejection(_unreadable(raw.format, error), raw.source, record_id)
     notes = tuple(dict.fromkeys(printable(n) for n in [*(first_line(w.message) for w in caught), *parsed.notes]))
     return Record(
-        parsed.id or record_id, parsed.crystal, raw.properties | parsed.properties, raw.source, notes, parsed.isotopes
+        record_id, parsed.crystal, raw.properties | parsed.properties, raw.source, notes, parsed.isotopes
     )
 
 

@@ -107,22 +107,26 @@ def _documents(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
     """Records are numbered through the file; damage ends it."""
     n = 0
     try:
-        text = JsonText(io.TextIOWrapper(content, encoding="utf-8", errors="replace"))
-        documents = 0
-        while start := text.peek():
-            documents += 1
-            where = source if documents == 1 else f"{source}({documents})"
-            if start == "[":
-                rows = _listed(text, stem, where, n)
-            elif start == "{":
-                rows = _object(text, stem, where, n)
-            else:
-                rows = iter([_raw(nth(stem, n + 1), text.value(), where)])
-            for row in rows:
-                n += 1
-                yield row
+        with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as stream:
+            text = JsonText(stream)
+            documents = 0
+            while start := text.peek():
+                documents += 1
+                where = source if documents == 1 else f"{source}({documents})"
+                for row in _document(text, start, stem, where, n):
+                    n += 1
+                    yield row
     except ValueError as error:
         yield damaged(source, nth(stem, n + 1), error)
+
+
+def _document(text: JsonText, start: str, stem: str, source: str, n: int) -> Iterator[_Row]:
+    if start == "[":
+        yield from _listed(text, stem, source, n)
+    elif start == "{":
+        yield from _object(text, stem, source, n)
+    else:
+        yield _raw(nth(stem, n + 1), text.value(), source)
 
 
 def _raw(name: str, value: object, source: str) -> RawRecord:

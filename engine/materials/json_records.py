@@ -63,7 +63,8 @@ def parse_json(content: dict[str, Any]) -> Parsed:
     parsed = _LAYOUTS[layout](inner)
     holders = [content.get("properties"), inner.get("properties"), content.get("data"), inner.get("data"), content]
     values, dropped = _collected([parsed.properties, *holders], _OF_LAYOUT.get(layout, set()))
-    values = {name: value for name, value in values.items() if value != "na"}  # JARVIS' word for not known
+    if layout == "jarvis":
+        values = {name: value for name, value in values.items() if value != "na"}  # its word for not known
     notes = [left_out(dropped)] if dropped else []
     for name in FORMULA_FIELDS:
         formula = content.get(name)

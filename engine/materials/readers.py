@@ -118,12 +118,12 @@ def _read_stream(path: PurePosixPath, stream: IO[bytes], stem: str, source: str)
             f"rename it or leave it out; readable are {READABLE}",
         )
         return
-    content = uncompressed(stream, path.name)
-    records = splitter(content if name.endswith(_BINARY) else as_utf8(content), stem, source)
     empty = True
-    for record in _named_apart(records, stem) if name.endswith(_CIF) else records:
-        empty = False
-        yield record
+    with uncompressed(stream, path.name) as packed, packed if name.endswith(_BINARY) else as_utf8(packed) as content:
+        records = splitter(content, stem, source)
+        for record in _named_apart(records, stem) if name.endswith(_CIF) else records:
+            empty = False
+            yield record
     if empty:
         yield Rejection(
             source, stem, RejectionReason.UNREADABLE, "the file holds no crystal", "write it again or leave it out"

@@ -19,15 +19,23 @@ _MARKS = (
 
 def as_utf8(stream: IO[bytes]) -> IO[bytes]:
     """Give a stream that is read from its start without a mark, in UTF-8; carriage returns alone become line feeds."""
-    buffered = io.BufferedReader(stream, _LOOK)  # type: ignore[type-var]
-    start = buffered.peek(_LOOK)
+    start = _start(stream)
     if is_utf8(start):
-        return buffered
+        return stream
     encoding = _encoding(start)
     # bytes that are no UTF-8 go through unchanged, for whoever reads them to say so
     errors = "surrogateescape" if encoding in (None, "utf-8-sig") else "replace"
-    text = io.TextIOWrapper(buffered, encoding or "utf-8", errors=errors, newline=None)
+    text = io.TextIOWrapper(stream, encoding or "utf-8", errors=errors, newline=None)
     return io.BufferedReader(_Recoded(text), _LOOK)
+
+
+def _start(stream: IO[bytes]) -> bytes:
+    """First bytes of a stream, which stays at its start; all but those in memory can be asked for them."""
+    if not isinstance(stream, io.BytesIO):
+        return bytes(stream.peek(_LOOK))  # type: ignore[attr-defined]
+    start = stream.read(_LOOK)
+    stream.seek(0)
+    return start
 
 
 def is_utf8(start: bytes) -> bool:
@@ -62,3 +70,7 @@ class _Recoded(io.RawIOBase):
         count = min(len(buffer), len(self._left))
         buffer[:count], self._left = self._left[:count], self._left[count:]
         return count
+
+    def close(self) -> None:
+        self._text.close()
+        super().close()
