@@ -239,10 +239,10 @@ def _whole(members: dict[str, Any], stem: str, source: str, n: int) -> Iterator[
         for key in members[column]:
             row = {name: value[key] for name, value in parts.items() if key in value}
             yield _raw(_named(key, stem), row, f"{source}[{key}]")
-    elif _records_in(members):
-        yield from _mapped(members, stem, source)
     elif inner is not None:
         yield from _whole(members[inner], stem, f"{source}.{inner}", n)
+    elif _records_in(members):
+        yield from _mapped(members, stem, source)
     else:
         yield _raw(nth(stem, n + 1), members, source)
 

@@ -47,7 +47,7 @@ REMEDY = (
     "a record is {id, lattice, species, frac_coords, properties}, a pymatgen structure or an object with one under "
     "`structure`, or one of JARVIS, OPTIMADE or ASE; a file is one of them, a list, or {id: record}"
 )
-_OF_LAYOUT = {"pymatgen": {"charge"}, "optimade": {"type"}, "ase": {"energy", "unique_id", "ctime", "mtime", "user"}}
+_OF_LAYOUT = {"pymatgen": {"charge"}, "optimade": {"type"}, "ase": {"energy", "unique_id", "ctime", "mtime", "user", "__ase_objtype__"}}
 _TEXTS = {*CRYSTAL_FIELDS}
 _PARTS = {
     "composition", "initial_magmoms", "forces", "stress", "constraints", "calculator_parameters",
@@ -89,6 +89,8 @@ def is_crystal_text(value: object) -> bool:
 
 def layout_seen(content: object) -> str:
     """Say what a record that holds no crystal is, for whoever wrote it."""
+    if isinstance(content, list):
+        return f"a list of {len(content)} values without names (pandas names them with orient='split')"
     if not isinstance(content, dict):
         return f"{type(content).__name__} {str(content)[:40]!r}" if content is not None else "null"
     name = f"a {content['@class']} of " if isinstance(content.get("@class"), str) else ""

@@ -130,7 +130,8 @@ def _told_apart(paths: Sequence[PurePosixPath], is_taken: Callable[[str], bool])
     left = {path: _words(path, whole_name=in_folder["/".join(_words(path)[0])] > 1) for path in paths}
     found: dict[PurePosixPath, str] = {}
     shortest = {path: len(words) for path, words in left.items()}
-    for more in range(max(shortest.values())):
+    # the whole names tell files of one folder apart, and not which folder it is
+    for more in range(int(len(in_folder) > 1), max(shortest.values())):
         ids = {path: "-".join(left[path][max(0, shortest[path] - 1 - more)]) for path in paths if path not in found}
         counts = Counter(ids.values())
         found |= {path: id_ for path, id_ in ids.items() if counts[id_] == 1 and not is_taken(id_)}
