@@ -55,7 +55,7 @@ def walk(paths: Iterable[Path], contents: bool = True) -> Iterator[Found | Rejec
             if isinstance(found, Rejection):
                 yield found
                 continue
-            where = PurePosixPath(os.path.abspath(found))
+            where = PurePosixPath(os.path.normpath(found.absolute()))
             if found.name.lower().endswith(ARCHIVES):
                 yield from _archive_on_disk(found, where, contents)
             else:
@@ -121,7 +121,7 @@ def _files_below(folder: Path, root: Path, linked: set[Path]) -> Iterator[Path |
 
 def _linked_folder(link: Path, root: Path, linked: set[Path]) -> Iterator[Path | Rejection]:
     """Files behind a link to a folder, unless they are read elsewhere; ``linked`` keeps the walk out of circles."""
-    target = os.readlink(link)
+    target = link.readlink()
     real = Path(os.path.realpath(link))
     if not link.is_dir():
         yield _not_followed(link.as_posix(), link.name, f"is a link to {target}, which is not there")
@@ -174,9 +174,7 @@ def _members(
             yield damaged(member.source, stem(place(member.path)), error)
 
 
-def _tar_members(
-    stream: IO[bytes], path: PurePosixPath, source: str, contents: bool
-) -> Iterator[Found | Rejection]:
+def _tar_members(stream: IO[bytes], path: PurePosixPath, source: str, contents: bool) -> Iterator[Found | Rejection]:
     tail = _Tail(uncompressed(stream, path.name))
     with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]
         while (member := archive.next()) is not None:
@@ -213,9 +211,7 @@ class _Tail:
         return content
 
 
-def _zip_members(
-    stream: IO[bytes], path: PurePosixPath, source: str, contents: bool
-) -> Iterator[Found | Rejection]:
+def _zip_members(stream: IO[bytes], path: PurePosixPath, source: str, contents: bool) -> Iterator[Found | Rejection]:
     with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
             inside, name = _inside(path, member.filename), f"{source}::{member.filename}"
@@ -253,7 +249,7 @@ def _seekable(content: IO[bytes]) -> IO[bytes]:
     """Give an archive within an archive as a file that can be read in any order."""
     if isinstance(content, io.BytesIO):
         return content
-    whole = tempfile.TemporaryFile()
+    whole = tempfile.TemporaryFile()  # noqa: SIM115
     while block := content.read(1 << 20):
         whole.write(block)
     whole.seek(0)

@@ -79,9 +79,7 @@ def parse(raw: RawRecord) -> Record | Rejection:
         except Exception as error:  # the parsers below belong to others and raise whatever they like on damaged text
             return rejection(_unreadable(raw.format, error), raw.source, record_id)
     notes = tuple(dict.fromkeys(printable(n) for n in [*(first_line(w.message) for w in caught), *parsed.notes]))
-    return Record(
-        record_id, parsed.crystal, raw.properties | parsed.properties, raw.source, notes, parsed.isotopes
-    )
+    return Record(record_id, parsed.crystal, raw.properties | parsed.properties, raw.source, notes, parsed.isotopes)
 
 
 def rejection(error: CrystalError, source: str, record_id: str) -> Rejection:

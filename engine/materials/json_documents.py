@@ -1,6 +1,6 @@
-"""JSON files to records, in constant memory: a record, a list, ``{id: record}``, tables as pandas writes them, answers
-of databases, ASE's JSON; and JSON lines.
+"""JSON files to records, in constant memory.
 
+A file is a record, a list, ``{id: record}``, a table as pandas writes it, a database's answer or ASE's JSON; or lines.
 What holds no crystal in a file that has others is refused by itself; a file without any is refused once.
 """
 
@@ -104,7 +104,7 @@ def _lines(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
 
 
 def _documents(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
-    """Records are numbered through the file; damage ends it."""
+    """Give the records of a file, numbered through; damage ends it."""
     n = 0
     try:
         with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as stream:
@@ -152,7 +152,7 @@ def _unreadable(source: str, name: str, error: Exception) -> Rejection:
 
 
 def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
-    """Records of an object: its list's, its table's, one a member, or itself."""
+    """Give the records of an object: its list's, its table's, one a member, or itself."""
     members: dict[str, Any] = {}
     streamed = False
     keys = text.keys()
@@ -179,7 +179,7 @@ def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
 def _list_of(
     text: JsonText, members: dict[str, Any], stem: str, source: str, n: int
 ) -> Generator[_Row, None, list[Any] | None]:
-    """Records of a list within an object, as they stream; a list of anything else is given back."""
+    """Give the records of a list within an object, as they stream; return a list of anything else."""
     places = text.places()
     if next(places, _NONE) is _NONE:
         return None
@@ -226,9 +226,11 @@ def _key_column(members: dict[str, Any]) -> str:
 
 
 def _whole(members: dict[str, Any], stem: str, source: str, n: int) -> Iterator[_Row]:
-    """Records of an object that is in memory."""
+    """Give the records of an object that is in memory."""
     columns, rows = members.get("columns"), members.get("data")
-    column = next((name for name, value in members.items() if name.lower() in CRYSTAL_FIELDS and _is_column(value)), None)
+    column = next(
+        (name for name, value in members.items() if name.lower() in CRYSTAL_FIELDS and _is_column(value)), None
+    )
     inner = next((name for name in LISTS if isinstance(members.get(name), dict)), None)
     if holds_crystal(members):
         yield _raw(nth(stem, n + 1), members, source)
@@ -256,7 +258,7 @@ def _records_in(members: dict[str, Any]) -> int:
 
 
 def _mapped(members: dict[str, Any], stem: str, source: str) -> Iterator[_Row]:
-    """Records of ``{id: record}``; numbers and words beside them are about the file."""
+    """Give the records of ``{id: record}``; numbers and words beside them are about the file."""
     rows = {k: v for k, v in members.items() if k not in _NOT_ROWS and (not _is_word(v) or is_crystal_text(v))}
     for key, value in rows.items():
         name = stem if len(rows) == 1 and key == "1" else _named(key, stem)
@@ -268,7 +270,7 @@ def _is_word(value: object) -> bool:
 
 
 def _table(columns: list[Any], index: object, rows: Iterator[Any], stem: str, source: str) -> Iterator[_Row]:
-    """Records of a table as pandas writes it with ``orient="split"``, as matbench has it."""
+    """Give the records of a table as pandas writes it with ``orient="split"``, as matbench has it."""
     names = ["_".join(map(str, c)) if isinstance(c, list) else str(c) for c in columns]
     keys = index if isinstance(index, list) else []
     for n, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""One JSON object to a crystal: our own record, pymatgen's, JARVIS', ASE's and OPTIMADE's, and text of a CIF within one.
+"""One JSON object to a crystal: our own record, pymatgen's, JARVIS', ASE's and OPTIMADE's, and the text of a CIF.
 
 No class named in a file is imported: pymatgen's JSON is read as plain data.
 """
@@ -39,7 +39,7 @@ CRYSTAL_FIELDS = (
     "structure", "structure_json", "pymatgen_structure", "final_structure", "relaxed_structure", "initial_structure",
     "crystal", "atoms", "ase_atoms", "cif", "cif_str", "cif_string", "cif_text", "poscar",
 )  # fmt: skip
-"""Fields of a record, or columns of a table, that may hold a crystal: as an object, as its JSON, or as a file's text."""
+"""Fields of a record, or columns of a table, that may hold a crystal: an object, its JSON, or a file's text."""
 FORMULA_FIELDS = ("formula", "pretty_formula", "formula_pretty", "reduced_formula", "chemical_formula_reduced")
 """Fields that are compared with the sites."""
 NOT_PROPERTIES = {*ID_KEYS, "@module", "@class", "@version", "formula"}
@@ -47,7 +47,11 @@ REMEDY = (
     "a record is {id, lattice, species, frac_coords, properties}, a pymatgen structure or an object with one under "
     "`structure`, or one of JARVIS, OPTIMADE or ASE; a file is one of them, a list, or {id: record}"
 )
-_OF_LAYOUT = {"pymatgen": {"charge"}, "optimade": {"type"}, "ase": {"energy", "unique_id", "ctime", "mtime", "user", "__ase_objtype__"}}
+_OF_LAYOUT = {
+    "pymatgen": {"charge"},
+    "optimade": {"type"},
+    "ase": {"energy", "unique_id", "ctime", "mtime", "user", "__ase_objtype__"},
+}
 _TEXTS = {*CRYSTAL_FIELDS}
 _PARTS = {
     "composition", "initial_magmoms", "forces", "stress", "constraints", "calculator_parameters",
@@ -128,7 +132,9 @@ def with_our_names(properties: dict[str, PropertyValue]) -> dict[str, PropertyVa
 # --- where the crystal is -----------------------------------------------------------------------------------------
 
 _OURS = {"lattice", "species", "frac_coords"}
-_TEXT = re.compile(r"""_cell_length_a|^\s*\{.*["'](lattice|lattice_mat|cell|sites)["']|\n\s*direct|\n\s*cart""", re.I | re.S)
+_TEXT = re.compile(
+    r"""_cell_length_a|^\s*\{.*["'](lattice|lattice_mat|cell|sites)["']|\n\s*direct|\n\s*cart""", re.I | re.S
+)
 
 
 def _crystal_in(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -179,7 +185,9 @@ def _collected(holders: Iterable[object], more: set[str]) -> tuple[dict[str, Pro
         if not isinstance(content, dict):
             continue
         ours = {k: v for k, v in content.items() if k not in NOT_PROPERTIES and k not in more}
-        plain, others = plain_values({k: v for k, v in ours.items() if not (k.lower() in _TEXTS and is_crystal_text(v))})
+        plain, others = plain_values(
+            {k: v for k, v in ours.items() if not (k.lower() in _TEXTS and is_crystal_text(v))}
+        )
         values = plain | values
         dropped |= dict.fromkeys(name for name in others if name.lower() not in _PARTS)
     return values, [name for name in dropped if name not in values]
@@ -225,12 +233,18 @@ def _from_ase(row: dict[str, Any]) -> Parsed:
     parts = decode(json.dumps({name: row.get(name) for name in ("numbers", "positions", "cell", "pbc")}))
     periodic = np.broadcast_to(np.asarray(True if parts["pbc"] is None else parts["pbc"], dtype=bool), 3)
     _require_three_directions(int(periodic.sum()))
-    cell = parts["cell"].get("array") if isinstance(parts["cell"], dict) else getattr(parts["cell"], "array", parts["cell"])
+    cell = (
+        parts["cell"].get("array")
+        if isinstance(parts["cell"], dict)
+        else getattr(parts["cell"], "array", parts["cell"])
+    )
     lattice = np.asarray(cell, dtype=np.float64)
     crystal = Crystal(lattice, parts["numbers"], fractional(lattice, parts["positions"]))
     pairs = row.get("key_value_pairs")
     known, _ = plain_values({k: v for k, v in (pairs if isinstance(pairs, dict) else {}).items() if k not in ID_KEYS})
-    energy = {"energy_eV": float(row["energy"])} if isinstance(row.get("energy"), int | float) else {}
+    energy: dict[str, PropertyValue] = (
+        {"energy_eV": float(row["energy"])} if isinstance(row.get("energy"), int | float) else {}
+    )
     return Parsed(crystal, energy | known, id=own_id(pairs) if isinstance(pairs, dict) else "")
 
 

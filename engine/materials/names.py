@@ -96,9 +96,12 @@ class FileIds:
         for path in listing():
             if hash(name := stem(path)) in shared:
                 groups.setdefault(name, set()).add(path)
+        given: set[str] = set()
         for name in sorted(groups):
             if len(groups[name]) > 1:
-                self._ids |= _told_apart(sorted(groups[name]), lambda word: hash(word) in once)
+                found = _told_apart(sorted(groups[name]), lambda word: hash(word) in once or word in given)
+                given.update(found.values())
+                self._ids |= found
 
     def __getitem__(self, path: PurePosixPath) -> str:
         """Give the id of a file."""
@@ -134,7 +137,8 @@ def _told_apart(paths: Sequence[PurePosixPath], is_taken: Callable[[str], bool])
     for more in range(int(len(in_folder) > 1), max(shortest.values())):
         ids = {path: "-".join(left[path][max(0, shortest[path] - 1 - more)]) for path in paths if path not in found}
         counts = Counter(ids.values())
-        found |= {path: id_ for path, id_ in ids.items() if counts[id_] == 1 and not is_taken(id_)}
+        before = set(found.values())
+        found |= {p: id_ for p, id_ in ids.items() if counts[id_] == 1 and not is_taken(id_) and id_ not in before}
     for path in paths:
         if path not in found:
             digest = hashlib.blake2b(path.as_posix().encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()

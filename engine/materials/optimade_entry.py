@@ -58,7 +58,11 @@ def parse_optimade(content: dict[str, Any]) -> Parsed:
     compared = isinstance(entry.get("chemical_formula_reduced"), str)
     if (unused := sorted(set(kinds) - set(names))) and not compared:
         raise _refused(f"species {', '.join(unused)} stand at no site, as implicit atoms do")
-    own = {k.removeprefix("_"): v for k, v in entry.items() if k not in _STANDARD and (entry is not content or k[:1] == "_")}
+    own = {
+        k.removeprefix("_"): v
+        for k, v in entry.items()
+        if k not in _STANDARD and (entry is not content or k[:1] == "_")
+    }
     known, more = scalars(own)
     return Parsed(crystal, known, notes + more, isotopes=isotopes)
 
@@ -103,8 +107,8 @@ def _compared(entry: dict[str, Any], composition: dict[str, int]) -> list[str]:
     formulas = {name: entry[name] for name in names if isinstance(entry.get(name), str) and entry[name].strip()}
     notes = [note for name, formula in formulas.items() if (note := check_formula(name, formula, composition))]
     elements = entry.get("elements")
-    said = {{"D": "H", "T": "H"}.get(e, e) for e in elements} if isinstance(elements, list) and elements else None
-    if said is not None and said != set(composition):
+    said = {{"D": "H", "T": "H"}.get(str(e), str(e)) for e in elements} if isinstance(elements, list) else set()
+    if said and said != set(composition):
         raise _refused(f"elements are {', '.join(sorted(said))}, and the sites have {', '.join(sorted(composition))}")
     return notes
 

@@ -150,7 +150,9 @@ def scalars(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]
 
 def plain_values(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
     """Give the values a property can have, and the names of those that are something else."""
-    kept = {k: v for k, v in values.items() if isinstance(v, float | int | str | bool) and _is_storable(v) and is_text(k)}
+    kept = {
+        k: v for k, v in values.items() if isinstance(v, float | int | str | bool) and _is_storable(v) and is_text(k)
+    }
     return kept, [k for k, v in values.items() if k not in kept and v is not None and str(v) not in ("[]", "{}")]
 
 

@@ -120,7 +120,7 @@ def _seekable(path: Path) -> IO[bytes]:
     stream.seek(0)
     if bare_name(PurePosixPath(path)) == path.name.lower() and is_utf8(start):
         return stream
-    copy = tempfile.TemporaryFile()
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
     with stream:
         try:
             shutil.copyfileobj(as_utf8(uncompressed(stream, path.name)), copy)

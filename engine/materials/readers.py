@@ -61,7 +61,11 @@ def _read_all(paths: list[Path]) -> Iterator[RawRecord | Rejection]:
 
 def _printable(record: RawRecord | Rejection) -> RawRecord | Rejection:
     """Names of files in an encoding of old have bytes that are no text, which no database takes."""
-    if record.source.isascii() and (isinstance(record, RawRecord) or record.message.isascii()) and _id(record).isascii():
+    if (
+        record.source.isascii()
+        and (isinstance(record, RawRecord) or record.message.isascii())
+        and _id(record).isascii()
+    ):
         return record
     if isinstance(record, RawRecord):
         return replace(record, id=printable(record.id), source=printable(record.source))

@@ -43,6 +43,7 @@ def csv_rows(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord |
             yield from waiting
             waiting = []
         elif len(waiting) >= ROWS:
+            deque(lines, maxlen=0)  # damage, which kept a table of properties from being one, is told where it comes
             break
     if not found:
         columns = ", ".join(header.names)[:300] or "none"

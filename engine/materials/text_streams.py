@@ -44,7 +44,7 @@ def is_utf8(start: bytes) -> bool:
 
 
 def _encoding(start: bytes) -> str | None:
-    """Encoding of a text by its first bytes; None for UTF-8 and its kin."""
+    """Tell the encoding of a text by its first bytes; None for UTF-8 and its kin."""
     for mark, encoding in _MARKS:
         if start.startswith(mark):
             return encoding

@@ -117,7 +117,7 @@ class Optimade:
             return self._server.get(urlunsplit(parts._replace(query=urlencode(rest))))
 
     def _record(self, entry: Any, prefix: str) -> RawRecord | Rejection:
-        """Entries keep their id, or get their immutable one; digits alone get the provider's prefix: others count too."""
+        """Entries keep their id, or the immutable one; digits alone get the provider's prefix, as others count too."""
         if not isinstance(entry, dict):
             return not_an_object(entry, self.origin, self.origin)
         attributes = entry.get("attributes")
