@@ -50,6 +50,8 @@ def sifted(rows: Iterator[_Row], stem: str, source: str) -> Iterator[_Row]:
     for row in rows:
         if isinstance(row, Rejection):
             yield row
+        elif _is_about_the_file(row):
+            continue
         elif not _is_record(row):
             strange += 1
             if len(waiting) < WAITING:
@@ -67,21 +69,30 @@ def sifted(rows: Iterator[_Row], stem: str, source: str) -> Iterator[_Row]:
         yield _without_crystal(waiting[0], f"none of its {strange} records", stem, source)
 
 
-def _is_record(row: RawRecord) -> bool:
-    if isinstance(row.payload, dict):
-        return holds_crystal(row.payload)
+def _content(row: RawRecord) -> object:
+    """Give what a record holds, or the error of one that is no JSON."""
     try:
-        return holds_crystal(json.loads(row.payload))
-    except (ValueError, RecursionError):
-        return False
+        return row.payload if isinstance(row.payload, dict) else json.loads(row.payload)
+    except (ValueError, RecursionError) as error:
+        return error
+
+
+def _is_record(row: RawRecord) -> bool:
+    return holds_crystal(_content(row))
+
+
+def _is_about_the_file(row: RawRecord) -> bool:
+    """Tell the first lines of OPTIMADE's JSON lines."""
+    content = _content(row)
+    return isinstance(content, dict) and ("x-optimade" in content or content.get("type") == "info")
 
 
 def _without_crystal(row: RawRecord, which: str, stem: str, source: str) -> Rejection:
-    try:
-        content = row.payload if isinstance(row.payload, dict) else json.loads(row.payload)
-        reason, seen = RejectionReason.MISSING_FIELD, layout_seen(content)
-    except (ValueError, RecursionError):
+    content = _content(row)
+    if isinstance(content, Exception):
         reason, seen = RejectionReason.UNREADABLE, "no JSON"
+    else:
+        reason, seen = RejectionReason.MISSING_FIELD, layout_seen(content)
     message = f"{which} holds a crystal in a layout that is known; the first is {seen}"
     return Rejection(source, stem, reason, message, REMEDY)
 

@@ -35,7 +35,10 @@ from engine.materials.parsing import (
 )
 from engine.materials.poscar import parse_poscar
 
+ENTRY_FIELDS = ("computed_structure_entry", "entry", "cse")
+"""Fields that may hold a whole record, whose values count as this one's, as in tables of WBM."""
 CRYSTAL_FIELDS = (
+    *ENTRY_FIELDS,
     "structure", "structure_json", "pymatgen_structure", "final_structure", "relaxed_structure", "initial_structure",
     "crystal", "atoms", "ase_atoms", "cif", "cif_str", "cif_string", "cif_text", "poscar",
 )  # fmt: skip
@@ -66,6 +69,7 @@ def parse_json(content: dict[str, Any]) -> Parsed:
     layout, inner = _crystal_in(content)
     parsed = _LAYOUTS[layout](inner)
     holders = [content.get("properties"), inner.get("properties"), content.get("data"), inner.get("data"), content]
+    holders += [content.get(name) for name in ENTRY_FIELDS]
     values, dropped = _collected([parsed.properties, *holders], _OF_LAYOUT.get(layout, set()))
     if layout == "jarvis":
         values = {name: value for name, value in values.items() if value != "na"}  # its word for not known
@@ -144,8 +148,10 @@ def _crystal_in(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     names = {name.lower(): name for name in content if isinstance(name, str) and name.lower() in CRYSTAL_FIELDS}
     for field in CRYSTAL_FIELDS:
         value = content.get(names.get(field, field))
-        if isinstance(value, dict) and (layout := _bare_layout(value) or ("ours" if _is_ours(value) else None)):
+        if isinstance(value, dict) and (layout := _bare_layout(value)):
             return layout, value
+        if field in ENTRY_FIELDS and isinstance(value, dict) and holds_crystal(value):
+            return _crystal_in(value)
         if is_crystal_text(value):
             return "text", {"text": value}
     output = content.get("output")

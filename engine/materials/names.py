@@ -58,7 +58,8 @@ def is_no_crystal(path: PurePosixPath) -> bool:
 
 def stem(path: PurePosixPath) -> str:
     """Give the id that a file alone, with no other of its name, gives."""
-    return "-".join(_words(path)[-1])
+    words, start = _words(path)
+    return "-".join(words[start:])
 
 
 def nth(name: str, n: int) -> str:
@@ -108,39 +109,36 @@ class FileIds:
         return self._ids.get(path) or stem(path)
 
 
-def _words(path: PurePosixPath, whole_name: bool = False) -> list[list[str]]:
-    """Ever shorter ends of a path, as words; the last is the shortest that names a crystal."""
+def _words(path: PurePosixPath, whole_name: bool = False) -> tuple[list[str], int]:
+    """Words of a path, and where the shortest end of it that names a crystal starts."""
     name = path.name
     if end := next((end for end in COMPRESSIONS if name.lower().endswith(end)), ""):
         name = name[: -len(end)]
-    parents = [part for part in path.parts[:-1] if part not in ("/", ".", "..")]
+    words = [part for part in path.parts[:-1] if part not in ("/", ".", "..")]
     lower = name.lower()
-    if (lower in VASP_NAMES or PHONOPY.fullmatch(lower)) and parents:
-        last = len(parents) - 1
-        while last > 0 and _SAYS_NOTHING.fullmatch(parents[last]):
+    if (lower in VASP_NAMES or PHONOPY.fullmatch(lower)) and words:
+        last = len(words) - 1
+        while last > 0 and _SAYS_NOTHING.fullmatch(words[last]):
             last -= 1
-        words = parents + ([path.name] if whole_name else [])
-        return [words[start:] for start in range(last + 1)]
+        return words + ([path.name] if whole_name else []), last
     suffix = next((end for end in _SUFFIXES if lower.endswith(end)), "")
-    bare = path.name if whole_name else name[: len(name) - len(suffix)] or path.name
-    words = [*parents, bare]
-    return [words[start:] for start in range(len(words))]
+    words.append(path.name if whole_name else name[: len(name) - len(suffix)] or path.name)
+    return words, len(words) - 1
 
 
 def _told_apart(paths: Sequence[PurePosixPath], is_taken: Callable[[str], bool]) -> dict[PurePosixPath, str]:
     """Ids of files that share one: by the ends of their paths, and within a folder by the whole names."""
-    in_folder = Counter("/".join(_words(path)[0]) for path in paths)
-    left = {path: _words(path, whole_name=in_folder["/".join(_words(path)[0])] > 1) for path in paths}
+    in_folder = Counter(tuple(_words(path)[0]) for path in paths)
+    ends = {path: _words(path, whole_name=in_folder[tuple(_words(path)[0])] > 1) for path in paths}
     found: dict[PurePosixPath, str] = {}
-    shortest = {path: len(words) for path, words in left.items()}
     # the whole names tell files of one folder apart, and not which folder it is
-    for more in range(int(len(in_folder) > 1), max(shortest.values())):
-        ids = {path: "-".join(left[path][max(0, shortest[path] - 1 - more)]) for path in paths if path not in found}
-        counts = Counter(ids.values())
-        before = set(found.values())
+    for more in range(int(len(in_folder) > 1), max(start for _, start in ends.values()) + 1):
+        left = [path for path in paths if path not in found]
+        ids = {path: "-".join(ends[path][0][max(0, ends[path][1] - more) :]) for path in left}
+        counts, before = Counter(ids.values()), set(found.values())
         found |= {p: id_ for p, id_ in ids.items() if counts[id_] == 1 and not is_taken(id_) and id_ not in before}
     for path in paths:
         if path not in found:
             digest = hashlib.blake2b(path.as_posix().encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-            found[path] = f"{'-'.join(left[path][-1])}-{digest}"
+            found[path] = f"{stem(path)}-{digest}"
     return found

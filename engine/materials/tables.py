@@ -132,7 +132,7 @@ def value(text: str) -> PropertyValue:
     if text in ("True", "False"):
         return text == "True"
     try:
-        return float(text)
+        return float(text) if "_" not in text else text  # Python takes 1_000 for a number
     except ValueError:
         return text
 

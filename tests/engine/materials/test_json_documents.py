@@ -82,6 +82,10 @@ def test_tables_as_pandas_writes_them(tmp_path: Path, orient: str) -> None:
         ([DOCUMENT | {"material_id": {"@class": "MPID", "string": "mp-149"}}], ["mp-149"]),
         ([DOCUMENT | {"material_id": {"@class": "AlphaID", "value": "mp-149"}}], ["mp-149"]),
         ({"structures": PYMATGEN[:2]}, ["x", "x-2"]),
+        (
+            "\n".join(map(json.dumps, [{"x-optimade": {}}, {"type": "info", "id": "structures"}, *ENTRIES])),
+            ["m0", "m1", "m2"],
+        ),
         ([json.dumps(PYMATGEN[0]), json.dumps(PYMATGEN[1])], ["x", "x-2"]),
         (alexandria(CRYSTALS[0], 1), ["agm001"]),
         ([alexandria(c, n) for n, c in enumerate(CRYSTALS[:2])], ["agm000", "agm001"]),
@@ -93,6 +97,15 @@ def test_layouts(tmp_path: Path, document: object, ids: list[str]) -> None:
     found = good(tmp_path / "x.json", document)
     assert [r.id for r in found] == ids
     assert [r.crystal.formula for r in found] == FORMULAS[: len(ids)]
+
+
+def test_columns_of_entries(tmp_path: Path) -> None:
+    """As WBM's computed structure entries."""
+    entries = {str(n): alexandria(c, n) for n, c in enumerate(CRYSTALS)}
+    document = {"material_id": {n: f"wbm-1-{n}" for n in entries}, "computed_structure_entry": entries}
+    found = good(tmp_path / "x.json", document)
+    assert [(r.id, r.crystal.formula) for r in found] == [(f"wbm-1-{n}", f) for n, f in enumerate(FORMULAS)]
+    assert found[0].properties["energy"] == -10.0
 
 
 @pytest.mark.parametrize("key", [None, "structure"])
