@@ -68,8 +68,8 @@ def parse_json(content: dict[str, Any]) -> Parsed:
     """Parse one JSON object."""
     layout, inner = _crystal_in(content)
     parsed = _LAYOUTS[layout](inner)
-    holders = [content.get("properties"), inner.get("properties"), content.get("data"), inner.get("data"), content]
-    holders += [content.get(name) for name in ENTRY_FIELDS]
+    holders = [_opened(content.get("properties")), inner.get("properties"), content.get("data"), inner.get("data")]
+    holders += [content, *(content.get(name) for name in ENTRY_FIELDS)]
     values, dropped = _collected([parsed.properties, *holders], _OF_LAYOUT.get(layout, set()))
     if layout == "jarvis":
         values = {name: value for name, value in values.items() if value != "na"}  # its word for not known
@@ -179,6 +179,11 @@ def _is_ours(content: dict[str, Any]) -> bool:
     return "frac_coords" in content and "lattice" in content
 
 
+def _opened(properties: object) -> object:
+    """Give an object that a table holds as text."""
+    return json.loads(properties) if isinstance(properties, str) and properties[:1] == "{" else properties
+
+
 def _collected(holders: Iterable[object], more: set[str]) -> tuple[dict[str, PropertyValue], list[str]]:
     """Plain values of several objects, those of the first before the others', and names of what is not plain.
 
@@ -187,10 +192,9 @@ def _collected(holders: Iterable[object], more: set[str]) -> tuple[dict[str, Pro
     values: dict[str, PropertyValue] = {}
     dropped: dict[str, None] = {}
     for holder in holders:
-        content = json.loads(holder) if isinstance(holder, str) and holder.lstrip().startswith("{") else holder
-        if not isinstance(content, dict):
+        if not isinstance(holder, dict):
             continue
-        ours = {k: v for k, v in content.items() if k not in NOT_PROPERTIES and k not in more}
+        ours = {k: v for k, v in holder.items() if k not in NOT_PROPERTIES and k not in more}
         plain, others = plain_values(
             {k: v for k, v in ours.items() if not (k.lower() in _TEXTS and is_crystal_text(v))}
         )
@@ -212,7 +216,7 @@ def _from_arrays(content: dict[str, Any]) -> Parsed:
             REMEDY,
         )
     _require(content, "lattice", "species", "frac_coords")
-    numbers, isotopes = read_species(content["species"])
+    numbers, isotopes = read_species([kind if isinstance(kind, dict) else element(kind) for kind in content["species"]])
     return Parsed(assemble(content["lattice"], numbers, content["frac_coords"]), isotopes=isotopes)
 
 
@@ -224,7 +228,7 @@ def _symbol(number: int) -> str:
 def _from_jarvis(atoms: dict[str, Any]) -> Parsed:
     """Take the dictionary of ``jarvis.core.atoms.Atoms``."""
     _require(atoms, "lattice_mat", "elements", "coords")
-    numbers, isotopes = read_species(atoms["elements"])
+    numbers, isotopes = read_species([element(kind) for kind in atoms["elements"]])
     coords = atoms["coords"]
     if atoms.get("cartesian"):
         coords = fractional(atoms["lattice_mat"], coords)

@@ -40,6 +40,10 @@ def test_what_is_no_element_is_refused_by_name(name: str | None) -> None:
     assert isinstance(found, Rejection)
     assert found.reason is RejectionReason.UNKNOWN_ELEMENT
     assert repr(name) in found.message
+    found = parsed(OURS | {"species": [name, "O"]})
+    assert isinstance(found, Rejection)
+    assert found.reason is RejectionReason.UNKNOWN_ELEMENT
+    assert repr(name) in found.message
 
 
 def test_placeholders_of_pymatgen_are_refused() -> None:
