@@ -137,7 +137,7 @@ def with_our_names(properties: dict[str, PropertyValue]) -> dict[str, PropertyVa
 
 _OURS = {"lattice", "species", "frac_coords"}
 _TEXT = re.compile(
-    r"""_cell_length_a|^\s*\{.*["'](lattice|lattice_mat|cell|sites)["']|\n\s*direct|\n\s*cart""", re.I | re.S
+    r"""_cell_length_a|^\s*\{.*["'](lattice|lattice_mat|cell|sites)["']|\n[ \t]*direct|\n[ \t]*cart""", re.I | re.S
 )
 
 
