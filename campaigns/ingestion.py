@@ -174,7 +174,7 @@ def ingest(
     Raises
     ------
     CampaignError
-        A source cannot be asked or read; what came before is kept.
+        A source cannot be asked or read, or none holds anything; what came before is kept.
     """
     report = IngestReport()
     found: set[str] = set()
@@ -187,6 +187,11 @@ def ingest(
         fields = [*label_fields, *_OWN_LABELS.get(text.partition(":")[0], ())]
         for outcomes, provenance in _asked(text, source, report, say, cursors):
             found |= _take(store, outcomes, fields, report, provenance)
+    if sources and not report.read:
+        raise CampaignError(
+            f"nothing was read: {', '.join(sources)} {'holds' if len(sources) == 1 else 'hold'} no crystal, not even "
+            "one to refuse; give files of crystals (tables of properties by id are joined to crystals read with them)"
+        )
     _check_fields(label_fields, found)
     return report
 

@@ -138,7 +138,10 @@ def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> Pr
 
         (_write_csv if out.suffix == ".csv" else _write_parquet)(partial, rows())
         if not predicted:
-            raise CampaignError(f"no crystal could be predicted, {out} was not written; the first: {refused[0]}")
+            why = (
+                f"the first: {refused[0]}" if refused else f"{', '.join(map(str, files))} hold none, not even to refuse"
+            )
+            raise CampaignError(f"no crystal could be predicted, {out} was not written; {why}")
     return PredictOutcome(predicted, tuple(refused))
 
 

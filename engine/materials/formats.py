@@ -18,7 +18,8 @@ from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.cif import parse_cif
 from engine.materials.crystal import Crystal, PropertyValue
 from engine.materials.json_records import parse_json
-from engine.materials.parsing import Parsed, first_line, own_id
+from engine.materials.parsing import Parsed, first_line, is_text, own_id, printable
+from engine.materials.phonopy_yaml import parse_phonopy
 from engine.materials.poscar import parse_poscar
 from engine.materials.xyz import parse_xyz
 
@@ -29,6 +30,8 @@ class Format(StrEnum):
     CIF = "cif"
     POSCAR = "poscar"
     XYZ = "xyz"
+    PHONOPY = "phonopy"
+    """``phonopy.yaml`` and its like."""
     JSON = "json"
     """One object: our own record, a pymatgen structure or an entry that holds one, JARVIS, OPTIMADE."""
 
@@ -73,22 +76,31 @@ def parse(raw: RawRecord) -> Record | Rejection:
         try:
             content = _json_object(raw.payload) if raw.format is Format.JSON else raw.payload
             if isinstance(content, dict):
-                record_id = own_id(content) or raw.id
+                record_id = _checked_id(own_id(content)) or raw.id
             parsed = _PARSERS[raw.format](content)
+            record_id = _checked_id(parsed.id) or record_id
             _refuse_fatal(caught)
         except CrystalError as error:
             return rejection(error, raw.source, record_id)
         except Exception as error:  # the parsers below belong to others and raise whatever they like on damaged text
             return rejection(_unreadable(raw.format, error), raw.source, record_id)
-    notes = tuple(dict.fromkeys([first_line(w.message) for w in caught] + parsed.notes))
-    return Record(
-        parsed.id or record_id, parsed.crystal, raw.properties | parsed.properties, raw.source, notes, parsed.isotopes
-    )
+    notes = tuple(dict.fromkeys(printable(n) for n in [*(first_line(w.message) for w in caught), *parsed.notes]))
+    return Record(record_id, parsed.crystal, raw.properties | parsed.properties, raw.source, notes, parsed.isotopes)
 
 
 def rejection(error: CrystalError, source: str, record_id: str) -> Rejection:
     """Turn ``error`` into a line of the quarantine list."""
-    return Rejection(source, record_id, RejectionReason(error.reason), error.message, error.remedy)
+    return Rejection(source, record_id, RejectionReason(error.reason), printable(error.message), error.remedy)
+
+
+def _checked_id(record_id: str) -> str:
+    if not is_text(record_id):
+        raise CrystalError(
+            RejectionReason.UNREADABLE,
+            f"the id {printable(record_id)!r} holds half of a character",
+            "give it an id of whole characters",
+        )
+    return record_id
 
 
 FATAL_WARNINGS = (
@@ -137,5 +149,6 @@ _PARSERS: dict[Format, Callable[[Any], Parsed]] = {
     Format.CIF: parse_cif,
     Format.POSCAR: parse_poscar,
     Format.XYZ: parse_xyz,
+    Format.PHONOPY: parse_phonopy,
     Format.JSON: parse_json,
 }

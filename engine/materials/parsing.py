@@ -79,6 +79,20 @@ def atomic_number(species: Any) -> int:
     return ATOMIC_NUMBERS[symbol]
 
 
+def element(name: Any) -> str:
+    """Symbol, charged or not, of an element; a label or a placeholder is none, whatever letters it starts with."""
+    if not isinstance(name, str) or not _CHARGED.fullmatch(name):
+        raise CrystalError(
+            RejectionReason.UNKNOWN_ELEMENT,
+            f"a site is occupied by {name!r}, which is not an element",
+            "use symbols of the elements from H to Lr; leave vacancies out, and give molecules atom by atom",
+        )
+    return name
+
+
+_CHARGED = re.compile(r"[A-Z][a-z]?(\d*\.?\d*[+-])?")
+
+
 def assemble(lattice: Any, numbers: list[int], frac_coords: Any) -> Crystal:
     """Arrays of the right shapes, or what is wrong with them."""
     shapes = np.shape(lattice), np.shape(frac_coords)
@@ -89,6 +103,25 @@ def assemble(lattice: Any, numbers: list[int], frac_coords: Any) -> Crystal:
             "give a 3 x 3 lattice and three fractional coordinates a site",
         )
     return Crystal(lattice, np.array(numbers, dtype=np.int64), frac_coords)
+
+
+def fractional(lattice: Any, cartesian: Any) -> Any:
+    """Positions in Angstrom, n x 3, as fractions of a 3 x 3 lattice."""
+    vectors = np.array(lattice, dtype=np.float64)
+    if vectors.shape != (3, 3) or not np.isfinite(vectors).all():
+        raise CrystalError(
+            RejectionReason.MISSING_FIELD,
+            f"the lattice {lattice} is not three vectors of three numbers",
+            "take the structure from another database",
+        )
+    try:
+        return np.linalg.solve(vectors.T, np.array(cartesian, dtype=np.float64).reshape(-1, 3).T).T
+    except np.linalg.LinAlgError as error:
+        raise CrystalError(
+            RejectionReason.ZERO_VOLUME,
+            "the three lattice vectors lie in one plane",
+            "check the lattice: three vectors in Angstrom that do not lie in one plane",
+        ) from error
 
 
 def from_structure(structure: Structure) -> Crystal:
@@ -111,10 +144,38 @@ def disordered(occupancies: dict[str, float]) -> CrystalError:
 
 
 def scalars(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
-    """Keep the values a property can have, with a note on each of the others; null means not known."""
-    kept = {k: v for k, v in values.items() if isinstance(v, float | int | str | bool)}
-    dropped = [k for k, v in values.items() if isinstance(v, list | dict)]
-    return kept, [f"property {k} is a list or object and was left out" for k in dropped]
+    """Keep the values a property can have, with one note on the others; null means not known."""
+    kept, dropped = plain_values(values)
+    return kept, [left_out(dropped)] if dropped else []
+
+
+def plain_values(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
+    """Give the values a property can have, and the names of those that are something else."""
+    kept = {
+        k: v for k, v in values.items() if isinstance(v, float | int | str | bool) and _is_storable(v) and is_text(k)
+    }
+    return kept, [k for k, v in values.items() if k not in kept and v is not None and str(v) not in ("[]", "{}")]
+
+
+def left_out(names: Sequence[str]) -> str:
+    """Say which properties are not kept."""
+    return f"property {', '.join(names)} is a list or object (or no whole number or text) and was left out"
+
+
+def _is_storable(value: PropertyValue) -> bool:
+    """Tell a value that a database can keep: whole numbers of 64 bits, text of whole characters."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return not isinstance(value, str) or is_text(value)
+
+
+def is_text(text: str) -> bool:
+    """Tell text of whole characters: half of a surrogate pair is none, and no file or database takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def own_id(content: dict[str, Any]) -> str:
@@ -122,9 +183,17 @@ def own_id(content: dict[str, Any]) -> str:
     data = content.get("data")
     for holder in (content, data if isinstance(data, dict) else {}):
         for key in ID_KEYS:
-            if isinstance(holder.get(key), str | int) and str(holder[key]).strip():
-                return str(holder[key]).strip()
+            value = holder.get(key)
+            if isinstance(value, dict) and "@class" in value:  # an MPID or AlphaID of emmet
+                value = value.get("string") or value.get("value")
+            if isinstance(value, str | int) and str(value).strip():
+                return str(value).strip()
     return ""
+
+
+def printable(text: str) -> str:
+    """Text without half surrogate pairs, which stand as their escapes."""
+    return text if is_text(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
 def first_line(message: object) -> str:

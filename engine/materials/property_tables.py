@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import shutil
+import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
 
+from engine.materials.containers import DAMAGE, uncompressed
 from engine.materials.crystal import PropertyValue
 from engine.materials.formats import RawRecord
 from engine.materials.json_records import with_our_names
-
-ID_COLUMNS = ("materialid", "material_id", "id", "mat_id", "jid")
-"""Names of the column of ids, in lower case; the first that a file has."""
+from engine.materials.names import bare_name
+from engine.materials.tables import ROWS, Header, cells, row_of, value, whole_rows
+from engine.materials.text_streams import as_utf8, is_utf8
 
 
 class PropertyTables:
     """Tables open for reading; a context manager that closes them.
 
-    ``files`` are those of the given paths that are tables: CSV with a column of ids.
+    ``files`` are those of the given paths that are tables: CSV with a column of ids, and none of crystals.
     """
 
     def __init__(self, paths: Iterable[Path]):
         self._open = ExitStack()
         self._tables: dict[Path, _Table] = {}
         for path in paths:
-            if path.suffix.lower() == ".csv" and path not in self._tables and (table := _Table.open(path)):
+            is_csv = bare_name(PurePosixPath(path)).endswith(".csv") and path not in self._tables
+            if is_csv and (table := _Table.open(path)):
                 self._open.callback(table.close)
                 self._tables[path] = table
 
@@ -59,13 +63,13 @@ class PropertyTables:
 class _Table:
     """One file: the place of every row, by a hash of its id; a row is read when it is asked for."""
 
-    def __init__(self, stream: IO[bytes], header: list[str], column: int):
+    def __init__(self, stream: IO[bytes], header: Header, column: int):
         self._stream, self._header, self._column = stream, header, column
         keys, places = array("Q"), array("q")
         place = stream.tell()
-        for line in stream:
-            if cells := _cells(line):
-                keys.append(_key(cells[column]) if column < len(cells) else 0)
+        for line in whole_rows(stream):
+            if found := cells(line, header.delimiter):
+                keys.append(_key(found[column]) if column < len(found) else 0)
                 places.append(place)
             place += len(line)
         order = np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
@@ -74,14 +78,19 @@ class _Table:
 
     @classmethod
     def open(cls, path: Path) -> _Table | None:
-        """Index a file; None where it has no column of ids."""
-        stream = path.open("rb")
-        header = [name.strip() for name in _cells(stream.readline())]
-        lower = [name.lower() for name in header]
-        column = next((lower.index(name) for name in ID_COLUMNS if name in lower), None)
-        if column is None:
+        """Index a file; None where it has no column of ids, or crystals of its own, or cannot be read."""
+        try:
+            stream = _seekable(path)
+        except DAMAGE:  # told when it is read with the crystals
+            return None
+        line = stream.readline()
+        header = Header.read(line)
+        column, start = header.id_column, stream.tell()
+        first = islice(whole_rows(stream), ROWS) if header.may_hold_crystals else ()
+        if column is None or any(header.holds_crystal(row_of(header, cells(row, header.delimiter))) for row in first):
             stream.close()
             return None
+        stream.seek(start)
         return cls(stream, header, column)
 
     def close(self) -> None:
@@ -90,10 +99,10 @@ class _Table:
 
     def row(self, record_id: str) -> dict[str, PropertyValue]:
         """Give the values of an id; none where it has no row."""
-        for cells in self._rows_like(record_id):
-            if len(cells) == len(self._header) and cells[self._column] == record_id:
-                named = zip(self._header, cells, strict=True)
-                return {k: _value(v) for n, (k, v) in enumerate(named) if k and v and n != self._column and v[0] != "["}
+        for found in self._rows_like(record_id):
+            if len(found) == len(self._header.names) and found[self._column] == record_id:
+                named = zip(self._header.names, found, strict=True)
+                return {k: value(v) for n, (k, v) in enumerate(named) if k and v and n != self._column and v[0] != "["}
         return {}
 
     def _rows_like(self, record_id: str) -> Iterator[list[str]]:
@@ -101,22 +110,28 @@ class _Table:
         first, last = np.searchsorted(self._keys, [key, key + np.uint64(1)])
         for place in self._places[first:last]:
             self._stream.seek(int(place))
-            yield _cells(self._stream.readline())
+            yield cells(next(whole_rows(self._stream), b""), self._header.delimiter)
 
 
-def _cells(line: bytes) -> list[str]:
-    return next(csv.reader([line.decode("utf-8-sig", errors="replace")]), [])
+def _seekable(path: Path) -> IO[bytes]:
+    """Give the text of a file in UTF-8: the file itself, or else a temporary one."""
+    stream = path.open("rb")
+    start = stream.read(1 << 16)
+    stream.seek(0)
+    if bare_name(PurePosixPath(path)) == path.name.lower() and is_utf8(start):
+        return stream
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
+    with stream:
+        try:
+            shutil.copyfileobj(as_utf8(uncompressed(stream, path.name)), copy)
+        except DAMAGE:
+            copy.close()
+            raise
+    copy.seek(0)
+    return copy
 
 
 def _key(record_id: str) -> int:
     """63 bits, so that one may be added."""
-    return int.from_bytes(hashlib.blake2b(record_id.encode(), digest_size=8).digest()) >> 1
-
-
-def _value(text: str) -> PropertyValue:
-    if text in ("True", "False"):
-        return text == "True"
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    digest = hashlib.blake2b(record_id.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

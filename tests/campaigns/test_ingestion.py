@@ -193,6 +193,19 @@ def test_a_source_that_is_not_there(empty: Path) -> None:
     assert "nowhere.cif does not exist; give a file, a folder or an archive" in refused("ingest", empty, "nowhere.cif")
 
 
+@pytest.mark.parametrize("name", ["folder", "folder.zip", "table.csv"])
+def test_nothing_read_is_said(empty: Path, tmp_path: Path, name: str) -> None:
+    """An empty folder, an archive of a readme, a table of properties without crystals: exit 1 and a message."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "table.csv").write_text("id,gap\na,1.5\n")
+    with zipfile.ZipFile(tmp_path / "folder.zip", "w") as archive:
+        archive.writestr("__MACOSX/._x.cif", "x")
+        archive.writestr("README.md", "x")
+    message = refused("ingest", empty, tmp_path / name)
+    assert "nothing was read" in message
+    assert str(tmp_path / name) in message
+
+
 def test_archives_and_several_sources(empty: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("one.json", json.dumps(salt("one")))

@@ -132,6 +132,13 @@ def test_records_that_cannot_be_predicted_are_named(model: Path, records: list[d
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_a_folder_without_crystals_cannot_be_predicted(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    message = refused("predict", model, tmp_path / "nothing", "--out", tmp_path / "p.csv")
+    assert str(tmp_path / "nothing") in message
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_predictions_that_cannot_be_made_say_why(model: Path, pool_file: Path, tmp_path: Path) -> None:
     assert "ends in neither .csv nor .parquet" in refused("predict", model, pool_file, "--out", tmp_path / "p.txt")
     assert "holds no ensemble.json" in refused("predict", tmp_path, pool_file, "--out", tmp_path / "p.csv")

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from engine.exceptions import RefusedRequestError, SourceError
-from engine.materials.checks import Rejection
+from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.formats import Format, RawRecord
+from engine.materials.optimade_entry import FIELDS
 from engine.materials.sources.server import Server
 from engine.materials.sources.source import Page, Say, address, not_an_object
 
@@ -37,14 +38,6 @@ PROVIDERS = {
     "twodmatpedia": "http://optimade.2dmatpedia.org",
 }
 """``mc3d`` and ``mc2d`` are Materials Cloud's; ``gnome`` is the open database of xtals' copy of GNoME."""
-STRUCTURE_FIELDS = (
-    "lattice_vectors",
-    "cartesian_site_positions",
-    "species",
-    "species_at_sites",
-    "dimension_types",
-    "structure_features",
-)
 PAGE = 100
 """Records a page where the provider allows it; else as many as it likes."""
 EMPTY_PAGES = 10
@@ -106,7 +99,7 @@ class Optimade:
         if not isinstance(data, dict):
             raise SourceError(f"{url} does not answer as an OPTIMADE provider does; check the address")
         own = {k: v for k, v in (data.get("properties") or {}).items() if k.startswith("_") and isinstance(v, dict)}
-        return [*STRUCTURE_FIELDS, *(name for name, about in own.items() if _plain(about))]
+        return [*FIELDS, *(name for name, about in own.items() if _plain(about))]
 
     def _first(self, fields: list[str]) -> str:
         parameters = {"response_fields": ",".join(fields), "page_limit": str(PAGE)} | self._parameters
@@ -124,10 +117,17 @@ class Optimade:
             return self._server.get(urlunsplit(parts._replace(query=urlencode(rest))))
 
     def _record(self, entry: Any, prefix: str) -> RawRecord | Rejection:
-        """Entries keep their id; one that is digits alone gets the provider's prefix, because others count too."""
+        """Entries keep their id, or the immutable one; digits alone get the provider's prefix, as others count too."""
         if not isinstance(entry, dict):
             return not_an_object(entry, self.origin, self.origin)
-        id_ = str(entry.get("id", ""))
+        attributes = entry.get("attributes")
+        given = entry.get("id") or (attributes.get("immutable_id") if isinstance(attributes, dict) else None)
+        id_ = str(given).strip() if isinstance(given, str | int) else ""
+        if not id_:
+            message = "the entry has neither an id nor an immutable_id"
+            return Rejection(
+                self.origin, self.origin, RejectionReason.MISSING_FIELD, message, "report it to the database"
+            )
         if not re.search("[A-Za-z]", id_):
             id_ = f"{prefix}-{id_}"
         return RawRecord(id_, Format.JSON, entry | {"id": id_}, self.origin)

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal
 from engine.materials.formats import RawRecord, Record, parse
-from engine.materials.readers import _list_items, read
+from engine.materials.json_text import JsonText
+from engine.materials.readers import read
 from engine.materials.reference import reference_crystals
 from tests.engine.materials.cases import rocksalt, rutile, zincblende
 
@@ -98,7 +99,7 @@ def test_a_dump_that_is_cut(tmp_path: Path) -> None:
     found = records(tmp_path / "cut.json")
     assert [isinstance(r, Record) for r in found] == [True, True, False]
     assert isinstance(found[-1], Rejection)
-    assert "the list does not end" in found[-1].message
+    assert "does not end" in found[-1].message
 
 
 def test_a_large_dump_takes_no_more_memory(tmp_path: Path) -> None:
@@ -119,8 +120,9 @@ def test_a_large_dump_takes_no_more_memory(tmp_path: Path) -> None:
 @given(st.lists(st.dictionaries(st.text(), st.recursive(st.integers() | st.text(), st.lists), max_size=3), max_size=5))
 def test_lists_are_read_as_json_reads_them(items: list[Any]) -> None:
     """However the text falls into blocks."""
-    text = json.dumps(items, indent=1)
-    assert list(_list_items("", io.StringIO(text[1:]))) == items
+    text = JsonText(io.StringIO(json.dumps(items, indent=1)))
+    assert list(text.items()) == items
+    assert text.peek() == ""
 
 
 def write_gnome(folder: Path, names: list[str]) -> None:
@@ -157,8 +159,9 @@ def test_gnome(tmp_path: Path) -> None:
 def test_a_table_without_ids_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("formula,gap\nNaCl,5\n")
     found = refused(tmp_path)
-    assert (found.record_id, found.reason) == ("x.csv", RejectionReason.UNKNOWN_FORMAT)
-    assert "CSV with a column of ids" in found.remedy
+    assert (found.record_id, found.reason) == ("x", RejectionReason.MISSING_FIELD)
+    assert "formula, gap" in found.message
+    assert "cif" in found.remedy
 
 
 def test_a_table_of_any_bytes_never_stops_a_run(tmp_path: Path) -> None:

@@ -83,6 +83,29 @@ def test_ids_of_digits_get_the_provider(crystals: list[Entry]) -> None:
     assert material.id == "oqmd-4061139"
 
 
+@pytest.mark.parametrize("missing", [None, "", "absent"])
+def test_entries_without_an_id(service: Service, missing: str | None) -> None:
+    """They get their immutable one, or are refused; never one id for all."""
+
+    def forget(_: int, reply: Reply) -> Reply:
+        if isinstance(reply.body["data"], list):
+            for n, entry in enumerate(reply.body["data"]):
+                entry["id"] = missing
+                if missing == "absent":
+                    del entry["id"]
+                if n % 2:
+                    entry["attributes"]["immutable_id"] = f"5f{n:022d}"
+        return reply
+
+    service.fault = forget
+    (page, *_) = pages(f"{service.url}?page_limit=6")
+    outcomes = process(page.records)
+    assert [o.id for o in outcomes if isinstance(o, Material)] == [f"5f{n:022d}" for n in (1, 3, 5)]
+    refused = [o for o in outcomes if isinstance(o, Rejection)]
+    assert [r.reason for r in refused] == [RejectionReason.MISSING_FIELD] * 3
+    assert all("id" in r.message for r in refused)
+
+
 def test_properties_get_our_names(crystals: list[Entry]) -> None:
     entry = (*crystals[0][:2], {"band_gap_eV": 6.4})
     with services.optimade([entry], prefix="alexandria").running() as provider:

@@ -1,0 +1,64 @@
+"""Whether a formula that a record gives is that of its sites."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from engine.exceptions import CrystalError
+from engine.materials.checks import RejectionReason
+from engine.materials.elements import ATOMIC_NUMBERS
+from engine.materials.parsing import ISOTOPES
+
+CLOSE = 1e-4
+"""Share of an element that two formulas may differ by: less than one atom in ten thousand."""
+
+_PLAIN = re.compile(r"[\s\d.A-Za-z()\[\]{}]+")
+_WORD = re.compile(r"[A-Z(\[{]")
+
+
+def check_formula(name: str, formula: str, composition: Mapping[str, int]) -> str:
+    """Compare a formula with the atoms of a cell; gives a note where the formula cannot be read.
+
+    Raises
+    ------
+    CrystalError
+        They differ.
+    """
+    said = shares(formula)
+    total = sum(composition.values())
+    found = {symbol: count / total for symbol, count in composition.items()}
+    if said is not None and all(abs(said.get(s, 0) - found.get(s, 0)) <= CLOSE for s in {*said, *found}):
+        return ""
+    # CaSO4.2H2O is a hydrate or a share of oxygen
+    if said is None or "." in formula:
+        return f"{name} {formula[:60]!r} cannot be read as a formula, and was not compared with the sites"
+    sites = "".join(f"{symbol}{count if count > 1 else ''}" for symbol, count in sorted(composition.items()))
+    raise CrystalError(
+        RejectionReason.MISSING_FIELD,
+        f"{name} is {formula!r}, and the sites make {sites}: atoms are missing or too many",
+        "take the structure from its source again, with all its atoms, or correct the formula",
+    )
+
+
+@lru_cache(maxsize=4096)
+def shares(formula: str) -> dict[str, float] | None:
+    """Share of each element, isotopes counted with it; None for what is free text or has charges or hydrates."""
+    from pymatgen.core import Composition
+
+    words = formula.split()
+    if not words or not _PLAIN.fullmatch(formula) or not all(_WORD.match(word) for word in words):
+        return None
+    try:
+        composition = Composition(formula)
+    except ValueError:
+        return None
+    counts: dict[str, float] = {}
+    for kind, count in composition.items():
+        symbol = ISOTOPES.get(kind.symbol, kind.symbol).lstrip("23")
+        if symbol not in ATOMIC_NUMBERS:
+            return None
+        counts[symbol] = counts.get(symbol, 0) + float(count)
+    total = sum(counts.values())
+    return {symbol: count / total for symbol, count in counts.items()} if total > 0 else None
