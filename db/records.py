@@ -181,11 +181,16 @@ class LabelRecord:
     created_at: str = ""
     superseded_by: int | None = None
     """Id of the label that corrects this one."""
+    withdrawal: int | None = None
+    """Which of the campaign's withdrawals took it back, counted from 1; None if none did."""
+    withdrawn_at: str | None = None
+    withdrawn_by: str | None = None
+    withdrawn_reason: str | None = None
 
     @builtins.property  # the field above hides the plain name from type checkers
     def is_current(self) -> bool:
-        """Whether no other label corrects this one."""
-        return self.superseded_by is None
+        """Whether no other label corrects this one and nobody has withdrawn it."""
+        return self.superseded_by is None and self.withdrawal is None
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,7 @@ class LabelReport:
     added: list[int]
     """Ids of the labels written."""
     unchanged: list[int]
-    """Ids of labels that were there already with the same value."""
+    """Ids of labels that were there already with the same value, withdrawn ones too."""
     superseded: list[int]
     """Ids of earlier labels that an added one corrects."""
 
