@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntryRecord]) -> RoundRecord:
     """Compare the predictions of a round's queue with the labels that have arrived, and keep the figures."""
-    settings = round_settings(record).campaign
+    whole = round_settings(record)
+    settings = whole.campaign
     scale = Scale(settings.learned_scale)
-    labels = training_labels(campaign.store, settings)
+    labels = training_labels(campaign.store, whole)
     done = [
         e for e in entries if e.state is QueueState.DONE and e.fidelity == settings.fidelity and e.material_id in labels
     ]

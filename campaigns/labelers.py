@@ -59,7 +59,8 @@ class Replay:
         failed = [e for e in entries if e.material_id not in answers]
         with store.transaction():
             _move(store, [e for e in entries if e.state is QueueState.PROPOSED], QueueState.APPROVED)
-            store.add_labels(self._label(e, answers[e.material_id]) for e in done)
+            # whoever withdrew an answer and asks again is answered again
+            store.add_labels((self._label(e, answers[e.material_id]) for e in done), again=True)
             _move(store, done, QueueState.DONE)
             store.add_failures(self._failure(e) for e in failed)
             _move(store, failed, QueueState.FAILED, "no answer")

@@ -108,8 +108,14 @@ class Labels(StoreConnection):
             query = query.where(Label.campaign_id == self.campaign_pk(session), Label.withdrawal.is_not(None))
             return [_label_record(row, material_id) for row, material_id in session.execute(query.order_by(Label.id))]
 
+    def last_label(self) -> int:
+        """Id of the label written last, whatever has become of it; 0 if there is none."""
+        with self.session() as session:
+            query = select(func.max(Label.id)).where(Label.campaign_id == self.campaign_pk(session))
+            return session.scalar(query) or 0
+
     def last_withdrawal(self) -> int:
-        """Number of the latest withdrawal, 0 if there was none."""
+        """Give the number of the latest withdrawal, 0 if there was none."""
         with self.session() as session:
             return _last_withdrawal(session, self.campaign_pk(session))
 
@@ -139,9 +145,7 @@ class Labels(StoreConnection):
             if ids is not None:  # a range, since a list may be longer than a query can be
                 query = query.where(Label.id.between(min(wanted, default=0), max(wanted, default=-1)))
             rows = _of_materials(session, campaign_pk, query, Label, material_ids)
-            records = (
-                _label_record(row, material_id) for row, material_id in rows if ids is None or row.id in wanted
-            )
+            records = (_label_record(row, material_id) for row, material_id in rows if ids is None or row.id in wanted)
             return sorted(records, key=lambda label: label.id or 0)
 
     def fidelities(self, property: str) -> dict[str, int]:

@@ -325,6 +325,19 @@ class QueueEntryRecord:
         require_json(self.details, f"details of queue entry {self.material_id!r}")
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What the model of a round predicted of a material it queued."""
+
+    material_id: str
+    fidelity: str
+    round: int
+    mean: float
+    """In learned units, as is ``std``: log10 of the value if ``is_logarithmic``, else the value."""
+    std: float
+    is_logarithmic: bool
+
+
 PREDICTED_FIELDS = ("predicted_mean", "predicted_lower", "predicted_upper", "log10_mean", "log10_std")
 
 

@@ -1,4 +1,4 @@
-"""Where labels come from: ``[labeler]`` and ``[dft]``."""
+"""Which labels are taken and which train: ``[labels]``; where they come from: ``[labeler]`` and ``[dft]``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,35 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from campaigns.configuration.constraints import Range
 from campaigns.configuration.section import Section
+
+
+class LabelsSection(Section):
+    """Which labels are taken, and which of several trains."""
+
+    limits: dict[str, Range] = Field(
+        default_factory=dict, description="Allowed values by property name; a label beyond them is refused."
+    )
+    prefer: Literal["latest"] | tuple[str, ...] = Field(
+        default="latest",
+        description="Which of a material's labels trains: the latest, or methods in order of preference; labels of "
+        "any other method come after them.",
+    )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods in order of preference; none where the latest label trains."""
+        return () if self.prefer == "latest" else self.prefer
+
+    @field_validator("prefer")
+    @classmethod
+    def _methods_are_named_once(cls, prefer: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if prefer != "latest" and (not prefer or not all(name.strip() for name in prefer)):
+            raise ValueError("give 'latest', or methods as labels name them, e.g. ['phono3py LBTE', 'phono3py RTA']")
+        if prefer != "latest" and len({*prefer}) < len(prefer):
+            raise ValueError("a method stands there twice; keep the first")
+        return prefer
 
 
 class LabelerSection(Section):

@@ -12,10 +12,10 @@ import numpy as np
 
 from campaigns.exceptions import ExchangeError
 from campaigns.exchange.archives import is_archive, unpacked
-from campaigns.exchange.calculation import named_temperature
 from campaigns.exchange.export import export_records
 from campaigns.exchange.manifest import ENTRY, Entry, differences
 from campaigns.exchange.results import COMPONENTS, Kappa, Reading, Standing, read_folder, read_kappa
+from campaigns.property_names import named_temperature
 from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
 from db.states import QUEUE_MOVES, FailureReason, QueueState
 

@@ -18,7 +18,7 @@ from db.records import CampaignRecord, LabelRecord, MaterialRecord
 from db.store import Store
 from engine.acquire.objectives import Objective
 
-SECTION = parse_configuration('[campaign]\nname = "c"\ngoal = "min"', "settings").campaign
+SETTINGS = parse_configuration('[campaign]\nname = "c"\ngoal = "min"', "settings")
 WRITES = st.lists(
     st.tuples(
         st.sampled_from("abc"), st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from(["m1", "m2"]),
@@ -41,9 +41,9 @@ def test_labels_up_to_a_moment_are_those_of_that_moment(tmp_path_factory: Any, w
         for id_, value, method, fidelity in writes:
             store.add_labels([LabelRecord(id_, "kappa_300K", value, "W/(m K)", fidelity, method=method)])
             last = max(label.id or 0 for label in store.labels(current_only=False))
-            moments.append((last, _values(training_labels(store, SECTION))))
+            moments.append((last, _values(training_labels(store, SETTINGS))))
         for last, expected in moments:
-            assert _values(training_labels(store, SECTION, last)) == expected
+            assert _values(training_labels(store, SETTINGS, last)) == expected
 
 
 def _values(labels: dict[str, LabelRecord]) -> dict[str, float]:
