@@ -53,7 +53,7 @@ class LabelNames:
         )
 
     def mistakes(self, names: Iterable[tuple[str, str]]) -> list[str]:
-        """Say of each property and fidelity which name is probably mistyped, if one is; a good one is known from then."""
+        """Say of each property and fidelity which is probably mistyped, if one is; a good one is known from then on."""
         properties, fidelities = set(self.properties), set(self.fidelities)
         found: dict[tuple[str, str], str] = {}
         mistakes = []

@@ -20,7 +20,7 @@ _KELVIN = re.compile(r"(?<![\d.])(\d[\dOoIl.,]*(?:[eE][+-]?\d+)?)[ _]?([Kk])(?![
 _PLAIN_KELVIN = re.compile(r"(?<![^_])(\d+(?:\.\d+)?)(K)(?![^_])")
 """A word of any other name that is a number of kelvin: heat_capacity_300K."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_NOT_LETTERS = re.compile(r"[\W_]?\d+(?:\.\d+)?(?![A-Za-z\d])|\d+(?:\.\d+)?")
+_NOT_LETTERS = re.compile(r"[\W_]?\d+(?:\.\d+)?(?![A-Za-z\d.])|\d+(?:\.\d+)?")
 """Numbers, each with the sign before it where it is a word of its own."""
 _SHORT = 2
 """Words as short as this differ for good: kappa_xx, kappa_xy."""

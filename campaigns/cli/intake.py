@@ -160,7 +160,7 @@ def label_withdraw(
     directory: Dir,
     ids: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="Labels; with --property or --fidelity, materials."),
+        typer.Argument(metavar="ID", help="Labels; with --property or --fidelity, materials."),
     ],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why they do not count.")],
     property: Annotated[str | None, typer.Option("--property", help="Of the materials, labels of this.")] = None,
