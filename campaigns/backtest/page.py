@@ -70,7 +70,7 @@ def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
         sure = f"Lines are means over seeds, bands their {percent(LEVEL)} confidence intervals."
     unit = "decades" if protocol.scale == "log10" else "the property's unit"
     random = " The dotted line is what random buying finds."
-    best = {percent: top_words(pool_size(runs[0]), share) for share in (1, 5)}
+    best = {share: top_words(pool_size(runs[0]), share) for share in (1, 5)}
     curves = [
         ("recall-top5", "recall_top5", f"Recall of the {best[5]}", f"found of the {best[5]}", f"{sure}{random}"),
         ("recall-top1", "recall_top1", f"Recall of the {best[1]}", f"found of the {best[1]}", f"{sure}{random}"),
