@@ -384,7 +384,13 @@ class Campaign:
     def _notes(self) -> Iterator[str]:
         """Say what should be known of the labels before a round begins."""
         labels = training_labels(self.store, self.configuration)
-        yield from filter(None, (self.fidelity_note(), best_doubt(self, labels)))
+        if note := self.fidelity_note():
+            yield note
+        if doubt := best_doubt(self, labels):
+            yield (
+                f"the best so far is doubtful, and every candidate is measured against it: {doubt}; if it is wrong, "
+                f"`kappascout label withdraw {self.directory} {doubt.label.id} --reason TEXT` takes it back"
+            )
 
     def fidelity_note(self) -> str | None:
         """Say which labels of the campaign's property do not train its models, if there are any."""

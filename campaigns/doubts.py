@@ -68,19 +68,13 @@ def new_doubts(store: Store, ids: Collection[int]) -> list[Doubt]:
     return list(_found(new, beside, _predictions(store, materials)).values())
 
 
-def best_doubt(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> str | None:
-    """Say so where the best of the labels that train, which candidates are measured against, is doubtful."""
+def best_doubt(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> Doubt | None:
+    """Tell whether the best of the labels that train is doubtful: every candidate is measured against it."""
     best = best_label(labels, campaign.configuration.campaign.sought)
-    if best is None:
+    if best is None or best.id is None:
         return None
     beside = campaign.store.labels(best.property, material_ids=[best.material_id])
-    found = _found([best], beside, _predictions(campaign.store, {best.material_id}))
-    if not found:
-        return None
-    return (
-        f"the best so far is doubtful, and every candidate is measured against it: {found[best.id or 0]}. If it is "
-        f"wrong, `kappascout label withdraw {campaign.directory} {best.id} --reason TEXT` takes it back"
-    )
+    return _found([best], beside, _predictions(campaign.store, {best.material_id})).get(best.id)
 
 
 def _found(

@@ -107,7 +107,7 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "labels": len(labels),
         **{f"labels ({name})": store.fidelities(section.property).get(name, 0) for name in cheaper},
         "best": best_value(labels, section.sought),
-        **({"best_doubtful": doubt} if doubt else {}),
+        **({"best_doubtful": str(doubt)} if doubt else {}),
         "rounds": len(rounds),
         "last_round": str(rounds[-1].state) if rounds else None,
         "queue": {str(state): n for state, n in store.queue_counts().items() if n},

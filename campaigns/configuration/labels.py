@@ -28,14 +28,16 @@ class LabelsSection(Section):
         """Methods in order of preference; none where the latest label trains."""
         return () if self.prefer == "latest" else self.prefer
 
-    @field_validator("prefer")
+    @field_validator("prefer", mode="before")
     @classmethod
-    def _methods_are_named_once(cls, prefer: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if prefer != "latest" and (not prefer or not all(name.strip() for name in prefer)):
+    def _methods_are_named_once(cls, given: object) -> object:
+        methods = given if isinstance(given, list | tuple) else ()
+        named = [name for name in methods if isinstance(name, str) and name.strip()]
+        if given != "latest" and (not named or len(named) < len(methods)):
             raise ValueError("give 'latest', or methods as labels name them, e.g. ['phono3py LBTE', 'phono3py RTA']")
-        if prefer != "latest" and len({*prefer}) < len(prefer):
+        if len({*named}) < len(named):
             raise ValueError("a method stands there twice; keep the first")
-        return prefer
+        return "latest" if given == "latest" else tuple(named)
 
 
 class LabelerSection(Section):

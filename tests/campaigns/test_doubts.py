@@ -295,7 +295,8 @@ def test_the_preferred_method_trains(
 
 
 @pytest.mark.parametrize(
-    "text", ["prefer = 'RTA'", "prefer = []", "prefer = ['a', 'a']", "limits = { kapa_300K = { min = 1.0 } }"]
+    "text",
+    ["prefer = 'RTA'", "prefer = 3", "prefer = []", "prefer = ['a', 'a']", "limits = { kapa_300K = { min = 1.0 } }"],
 )
 def test_bad_settings(small: Path, text: str) -> None:
     path = small / "campaign.toml"
