@@ -193,6 +193,12 @@ def test_values_beyond_the_limits_are_refused(small: Path, records: list[dict[st
     assert (outcome["added"], outcome["rejected"], outcome["reasons"]) == (1, 1, {"bad_label": 1})
 
 
+def test_a_rehearsal_takes_no_answer_beyond_the_limits(replay: Path) -> None:
+    configure(replay, {"labels": {"limits": {"kappa_300K": {"min": 1e4}}}})
+    done("run", replay, "--rounds", "1")
+    assert {e["state"] for e in queue(replay)} == {"failed"}
+
+
 # -- withdrawals ------------------------------------------------------------------------------------------------------
 
 
