@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from campaigns.exceptions import ConfigurationError
-from campaigns.exchange.calculation import named_temperature
+from campaigns.property_names import named_temperature
+from db.labels import beyond
 from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
 from engine.materials.crystal import Crystal
@@ -104,14 +105,17 @@ class Calculator:
                     method=outcome.method,
                     **about,
                 )
-                store.add_labels([label])
-                self._move(store, [entry], QueueState.DONE)
+                limit = beyond(label.property, label.value, store.label_limits)
+                if not limit:
+                    # whoever withdrew a result and asks again gets it again
+                    store.add_labels([label], again=True)
+                    self._move(store, [entry], QueueState.DONE)
+                    return
+                reason, message = FailureReason.REJECTED, f"{label.value:g} {label.unit} is {limit}"
             else:
-                reason = FailureReason[outcome.reason.upper()]
-                store.add_failures(
-                    [FailureRecord(reason=reason, message=outcome.message, method=self._labeler.kind, **about)]
-                )
-                self._move(store, [entry], QueueState.FAILED, f"{reason}: {outcome.message}")
+                reason, message = FailureReason[outcome.reason.upper()], outcome.message
+            store.add_failures([FailureRecord(reason=reason, message=message, method=self._labeler.kind, **about)])
+            self._move(store, [entry], QueueState.FAILED, f"{reason}: {message}")
 
     def _source(self) -> str:
         from campaigns.round import code_version

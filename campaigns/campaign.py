@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.configuration import FILE, Configuration, parse_configuration, read_configuration
+from campaigns.doubts import Doubt, best_doubt, new_doubts
 from campaigns.exceptions import CampaignBusyError, CampaignError, LabelFileError, NoCandidatesError
 from campaigns.files import write_whole
 from campaigns.ingestion import IngestReport, LabelField, ingest
 from campaigns.label_files import read_labels
+from campaigns.label_names import LabelNames
 from campaigns.labelers import Labeler, make_labeler
+from campaigns.property_names import Property
 from campaigns.standing import queue_row
+from campaigns.training_set import training_labels
 from db.connection import STRUCTURES
 from db.exceptions import LabelError
 from db.records import CampaignRecord, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
@@ -52,6 +56,10 @@ class RunReport:
 class ImportReport(LabelReport):
     """What became of a batch of labels, and of the folders of an export."""
 
+    doubtful: tuple[Doubt, ...] = ()
+    """Labels that were written and are doubtful."""
+    withdrawn: tuple[LabelRecord, ...] = ()
+    """Labels that came with the value they were withdrawn with, and stay withdrawn."""
     entries: tuple[EntryOutcome, ...] = ()
 
 
@@ -84,7 +92,7 @@ class Campaign:
             "name": directory.resolve().name,
             "goal": goal,
             "property": property,
-            "unit": "W/(m K)" if property.startswith("kappa") else "",
+            "unit": Property(property).unit,
             "fidelity": "dft",
             "batch": 20,
             "budget": 200,
@@ -130,6 +138,7 @@ class Campaign:
             timeout=configuration.store.timeout,
             structures=directory / STRUCTURES,
         )
+        store.label_limits = {name: (r.min, r.max) for name, r in configuration.labels.limits.items()}
         return cls(directory, configuration, store)
 
     def close(self) -> None:
@@ -166,10 +175,21 @@ class Campaign:
         labels: Sequence[LabelField] = (),
         workers: int | None = None,
         say: Callable[[str], None] = lambda _: None,
+        new_property: bool = False,
     ) -> IngestReport:
-        """Add candidates from files, folders, archives, built-in sets or databases; see :func:`ingest`."""
+        """Add candidates from files, folders, archives, built-in sets or databases; see :func:`ingest`.
+
+        A property or fidelity of ``labels`` that is nearly a known one is refused, unless it is a ``new_property``.
+        """
         with self.locked():
-            return ingest(self.store, sources, labels, workers, say, self.artifacts / "sources")
+            mistakes = [] if new_property else self._label_names().mistakes((f.property, f.fidelity) for f in labels)
+            if any(mistakes):
+                raise CampaignError("; ".join(dict.fromkeys(filter(None, mistakes))))
+            report = ingest(self.store, sources, labels, workers, say, self.artifacts / "sources")
+            report.doubtful = new_doubts(self.store, report.label_ids)
+            if known := self._withdrawn_before(report.unchanged_label_ids):
+                report.notes.append(f"{len(known)} labels came with the value they were withdrawn with; they stay so")
+        return report
 
     def import_labels(
         self,
@@ -178,6 +198,9 @@ class Campaign:
         temperatures: Sequence[float] = (),
         as_method: str = "",
         force: bool = False,
+        *,
+        new_property: bool = False,
+        again: bool = False,
     ) -> ImportReport:
         """Import labels and results; queue entries whose label came in are done.
 
@@ -198,6 +221,10 @@ class Campaign:
             are refused.
         force
             Take conductivities that are judged not to be their crystal's; provenance says so.
+        new_property
+            A property or fidelity that is nearly a known one is meant as it stands.
+        again
+            Keep labels of files that were withdrawn with the same value, rather than pass them over.
 
         Raises
         ------
@@ -223,8 +250,10 @@ class Campaign:
         problems = [problem for file in files for problem in file.problems]
         with self.locked(), self.store.transaction():
             readings = read_exports(self, [path for path in given if is_export(path)], wanted)
+            if not new_property:
+                problems += self._label_names().problems(labels, places)
             try:
-                report = self.store.add_labels(labels, places)
+                report = self.store.add_labels(labels, places, again)
             except LabelError as error:
                 problems += error.problems
             if problems:
@@ -237,16 +266,72 @@ class Campaign:
                 outcomes += [EntryOutcome(path.name, material_id or "", "done", "; ".join(said))] if said else []
             outcomes += record_results(self, readings, report, wanted)
             self._finish_entries("label imported")
-        return ImportReport(**vars(report), entries=tuple(outcomes))
+            return self._import_report(report, outcomes)
 
-    def record(self, material_id: str, value: float, **fields: Any) -> LabelReport:
-        """Record one label of the campaign's property from a notebook; ``fields`` as in :class:`LabelRecord`."""
+    def record(
+        self, material_id: str, value: float, *, new_property: bool = False, again: bool = False, **fields: Any
+    ) -> ImportReport:
+        """Record one label of the campaign's property from a notebook; ``fields`` as in :class:`LabelRecord`.
+
+        ``new_property`` and ``again`` as in :meth:`import_labels`.
+        """
         section = self.configuration.campaign
         values = {"property": section.property, "unit": section.unit, "fidelity": section.fidelity} | fields
         with self.locked(), self.store.transaction():
-            report = self.store.add_labels([LabelRecord(material_id=material_id, value=value, **values)])
+            label = LabelRecord(material_id=material_id, value=value, **values)
+            _ = Property(label.property).temperature  # a name with two is refused here
+            if problems := [] if new_property else self._label_names().problems([label], ["label 1"]):
+                raise LabelError(problems, 1)
+            report = self.store.add_labels([label], again=again)
             self._finish_entries("label recorded")
-        return report
+            return self._import_report(report)
+
+    def withdraw_labels(
+        self, ids: Sequence[int | str], reason: str, property: str | None = None, fidelity: str | None = None
+    ) -> list[LabelRecord]:
+        """Take labels back: they are kept with who, when and why, train nothing, and do not count as known.
+
+        The queue entries they answered stay done; a material without another label of the campaign's property and
+        fidelity is a candidate again.
+
+        Parameters
+        ----------
+        ids
+            Ids of labels; with ``property`` or ``fidelity``, ids of materials, whose labels of these are meant.
+        reason
+            Why.
+        property, fidelity
+            Which labels of the materials; the campaign's own for the one that is not given.
+
+        Raises
+        ------
+        CampaignError
+            If a material has no such label, or an id is none of a label.
+        """
+        section = self.configuration.campaign
+        with self.locked(), self.store.transaction():
+            if property is None and fidelity is None:
+                chosen = [_label_id(id_) for id_ in ids]
+            else:
+                wanted = property or section.property, fidelity or section.fidelity
+                found = self.store.labels(*wanted, material_ids=[str(id_) for id_ in ids])
+                owners = self.store.resolve_all([str(id_) for id_ in ids])
+                absent = [id_ for id_, owner in owners.items() if owner not in {label.material_id for label in found}]
+                if absent:
+                    raise CampaignError(f"{', '.join(absent)}: no current label of {wanted[0]} ({wanted[1]})")
+                chosen = [label.id or 0 for label in found]
+            return self.store.withdraw_labels(chosen, _author(), reason)
+
+    def candidates_again(self, labels: Sequence[LabelRecord]) -> list[str]:
+        """Which of these labels' materials lack a label of the campaign's property and fidelity, and may be queued."""
+        from campaigns.pool import queued_ids
+
+        section = self.configuration.campaign
+        own = [x for x in labels if (x.property, x.fidelity) == (section.property, section.fidelity)]
+        ids = dict.fromkeys(label.material_id for label in own)
+        known = training_labels(self.store, self.configuration)
+        pending, spent = queued_ids(self.store, section.fidelity)
+        return [id_ for id_ in ids if id_ not in {*known, *pending, *spent}]
 
     def fail(self, ids: Sequence[str], reason: FailureReason, message: str = "") -> list[QueueEntryRecord]:
         """Record that the calculations of these materials gave no label; their queue entries are failed."""
@@ -299,7 +384,7 @@ class Campaign:
                     if advice.stop:
                         onward = f"`kappascout run {self.directory} --go-on` starts another round all the same"
                         return self._stop(ended, "advice", done, f"{advice.words}; {onward}")
-                if not begun and (note := self.fidelity_note()):
+                for note in self._notes() if not begun else ():
                     say(note)
                 try:
                     record = open_round(self, self._batch_within_budget())
@@ -311,6 +396,17 @@ class Campaign:
                 finish_round(self, record, say)
                 begun.append(record.number)
                 done.append(record.number)
+
+    def _notes(self) -> Iterator[str]:
+        """Say what should be known of the labels before a round begins."""
+        labels = training_labels(self.store, self.configuration)
+        if note := self.fidelity_note():
+            yield note
+        if doubt := best_doubt(self, labels):
+            yield (
+                f"the best so far is doubtful, and every candidate is measured against it: {doubt}; if it is wrong, "
+                f"`kappascout label withdraw {self.directory} {doubt.label.id} --reason TEXT` takes it back"
+            )
 
     def fidelity_note(self) -> str | None:
         """Say which labels of the campaign's property do not train its models, if there are any."""
@@ -427,7 +523,10 @@ class Campaign:
         from campaigns.judging import judge_round
 
         if entries := self.store.queue(UNFINISHED):
+            before = self.store.last_label()
             self.labeler.work(self.store, entries, say)
+            for doubt in new_doubts(self.store, range(before + 1, self.store.last_label() + 1)):
+                say(f"doubtful: {doubt}")
             with self.store.transaction():
                 self._finish_entries("label found")
         judged = []
@@ -439,6 +538,21 @@ class Campaign:
                     say(f"round {record.number}: judged")
                     judged.append(record.number)
         return judged
+
+    def _label_names(self) -> LabelNames:
+        return LabelNames.of(self.configuration, self.store)
+
+    def _withdrawn_before(self, ids: Collection[int]) -> list[LabelRecord]:
+        known = set(ids)
+        return [label for label in self.store.withdrawn_labels() if label.id in known]
+
+    def _import_report(self, report: LabelReport, outcomes: Sequence[EntryOutcome] = ()) -> ImportReport:
+        return ImportReport(
+            **vars(report),
+            doubtful=tuple(new_doubts(self.store, report.added)),
+            withdrawn=tuple(self._withdrawn_before(report.unchanged)),
+            entries=tuple(outcomes),
+        )
 
     def _finish_entries(self, note: str) -> None:
         """Move entries whose label is in the store to done; a label for a proposed entry approves it."""
@@ -536,6 +650,16 @@ def _backbone(names: tuple[str, ...]) -> AnyBackbone:
     from engine.learning.storage import load_starts
 
     return load_starts(names)
+
+
+def _label_id(given: int | str) -> int:
+    try:
+        return int(given)
+    except ValueError as error:
+        raise CampaignError(
+            f"{given!r} is no id of a label; `kappascout label list DIR` shows them, or name materials and give "
+            "--property or --fidelity"
+        ) from error
 
 
 def _author() -> str:

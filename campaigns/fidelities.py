@@ -9,7 +9,7 @@ import numpy as np
 
 from campaigns.exceptions import CampaignError
 from campaigns.pool import queued_ids
-from campaigns.training_set import training_labels
+from campaigns.training_set import Moment, training_labels
 from engine.learning.ensemble import minimum_labels
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def cheaper_fidelity(work: RoundWork) -> CheaperFidelity | None:
         return None
     name = settings.acquisition.fidelities[0]
     queued = work.manifest["cheaper"]
-    section = settings.campaign.model_copy(update={"fidelity": name})
-    labels = training_labels(work.store, section, work.manifest["labels_up_to"])
+    labels = training_labels(work.store, settings, Moment.of(work.manifest), name)
     closed = work.pool.rows_of({*labels, *queued["pending"], *queued["spent"]})
     return CheaperFidelity(
         name=name,

@@ -8,7 +8,7 @@ import numpy as np
 
 from campaigns.predictors import is_model, load_predictor
 from campaigns.ranking import limits_of
-from campaigns.training_set import training_labels
+from campaigns.training_set import Moment, training_labels
 from db.records import QueueEntryRecord
 from engine.acquire.allowance import Allowance
 from engine.acquire.cold_start import first_batch
@@ -86,14 +86,13 @@ def _entry(
 
 def _estimate(work: RoundWork, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
     """Estimate of each candidate in learned units, NaN where there is none."""
-    section, prior = work.settings.campaign, work.settings.acquisition.prior
+    prior = work.settings.acquisition.prior
     if is_model(work.campaign.directory, prior):
         model = load_predictor(work, prior, work.settings.acquisition.draws, work.seed)
         mean, _ = model.posterior.mean_std(candidates)
         estimate = work.scale.learned(model.scale.true(mean))
     else:
-        cheaper = section.model_copy(update={"fidelity": prior})
-        labels = training_labels(work.store, cheaper, work.manifest["labels_up_to"])
+        labels = training_labels(work.store, work.settings, Moment.of(work.manifest), prior)
         ids = [work.pool.rows[row].material_id for row in candidates]
         found = {id_: float(work.scale.learned(labels[id_].value)) for id_ in ids if id_ in labels}
         estimate = np.array([found.get(id_, np.nan) for id_ in ids], dtype=np.float64)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from campaigns.cursors import Cursor
 from campaigns.exceptions import CampaignError
 from campaigns.output import Count
+from campaigns.property_names import Property
 from campaigns.training_set import default_scale, flaw
+from db.labels import Limits, beyond
 from db.records import CopyRecord, LabelRecord, MaterialKey, MaterialRecord, RejectionRecord, SourceRecord
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
@@ -25,6 +27,7 @@ from engine.materials.duplicates import link_duplicates
 from engine.materials.sources.source import Page, Source, is_remote, open_source
 
 if TYPE_CHECKING:
+    from campaigns.doubts import Doubt
     from db.store import Store
 
 REFERENCE = "builtin:reference"
@@ -54,12 +57,13 @@ class LabelField:
         name, _, rest = text.partition("=")
         target, _, unit = rest.partition(":")
         property_, _, fidelity = target.partition("@")
-        unit = unit or ("W/(m K)" if property_.startswith("kappa") else "")
+        unit = unit or Property(property_).unit
         if not (name and property_ and fidelity and unit):
             raise CampaignError(
                 f"cannot read --label {text!r}; write FIELD=PROPERTY@FIDELITY, and :UNIT behind it for anything but "
                 "kappa, e.g. kappa_agl_300K_W_mK=kappa_300K@agl or bulk_modulus_vrh_GPa=bulk_modulus@agl:GPa"
             )
+        _ = Property(property_).temperature  # a name with two is refused here
         return cls(name, property_, fidelity, unit)
 
 
@@ -95,6 +99,12 @@ class IngestReport:
     unchanged: int = 0
     rejected: int = 0
     labels: int = 0
+    label_ids: list[int] = field(default_factory=list)
+    """Of the labels written."""
+    unchanged_label_ids: list[int] = field(default_factory=list)
+    """Of labels that were there already, withdrawn ones too."""
+    doubtful: list[Doubt] = field(default_factory=list)
+    """Labels that were written and are doubtful."""
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     """Id that came in, id of the material it is a copy of."""
     rejections: list[RejectionRecord] = field(default_factory=list)
@@ -206,13 +216,16 @@ def _take(
     """Keep one chunk; the names of the properties that were in it."""
     materials = [o for o in outcomes if isinstance(o, Material)]
     refused = [_rejection(o) for o in outcomes if isinstance(o, Rejection)]
-    bad = {id(m): r for m in materials if (r := _bad_label(m, label_fields))}
+    bad = {id(m): r for m in materials if (r := _bad_label(m, label_fields, store.label_limits))}
     refused += bad.values()
     with store.transaction():
         kept, conflicts = add_materials(store, [m for m in materials if id(m) not in bad], report, provenance)
         refused += conflicts
         store.add_rejections(refused)
-        report.labels += len(store.add_labels(_labels(kept, label_fields)).added)
+        labels = store.add_labels(_labels(kept, label_fields))
+    report.labels += len(labels.added)
+    report.label_ids += labels.added
+    report.unchanged_label_ids += labels.unchanged
     store.compact_structures()
     report.add_rejections(refused)
     report.add_notes(kept)
@@ -465,12 +478,17 @@ def _conflict(material: Material, message: str) -> RejectionRecord:
     return RejectionRecord(material.source, material.id, RejectionReason.ID_CONFLICT, message, remedy)
 
 
-def _bad_label(material: Material, label_fields: Sequence[LabelField]) -> RejectionRecord | None:
-    """Refuse a material with an impossible label, rather than keep it without one."""
+def _bad_label(
+    material: Material, label_fields: Sequence[LabelField], limits: Mapping[str, Limits]
+) -> RejectionRecord | None:
+    """Refuse a material with an impossible label, or one beyond ``[labels] limits``, rather than keep it without."""
     for wanted in label_fields:
         if wanted.field in material.properties:
             value = material.properties[wanted.field]
-            if problem := flaw(value, default_scale(wanted.property)):
+            problem = flaw(value, default_scale(wanted.property))
+            if not problem and (limit := beyond(wanted.property, float(value), limits)):
+                problem = f"is {limit}"
+            if problem:
                 message = f"{wanted.field} is {value!r}, which {problem}"
                 remedy = "correct the value or remove the field"
                 return RejectionRecord(material.source, material.id, BAD_LABEL, message, remedy)

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntryRecord]) -> RoundRecord:
     """Compare the predictions of a round's queue with the labels that have arrived, and keep the figures."""
-    settings = round_settings(record).campaign
+    whole = round_settings(record)
+    settings = whole.campaign
     scale = Scale(settings.learned_scale)
-    labels = training_labels(campaign.store, settings)
+    labels = training_labels(campaign.store, whole)
     done = [
         e for e in entries if e.state is QueueState.DONE and e.fidelity == settings.fidelity and e.material_id in labels
     ]
@@ -68,7 +69,9 @@ def _costs(campaign: Campaign, entries: list[QueueEntryRecord], property: str) -
     """Core-hours that the round took, failed calculations too, and those expected of the entries that have ended."""
     ended = {(e.material_id, e.fidelity): e for e in entries if e.state in (QueueState.DONE, QueueState.FAILED)}
     failures = {(f.material_id, f.fidelity): f for f in campaign.store.failures(property)}
-    labels = {(label.material_id, label.fidelity): label for label in campaign.store.labels(property)}
+    # what a withdrawn label took is spent all the same
+    taken = [label for label in campaign.store.labels(property, current_only=False) if label.superseded_by is None]
+    labels = {(label.material_id, label.fidelity): label for label in taken}
     results = [labels.get(key) or failures.get(key) for key in ended]
     known = [e.expected_cost for e in ended.values() if e.expected_cost is not None]
     return {

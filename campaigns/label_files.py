@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from campaigns.exceptions import LabelFileError
+from campaigns.property_names import Property
 from db.exceptions import LabelProblem
 from db.records import LabelRecord
 
@@ -143,12 +143,12 @@ def _number(row: dict[Any, Any], name: str) -> float | None:
 
 
 def _check_temperature(property_: str, temperature: float | None) -> None:
-    """Compare with the temperature that a property's name ends in (``kappa_300K``)."""
-    named = re.search(r"_(\d+(?:\.\d+)?)K$", property_)
+    """Compare with the temperature in a property's name (``kappa_300K``)."""
+    named = Property(property_).temperature
     if named is None or temperature is None:
         return
-    if abs(temperature - float(named[1])) > TEMPERATURE_TOLERANCE * float(named[1]):
+    if abs(temperature - named) > TEMPERATURE_TOLERANCE * named:
         raise ValueError(
-            f"temperature is {temperature:g} K, but {property_} is the value at {named[1]} K; correct it, or name the "
-            f"property {property_[: named.start()]}_{temperature:g}K"
+            f"temperature is {temperature:g} K, but {property_} is the value at {named:g} K; correct it, or name the "
+            f"property {Property(property_).at(temperature)}"
         )

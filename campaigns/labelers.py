@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from campaigns.exceptions import ConfigurationError
 from campaigns.training_set import flaw
+from db.labels import beyond
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
 
@@ -55,14 +56,26 @@ class Replay:
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Approve, answer and finish every entry, in one transaction."""
         answers = self._of_store(store, entries)
-        done = [e for e in entries if e.material_id in answers]
-        failed = [e for e in entries if e.material_id not in answers]
+        refused = {
+            id_: f"its answer {value:g} is {limit}"
+            for id_, value in answers.items()
+            if (limit := beyond(self._settings.property, value, store.label_limits))
+        }
+        done = [e for e in entries if e.material_id in answers and e.material_id not in refused]
+        unanswered = f"{self._source} has no answer for it"
+        failed = [
+            (e, refused.get(e.material_id, unanswered))
+            for e in entries
+            if e.material_id in refused or e.material_id not in answers
+        ]
         with store.transaction():
             _move(store, [e for e in entries if e.state is QueueState.PROPOSED], QueueState.APPROVED)
-            store.add_labels(self._label(e, answers[e.material_id]) for e in done)
+            # whoever withdrew an answer and asks again is answered again
+            store.add_labels((self._label(e, answers[e.material_id]) for e in done), again=True)
             _move(store, done, QueueState.DONE)
-            store.add_failures(self._failure(e) for e in failed)
-            _move(store, failed, QueueState.FAILED, "no answer")
+            store.add_failures(self._failure(e, message) for e, message in failed)
+            _move(store, [e for e, _ in failed if e.material_id not in refused], QueueState.FAILED, "no answer")
+            _move(store, [e for e, _ in failed if e.material_id in refused], QueueState.FAILED, "beyond the limits")
 
     def hit_rate(self, hit: float, goal: Goal) -> float | None:
         """Share of all answers as good as ``hit``."""
@@ -90,13 +103,13 @@ class Replay:
             cost=self._core_hours,
         )
 
-    def _failure(self, entry: QueueEntryRecord) -> FailureRecord:
+    def _failure(self, entry: QueueEntryRecord, message: str) -> FailureRecord:
         return FailureRecord(
             material_id=entry.material_id,
             property=self._settings.property,
             fidelity=entry.fidelity,
             reason=FailureReason.REJECTED,
-            message=f"{self._source} has no answer for it",
+            message=message,
             method="replay",
         )
 

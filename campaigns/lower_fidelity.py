@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
 from campaigns.predictors import is_model
-from campaigns.training_set import training_labels
+from campaigns.training_set import Moment, training_labels
 from engine.learning.ensemble import minimum_labels
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
         if record["backbone"]["sha256"] != backbone.sha256:
             raise _other_backbone(settings, [part["name"] for part in backbone_parts(record)], backbone)
     elif prior:
-        section = settings.campaign.model_copy(update={"fidelity": prior})
-        known = set(training_labels(campaign.store, section)).intersection(pool.ids)
+        known = set(training_labels(campaign.store, settings, fidelity=prior)).intersection(pool.ids)
         if len(known) < minimum_labels(settings.model.members):
             raise _too_few(settings, len(known))
 
@@ -91,9 +90,7 @@ def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
     from engine.learning.storage import RECORD, save_ensemble
 
     section, members = work.settings.campaign, work.settings.model.members
-    labels = training_labels(
-        work.store, section.model_copy(update={"fidelity": fidelity}), work.manifest["labels_up_to"]
-    )
+    labels = training_labels(work.store, work.settings, Moment.of(work.manifest), fidelity)
     hashes = dict(zip(work.pool.ids, work.pool.hashes, strict=True))
     ids = sorted(id_ for id_ in labels if id_ in hashes)
     if len(ids) < minimum_labels(members):

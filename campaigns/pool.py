@@ -163,10 +163,18 @@ class Pool:
 
 
 def queued_ids(store: Store, fidelity: str) -> tuple[set[str], set[str]]:
-    """Material ids whose label is awaited, and those that are not to be proposed again."""
+    """Material ids whose label is awaited, and those that are not to be proposed again.
+
+    A material whose label has been withdrawn may be: its entry stays done, and what it was asked for is missing.
+    """
+    reopened = {label.material_id for label in store.withdrawn_labels() if label.fidelity == fidelity}
     entries = [e for e in store.queue() if e.fidelity == fidelity]
     pending = {e.material_id for e in entries if e.state in _PENDING}
-    spent = {e.material_id for e in entries if e.state in _SPENT}
+    spent = {
+        e.material_id
+        for e in entries
+        if e.state in _SPENT and not (e.state is QueueState.DONE and e.material_id in reopened)
+    }
     return pending, spent
 
 

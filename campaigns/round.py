@@ -33,7 +33,7 @@ from campaigns.predictors import checked_models, is_model
 from campaigns.ranking import rank
 from campaigns.scoring import finite_table, score_pool
 from campaigns.stopping import core_hours_left
-from campaigns.training_set import Scale, training_labels
+from campaigns.training_set import Moment, Scale, training_labels
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
 from db.states import RoundState
 from engine.exceptions import AcquisitionError, DivergedError, EngineError, TooFewLabelsError
@@ -70,7 +70,7 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
     pool = Pool.of(store, backbone.elements)
     if settings.model.strategy not in (FROZEN, AUTO):
         check_start(backbone, settings.model.strategy)
-    labels = training_labels(store, settings.campaign)
+    labels = training_labels(store, settings)
     Scale(settings.campaign.learned_scale).learned([label.value for label in labels.values()])
     pending, spent = queued_ids(store, settings.campaign.fidelity)
     known = [objective.property for objective in settings.objectives if not objective.model]
@@ -85,7 +85,7 @@ def open_round(campaign: Campaign, batch: int) -> RoundRecord:
         "candidates": len(candidates),
         "candidates_sha256": _keep_candidates(campaign, candidates),
         "labels": len(labels),
-        "labels_up_to": max((label.id or 0 for label in store.labels(current_only=False)), default=0),
+        **Moment.now(store).to_manifest(),
         "failures_up_to": max((f.id or 0 for f in store.failures(settings.campaign.property)), default=0),
         "models": checked_models(campaign.directory, settings),
         "core_hours_left": core_hours_left(campaign),
@@ -144,7 +144,7 @@ class RoundWork:
         self.scale = Scale(section.learned_scale)
         backbone = campaign.backbone(self.settings.model.backbone)
         self.pool = Pool.of(self.store, backbone.elements, self.manifest["materials"])
-        self.labels = training_labels(self.store, section, self.manifest["labels_up_to"])
+        self.labels = training_labels(self.store, self.settings, Moment.of(self.manifest))
         self.seed = int(np.random.SeedSequence([section.seed, record.number]).generate_state(1)[0])
         self.featuriser = make_featuriser(
             backbone,

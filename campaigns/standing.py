@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from campaigns.doubts import best_doubt, doubts
 from campaigns.stopping import core_hours
 from campaigns.training_set import best_value, training_labels
 from engine.metrics.stopping import StoppingAdvice
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
-    from db.records import QueueEntryRecord, RoundRecord
+    from db.records import LabelRecord, QueueEntryRecord, RoundRecord
 
 HONESTY = (
     "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
@@ -37,6 +38,33 @@ def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
         "fidelity": entry.fidelity,
         "reason": entry.reason,
     }
+
+
+def label_rows(campaign: Campaign, every: bool = False, doubtful: bool = False) -> list[dict[str, Any]]:
+    """Write labels as people read them: the current ones, or ``every`` one ever written, or the ``doubtful`` alone.
+
+    ``trains`` tells whether a label is the one of its material that models learn from.
+    """
+    store, settings = campaign.store, campaign.configuration
+    doubted = doubts(store)
+    fidelities = dict.fromkeys(filter(None, (settings.campaign.fidelity, settings.prior)))
+    training = {label.id for name in fidelities for label in training_labels(store, settings, fidelity=name).values()}
+    return [
+        vars(label)
+        | {
+            "state": _label_state(label),
+            "trains": label.id in training,
+            "doubtful": list(doubted[label.id].reasons) if label.id in doubted else [],
+        }
+        for label in store.labels(current_only=not every)
+        if label.id in doubted or not doubtful
+    ]
+
+
+def _label_state(label: LabelRecord) -> str:
+    if label.withdrawal is not None:
+        return f"withdrawn by {label.withdrawn_by}: {label.withdrawn_reason}"
+    return "current" if label.superseded_by is None else f"corrected by {label.superseded_by}"
 
 
 def round_row(record: RoundRecord) -> dict[str, Any]:
@@ -66,7 +94,8 @@ def status(campaign: Campaign) -> dict[str, Any]:
     """Where a campaign stands, in plain values."""
     section, cheaper = campaign.configuration.campaign, campaign.configuration.acquisition.fidelities
     store = campaign.store
-    labels = training_labels(store, section)
+    labels = training_labels(store, campaign.configuration)
+    doubt = best_doubt(campaign, labels)
     rounds = store.rounds()
     return {
         "campaign": section.name,
@@ -78,6 +107,7 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "labels": len(labels),
         **{f"labels ({name})": store.fidelities(section.property).get(name, 0) for name in cheaper},
         "best": best_value(labels, section.sought),
+        **({"best_doubtful": str(doubt)} if doubt else {}),
         "rounds": len(rounds),
         "last_round": str(rounds[-1].state) if rounds else None,
         "queue": {str(state): n for state, n in store.queue_counts().items() if n},

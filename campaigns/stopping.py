@@ -40,7 +40,7 @@ def stopping_advice(campaign: Campaign) -> StoppingAdvice:
 def outlook(campaign: Campaign) -> Outlook:
     """Collect what bears on stopping: labels, core-hours, hits left, whether the best is found, idle rounds."""
     store, section = campaign.store, campaign.configuration.campaign
-    labels = training_labels(store, section)
+    labels = training_labels(store, campaign.configuration)
     scored = next((r for r in reversed(store.rounds()) if r.predictions is not None), None)
     return Outlook(
         labels=campaign.asked(),
@@ -56,7 +56,9 @@ def core_hours(campaign: Campaign) -> float:
     """Sum the core-hours of what the campaign asked for, finished or failed, where the cost is known."""
     store, section = campaign.store, campaign.configuration.campaign
     asked = {(e.material_id, e.fidelity) for e in store.queue()}
-    ended: list[LabelRecord | FailureRecord] = [*store.labels(section.property), *store.failures(section.property)]
+    # what a withdrawn label took is spent, what a corrected one took is said by the one that corrects it
+    labels = [label for label in store.labels(section.property, current_only=False) if label.superseded_by is None]
+    ended: list[LabelRecord | FailureRecord] = [*labels, *store.failures(section.property)]
     return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in asked)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from campaigns.exceptions import CampaignError
+from campaigns.property_names import Property
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from campaigns.configuration import CampaignSection
+    from campaigns.configuration import Configuration
     from db.records import LabelRecord
     from db.store import Store
     from engine.acquire.objectives import Objective
@@ -101,30 +102,82 @@ def flaw(value: object, scale: str) -> str:
 
 
 def default_scale(property: str) -> Literal["log10", "linear"]:
-    """Scale a property is learned on unless the user says otherwise: conductivities span decades."""
-    return "log10" if property.startswith("kappa") else "linear"
+    """Scale a property is learned on unless the user says otherwise."""
+    return Property(property).scale
 
 
-def training_labels(store: Store, settings: CampaignSection, up_to: int | None = None) -> dict[str, LabelRecord]:
-    """Find each material's label that trains the model: of the campaign's property and fidelity, the latest written.
+@dataclass(frozen=True)
+class Moment:
+    """When a round began, as far as labels go, so that an interrupted one learns from what it started with."""
 
-    ``up_to`` is the id of the last label that counts, so that an interrupted round learns from what it started with.
+    labels: int
+    """Id of the last label that was there."""
+    withdrawals: int
+    """Number of the last withdrawal that had been made."""
+
+    @classmethod
+    def now(cls, store: Store) -> Moment:
+        """Give the present one."""
+        return cls(store.last_label(), store.last_withdrawal())
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Moment:
+        """Give that of a round's manifest."""
+        return cls(manifest["labels_up_to"], manifest.get("withdrawals_up_to", 0))
+
+    def to_manifest(self) -> dict[str, int]:
+        """As a round's manifest keeps it."""
+        return {"labels_up_to": self.labels, "withdrawals_up_to": self.withdrawals}
+
+    def counted(self, label: LabelRecord) -> bool:
+        """Whether a label counted then: it was written, and not yet corrected or withdrawn."""
+        assert label.id is not None
+        is_corrected = label.superseded_by is not None and label.superseded_by <= self.labels
+        is_withdrawn = label.withdrawal is not None and label.withdrawal <= self.withdrawals
+        return label.id <= self.labels and not is_corrected and not is_withdrawn
+
+
+def training_labels(
+    store: Store, settings: Configuration, up_to: Moment | None = None, fidelity: str | None = None
+) -> dict[str, LabelRecord]:
+    """Find each material's label that trains the model, by material id in the order in which materials got one.
+
+    Of the labels of the campaign's property and fidelity it is the one that ``[labels] prefer`` names: of the method
+    that stands first there, and of several the latest written.
+
+    Parameters
+    ----------
+    store
+        Where they are.
+    settings
+        Property, fidelity, and which labels are preferred.
+    up_to
+        When a round began: labels, corrections and withdrawals after that do not count. None: all that there are.
+    fidelity
+        Another fidelity than the campaign's.
     """
-    records = store.labels(settings.property, settings.fidelity, current_only=up_to is None)
+    records = store.labels(
+        settings.campaign.property, fidelity or settings.campaign.fidelity, current_only=up_to is None
+    )
+    order = settings.labels.methods
+    rank = {method: place for place, method in enumerate(order)}
     chosen: dict[str, LabelRecord] = {}
     for label in records:
-        if up_to is not None and _is_later(label, up_to):
+        if up_to is not None and not up_to.counted(label):
             continue
-        chosen[label.material_id] = label
+        other = chosen.get(label.material_id)
+        if other is None or rank.get(label.method, len(order)) <= rank.get(other.method, len(order)):
+            chosen[label.material_id] = label
     return chosen
+
+
+def best_label(labels: Mapping[str, LabelRecord], goal: Goal) -> LabelRecord | None:
+    """Find the best label so far."""
+    found = list(labels.values())
+    return found[int(np.argmax(goal.utility([label.value for label in found])))] if found else None
 
 
 def best_value(labels: Mapping[str, LabelRecord], goal: Goal) -> float | None:
     """Find the best label so far, in the label's unit."""
-    return goal.best([label.value for label in labels.values()])
-
-
-def _is_later(label: LabelRecord, up_to: int) -> bool:
-    """Whether a label did not count when ``up_to`` was the last: written later, or corrected by then."""
-    assert label.id is not None
-    return label.id > up_to or (label.superseded_by is not None and label.superseded_by <= up_to)
+    best = best_label(labels, goal)
+    return None if best is None else float(best.value)

@@ -74,7 +74,7 @@ class UnknownMaterialError(StoreError, KeyError):
 
 
 class UnknownRecordError(StoreError, KeyError):
-    """No model, round or queue entry of the store has that id."""
+    """No label, model, round or queue entry of the store has that id."""
 
     __str__ = Exception.__str__
 

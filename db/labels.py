@@ -1,17 +1,18 @@
-"""Labels and failures: nothing is overwritten, a correction supersedes."""
+"""Labels and failures: nothing is overwritten; a correction supersedes, a withdrawal takes back."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
-from db.exceptions import LabelError, LabelProblem
+from db.exceptions import IllegalMoveError, LabelError, LabelProblem, UnknownRecordError
 from db.owners import find_owners, resolve_owners
 from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, LabelReport, require_json, utc_now
 from db.tables import Failure, Label, Material
@@ -20,16 +21,32 @@ KAPPA_SPELLINGS = {"W/mK", "W/m/K", "W/Km", "Wm-1K-1", "WK-1m-1", "Wm⁻¹K⁻¹
 """Ways to write W/(m K), without spaces, brackets and signs of multiplication or power."""
 KEY = ("property", "fidelity", "temperature", "method", "source", "record_id")
 """What makes two labels of one material the same label, beside the material."""
+VALUE = ("value", "unit", "uncertainty")
+"""What makes a label the same as before."""
+CURRENT = (Label.superseded_by.is_(None), Label.withdrawal.is_(None))
+"""Conditions of a query for labels that count."""
+FILLED_IN = frozenset(
+    {"id", "material_id", "superseded_by", "withdrawal", "withdrawn_at", "withdrawn_by", "withdrawn_reason"}
+)
+"""Fields of a record that the store alone writes."""
+Limits = tuple[float | None, float | None]
+"""Lowest and highest value; None where there is no limit."""
 
 
 class Labels(StoreConnection):
     """Verbs and finders of labels and failures."""
 
-    def add_labels(self, batch: Iterable[LabelRecord], locations: Sequence[str] | None = None) -> LabelReport:
+    label_limits: Mapping[str, Limits] = MappingProxyType({})
+    """By property, what a label's value may be; a label beyond is refused."""
+
+    def add_labels(
+        self, batch: Iterable[LabelRecord], locations: Sequence[str] | None = None, again: bool = False
+    ) -> LabelReport:
         """Keep labels, all or none; one :class:`LabelError` lists every bad one.
 
         A label with the material, property, fidelity, temperature, method, source and id of an earlier one supersedes
-        it when its value, unit or uncertainty differ, and changes nothing when they do not.
+        it when its value, unit or uncertainty differ, and changes nothing when they do not. Nor does one that was
+        withdrawn with the same value.
 
         Parameters
         ----------
@@ -37,6 +54,8 @@ class Labels(StoreConnection):
             Labels; ``material_id`` is any id the material is known under.
         locations
             Where each label stood, for messages (``labels.csv line 7``); ``label 1``, ``label 2``, ... if not given.
+        again
+            Keep what was withdrawn before as new labels, rather than pass it over.
         """
         labels = list(batch)
         places = locations or [f"label {i}" for i in range(1, len(labels) + 1)]
@@ -44,11 +63,61 @@ class Labels(StoreConnection):
             campaign_pk = self.lock_campaign(session)
             owners = find_owners(session, campaign_pk, (label.material_id for label in labels))
             units = _known_units(session, campaign_pk)
-            problems = list(_problems(labels, places, owners, units))
+            problems = list(_problems(labels, places, owners, units, self.label_limits))
             if problems:
                 raise LabelError(problems, len(labels))
             rows = [_label_row(label, owners[label.material_id][0], campaign_pk) for label in labels]
-            return _write_labels(session, rows)
+            return _write_labels(session, rows, again)
+
+    def withdraw_labels(self, ids: Iterable[int], author: str, reason: str) -> list[LabelRecord]:
+        """Take current labels back, all or none: they are kept with who, when and why, and count no longer.
+
+        Raises
+        ------
+        UnknownRecordError
+            If a label is not there.
+        IllegalMoveError
+            If a label is not current, or no reason is given.
+        """
+        wanted = list(dict.fromkeys(ids))
+        if not reason.strip():
+            raise IllegalMoveError("no reason for the withdrawal; say why these labels do not count")
+        with self.session(write=True) as session:
+            campaign_pk = self.lock_campaign(session)
+            rows: list[Label] = []
+            for part in chunks(wanted):
+                query = select(Label).where(Label.campaign_id == campaign_pk, Label.id.in_(part)).order_by(Label.id)
+                rows += session.scalars(query)
+            if unknown := sorted(set(wanted) - {row.id for row in rows}):
+                raise UnknownRecordError(
+                    f"no labels {', '.join(map(str, unknown))}; `kappascout label list DIR` lists them"
+                )
+            if refused := [message for row in rows if (message := _no_longer_current(row))]:
+                raise IllegalMoveError("; ".join(refused))
+            number, now = _last_withdrawal(session, campaign_pk) + 1, utc_now()
+            for row in rows:
+                row.withdrawal, row.withdrawn_at = number, now
+                row.withdrawn_by, row.withdrawn_reason = author, reason.strip()
+            session.flush()
+        return self.labels(current_only=False, ids=wanted)
+
+    def withdrawn_labels(self) -> list[LabelRecord]:
+        """Labels that were withdrawn, in the order they were written."""
+        with self.session() as session:
+            query = select(Label, Material.material_id).join(Material, Label.material_pk == Material.id)
+            query = query.where(Label.campaign_id == self.campaign_pk(session), Label.withdrawal.is_not(None))
+            return [_label_record(row, material_id) for row, material_id in session.execute(query.order_by(Label.id))]
+
+    def last_label(self) -> int:
+        """Id of the label written last, whatever has become of it; 0 if there is none."""
+        with self.session() as session:
+            query = select(func.max(Label.id)).where(Label.campaign_id == self.campaign_pk(session))
+            return session.scalar(query) or 0
+
+    def last_withdrawal(self) -> int:
+        """Give the number of the latest withdrawal, 0 if there was none."""
+        with self.session() as session:
+            return _last_withdrawal(session, self.campaign_pk(session))
 
     def labels(
         self,
@@ -56,8 +125,12 @@ class Labels(StoreConnection):
         fidelity: str | None = None,
         current_only: bool = True,
         material_ids: Collection[str] | None = None,
+        ids: Collection[int] | None = None,
     ) -> list[LabelRecord]:
-        """Labels in the order they were written, filtered by what is given; ``material_ids`` are any ids."""
+        """Labels in the order they were written, filtered by what is given.
+
+        ``material_ids`` are any ids of the materials, ``ids`` those of the labels.
+        """
         with self.session() as session:
             campaign_pk = self.campaign_pk(session)
             query = select(Label, Material.material_id).join(Material, Label.material_pk == Material.id)
@@ -67,9 +140,12 @@ class Labels(StoreConnection):
             if fidelity is not None:
                 query = query.where(Label.fidelity == fidelity)
             if current_only:
-                query = query.where(Label.superseded_by.is_(None))
+                query = query.where(*CURRENT)
+            wanted = set(ids or ())
+            if ids is not None:  # a range, since a list may be longer than a query can be
+                query = query.where(Label.id.between(min(wanted, default=0), max(wanted, default=-1)))
             rows = _of_materials(session, campaign_pk, query, Label, material_ids)
-            records = (_label_record(row, material_id) for row, material_id in rows)
+            records = (_label_record(row, material_id) for row, material_id in rows if ids is None or row.id in wanted)
             return sorted(records, key=lambda label: label.id or 0)
 
     def fidelities(self, property: str) -> dict[str, int]:
@@ -77,21 +153,21 @@ class Labels(StoreConnection):
         with self.session() as session:
             query = (
                 select(Label.fidelity, func.count())
-                .where(
-                    Label.campaign_id == self.campaign_pk(session),
-                    Label.property == property,
-                    Label.superseded_by.is_(None),
-                )
+                .where(Label.campaign_id == self.campaign_pk(session), Label.property == property, *CURRENT)
                 .group_by(Label.fidelity)
             )
             return dict(sorted(session.execute(query).all()))
 
+    def labelled_fidelities(self) -> dict[str, int]:
+        """How many current labels each fidelity has, of all properties."""
+        with self.session() as session:
+            query = select(Label.fidelity, func.count()).where(Label.campaign_id == self.campaign_pk(session), *CURRENT)
+            return dict(sorted(session.execute(query.group_by(Label.fidelity)).all()))
+
     def labelled_properties(self) -> dict[str, int]:
         """How many current labels each property has."""
         with self.session() as session:
-            query = select(Label.property, func.count()).where(
-                Label.campaign_id == self.campaign_pk(session), Label.superseded_by.is_(None)
-            )
+            query = select(Label.property, func.count()).where(Label.campaign_id == self.campaign_pk(session), *CURRENT)
             return dict(sorted(session.execute(query.group_by(Label.property)).all()))
 
     def add_failures(self, batch: Iterable[FailureRecord]) -> list[int]:
@@ -132,16 +208,23 @@ def canonical_unit(property: str, unit: str) -> str:
 
 
 def _known_units(session: Session, campaign_pk: int) -> dict[str, str]:
-    query = select(Label.property, func.min(Label.unit)).where(Label.campaign_id == campaign_pk)
+    query = select(Label.property, func.min(Label.unit)).where(
+        Label.campaign_id == campaign_pk, Label.withdrawal.is_(None)
+    )
     return dict(session.execute(query.group_by(Label.property)).all())
 
 
 def _problems(
-    labels: Sequence[LabelRecord], places: Sequence[str], owners: dict[str, Any], units: dict[str, str]
+    labels: Sequence[LabelRecord],
+    places: Sequence[str],
+    owners: dict[str, Any],
+    units: dict[str, str],
+    limits: Mapping[str, Limits],
 ) -> Iterator[LabelProblem]:
     seen: dict[tuple[Any, ...], tuple[str, LabelRecord]] = {}
     for place, label in zip(places, labels, strict=True):
-        messages = [*_value_problems(label), *_unit_problems(label, units)]
+        messages = list(_value_problems(label)) or [beyond(label.property, label.value, limits)]
+        messages = [*filter(None, messages), *_unit_problems(label, units)]
         if label.material_id not in owners:
             messages.append("no material is known under this id; ingest it first, or check the id")
         key = (label.material_id, *(getattr(label, name) for name in KEY[:-1]))
@@ -152,6 +235,16 @@ def _problems(
             )
         for message in messages:
             yield LabelProblem(place, label.material_id, label.value, message)
+
+
+def beyond(property: str, value: float, limits: Mapping[str, Limits]) -> str:
+    """Say by which limit a value is refused, or nothing if it is within."""
+    low, high = limits.get(property, (None, None))
+    if low is not None and value < low:
+        return f"below {low:g}, the least that [labels] limits allows for {property}; correct it, or widen the limits"
+    if high is not None and value > high:
+        return f"above {high:g}, the most that [labels] limits allows for {property}; correct it, or widen the limits"
+    return ""
 
 
 def _value_problems(label: LabelRecord) -> Iterator[str]:
@@ -185,19 +278,24 @@ def _unit_problems(label: LabelRecord, units: dict[str, str]) -> Iterator[str]:
         yield f"unit {unit!r}, but {label.property} is kept in {units[label.property]!r} here; convert the value"
 
 
-def _write_labels(session: Session, rows: list[dict[str, Any]]) -> LabelReport:
+def _write_labels(session: Session, rows: list[dict[str, Any]], again: bool) -> LabelReport:
     """Compare with the current labels of the same materials, then insert and supersede."""
-    current = _current_labels(session, {row["material_pk"] for row in rows})
+    pks = {row["material_pk"] for row in rows}
+    current = _current_labels(session, pks)
+    withdrawn = {} if again else _withdrawn_values(session, pks)
     report = LabelReport([], [], [])
     new: list[dict[str, Any]] = []
     replaced: list[int | None] = []
     for row in rows:
         key = _key(row)
         old_id, old_value = current.get(key, (None, None))
-        value = (row["value"], row["unit"], row["uncertainty"])
+        value = _value(row)
         if old_value == value:
             if old_id is not None:
                 report.unchanged.append(old_id)
+            continue
+        if (key, value) in withdrawn:
+            report.unchanged.append(withdrawn[key, value])
             continue
         current[key] = (None, value)  # the same label twice in one batch is one label
         new.append(row)
@@ -212,17 +310,39 @@ def _write_labels(session: Session, rows: list[dict[str, Any]]) -> LabelReport:
 
 
 def _current_labels(session: Session, pks: Collection[int]) -> dict[tuple[Any, ...], tuple[int | None, Any]]:
-    names = ("material_pk", *KEY, "id", "value", "unit", "uncertainty")
-    query = select(*(getattr(Label, name) for name in names)).where(Label.superseded_by.is_(None))
-    found: dict[tuple[Any, ...], tuple[int | None, Any]] = {}
+    return {_key(row): (row["id"], _value(row)) for row in _labels_of(session, pks, *CURRENT)}
+
+
+def _withdrawn_values(session: Session, pks: Collection[int]) -> dict[tuple[Any, Any], int]:
+    """Latest withdrawn label of each kind and value."""
+    rows = _labels_of(session, pks, Label.withdrawal.is_not(None))
+    return {(_key(row), _value(row)): row["id"] for row in rows}
+
+
+def _labels_of(session: Session, pks: Collection[int], *conditions: ColumnElement[bool]) -> Iterator[RowMapping]:
+    query = select(*(getattr(Label, name) for name in ("material_pk", *KEY, "id", *VALUE))).where(*conditions)
     for part in chunks(pks):
-        for row in session.execute(query.where(Label.material_pk.in_(part))).mappings():
-            found[_key(row)] = (row["id"], (row["value"], row["unit"], row["uncertainty"]))
-    return found
+        yield from session.execute(query.where(Label.material_pk.in_(part)).order_by(Label.id)).mappings()
+
+
+def _last_withdrawal(session: Session, campaign_pk: int) -> int:
+    return session.scalar(select(func.max(Label.withdrawal)).where(Label.campaign_id == campaign_pk)) or 0
+
+
+def _no_longer_current(row: Label) -> str:
+    if row.withdrawal is not None:
+        return f"label {row.id} was withdrawn on {row.withdrawn_at} by {row.withdrawn_by}: {row.withdrawn_reason}"
+    if row.superseded_by is not None:
+        return f"label {row.id} is corrected by label {row.superseded_by}; withdraw that one, or leave both"
+    return ""
 
 
 def _key(row: Any) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("material_pk", *KEY))
+
+
+def _value(row: Any) -> tuple[Any, ...]:
+    return tuple(row[name] for name in VALUE)
 
 
 def _insert(session: Session, table: Any, rows: list[dict[str, Any]]) -> list[int]:
@@ -244,7 +364,7 @@ def _of_materials(
 
 
 def _label_row(label: LabelRecord, material_pk: int, campaign_pk: int) -> dict[str, Any]:
-    row = {name: value for name, value in vars(label).items() if name not in {"id", "material_id", "superseded_by"}}
+    row = {name: value for name, value in vars(label).items() if name not in FILLED_IN}
     return row | {
         "campaign_id": campaign_pk,
         "material_pk": material_pk,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from db.connection import StoreConnection, chunks
 from db.exceptions import IllegalMoveError, StaleQueueError, UnknownRecordError
 from db.owners import resolve_owners
-from db.records import PREDICTED_FIELDS, QueueEntryRecord, StateChange, utc_now
+from db.records import PREDICTED_FIELDS, Prediction, QueueEntryRecord, StateChange, utc_now
 from db.states import QUEUE_MOVES, UNFINISHED, QueueState
 from db.tables import QueueChange, QueueEntry, Round
 
@@ -34,6 +34,23 @@ class Queue(StoreConnection):
             if round is not None:
                 query = query.where(Round.number == round)
             return [_entry_record(row) for row in session.scalars(query.order_by(Round.number, QueueEntry.rank))]
+
+    def predictions(self, material_ids: Collection[str]) -> list[Prediction]:
+        """Find what rounds predicted of the materials under these ids when they queued them, by round and rank."""
+        found: list[Prediction] = []
+        with self.session() as session:
+            campaign_pk = self.campaign_pk(session)
+            owners = dict(resolve_owners(session, campaign_pk, material_ids).values())
+            query = select(QueueEntry, Round.number).join(Round).order_by(Round.number, QueueEntry.rank)
+            for part in chunks(sorted(owners)):
+                for entry, number in session.execute(query.where(QueueEntry.material_pk.in_(part))):
+                    names = ("learned_mean", "learned_std")
+                    learned = entry.log10_mean, entry.log10_std
+                    mean, std = learned if None not in learned else (entry.details.get(name) for name in names)
+                    if mean is not None and std is not None:
+                        about = owners[entry.material_pk], entry.fidelity, number
+                        found.append(Prediction(*about, mean, std, entry.log10_mean is not None))
+        return found
 
     def queue_counts(self) -> dict[QueueState, int]:
         """How many entries are in each state."""

@@ -192,11 +192,16 @@ class LabelRecord:
     created_at: str = ""
     superseded_by: int | None = None
     """Id of the label that corrects this one."""
+    withdrawal: int | None = None
+    """Which of the campaign's withdrawals took it back, counted from 1; None if none did."""
+    withdrawn_at: str | None = None
+    withdrawn_by: str | None = None
+    withdrawn_reason: str | None = None
 
     @builtins.property  # the field above hides the plain name from type checkers
     def is_current(self) -> bool:
-        """Whether no other label corrects this one."""
-        return self.superseded_by is None
+        """Whether no other label corrects this one and nobody has withdrawn it."""
+        return self.superseded_by is None and self.withdrawal is None
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ class LabelReport:
     added: list[int]
     """Ids of the labels written."""
     unchanged: list[int]
-    """Ids of labels that were there already with the same value."""
+    """Ids of labels that were there already with the same value, withdrawn ones too."""
     superseded: list[int]
     """Ids of earlier labels that an added one corrects."""
 
@@ -329,6 +334,19 @@ class QueueEntryRecord:
         for name in (*PREDICTED_FIELDS, "acquisition_value", "expected_cost"):
             require_json(getattr(self, name), f"{name} of queue entry {self.material_id!r}")
         require_json(self.details, f"details of queue entry {self.material_id!r}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model of a round predicted of a material it queued."""
+
+    material_id: str
+    fidelity: str
+    round: int
+    mean: float
+    """In learned units, as is ``std``: log10 of the value if ``is_logarithmic``, else the value."""
+    std: float
+    is_logarithmic: bool
 
 
 PREDICTED_FIELDS = ("predicted_mean", "predicted_lower", "predicted_upper", "log10_mean", "log10_std")

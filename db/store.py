@@ -17,7 +17,7 @@ from db.exceptions import (
     StoreNotFoundError,
     StoreNotWritableError,
 )
-from db.labels import Labels
+from db.labels import CURRENT, Labels
 from db.materials import Materials
 from db.models import Models
 from db.portable import Portable
@@ -154,7 +154,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
             for noun, table in COUNTED.items():
                 query = select(func.count()).select_from(table).where(table.campaign_id == campaign_pk)
                 if table is Label:
-                    query = query.where(Label.superseded_by.is_(None))
+                    query = query.where(*CURRENT)
                 found[noun] = session.scalar(query) or 0
         return found
 

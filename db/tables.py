@@ -27,7 +27,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from db.states import CampaignState, FailureReason, QueueState, RoundState
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """Revision of the last migration; four digits, compared as text."""
 
 # SQLite numbers rows by itself only where the key is a plain INTEGER
@@ -178,7 +178,11 @@ class Rejection(Base):
 
 
 class Label(Base):
-    """One value of one property of one material at one fidelity; never changed but for ``superseded_by``."""
+    """One value of one property of one material at one fidelity; it never changes, but may be corrected or withdrawn.
+
+    ``superseded_by`` is the label that corrects it. Withdrawals are numbered from 1 in each campaign; labels taken back
+    together share one number.
+    """
 
     __tablename__ = "label"
     __table_args__ = (Index(None, "material_pk", "property", "fidelity"), Index(None, "campaign_id", "property"))
@@ -199,6 +203,10 @@ class Label(Base):
     cost: Mapped[float | None]
     created_at: Mapped[str]
     superseded_by: Mapped[int | None] = mapped_column(ForeignKey("label.id"))
+    withdrawal: Mapped[int | None]
+    withdrawn_at: Mapped[str | None]
+    withdrawn_by: Mapped[str | None]
+    withdrawn_reason: Mapped[str | None]
 
 
 class Failure(Base):

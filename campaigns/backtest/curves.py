@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.metrics.discovery import top_words
+
 if TYPE_CHECKING:
     from campaigns.backtest.replay import Run
 
@@ -27,7 +29,9 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for strategy, own in by_strategy(runs).items():
         ends = [run.rounds[-1] for run in own]
-        row: dict[str, Any] = {"strategy": strategy, "seeds": len(own), "labels": ends[0]["labels"]}
+        row: dict[str, Any] = {
+            "strategy": strategy, "seeds": len(own), "labels": ends[0]["labels"], "pool": pool_size(own[0])
+        }  # fmt: skip
         for name in _curves(ends[0]):
             row[name], row[f"{name}_std"] = _mean_std([end[name] for end in ends])
         for name in _ACCELERATIONS[: 4 if "cost" in ends[0] else 2]:
@@ -83,8 +87,8 @@ def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "strategy": row["strategy"] + (" (seen)" if row["seen"] else ""),
             "seeds": str(row["seeds"]),
             "labels": str(row["labels"]),
-            "recall of best 1 %": _plus_minus(row, "recall_top1", ".2f"),
-            "of best 5 %": _plus_minus(row, "recall_top5", ".2f"),
+            f"recall of {top_words(row['pool'], 1)}": _plus_minus(row, "recall_top1", ".2f"),
+            f"of {top_words(row['pool'], 5)}": _plus_minus(row, "recall_top5", ".2f"),
             "EF (5 %)": _plus_minus(row, "enhancement_top5", ".1f"),
             "AF50": _reached(row, "acceleration_50"),
             "AF80": _reached(row, "acceleration_80"),
@@ -98,6 +102,11 @@ def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             }
         written.append(cells | {"CPU s a round": f"{row['cpu_seconds_a_round']:.1f}"})
     return written
+
+
+def pool_size(run: Run) -> int:
+    """Count the rows of the pool that a run bought from."""
+    return round(run.rounds[0]["labels"] / run.rounds[0]["pool_share"])
 
 
 def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from campaigns.backtest.curves import FEWEST_SEEDS, LEVEL, bands, readable, summarise
+from campaigns.backtest.curves import FEWEST_SEEDS, LEVEL, bands, pool_size, readable, summarise
 from campaigns.backtest.peers import PEERS
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.report.figures.drawing import GREY, Panel, faint, new_figure
 from campaigns.report.html import drawn, render
 from campaigns.report.numbers import count, percent, unbroken
+from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:
     from campaigns.backtest.protocol import Protocol
@@ -52,13 +53,11 @@ def check_place(out: Path) -> None:
 
 
 def _subtitle(protocol: Protocol, runs: Sequence[Run]) -> str:
-    first = runs[0].rounds[0]
-    pool = round(first["labels"] / first["pool_share"])
     begin = "chosen by each strategy itself (peers: at random)" if protocol.cold_start else "at random"
     if protocol.initial_ids is not None:
         begin = "given"
     return unbroken(
-        f"{count(pool, 'labelled material')}; {count(protocol.initial, 'label')} {begin}, then "
+        f"{count(pool_size(runs[0]), 'labelled material')}; {count(protocol.initial, 'label')} {begin}, then "
         f"{count(protocol.rounds, 'round')} of {protocol.batch}; {count(len(protocol.seeds), 'seed')}; "
         f"starting from {protocol.start_name}"
     )
@@ -71,11 +70,12 @@ def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
         sure = f"Lines are means over seeds, bands their {percent(LEVEL)} confidence intervals."
     unit = "decades" if protocol.scale == "log10" else "the property's unit"
     random = " The dotted line is what random buying finds."
+    best = {share: top_words(pool_size(runs[0]), share) for share in (1, 5)}
     curves = [
-        ("recall-top5", "recall_top5", "Recall of the best 5 %", "found of the best 5 %", f"{sure}{random}"),
-        ("recall-top1", "recall_top1", "Recall of the best 1 %", "found of the best 1 %", f"{sure}{random}"),
+        ("recall-top5", "recall_top5", f"Recall of the {best[5]}", f"found of the {best[5]}", f"{sure}{random}"),
+        ("recall-top1", "recall_top1", f"Recall of the {best[1]}", f"found of the {best[1]}", f"{sure}{random}"),
         ("regret", "regret", "Simple regret", f"regret, {unit}", f"How far the best found is from the best. {sure}"),
-        ("enhancement", "enhancement_top5", "Enhancement, best 5 %", "times random", f"{sure}{random}"),
+        ("enhancement", "enhancement_top5", f"Enhancement, {best[5]}", "times random", f"{sure}{random}"),
     ]
     panels = [
         Panel(key, title, reading, _curves(found, "labels", "labels bought", name, words))
@@ -85,8 +85,8 @@ def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
         by_cost = f"The same against what the labels cost. {sure}"
         spent = protocol.cost or "cost"
         panels += [
-            Panel(f"cost-{n}", f"Recall of the best {n} %, by cost", by_cost,
-                  _curves(found, "cost", spent, f"recall_top{n}", f"found of the best {n} %"))
+            Panel(f"cost-{n}", f"Recall of the {best[n]}, by cost", by_cost,
+                  _curves(found, "cost", spent, f"recall_top{n}", f"found of the {best[n]}"))
             for n in (5, 1)
         ]  # fmt: skip
     return panels

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from campaigns.backtest.curves import bands, summarise
+from campaigns.backtest.curves import bands, pool_size, summarise
 from campaigns.backtest.leaks import Leak, find_leaks
 from campaigns.backtest.page import check_place, write_page
 from campaigns.backtest.peers import package_version
@@ -29,6 +29,7 @@ from engine.execution import ExecutionSettings, cores, executor
 from engine.learning.mixture import make_featuriser
 from engine.learning.storage import load_ensemble, load_starts
 from engine.materials.duplicates import link_duplicates
+from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:
     from engine.learning.mixture import AnyBackbone
@@ -119,9 +120,10 @@ def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
 def describe_run(run: Run) -> str:
     """One line: what a run had found at its end."""
     end = run.rounds[-1]
+    one, five = (top_words(pool_size(run), percent) for percent in (1, 5))
     return (
-        f"{run.strategy} seed {run.seed}: {end['labels']} labels, recall of the top 1 % {end['recall_top1']:.2f}, "
-        f"of the top 5 % {end['recall_top5']:.2f}, regret {end['regret']:.3g}"
+        f"{run.strategy} seed {run.seed}: {end['labels']} labels, recall of the {one} {end['recall_top1']:.2f}, "
+        f"of the {five} {end['recall_top5']:.2f}, regret {end['regret']:.3g}"
     )
 
 

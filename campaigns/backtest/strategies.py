@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from campaigns.backtest.peers import ALIASES, PEERS
 from campaigns.configuration import ModelSection, parse_configuration
 from campaigns.exceptions import CampaignError
+from campaigns.property_names import Property
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
 from engine.learning import strategies
@@ -81,7 +82,7 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
             "name": f"{strategy.name}-{seed}",
             "goal": protocol.goal,
             "property": protocol.property,
-            "unit": "W/(m K)" if protocol.property.startswith("kappa") else "-",
+            "unit": "W/(m K)" if Property(protocol.property).is_conductivity else "-",
             "scale": protocol.scale,
             "batch": batch,
             "budget": protocol.initial + protocol.batch * protocol.rounds,

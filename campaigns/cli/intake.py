@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from campaigns.cli.options import Dir, OutFormat, Quiet, Workers, open_campaign
+from campaigns.cli.options import Dir, NewProperty, OutFormat, Quiet, Workers, open_campaign
 from campaigns.output import Format, Progress, emit, emit_one, message
 from db.records import SourceNote
+
+if TYPE_CHECKING:
+    from campaigns.doubts import Doubt
 
 app = typer.Typer(no_args_is_help=True, help="Bring labels in and list them.")
 
@@ -32,6 +36,7 @@ def ingest(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="FIELD=PROPERTY@FIDELITY[:UNIT]; may be repeated.")
     ] = None,
+    new_property: NewProperty = False,
     format: OutFormat = Format.TABLE,
     workers: Workers = None,
     quiet: Quiet = False,
@@ -41,7 +46,7 @@ def ingest(
 
     fields = [LabelField.parse(text) for text in label or ()]
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
-        report = campaign.ingest(sources, fields, workers, progress.say)
+        report = campaign.ingest(sources, fields, workers, progress.say, new_property)
     counts = {
         "read": report.read,
         "added": report.added,
@@ -64,6 +69,7 @@ def ingest(
     elif format is Format.JSON:
         detail = {"duplicates": report.duplicates, "rejections": [vars(r) for r in report.rejections]}
         detail |= {"versions": report.versions, "notes": report.all_notes()}
+        detail |= _doubtful(report.doubtful)
         emit_one(counts | {"reasons": dict(report.reasons.most_common())} | detail, format)
     else:
         emit([counts], format)
@@ -75,6 +81,7 @@ def ingest(
         message(f"note: {note}")
     if report.noted:
         message(f"`kappascout rejections {directory} --notes` lists the crystals with a note")
+    _say_doubtful(report.doubtful, directory)
 
 
 def rejections(
@@ -114,11 +121,17 @@ def label_import(
     force: Annotated[
         bool, typer.Option("--force", help="Take kappa that is judged not to be its crystal's; the label says so.")
     ] = False,
+    new_property: NewProperty = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Take labels of files that were withdrawn with the same value again.")
+    ] = False,
     format: OutFormat = Format.TABLE,
 ) -> None:
     """Bring in labels and results: every file or none, and of an exported queue what has ended by now."""
     with open_campaign(directory) as campaign:
-        report = campaign.import_labels(paths, material, temperature or (), as_method, force)
+        report = campaign.import_labels(
+            paths, material, temperature or (), as_method, force, new_property=new_property, again=again
+        )
         note = campaign.fidelity_note()
     counts: dict[str, Any] = {
         "added": len(report.added),
@@ -127,7 +140,7 @@ def label_import(
     }
     entries = [vars(outcome) for outcome in report.entries]
     if format is Format.JSON:
-        emit_one(counts | ({"entries": entries} if entries else {}), format)
+        emit_one(counts | ({"entries": entries} if entries else {}) | _doubtful(report.doubtful), format)
     else:
         emit([counts | Counter(outcome.state for outcome in report.entries)], format)
     for outcome in report.entries:
@@ -135,15 +148,67 @@ def label_import(
             message(f"{outcome.folder}: {outcome.state}: {outcome.message}")
     if note:
         message(note)
+    _say_doubtful(report.doubtful, directory)
+    for label in report.withdrawn[:_SHOWN]:
+        message(f"unchanged: {label.material_id}: label {label.id} stays withdrawn ({label.withdrawn_reason})")
+    if report.withdrawn:
+        message(f"{len(report.withdrawn)} withdrawn labels were passed over; `--again` takes those of files again")
     if any(outcome.state == "refused" for outcome in report.entries):
         message("error: some folders were refused (above); everything else was imported")
         raise typer.Exit(1)
 
 
 @app.command("list")
-def label_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
-    """List current labels."""
+def label_list(
+    directory: Dir,
+    every: Annotated[bool, typer.Option("--all", help="Corrected and withdrawn labels, too.")] = False,
+    doubtful: Annotated[bool, typer.Option("--doubtful", help="Only doubtful labels, and why.")] = False,
+    format: OutFormat = Format.TABLE,
+) -> None:
+    """List current labels: which of them train the campaign's models, and which are doubtful."""
+    from campaigns.standing import label_rows
+
     with open_campaign(directory) as campaign:
-        rows = [vars(label) for label in campaign.store.labels()]
-    columns = ["id", "material_id", "property", "value", "unit", "fidelity", "method", "source"]
+        rows = label_rows(campaign, every, doubtful)
+    columns = ["id", "material_id", "property", "value", "unit", "fidelity", "method", "source", "trains"]
+    columns += ["state"] * every + ["doubtful"] * doubtful
+    if format is Format.TABLE:
+        rows = [row | {"doubtful": "; ".join(row["doubtful"])} for row in rows]
     emit(rows, format, columns=columns)
+
+
+@app.command("withdraw")
+def label_withdraw(
+    directory: Dir,
+    ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID", help="Labels; with --property or --fidelity, materials."),
+    ],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why they do not count.")],
+    property: Annotated[str | None, typer.Option("--property", help="Of the materials, labels of this.")] = None,
+    fidelity: Annotated[str | None, typer.Option("--fidelity", help="Of the materials, labels of this.")] = None,
+    format: OutFormat = Format.TABLE,
+) -> None:
+    """Take labels back: they are kept, with who, when and why, and train nothing."""
+    with open_campaign(directory) as campaign:
+        labels = campaign.withdraw_labels(ids, reason, property, fidelity)
+        again = campaign.candidates_again(labels)
+    columns = ["id", "material_id", "property", "value", "unit", "fidelity", "withdrawn_by", "withdrawn_reason"]
+    emit([vars(label) for label in labels], format, columns=columns)
+    if again:
+        shown = ", ".join(again[:_SHOWN]) + (", ..." if len(again) > _SHOWN else "")
+        message(f"candidates again, since they have no label of the campaign's property and fidelity: {shown}")
+
+
+def _doubtful(doubts: Sequence[Doubt]) -> dict[str, Any]:
+    return {"doubtful": [doubt.row() for doubt in doubts]} if doubts else {}
+
+
+def _say_doubtful(doubts: Sequence[Doubt], directory: Path) -> None:
+    for doubt in doubts[:_SHOWN]:
+        message(f"doubtful: {doubt}")
+    if doubts:
+        message(
+            f"{len(doubts)} doubtful labels were taken; `kappascout label list {directory} --doubtful` shows them, "
+            "`label withdraw` takes labels back"
+        )

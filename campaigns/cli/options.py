@@ -30,6 +30,10 @@ Start = Annotated[
         "--from, are read side by side: --from megnet-multiproperty --from TENSORNETDIR.",
     ),
 ]
+NewProperty = Annotated[
+    bool,
+    typer.Option("--new-property", help="A property or fidelity that is nearly a known one is meant as it stands."),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.")]
 
 

@@ -3,7 +3,7 @@
 from campaigns.configuration.configuration import Configuration
 from campaigns.configuration.constraints import ConstraintsSection
 from campaigns.configuration.goals import CampaignSection, ObjectiveSection
-from campaigns.configuration.labels import DftSection, LabelerSection
+from campaigns.configuration.labels import DftSection, LabelerSection, LabelsSection
 from campaigns.configuration.model import ModelSection
 from campaigns.configuration.reading import (
     FILE,
@@ -20,6 +20,7 @@ __all__ = [
     "ConstraintsSection",
     "DftSection",
     "LabelerSection",
+    "LabelsSection",
     "ModelSection",
     "ObjectiveSection",
     "check_configuration",

@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 from campaigns.configuration.acquisition import AcquisitionSection
 from campaigns.configuration.constraints import ConstraintsSection
 from campaigns.configuration.goals import CampaignSection, ObjectiveSection, StoppingSection
-from campaigns.configuration.labels import DftSection, LabelerSection
+from campaigns.configuration.labels import DftSection, LabelerSection, LabelsSection
 from campaigns.configuration.machines import ExecutionSection, StoreSection
 from campaigns.configuration.model import ModelSection
 from campaigns.configuration.section import Section
+from campaigns.property_names import Property, probably_meant
 from db.records import KAPPA_UNIT
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Configuration(Section):
     costs: dict[str, CoreHours] = Field(
         default_factory=dict, description="Core-hours of a calculation, by fidelity; the campaign's own is fitted else."
     )
+    labels: LabelsSection = Field(default_factory=LabelsSection)
     labeler: LabelerSection = Field(default_factory=LabelerSection)
     dft: DftSection = Field(default_factory=DftSection)
     # how, not what: rounds neither keep it nor depend on it
@@ -120,6 +122,14 @@ class Configuration(Section):
         return self
 
     @model_validator(mode="after")
+    def _limits_are_of_known_properties(self) -> Configuration:
+        known = [self.campaign.property, *(objective.property for objective in self.objectives)]
+        for name in self.labels.limits:
+            if meant := probably_meant(name, known):
+                raise ValueError(f"[labels] limits has {name!r}, and the campaign asks for {meant!r}; write that")
+        return self
+
+    @model_validator(mode="after")
     def _labelers_fit(self) -> Configuration:
         for settings in self.labelers().values():
             settings._replay_has_a_unit()
@@ -136,7 +146,7 @@ class Configuration(Section):
         kind, section = self.labeler.kind, self.campaign
         if kind not in ("agl", "phonons"):
             return
-        if not section.property.startswith("kappa") or section.unit != KAPPA_UNIT:
+        if not Property(section.property).is_conductivity or section.unit != KAPPA_UNIT:
             raise ValueError(
                 f"labeler {kind!r} gives kappa in {KAPPA_UNIT}, [campaign] asks for {section.property} in "
                 f"{section.unit!r}; change [campaign] or the labeler"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import builtins
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
+from campaigns.property_names import Property
 from campaigns.training_set import Goal, Scale, default_scale
 
 GoalName = Literal["min", "max", "target", "window"]
@@ -36,6 +37,12 @@ class CampaignSection(Section):
         description="A hit is a value as good as this; without it, the window, or the best tenth of the first labels.",
     )
     seed: int = Field(default=0, ge=0, description="Root of every random choice.")
+
+    @field_validator("property")
+    @classmethod
+    def _name_has_one_temperature(cls, name: str) -> str:
+        _ = Property(name).temperature
+        return name
 
     @model_validator(mode="after")
     def _hit_has_a_logarithm(self) -> CampaignSection:

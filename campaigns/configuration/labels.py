@@ -1,4 +1,4 @@
-"""Where labels come from: ``[labeler]`` and ``[dft]``."""
+"""Which labels are taken and which train: ``[labels]``; where they come from: ``[labeler]`` and ``[dft]``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,37 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from campaigns.configuration.constraints import Range
 from campaigns.configuration.section import Section
+
+
+class LabelsSection(Section):
+    """Which labels are taken, and which of several trains."""
+
+    limits: dict[str, Range] = Field(
+        default_factory=dict, description="Allowed values by property name; a label beyond them is refused."
+    )
+    prefer: Literal["latest"] | tuple[str, ...] = Field(
+        default="latest",
+        description="Which of a material's labels trains: the latest, or methods in order of preference; labels of "
+        "any other method come after them.",
+    )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods in order of preference; none where the latest label trains."""
+        return () if self.prefer == "latest" else self.prefer
+
+    @field_validator("prefer", mode="before")
+    @classmethod
+    def _methods_are_named_once(cls, given: object) -> object:
+        methods = given if isinstance(given, list | tuple) else ()
+        named = [name for name in methods if isinstance(name, str) and name.strip()]
+        if given != "latest" and (not named or len(named) < len(methods)):
+            raise ValueError("give 'latest', or methods as labels name them, e.g. ['phono3py LBTE', 'phono3py RTA']")
+        if len({*named}) < len(named):
+            raise ValueError("a method stands there twice; keep the first")
+        return "latest" if given == "latest" else tuple(named)
 
 
 class LabelerSection(Section):

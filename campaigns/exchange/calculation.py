@@ -6,7 +6,6 @@ Number of random displacements: four times the fewest that determine third order
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from campaigns.exchange.manifest import (
 )
 from campaigns.exchange.scripts import run_script
 from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, require_pseudopotentials, vasp_inputs
+from campaigns.property_names import named_temperature
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 Workflow = Literal["phono3py", "vasp"]
 PACKAGES = ("kappascout", "phono3py", "phonopy", "symfc", "pymatgen", "spglib")
-ROOM_TEMPERATURE = 300.0
-"""Kelvin."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +149,6 @@ def plan_calculation(
         versions=_versions(),
     )
     return Calculation(record, structure, dft, inputs)
-
-
-def named_temperature(property_: str) -> float:
-    """Temperature that a property's name ends in (``kappa_300K``); 300 K where it names none."""
-    named = re.search(r"_(\d+(?:\.\d+)?)K$", property_)
-    return float(named[1]) if named else ROOM_TEMPERATURE
 
 
 def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Phonons:

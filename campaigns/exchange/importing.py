@@ -24,7 +24,7 @@ from campaigns.exchange.kappa_labels import (
 )
 from campaigns.exchange.manifest import ENTRY, Entry, differences
 from campaigns.exchange.results import Reading, Standing, read_folder
-from db.exceptions import InvalidRecordError
+from db.exceptions import InvalidRecordError, LabelError
 from db.records import FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
 from db.states import QUEUE_MOVES, FailureReason, QueueState
 from engine.materials.crystal import Crystal
@@ -109,7 +109,7 @@ def record_results(
             continue
         try:
             outcomes.append(_record(campaign, reading, entry, wanted, report))
-        except (ExchangeError, InvalidRecordError) as error:
+        except (ExchangeError, InvalidRecordError, LabelError) as error:
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", str(error)))
     return sorted(outcomes, key=lambda o: o.folder)
 

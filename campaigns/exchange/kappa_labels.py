@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.exceptions import ExchangeError
-from campaigns.exchange.calculation import named_temperature
 from campaigns.exchange.judgement import Problem, Subject, judge, remarks
 from campaigns.exchange.kappa_files import COMPONENTS, Kappa, differences, listed, read_kappa
+from campaigns.property_names import Property, named_temperature
 from db.records import KAPPA_UNIT, LabelRecord
 from engine.materials.crystal import Crystal
 
@@ -48,7 +48,7 @@ def require_conductivity(campaign: Campaign, what: str) -> None:
         If the campaign's property is no conductivity.
     """
     property_ = campaign.configuration.campaign.property
-    if not property_.startswith("kappa"):
+    if not Property(property_).is_conductivity:
         raise ExchangeError(
             f"{what} holds a lattice thermal conductivity, but this campaign's property is {property_}; import it into "
             "a campaign of kappa"

@@ -16,7 +16,7 @@ from campaigns.exceptions import CampaignError
 from campaigns.lineage import ROUND, kind_of
 from campaigns.standing import status
 from campaigns.stopping import stopping_advice
-from campaigns.training_set import Scale, training_labels
+from campaigns.training_set import Moment, Scale, training_labels
 from db.states import QueueState
 from engine.metrics.calibration import Z90
 
@@ -91,7 +91,7 @@ class Evidence:
         self.status: dict[str, Any] = status(campaign)
         self.rounds: list[RoundRecord] = campaign.store.rounds()
         self.queue: list[tuple[QueueEntryRecord, str]] = campaign.with_formula(campaign.store.queue())
-        self.labels: dict[str, LabelRecord] = training_labels(campaign.store, self.section)
+        self.labels: dict[str, LabelRecord] = training_labels(campaign.store, campaign.configuration)
         """By material id, in order of arrival."""
         self.models: list[ModelRecord] = [m for m in campaign.store.models() if kind_of(m) == ROUND]
         self.failures: list[FailureRecord] = campaign.store.failures(self.section.property)
@@ -164,7 +164,7 @@ class Evidence:
     def before(self) -> Predictions | None:
         """Collect the latest model's cross-validated predictions of its own labels."""
         for record in reversed(self.trained):
-            labels = training_labels(self.campaign.store, self.section, record.manifest["labels_up_to"])
+            labels = training_labels(self.campaign.store, round_settings(record), Moment.of(record.manifest))
             rows: dict[str, Any] = (record.metrics_before or {})["held_out"]
             ids = [id_ for id_ in labels if id_ in rows]
             if ids:

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+AT_LEAST = {1: 10}
+"""Fewest rows that stand for the best so many percent: of the best 1 % of a small pool nothing could be told."""
+
+
 @dataclass(frozen=True)
 class DiscoveryPoint:
     """What had been found when a round had ended.
 
     ``labels`` counts the rows bought so far; ``recall_top1`` and ``recall_top5`` are the found fractions of the best
-    1 % (at least 10 rows) and 5 %; ``enhancement_*`` the same over what random buying finds; ``best`` the best value
-    bought and ``regret`` its distance from the best of the pool, both on the model's scale; ``hits`` the rows at or
-    beyond the threshold, ``None`` without one.
+    1 % (at least 10 rows) and 5 %, of which there are ``rows_top1`` and ``rows_top5``; ``enhancement_*`` the same over
+    what random buying finds; ``best`` the best value bought and ``regret`` its distance from the best of the pool, both
+    on the model's scale; ``hits`` the rows at or beyond the threshold, ``None`` without one.
     """
 
     round: int
@@ -35,6 +39,8 @@ class DiscoveryPoint:
     best: float
     regret: float
     hits: int | None
+    rows_top1: int
+    rows_top5: int
 
 
 def discovery_curve(
@@ -69,7 +75,7 @@ def discovery_curve(
         raise ValueError(
             f"{len(order)} acquired rows are fewer than the initial {initial}, or the batch of {batch} is 0"
         )
-    best_percent = top_rows(values, goal, percent=1, at_least=10)
+    best_percent = top_rows(values, goal, percent=1, at_least=AT_LEAST[1])
     best_five = top_rows(values, goal, percent=5)
     points: list[DiscoveryPoint] = []
     for labels in range(initial, len(order) + 1, batch):
@@ -87,15 +93,26 @@ def discovery_curve(
                 best=float(best if goal == "min" else -best),
                 regret=float(best - target.min()),
                 hits=None if threshold is None else count_hits(np.asarray(values)[bought], goal, threshold),
+                rows_top1=len(best_percent),
+                rows_top5=len(best_five),
             )
         )
     return points
 
 
+def top_words(n: int, percent: int, extreme: str = "best") -> str:
+    """Name the best 1 % or 5 % of n rows with their count; by the count alone where it is not that share.
+
+    ``best 5 % (11)`` and ``best 10`` of 238 rows, whose best 1 % would be two.
+    """
+    count = _top_count(n, percent, AT_LEAST.get(percent, 1))
+    return f"{extreme} {percent} % ({count})" if count == n * percent // 100 else f"{extreme} {count}"
+
+
 def top_rows(values: ArrayLike, goal: str, *, percent: int, at_least: int = 1) -> NDArray[np.int64]:
     """Positions of the best ``percent`` % of N values (rounded down, but ``at_least``); ties by position."""
     target = _target(values, goal)
-    return np.argsort(target, kind="stable")[: max(at_least, len(target) * percent // 100)]
+    return np.argsort(target, kind="stable")[: _top_count(len(target), percent, at_least)]
 
 
 def acceleration(points: Sequence[DiscoveryPoint], n_pool: int, fraction: float) -> float | None:
@@ -109,6 +126,10 @@ def acceleration(points: Sequence[DiscoveryPoint], n_pool: int, fraction: float)
 def count_hits(values: ArrayLike, goal: str, threshold: float) -> int:
     """Values at or below (goal ``min``) or above (``max``) the threshold."""
     return int(np.count_nonzero(_target(values, goal) <= (threshold if goal == "min" else -threshold)))
+
+
+def _top_count(n: int, percent: int, at_least: int) -> int:
+    return min(n, max(at_least, n * percent // 100))
 
 
 def _target(values: ArrayLike, goal: str) -> NDArray[np.float64]:

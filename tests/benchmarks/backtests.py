@@ -152,12 +152,14 @@ seeds {SEEDS.replace(",", ", ")}; the first labels are drawn by `numpy.random.de
 campaigns with the production code, `default` with the settings of a new campaign. Peers see the same embedding
 (composition statistics, readout, trunk) and the labels bought, nothing else. EF: recall over that of random buying.
 AF50, AF80: labels that random buying needs for half or 80 % of the best 5 %, over those needed. Regret in decades.
+The best 1 % are at least 10 rows: of 238 compounds the best 10 stand for it.
 Seconds are of one thread's processor time. The data are not part of the product.
 """
 
 
 def _section(case: Case, result: dict[str, Any], out: Path) -> str:
     from campaigns.backtest.curves import readable
+    from engine.metrics.discovery import top_words
 
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
@@ -165,7 +167,7 @@ def _section(case: Case, result: dict[str, Any], out: Path) -> str:
         "",
         *_markdown_table(readable(result["summary"])),
         "",
-        "Recall of the best 5 % by labels bought:",
+        f"Recall of the {top_words(result['summary'][0]['pool'], 5)} by labels bought:",
         "",
         *_by_labels(result["bands"]),
         "",

@@ -179,7 +179,7 @@ def _plain_seconds(folder: Path) -> tuple[float, int]:
     with Campaign.open(folder / "ucb") as campaign:
         backbone = campaign.backbone(campaign.configuration.model.backbone)
         pool = Pool.of(campaign.store, backbone.elements)
-        labels = training_labels(campaign.store, campaign.configuration.campaign)
+        labels = training_labels(campaign.store, campaign.configuration)
         embeddings = Featuriser(backbone, folder / "features").embeddings(pool.hashes).astype(np.float64)
     rows = [row for row, id_ in enumerate(pool.ids) if id_ in labels]
     target = np.log10([labels[pool.ids[row]].value for row in rows])

@@ -79,6 +79,18 @@ def test_three_rounds_close_by_themselves(agl: Path) -> None:
     assert rounds[2].metrics_after["cost"] > 0
 
 
+def test_a_value_beyond_the_limits_is_a_failure(agl: Path) -> None:
+    configure(agl, {"campaign": {"batch": 8, "budget": 8}, "labels": {"limits": {"kappa_300K": {"max": 5.0}}}})
+    done("run", agl, "--rounds", "1")
+    with Campaign.open(agl) as campaign:
+        labels, failures = campaign.store.labels(), campaign.store.failures()
+        states = {e.material_id: e.state for e in campaign.queue_entries()}
+    assert len(labels) + len(failures) == 8
+    assert max(label.value for label in labels) <= 5.0
+    assert {failure.reason for failure in failures} == {FailureReason.REJECTED}
+    assert all(states[failure.material_id] is QueueState.FAILED for failure in failures)
+
+
 @pytest.mark.slow
 def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, salts: Path, tmp_path: Path) -> None:
     """Labels and trained networks are the same; the second round's model is trained on the cluster."""

@@ -36,7 +36,7 @@ def test_a_finished_campaign_says_why_to_stop(replay: Path):
         rounds = campaign.store.rounds()
         advice = stopping_advice(campaign)
         found = outlook(campaign)
-        labels = training_labels(campaign.store, campaign.configuration.campaign)
+        labels = training_labels(campaign.store, campaign.configuration)
         table = parquet.read_table(campaign.directory / rounds[-1].predictions.path).to_pandas()
     assert advice.stop
     assert "8 of 8 labels of the budget are asked for" in advice.words

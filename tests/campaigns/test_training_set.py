@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from hypothesis import strategies as st
 
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError
-from campaigns.training_set import Goal, Scale, best_value, default_scale, flaw, training_labels
+from campaigns.training_set import Goal, Moment, Scale, best_value, default_scale, flaw, training_labels
 from db.records import CampaignRecord, LabelRecord, MaterialRecord
 from db.store import Store
 from engine.acquire.objectives import Objective
 
-SECTION = parse_configuration('[campaign]\nname = "c"\ngoal = "min"', "settings").campaign
+SETTINGS = parse_configuration('[campaign]\nname = "c"\ngoal = "min"', "settings")
+PREFERRED = parse_configuration('[campaign]\nname = "c"\ngoal = "min"\n[labels]\nprefer = ["m1"]', "settings")
 WRITES = st.lists(
     st.tuples(
         st.sampled_from("abc"), st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from(["m1", "m2"]),
-        st.sampled_from(["dft", "agl"]),
+        st.sampled_from(["dft", "agl"]), st.booleans(),
     ),
     max_size=8,
 )  # fmt: skip
@@ -31,19 +33,30 @@ WRITES = st.lists(
 @given(WRITES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 def test_labels_up_to_a_moment_are_those_of_that_moment(tmp_path_factory: Any, writes: list[tuple[Any, ...]]) -> None:
-    """Whatever was corrected or added later: a killed round learns from what it began with."""
+    """Whatever was corrected, withdrawn or added later: a killed round learns from what it began with."""
     path: Path = tmp_path_factory.mktemp("store") / "s.sqlite"
     with Store.open(path, create=True) as store:
         store.create_campaign(CampaignRecord("c", "min", "kappa_300K"))
         structure = {"lattice": [[5, 0, 0], [0, 5, 0], [0, 0, 5]], "numbers": [11], "frac_coords": [[0, 0, 0]]}
         store.add_materials(MaterialRecord(id_, id_, "NaCl", "Cl-Na", 225, 2, "b", structure) for id_ in "abc")
         moments = []
-        for id_, value, method, fidelity in writes:
+        for id_, value, method, fidelity, withdraw in writes:
             store.add_labels([LabelRecord(id_, "kappa_300K", value, "W/(m K)", fidelity, method=method)])
-            last = max(label.id or 0 for label in store.labels(current_only=False))
-            moments.append((last, _values(training_labels(store, SECTION))))
-        for last, expected in moments:
-            assert _values(training_labels(store, SECTION, last)) == expected
+            moments.append((Moment.now(store), _now(store)))
+            if withdraw and (labels := store.labels()):
+                store.withdraw_labels([labels[0].id or 0], "somebody", "why not")
+                moments.append((Moment.now(store), _now(store)))
+        for moment, expected in moments:
+            kept = Moment.of(json.loads(json.dumps(moment.to_manifest())))
+            assert tuple(_values(training_labels(store, s, kept)) for s in (SETTINGS, PREFERRED)) == expected
+
+
+def test_rounds_begun_before_labels_could_be_withdrawn() -> None:
+    assert Moment.of({"labels_up_to": 7}) == Moment(7, 0)
+
+
+def _now(store: Store) -> tuple[dict[str, float], ...]:
+    return tuple(_values(training_labels(store, settings)) for settings in (SETTINGS, PREFERRED))
 
 
 def _values(labels: dict[str, LabelRecord]) -> dict[str, float]:

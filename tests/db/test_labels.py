@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db.exceptions import LabelError, UnknownMaterialError
+from db.exceptions import IllegalMoveError, LabelError, UnknownMaterialError, UnknownRecordError
 from db.labels import canonical_unit
 from db.records import CopyRecord, FailureRecord, LabelRecord
 from db.states import FailureReason
@@ -47,6 +47,56 @@ def test_a_correction_supersedes_and_nothing_is_lost(store, pool):
     back = store.add_labels([label(value=2.5)])
     assert back.superseded == report.added
     assert store.counts()["labels"] == 1
+
+
+def test_a_withdrawal_takes_back_and_nothing_is_lost(store, pool):
+    store.add_labels([label(value=2.5)])
+    ids = store.add_labels([label(value=3.5), label("m2")]).added
+    first, second = store.withdraw_labels([*ids, ids[0]], "me", " unconverged ")
+    assert (first.withdrawal, first.withdrawn_by, first.withdrawn_reason) == (1, "me", "unconverged")
+    assert second.withdrawn_at == first.withdrawn_at >= first.created_at
+    assert not first.is_current
+    assert store.labels() == []
+    assert store.counts()["labels"] == 0
+    assert (store.fidelities("kappa_300K"), store.labelled_properties(), store.labelled_fidelities()) == ({}, {}, {})
+    assert [one.value for one in store.labels(current_only=False)] == [2.5, 3.5, 2.5], "the corrected one stays so"
+    assert store.withdrawn_labels() == [first, second]
+    again = store.add_labels([label(value=3.5), label("m2", 9.0)])
+    assert (again.unchanged, len(again.added), again.superseded) == ([ids[0]], 1, [])
+    assert len(store.add_labels([label(value=3.5)], again=True).added) == 1
+    store.withdraw_labels(again.added, "me", "x")
+    assert store.last_withdrawal() == 2
+    assert store.last_label() == max(one.id for one in store.labels(current_only=False))
+
+
+def test_what_cannot_be_withdrawn_keeps_the_others(store, pool):
+    (old,) = store.add_labels([label(value=2.5)]).added
+    new, gone = store.add_labels([label(value=3.5), label("m2")]).added
+    store.withdraw_labels([gone], "me", "x")
+    for ids, reason, error in (
+        ([new, old], "x", IllegalMoveError), ([new, gone], "x", IllegalMoveError), ([new], " ", IllegalMoveError),
+        ([new, 999], "x", UnknownRecordError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            store.withdraw_labels(ids, "me", reason)
+    assert [one.id for one in store.labels()] == [new]
+
+
+def test_a_withdrawn_unit_binds_nobody(store, pool):
+    (wrong,) = store.add_labels([label("m1", -120.0, property="formation_energy", unit="kJ/mol")]).added
+    store.withdraw_labels([wrong], "me", "wrong unit")
+    assert store.add_labels([label("m1", -1.2, property="formation_energy", unit="eV/atom")]).added
+
+
+@pytest.mark.parametrize(("value", "taken"), [(0.1, True), (0.09, False), (10.0, True), (10.1, False)])
+def test_limits(store, pool, value, taken):
+    store.label_limits = {"kappa_300K": (0.1, 10.0), "gap": (None, 0.0)}
+    assert store.add_labels([label(value=value, property="kappa_400K", temperature=400.0)]).added
+    if taken:
+        assert store.add_labels([label(value=value)]).added
+    else:
+        with pytest.raises(LabelError, match=f"{value!r}.*limits"):
+            store.add_labels([label(value=value)])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -7,6 +8,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
 from db.connection import make_engine, to_url
+from db.exceptions import StoreOutdatedError
+from db.records import CampaignRecord, LabelRecord
 from db.schema import alembic_config
 from db.store import Store
 from db.tables import SCHEMA_VERSION, Base
@@ -25,6 +28,31 @@ def test_migrating_up_gives_the_tables_of_the_models(store):
             session.connection(), opts={"compare_type": True, "compare_server_default": True}
         )
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_labels_of_an_older_store_are_current_and_may_be_withdrawn(store_url, structures, make_material):
+    """Migration 0003, there and back: nothing of a label is lost."""
+    url = to_url(store_url)
+    with Store.open(store_url, create=True, structures=structures) as store:
+        store.create_campaign(CampaignRecord("test", "min", "kappa_300K"))
+        store.add_materials([make_material("m1"), make_material("m2")])
+        for value in (1.0, 2.0):
+            store.add_labels([LabelRecord(id_, "kappa_300K", value, "W/(m K)", "dft") for id_ in ("m1", "m2")])
+        before = store.labels(current_only=False)
+    engine = make_engine(url, 1.0, foreign_keys=False)
+    with engine.execution_options(writes=True).begin() as connection:
+        command.downgrade(alembic_config(connection), "0002")
+        assert not {"withdrawal", "withdrawn_at"} & {c["name"] for c in inspect(connection).get_columns("label")}
+    engine.dispose()
+    with pytest.raises(StoreOutdatedError, match=r"0002.*kappascout db upgrade"):
+        Store.open(store_url, structures=structures)
+    assert Store.upgrade(store_url, structures=structures) == ("0002", SCHEMA_VERSION)
+    with Store.open(store_url, structures=structures) as store:
+        assert store.labels(current_only=False) == before
+        assert [label.value for label in store.labels()] == [2.0, 2.0]
+        (gone,) = store.withdraw_labels([store.labels()[0].id], "me", "wrong")
+        assert [label.material_id for label in store.labels()] == ["m2"]
+        assert gone.withdrawn_reason == "wrong"
 
 
 def test_down_and_up_again(store_url):

@@ -50,6 +50,7 @@ def fill(store: Store, make_material: Callable[..., MaterialRecord]) -> None:
     store.add_rejections([RejectionRecord("a.cif", "x", "no_structure", "nothing in it", "look")])
     for value in (1.0, 2.0, 0.1 + 0.2):
         store.add_labels([LabelRecord(id_, "kappa_300K", value, "W/(m K)", "dft", 300.0) for id_ in ids])
+    store.withdraw_labels([store.labels()[-1].id or 0], "Ada", "a slip")
     store.add_failures([FailureRecord("m2", "kappa_300K", "dft", FailureReason.TIMED_OUT, cost=3.5)])
     root = ModelRecord("root", seeds=(1, 2**40), members=(MemberRecord(0, 7, "a/b", "c" * 64, {"rmse": 1e-300}),))
     store.add_model(root)

@@ -96,6 +96,7 @@ def test_no_campaign_is_exit_code_1(name: str, tmp_path: Path) -> None:
     more = {
         "ingest": ["builtin:reference"],
         "label import": ["x.csv"],
+        "label withdraw": ["1", "--reason", "x"],
         "queue withdraw": ["x"],
         "queue fail": ["x", "--reason", "rejected"],
         "queue export": ["--to", "out"],

@@ -94,6 +94,8 @@ def test_kappa_comes_back_to_all_digits(make_queue: MakeQueue, cluster: dict[str
         temperatures, tensors = results["temperature"][:], results["kappa"][:]
         lowest = float(results["frequency"][:].min())
     report = done("label", "import", directory, out, "--temperature", 500, "--format", "json").json
+    (doubted,) = report.pop("doubtful")
+    assert doubted["property"] == "kappa_300K", "the queue expects 2.5 of what is silicon"
     assert report == {
         "added": 2, "unchanged": 0, "superseded": 0,
         "entries": [{"folder": folder.name, "id": SILICON, "state": "done", "message": ""}],

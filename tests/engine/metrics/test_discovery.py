@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.metrics.discovery import acceleration, count_hits, discovery_curve, top_rows
+from engine.metrics.discovery import acceleration, count_hits, discovery_curve, top_rows, top_words
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 
@@ -89,3 +89,17 @@ def test_what_cannot_be_judged():
         discovery_curve(np.arange(9.0), [1, 2], goal="min", initial=5, batch=1)
     with pytest.raises(ValueError, match="use 'min' or 'max'"):
         top_rows([1.0], "low", percent=1)
+
+
+@pytest.mark.parametrize(
+    ("n", "percent", "words", "count"),
+    [
+        (238, 1, "best 10", 10), (238, 5, "best 5 % (11)", 11), (3406, 1, "best 1 % (34)", 34), (999, 1, "best 10", 10),
+        (1000, 1, "best 1 % (10)", 10), (19, 5, "best 1", 1), (8, 1, "best 8", 8),
+    ],
+)  # fmt: skip
+def test_groups_are_named_with_their_count(n: int, percent: int, words: str, count: int) -> None:
+    assert top_words(n, percent) == words
+    assert top_words(n, percent, "lowest") == words.replace("best", "lowest")
+    (point,) = discovery_curve(np.arange(float(n)), [0], goal="min", initial=1, batch=1)
+    assert {1: point.rows_top1, 5: point.rows_top5}[percent] == count

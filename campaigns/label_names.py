@@ -1,0 +1,81 @@
+"""Properties and fidelities that a campaign knows, so that a mistyped one is refused rather than kept for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from campaigns.property_names import probably_meant
+from db.exceptions import LabelProblem
+from db.records import LabelRecord
+
+if TYPE_CHECKING:
+    from campaigns.configuration import Configuration
+    from db.store import Store
+
+USUAL_PROPERTIES = ("kappa_300K",)
+USUAL_FIDELITIES = ("dft", "experiment", "agl", "mlip")
+
+
+@dataclass(frozen=True)
+class LabelNames:
+    """Names that are in use, by what they name."""
+
+    properties: frozenset[str]
+    fidelities: frozenset[str]
+
+    @classmethod
+    def of(cls, configuration: Configuration, store: Store) -> LabelNames:
+        """Collect the names of a campaign's settings, of its current labels, and the usual ones."""
+        section, labeler = configuration.campaign, configuration.labeler
+        return cls(
+            properties=frozenset(
+                {
+                    *USUAL_PROPERTIES,
+                    section.property,
+                    *(objective.property for objective in configuration.objectives),
+                    *configuration.labels.limits,
+                    *store.labelled_properties(),
+                }
+            ),
+            fidelities=frozenset(
+                {
+                    *USUAL_FIDELITIES,
+                    section.fidelity,
+                    *filter(None, [configuration.prior]),
+                    *configuration.acquisition.fidelities,
+                    *configuration.costs,
+                    *labeler.fidelities,
+                    *store.labelled_fidelities(),
+                }
+            ),
+        )
+
+    def mistakes(self, names: Iterable[tuple[str, str]]) -> list[str]:
+        """Say of each property and fidelity which is probably mistyped, if one is; a good one is known from then on."""
+        properties, fidelities = set(self.properties), set(self.fidelities)
+        found: dict[tuple[str, str], str] = {}
+        mistakes = []
+        for pair in names:
+            if pair not in found:
+                found[pair] = "; ".join(
+                    f"{noun} {name!r} is nearly {meant!r}; write {meant!r}, or say with --new-property (new_property="
+                    f"True) that {name!r} is another"
+                    for noun, name, known in zip(("property", "fidelity"), pair, (properties, fidelities), strict=True)
+                    if (meant := probably_meant(name, known))
+                )
+                if not found[pair]:
+                    properties.add(pair[0])
+                    fidelities.add(pair[1])
+            mistakes.append(found[pair])
+        return mistakes
+
+    def problems(self, labels: Sequence[LabelRecord], places: Sequence[str]) -> list[LabelProblem]:
+        """Give the labels whose property or fidelity is probably mistyped."""
+        mistakes = self.mistakes((label.property, label.fidelity) for label in labels)
+        return [
+            LabelProblem(place, label.material_id, label.value, mistake)
+            for place, label, mistake in zip(places, labels, mistakes, strict=True)
+            if mistake
+        ]
