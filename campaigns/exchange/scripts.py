@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import ExchangeError
+from campaigns.exchange.supergroups import supergroups
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -35,6 +36,7 @@ def run_script(formula: str, spacegroup: int, settings: Settings, dft: DftSectio
     return _shipped("run.sh.j2").render(
         formula=formula,
         spacegroup=spacegroup,
+        spacegroups=supergroups(spacegroup),
         relax=settings.relax,
         born=settings.born,
         phonons=phonons,
