@@ -50,6 +50,8 @@ def _checked(given: Mapping[str, object], stage: str) -> Tags:
     tags: Tags = {}
     for key, value in given.items():
         tag = key.strip().upper()
+        if tag.lower() in get_args(Stage):
+            raise ValueError(f"{key} = {value!r}: a stage has a table of tags, {key} = {{ TAG = value }}")
         if not _NAME.fullmatch(tag):
             raise ValueError(f"{key!r} is no INCAR tag")
         if tag in tags:

@@ -31,7 +31,9 @@ def run_script(formula: str, spacegroup: int, settings: Settings, dft: DftSectio
         commands = {
             "displace_command": _displace(phonons, cell),
             "forces_command": _collect(phonons),
-            "kappa_command": _kappa(phonons),
+            "kappa_command": _kappa(phonons, [*map(str, phonons.mesh)]),
+            # the primitive cell that gained symmetry left, with a mesh of the same density
+            "primitive_kappa_command": _kappa(phonons, [str(dft.mesh_length), "--pa", "auto"]),
         }
     return _shipped("run.sh.j2").render(
         formula=formula,
@@ -93,8 +95,8 @@ def _collect(phonons: Phonons) -> str:
     return f"phono3py-init --cf3 disp-[0-9]*/vasprun.xml{fc2}"
 
 
-def _kappa(phonons: Phonons) -> str:
-    words = ["phono3py", "--mesh", *map(str, phonons.mesh), "--br" if phonons.solver == "rta" else "--lbte"]
+def _kappa(phonons: Phonons, mesh: list[str]) -> str:
+    words = ["phono3py", "--mesh", *mesh, "--br" if phonons.solver == "rta" else "--lbte"]
     words += ["--ts", *map(str, phonons.temperatures)]
     if phonons.displacements == "random":
         words += ["--symfc"]

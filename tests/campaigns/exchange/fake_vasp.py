@@ -38,7 +38,7 @@ def main() -> None:
     atoms.calc = tersoff_silicon() if "Si" in atoms.symbols else RigidIonCalculator(RIGID_IONS)
     if int(tags["NSW"]):
         with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
-            optimiser.run(fmax=1e-5, steps=200)
+            optimiser.run(fmax=1e-7, steps=200)
     write("CONTCAR", atoms, format="vasp", direct=True, vasp5=True)
     converged = not (mode.startswith("unconverged") or (mode == "stubborn" and tags["ALGO"] == "Normal"))
     lines = electronic_loop(int(tags["NELM"]), converged, silent=mode == "unconverged5")
