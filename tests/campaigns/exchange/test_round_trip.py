@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue
+from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue, imported, run
 from tests.campaigns.helpers import done, queue
 
 h5py = pytest.importorskip("h5py", reason="phono3py is not installed")
