@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.constraints import Range
+from campaigns.configuration.incar import Stage, Tags, Value, checked_incar
 from campaigns.configuration.section import Section
 
 
@@ -126,8 +127,9 @@ class DftSection(Section):
     core_hours: float = Field(
         default=10.0, gt=0, description="Cost of one supercell of 100 atoms; grows with the atoms squared."
     )
-    incar: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="INCAR tags over those of pymatgen's input sets."
+    incar: dict[str, Value | Tags] = Field(
+        default_factory=dict,
+        description="INCAR tags over those of pymatgen's input sets; tables relax, born and forces for one stage.",
     )
     potcar: dict[str, str] = Field(default_factory=dict, description="Pseudopotential by element, over MPRelaxSet's.")
     vasp_command: str = Field(default="srun vasp_std", min_length=1, description="How VASP is started.")
@@ -136,6 +138,17 @@ class DftSection(Section):
     slurm_template: str = Field(
         default="", description="Jinja template of the job script, relative to the campaign; empty: the shipped one."
     )
+
+    def incar_of(self, stage: Stage) -> Tags:
+        """INCAR tags of a stage: those of all, and over them its own."""
+        common = {tag: value for tag, value in self.incar.items() if not isinstance(value, dict)}
+        own = self.incar.get(stage, {})
+        return common | own if isinstance(own, dict) else common
+
+    @field_validator("incar", mode="before")
+    @classmethod
+    def _of_the_users(cls, given: object) -> object:
+        return checked_incar(given) if isinstance(given, dict) else given
 
     @field_validator("temperatures")
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 from campaigns.exchange.kappa_files import Kappa
 from db.records import KAPPA_UNIT
 from db.states import FailureReason
+from engine.materials.identity import standardise
 from engine.materials.symmetry import point_group, symmetrised
 
 if TYPE_CHECKING:
@@ -124,10 +125,12 @@ def _of_symmetry(name: str, tensor: NDArray[np.float64], temperature: float, sub
 
 
 def _of_modes(kappa: Kappa, subject: Subject) -> Iterator[Problem]:
-    expected = 3 * len(subject.crystal)
+    # a relaxed cell that gained symmetry may hold several primitive ones, which phono3py computes then
+    expected, primitive = 3 * len(subject.crystal), 3 * len(standardise(subject.crystal)[0])
     # what keeps one q-point of a mesh is cut down, and may be cut down in its bands too
     is_part = kappa.q_points == 1 and int(np.prod(kappa.mesh[:3])) != 1
-    if kappa.bands is not None and (kappa.bands > expected or (kappa.bands != expected and not is_part)):
+    is_whole = kappa.bands in (None, expected, primitive)
+    if kappa.bands is not None and (kappa.bands > expected or not (is_whole or is_part)):
         yield Problem(
             f"{kappa.name} has {kappa.bands} bands, but a cell of {len(subject.crystal)} atoms has {expected}; it is "
             "of another crystal, or of another cell"

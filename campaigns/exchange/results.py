@@ -16,6 +16,7 @@ import numpy as np
 from campaigns.exceptions import ExchangeError, ResultFileError
 from campaigns.exchange.kappa_files import Kappa, differences, read_kappa
 from campaigns.exchange.manifest import ENTRY, Entry, file_sha256, meaning_sha256
+from campaigns.exchange.supergroups import supergroups
 from db.states import FailureReason
 from engine.materials.crystal import Crystal
 
@@ -97,17 +98,17 @@ def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str
         if not beside.paths:
             return reading(Standing.RUNNING, message=beside.message)
     _check_whole(folder, done or {})
+    exported, relaxed = _crystal(folder, "POSCAR", entry), _crystal(folder, "POSCAR-relaxed", entry)
+    problem, gained = _problem(folder, entry, exported, relaxed)
     try:
-        kappas, passed_over = _kappas(
-            folder, entry, [_dated(read_kappa(p, temperatures), done) for p in beside.paths], as_method
-        )
+        found = [_dated(read_kappa(p, temperatures), done) for p in beside.paths]
+        # where symmetry was gained, the job script may have had to take a mesh of its own
+        kappas, passed_over = _kappas(folder, entry, found, as_method, any_mesh=bool(gained))
     except ResultFileError as error:
         return failure(FailureReason.BAD_OUTPUT, str(error))
-    exported, relaxed = _crystal(folder, "POSCAR", entry), _crystal(folder, "POSCAR-relaxed", entry)
     if not kappas:
         begun = done is not None or any(folder.glob("*/OUTCAR"))
         return reading(Standing.RUNNING if begun else Standing.NOT_STARTED, relaxed=relaxed)
-    problem, gained = _problem(folder, entry, exported, relaxed)
     if problem:
         return failure(*problem, relaxed=relaxed)
     message = "; ".join(filter(None, [beside.message, gained, passed_over]))
@@ -213,11 +214,16 @@ def _check_whole(folder: Path, done: dict[str, Any]) -> None:
             )
 
 
-def _kappas(folder: Path, entry: Entry, found: Iterable[Kappa], as_method: str) -> tuple[tuple[Kappa, ...], str]:
+def _kappas(
+    folder: Path, entry: Entry, found: Iterable[Kappa], as_method: str, *, any_mesh: bool
+) -> tuple[tuple[Kappa, ...], str]:
     """Conductivities of the exported method, oldest first, and of another that has a name; and what is passed over."""
     kept, others = [], {}
     for kappa in sorted(found, key=lambda k: k.written_at):
-        unlike = differences(kappa, entry.settings.phonons)
+        phonons = entry.settings.phonons
+        if phonons and any_mesh:
+            phonons = phonons.model_copy(update={"mesh": kappa.mesh})
+        unlike = differences(kappa, phonons)
         if unlike:
             others[kappa.name] = kappa, ", ".join(unlike)
         else:
@@ -292,10 +298,7 @@ def _is_supergroup(found: int, before: int, exported: Crystal | None, relaxed: C
 
     if exported is not None:
         return keeps_operations(exported, relaxed)
-    from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
-
-    above, below = (SpaceGroup(sg_symbol_from_int_number(number)) for number in (found, before))
-    return bool(above.is_supergroup(below))
+    return found in supergroups(before)
 
 
 def _contains(path: Path, words: bytes) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import ExchangeError
+from campaigns.exchange.supergroups import supergroups
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -30,11 +31,14 @@ def run_script(formula: str, spacegroup: int, settings: Settings, dft: DftSectio
         commands = {
             "displace_command": _displace(phonons, cell),
             "forces_command": _collect(phonons),
-            "kappa_command": _kappa(phonons),
+            "kappa_command": _kappa(phonons, [*map(str, phonons.mesh)]),
+            # the primitive cell that gained symmetry left, with a mesh of the same density
+            "primitive_kappa_command": _kappa(phonons, [str(dft.mesh_length), "--pa", "auto"]),
         }
     return _shipped("run.sh.j2").render(
         formula=formula,
         spacegroup=spacegroup,
+        spacegroups=supergroups(spacegroup),
         relax=settings.relax,
         born=settings.born,
         phonons=phonons,
@@ -91,8 +95,8 @@ def _collect(phonons: Phonons) -> str:
     return f"phono3py-init --cf3 disp-[0-9]*/vasprun.xml{fc2}"
 
 
-def _kappa(phonons: Phonons) -> str:
-    words = ["phono3py", "--mesh", *map(str, phonons.mesh), "--br" if phonons.solver == "rta" else "--lbte"]
+def _kappa(phonons: Phonons, mesh: list[str]) -> str:
+    words = ["phono3py", "--mesh", *mesh, "--br" if phonons.solver == "rta" else "--lbte"]
     words += ["--ts", *map(str, phonons.temperatures)]
     if phonons.displacements == "random":
         words += ["--symfc"]

@@ -5,21 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from campaigns.configuration.incar import EDIFF, EDIFFG, Stage, Tags
 from campaigns.exceptions import ExchangeError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+    from pymatgen.io.vasp import Incar
 
     from campaigns.configuration import DftSection
     from engine.materials.crystal import Crystal
 
-Purpose = Literal["relax", "born", "forces"]
-
 _TIGHT: dict[str, Any] = {
     "ALGO": "Normal",
-    "EDIFF": 1e-8,
+    "EDIFF": EDIFF,
     "ISMEAR": 0,
     "LCHARG": False,
     "LORBIT": None,
@@ -28,11 +28,15 @@ _TIGHT: dict[str, Any] = {
     "PREC": "Accurate",
     "SIGMA": 0.05,
 }
-_TAGS: dict[Purpose, dict[str, Any]] = {
-    "relax": {"EDIFFG": -1e-3, "IBRION": 2, "ISIF": 3, "NSW": 100},
+_TAGS: dict[Stage, dict[str, Any]] = {
+    "relax": {"EDIFFG": EDIFFG, "IBRION": 2, "ISIF": 3, "NSW": 100},
     "born": {"IBRION": -1, "LEPSILON": True, "LPEAD": None, "NSW": 0},
     "forces": {"IBRION": -1, "NSW": 0},
 }
+_NOT_WITH_BORN = ("NCORE", "NPAR")
+"""Tags of parallelisation that VASP's linear response does not run with."""
+_BY_ATOM = ("MAGMOM", "LDAUU", "LDAUL", "LDAUJ")
+"""Tags that pymatgen writes from tables of its own; a user's are written as they are."""
 POLAR_DIFFERENCE = 0.2
 """Of electronegativities (Pauling); GaSb and PbTe, which are polar, have .23."""
 
@@ -47,34 +51,78 @@ class VaspInputs:
     """What pymatgen warns of."""
 
 
-def vasp_inputs(structure: Structure, purpose: Purpose, dft: DftSection) -> VaspInputs:
+def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection) -> VaspInputs:
     """Give INCAR, KPOINTS and POTCAR.spec; sites of an element must stand together.
 
     Relaxation follows ``MPRelaxSet``, static calculations ``MPStaticSet``, with the convergence that force constants
     need: EDIFF 1e-8 eV, forces below 1 meV/Angstrom, projection in reciprocal space. Spin is left out unless an
-    element is one that the Materials Project starts with a moment.
+    element is one that the Materials Project starts with a moment, or the user gives MAGMOM.
+
+    Raises
+    ------
+    ExchangeError
+        If the user's MAGMOM is not of as many atoms.
     """
     from pymatgen.io.vasp.sets import MPRelaxSet, MPStaticSet
 
-    elements = list(dict.fromkeys(site.specie.symbol for site in structure))
-    incar = _TIGHT | _TAGS[purpose] | ({} if _is_magnetic(elements) else {"ISPIN": 1, "MAGMOM": None}) | dft.incar
+    given, notes = _given_tags(stage, dft)
+    _check_moments(given, structure, stage)
+    spinless = {} if "MAGMOM" in given or _magnetic(structure) else {"ISPIN": 1, "MAGMOM": None}
+    by_atom = {tag: given.pop(tag) for tag in _BY_ATOM if tag in given}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        input_set = (MPRelaxSet if purpose == "relax" else MPStaticSet)(
+        input_set = (MPRelaxSet if stage == "relax" else MPStaticSet)(
             structure,
-            user_incar_settings=incar,
+            user_incar_settings=_TIGHT | _TAGS[stage] | spinless | given,
             user_potcar_settings=dft.potcar,
             force_gamma=True,
             sort_structure=False,
         )
+        incar = input_set.incar
+        incar.update(by_atom)
+        # no KPOINTS where the user gave KSPACING
+        kpoints = input_set.kpoints
         files = {
-            "INCAR": str(input_set.incar),
-            "KPOINTS": f"{str(input_set.kpoints).rstrip()}\n",
+            "INCAR": str(incar),
+            **({} if kpoints is None else {"KPOINTS": f"{str(kpoints).rstrip()}\n"}),
             "POTCAR.spec": "".join(f"{symbol}\n" for symbol in input_set.potcar_symbols),
         }
     # what spglib 2 says of its own future is no note on this crystal
-    notes = [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    notes += [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    notes += [] if "MAGMOM" in by_atom else _ferromagnetic(structure, incar)
     return VaspInputs(files, tuple(dict.fromkeys(notes)))
+
+
+def _given_tags(stage: Stage, dft: DftSection) -> tuple[Tags, list[str]]:
+    """User's tags of a stage, and notes on those that are left out."""
+    tags = dft.incar_of(stage)
+    dropped = [tag for tag in _NOT_WITH_BORN if tag in tags] if stage == "born" else []
+    notes = [f"{tag} = {tags.pop(tag)} is left out of born/INCAR, LEPSILON does not run with it" for tag in dropped]
+    return tags, notes
+
+
+def _check_moments(given: Tags, structure: Structure, stage: Stage) -> None:
+    if "MAGMOM" not in given:
+        return
+    words = [word.split("*") for word in str(given["MAGMOM"]).split()]
+    count = sum(int(word[0]) if len(word) == 2 and word[0].isdecimal() else 1 for word in words)
+    if count not in (len(structure), 3 * len(structure)):
+        raise ExchangeError(
+            f"[dft] incar: MAGMOM = {given['MAGMOM']!r} is of {count} atoms, the cell of the stage {stage} has "
+            f"{len(structure)}; give one moment an atom, for each stage in a table of its own"
+        )
+
+
+def _ferromagnetic(structure: Structure, incar: Incar) -> list[str]:
+    """Say that moments start parallel, which the order of many oxides and halides is not."""
+    moments = dict(zip((site.specie.symbol for site in structure), incar.get("MAGMOM", []), strict=False))
+    listed = ", ".join(f"{symbol} {moments[symbol]:g}" for symbol in _magnetic(structure) if symbol in moments)
+    if incar.get("ISPIN") != 2 or not listed:
+        return []
+    return [
+        f"starts ferromagnetic, with moments of {listed} (MAGMOM, in Bohr magnetons); an antiferromagnetic order needs "
+        "a MAGMOM of your own in [dft] incar, one moment an atom of each stage's cell: relax = { MAGMOM = '5 -5 2*0' }"
+    ]
 
 
 def require_pseudopotentials(elements: Iterable[str], dft: DftSection) -> None:
@@ -128,8 +176,9 @@ def is_polar(crystal: Crystal, properties: Mapping[str, Any]) -> bool:
     return has_anion and len(values) > 1 and max(values) - min(values) >= POLAR_DIFFERENCE
 
 
-def _is_magnetic(elements: list[str]) -> bool:
+def _magnetic(structure: Structure) -> list[str]:
+    """Elements that the Materials Project starts with a moment."""
     from pymatgen.io.vasp.sets import MPRelaxSet
 
-    moments = {name.rstrip("0123456789+") for name in MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]}
-    return not moments.isdisjoint(elements)
+    known = {name.rstrip("0123456789+") for name in MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]}
+    return [symbol for symbol in dict.fromkeys(site.specie.symbol for site in structure) if symbol in known]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ from db.records import QueueEntryRecord
 from db.states import QueueState, RoundState
 from engine.materials.reference import reference_crystals
 from tests.campaigns.helpers import configure, done, write_lines
+from tests.conftest import REPOSITORY
 
 SILICON = "LTC-Si-diamond"
 NACL = "LTC-NaCl-rocksalt"
@@ -55,6 +59,27 @@ def exported(_exported: Path, tmp_path: Path) -> tuple[Path, Path]:
     shutil.copytree(_exported, tmp_path, dirs_exist_ok=True)
     (folder,) = (tmp_path / "out").glob("001-*")
     return tmp_path / "c", folder
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Give the environment of a cluster: vasp_std on the path, names of pseudopotentials as pseudopotentials."""
+    root = tmp_path_factory.mktemp("cluster")
+    vasp = root / "bin" / "vasp_std"
+    vasp.parent.mkdir()
+    vasp.write_text(f"#!/bin/sh\nexec {sys.executable} -m tests.campaigns.exchange.fake_vasp\n")
+    vasp.chmod(0o755)
+    for name in ("Na_pv", "Cl", "Si"):
+        (root / "potcars" / name).mkdir(parents=True)
+        (root / "potcars" / name / "POTCAR").write_text(f"{name}\n")
+    path = os.pathsep.join([str(vasp.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    threads = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+    return os.environ | threads | {
+        "PATH": path,
+        "PYTHONPATH": str(REPOSITORY),
+        "POTCAR_DIR": str(root / "potcars"),
+        "SLURM_ARRAY_TASK_ID": "1",
+    }  # fmt: skip
 
 
 def make_campaign(root: Path, *crystals: str | dict[str, Any], **dft: Any) -> Path:
@@ -114,3 +139,19 @@ def mark_done(folder: Path, at: str = "2026-01-02T03:04:05Z") -> None:
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("kappa-m*.hdf5")}
     (folder / "STARTED").touch()
     (folder / "DONE").write_text(json.dumps({"at": at, "files": files}))
+
+
+def imported(directory: Path, out: Path) -> dict[str, Any]:
+    """Import an export; the outcome of its only entry."""
+    (entry,) = done("label", "import", directory, out, "--format", "json").json["entries"]
+    found: dict[str, Any] = entry
+    return found
+
+
+def run(folder: Path, cluster: dict[str, str], *stages: str, code: int = 0) -> str:
+    """Run stages of an entry by hand; what the script says."""
+    ran = subprocess.run(
+        ["bash", "run.sh", *stages], cwd=folder, env=cluster, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == code, ran.stderr
+    return ran.stderr

@@ -1,7 +1,9 @@
 """What stands in for VASP: reads POSCAR and INCAR; writes OUTCAR, vasprun.xml and CONTCAR of a classical potential.
 
 Started as ``vasp_std`` in the folder of a calculation. FAKE_VASP in the environment makes it misbehave: ``crash``,
-``hang``, ``unconverged``, ``unrelaxed``, ``unfinished``.
+``hang``, ``unrelaxed``, ``unfinished``, ``asymmetric`` (Born charges), ``unconverged``: electrons that do not converge,
+said as VASP 6 says it, and ``unconverged5``, as VASP 5 does not; ``stubborn``: not with ALGO = Normal. Such electrons
+give half the force. FAKE_VASP_IN confines that to folders with this text in their path.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ EPSILON = 2.4
 
 
 def main() -> None:
-    mode = os.environ.get("FAKE_VASP", "")
+    mode = os.environ.get("FAKE_VASP", "") if os.environ.get("FAKE_VASP_IN", "") in str(Path.cwd()) else ""
     if mode == "crash":
         sys.exit(3)
     if mode == "hang":
@@ -36,21 +38,36 @@ def main() -> None:
     atoms.calc = tersoff_silicon() if "Si" in atoms.symbols else RigidIonCalculator(RIGID_IONS)
     if int(tags["NSW"]):
         with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
-            optimiser.run(fmax=1e-5, steps=200)
+            optimiser.run(fmax=1e-7, steps=200)
     write("CONTCAR", atoms, format="vasp", direct=True, vasp5=True)
-    lines = [] if mode == "unconverged" else ["aborting loop because EDIFF is reached"]
+    converged = not (mode.startswith("unconverged") or (mode == "stubborn" and tags["ALGO"] == "Normal"))
+    lines = electronic_loop(int(tags["NELM"]), converged, silent=mode == "unconverged5")
+    if "LEPSILON" in tags:
+        lines += electronic_loop(int(tags["NELM"]), converged=True)
     if int(tags["NSW"]) and mode != "unrelaxed":
         lines.append("reached required accuracy - stopping structural energy minimisation")
     if mode != "unfinished":
         lines.append("General timing and accounting informations for this job:")
     Path("OUTCAR").write_text("\n".join(lines) + "\n")
-    Path("vasprun.xml").write_text(vasprun(atoms, "LEPSILON" in tags))
+    Path("vasprun.xml").write_text(vasprun(atoms, "LEPSILON" in tags, 1.0 if converged else 0.5, mode == "asymmetric"))
 
 
-def vasprun(atoms: Atoms, with_born: bool) -> str:
+def electronic_loop(limit: int, converged: bool, silent: bool = False) -> list[str]:
+    """Write what OUTCAR says of one loop."""
+    steps = 5 if converged else limit
+    lines = [f"   NELM   =  {limit:5d};   NELMIN=  2; NELMDL= -5     # of ELM steps"]
+    lines += [f"{'-' * 39} Iteration      1({step:4d})  {'-' * 39}" for step in range(1, steps + 1)]
+    end = "because EDIFF is reached" if converged else "EDIFF was not reached (unconverged)"
+    return lines if silent and not converged else [*lines, f"{'-' * 24} aborting loop {end} {'-' * 40}"]
+
+
+def vasprun(atoms: Atoms, with_born: bool, force: float, asymmetric: bool) -> str:
     """Write what phonopy reads of a vasprun.xml."""
     symbols = "".join(f"<rc><c>{s}</c><c>1</c></rc>" for s in atoms.get_chemical_symbols())
-    charges = "".join(f"<set>{_rows(BORN[s] * np.eye(3))}</set>" for s in atoms.get_chemical_symbols() if with_born)
+    odd = 0.5 * np.eye(3, k=1) * asymmetric
+    charges = "".join(
+        f"<set>{_rows(BORN[s] * (np.eye(3) + odd))}</set>" for s in atoms.get_chemical_symbols() if with_born
+    )
     born = f'<array name="born_charges">{charges}</array><varray name="epsilon">{_rows(EPSILON * np.eye(3))}</varray>'
     energy = f"{atoms.get_potential_energy():.12f}"
     energies = "".join(f'<i name="{name}">{energy}</i>' for name in ("e_fr_energy", "e_wo_entrp", "e_0_energy"))
@@ -59,7 +76,7 @@ def vasprun(atoms: Atoms, with_born: bool) -> str:
         f'<atominfo><array name="atoms"><set>{symbols}</set></array></atominfo>\n'
         f'<calculation><structure><crystal><varray name="basis">{_rows(atoms.cell.array)}</varray></crystal>\n'
         f'<varray name="positions">{_rows(atoms.get_scaled_positions())}</varray></structure>\n'
-        f'<varray name="forces">{_rows(atoms.get_forces())}</varray>\n{born if with_born else ""}'
+        f'<varray name="forces">{_rows(force * atoms.get_forces())}</varray>\n{born if with_born else ""}'
         f"<energy>{energies}</energy></calculation>\n</modeling>\n"
     )
 

@@ -230,6 +230,51 @@ def test_magnetic_elements_keep_their_spin(make_queue: MakeQueue, tmp_path: Path
     assert (folder / "POSCAR").read_text().splitlines()[5].split() == ["O", "Ni"]
 
 
+def test_moments_start_parallel_or_as_the_user_says(make_queue: MakeQueue, tmp_path: Path) -> None:
+    """An order is the user's to give, one moment an atom of each stage's cell; it is said where none is given."""
+    nickel = record(NACL) | {"id": "NiO", "species": ["Ni", "O"]}
+    directory = make_queue(nickel, born="always")
+    export(directory, tmp_path / "out")
+    (folder,) = (tmp_path / "out").glob("001-*")
+    (note,) = [note for note in entry_of(folder)["notes"] if "ferromagnetic" in note]
+    assert "moments of Ni 5 (MAGMOM" in note
+    own = {"relax": {"magmom": [0, -5]}, "born": {"MAGMOM": "0 -5"}, "forces": {"MAGMOM": "4*0 2*5 2*-5"}}
+    configure(directory, {"dft": {"incar": own}})
+    export(directory, tmp_path / "own")
+    (folder,) = (tmp_path / "own").glob("001-*")
+    assert not [note for note in entry_of(folder)["notes"] if "ferromagnetic" in note]
+    assert "MAGMOM = 1*0.0 1*-5.0" in (folder / "born" / "INCAR").read_text()
+    assert "MAGMOM = 4*0.0 2*5.0 2*-5.0" in (folder / "forces" / "INCAR").read_text()
+    configure(directory, {"dft": {"incar": {"MAGMOM": "0 5"}}})
+    message = refused("queue", "export", directory, "--to", tmp_path / "no", "--format", "phono3py")
+    assert "MAGMOM = '0 5' is of 2 atoms, the cell of the stage forces has 8" in message
+
+
+def test_tags_of_one_stage(make_queue: MakeQueue, tmp_path: Path) -> None:
+    """In any case of letters; what linear response does not run with is left out of the Born stage, and said."""
+    tags = {"ncore": 4, "GGA": "PS", "ediff": 1e-9, "relax": {"Potim": 0.2}, "born": {"NPAR": 2, "KPAR": 3}}
+    directory = make_queue(NACL, born="always", incar=tags)
+    export(directory, tmp_path / "out")
+    (folder,) = (tmp_path / "out").glob("001-*")
+    lines = {s: (folder / s / "INCAR").read_text().splitlines() for s in ("relax", "born", "forces")}
+    for stage, found in lines.items():
+        assert {"GGA = Ps", "EDIFF = 1e-09"} <= set(found)
+        assert ("NCORE = 4" in found) is (stage != "born")
+        assert ("POTIM = 0.2" in found) is (stage == "relax")
+        assert ("KPAR = 3" in found) is (stage == "born")
+    assert not [line for line in lines["born"] if line.startswith(("NPAR", "NCORE"))]
+    notes = " ".join(entry_of(folder)["notes"])
+    assert "NCORE = 4 is left out of born/INCAR" in notes
+    assert "NPAR = 2 is left out of born/INCAR" in notes
+
+
+def test_a_density_of_points_in_place_of_kpoints(make_queue: MakeQueue, tmp_path: Path) -> None:
+    export(make_queue(SILICON, incar={"KSPACING": 0.2}), tmp_path / "out")
+    (folder,) = (tmp_path / "out").glob("001-*")
+    assert "KSPACING = 0.2" in (folder / "forces" / "INCAR").read_text()
+    assert not list(folder.rglob("KPOINTS"))
+
+
 def test_relaxation_alone(make_queue: MakeQueue, tmp_path: Path) -> None:
     directory, out = make_queue(NACL, born="always"), tmp_path / "out"
     export(directory, out, format="vasp")

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue
+from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue, imported, run
 from tests.campaigns.helpers import done, queue
-from tests.conftest import REPOSITORY
 
 h5py = pytest.importorskip("h5py", reason="phono3py is not installed")
 pytest.importorskip("phono3py", reason="phono3py is not installed")
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give the environment of a cluster: vasp_std on the path, names of pseudopotentials as pseudopotentials."""
-    root = tmp_path_factory.mktemp("cluster")
-    vasp = root / "bin" / "vasp_std"
-    vasp.parent.mkdir()
-    vasp.write_text(f"#!/bin/sh\nexec {sys.executable} -m tests.campaigns.exchange.fake_vasp\n")
-    vasp.chmod(0o755)
-    for name in ("Na_pv", "Cl", "Si"):
-        (root / "potcars" / name).mkdir(parents=True)
-        (root / "potcars" / name / "POTCAR").write_text(f"{name}\n")
-    path = os.pathsep.join([str(vasp.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
-    threads = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-    return os.environ | threads | {
-        "PATH": path,
-        "PYTHONPATH": str(REPOSITORY),
-        "POTCAR_DIR": str(root / "potcars"),
-        "SLURM_ARRAY_TASK_ID": "1",
-    }  # fmt: skip
 
 
 def submit(out: Path, cluster: dict[str, str], **more: str) -> subprocess.CompletedProcess[str]:
@@ -51,13 +26,6 @@ def submit(out: Path, cluster: dict[str, str], **more: str) -> subprocess.Comple
     return subprocess.run(
         ["bash", "submit.sh"], cwd=out, env=cluster | more, capture_output=True, text=True, timeout=300, check=False
     )
-
-
-def imported(directory: Path, out: Path) -> dict[str, Any]:
-    """Import an export; the outcome of its only entry."""
-    (entry,) = done("label", "import", directory, out, "--format", "json").json["entries"]
-    found: dict[str, Any] = entry
-    return found
 
 
 def assert_accumulated(table: dict[str, list[float]], file: Path) -> None:
@@ -178,15 +146,6 @@ def test_the_time_limit_is_marked_and_the_work_goes_on(exported: tuple[Path, Pat
 def test_an_unknown_stage(exported: tuple[Path, Path], cluster: dict[str, str]) -> None:
     _, folder = exported
     assert "unknown stage bake; there are: relax displace forces kappa" in run(folder, cluster, "bake", code=2)
-
-
-def run(folder: Path, cluster: dict[str, str], *stages: str, code: int = 0) -> str:
-    """Run stages of an entry by hand; what the script says."""
-    ran = subprocess.run(
-        ["bash", "run.sh", *stages], cwd=folder, env=cluster, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert ran.returncode == code, ran.stderr
-    return ran.stderr
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:
