@@ -52,9 +52,10 @@ class Materials(StoreConnection):
         with self.session(write=True) as session:
             return Addition(session, self.lock_campaign(session), self.shards).add(records)
 
-    def link_copies(self, copies: Iterable[CopyRecord]) -> list[tuple[str, str]]:
-        """Record crystals that are materials of the store in nearly equal form; ids that cannot be linked, and why.
+    def link_copies(self, copies: Iterable[CopyRecord]) -> AddReport:
+        """Record crystals that are materials of the store in nearly equal form; none is added.
 
+        One that comes under an id of its material is unchanged; one whose id is another material's is a conflict.
         Properties are merged, never overwritten. A copy that is to represent the material gives it its structure,
         space group and hash; a material with a label, a failure or a queue entry, and any while a round is under way,
         stays as it is.

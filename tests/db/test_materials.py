@@ -87,8 +87,9 @@ def test_a_known_id_with_the_crystal_of_another_material_is_refused(store, pool,
 
 def test_a_near_duplicate_is_linked_and_known_when_it_comes_again(store, pool, make_material):
     copy = make_material("near", "near hash", band_gap_eV=0.0, density=2.1)
-    assert store.link_copies([CopyRecord("m3", copy)]) == []
-    assert store.link_copies([CopyRecord("m3", replace(copy, properties={"density": 99.0}))]) == []
+    assert store.link_copies([CopyRecord("m3", copy)]).duplicates == [("near", "m3")]
+    again = replace(copy, properties={"density": 99.0})
+    assert store.link_copies([CopyRecord("m3", again)]).unchanged == ["near"]
     assert only(store, "near").properties == {"band_gap_eV": 1.5, "density": 2.1}
     assert store.counts()["sources"] == 11
     assert store.add_materials([make_material("near", "near hash")]).unchanged == ["near"]
@@ -104,7 +105,7 @@ def test_a_near_duplicate_is_linked_and_known_when_it_comes_again(store, pool, m
 )
 def test_links_that_contradict_the_store(store, pool, make_material, material_id, content_hash, words):
     copies = [CopyRecord("m3", make_material(material_id, content_hash)), CopyRecord("m3", make_material("c", "h"))]
-    ((refused, why),) = store.link_copies(copies)
+    ((refused, why),) = store.link_copies(copies).conflicts
     assert refused == material_id
     assert words in why
     assert store.resolve("c") == "m3"

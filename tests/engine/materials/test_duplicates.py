@@ -52,7 +52,7 @@ def test_another_volume_is_another_crystal() -> None:
 
 def test_polymorphs_are_kept_apart() -> None:
     stackings = [material(silicon_carbide(s), s) for s in ("AB", "ABC", "ABCB", "ABCACB", "ABABABC", "ABABCBC")]
-    assert [original for _, original in link_duplicates(stackings, {})] == [None] * 6
+    assert [placed[1:] for placed in link_duplicates(stackings, {})] == [(None, None)] * 6
     assert not same_crystal(material(rocksalt(4.35, "Si", "C")), material(zincblende()))
 
 
@@ -74,7 +74,7 @@ def test_a_chunk_is_linked_to_what_is_known_and_to_itself() -> None:
     exact, near = material(another_setting(rocksalt(), rng), "exact"), material(rocksalt(4.25), "near")
     first, again = material(rutile(), "first"), material(another_setting(rutile(), rng), "again")
     pairs = link_duplicates([exact, first, near, again], {known.bucket: [known]})
-    assert [(m.id, o.id if o else None) for m, o in pairs] == [
+    assert [(m.id, o.id if o else None) for m, o, _ in pairs] == [
         ("exact", "known"),
         ("first", None),
         ("near", "known"),
@@ -95,7 +95,7 @@ def test_invariants_never_hide_a_copy() -> None:
         )
         one = Material("one", crystal, "1", 1)
         two = Material("two", moved, "2", 1)
-        ((_, original),) = link_duplicates([two], {one.bucket: [one]})
+        ((_, original, _),) = link_duplicates([two], {one.bucket: [one]})
         assert (original is one) == same_crystal(two, one)  # near the limits the order matters
         found += original is one
     assert found > 10
