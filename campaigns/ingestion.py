@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from campaigns.cursors import Cursor
 from campaigns.exceptions import CampaignError
 from campaigns.output import Count
+from campaigns.relatives import stored_material
 from campaigns.training_set import default_scale, flaw
-from db.records import CopyRecord, LabelRecord, MaterialKey, MaterialRecord, RejectionRecord, SourceRecord
+from db.records import CopyRecord, LabelRecord, MaterialRecord, RejectionRecord, SourceRecord
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
-from engine.materials.crystal import Crystal, Material, isotopes_of
+from engine.materials.crystal import Crystal, Material
 from engine.materials.duplicates import Placed, link_duplicates, same_crystal
 from engine.materials.sources.source import Page, Source, is_remote, open_source
 
@@ -400,9 +401,9 @@ def _add(store: Store, materials: Sequence[Material], report: IngestReport, prov
 
 
 def _placed(store: Store, materials: Sequence[Material]) -> dict[int, Placed]:
-    """Tell which are near copies or relaxations of another, by ``id()``; structures are read only where that is to be seen.
+    """Tell which are near copies or relaxations of another, by ``id()``.
 
-    What came in before under its hash is told by that alone.
+    Structures are read only where that is to be seen: what came in before under its hash is told by that alone.
     """
     known = store.known_hashes(m.content_hash for m in materials)
     unknown = [m for m in materials if m.content_hash not in known]
@@ -410,7 +411,8 @@ def _placed(store: Store, materials: Sequence[Material]) -> dict[int, Placed]:
     ids = [key.material_id for keys in present.values() for key in keys]
     structures = {id_: structure for id_, (_, structure) in zip(ids, store.structures(ids), strict=True)}
     originals = {
-        bucket: [_stored_material(key, structures[key.material_id]) for key in keys] for bucket, keys in present.items()
+        bucket: [stored_material(key, Crystal.from_dict(structures[key.material_id])) for key in keys]
+        for bucket, keys in present.items()
     }
     return {
         id(placed.material): placed
@@ -426,11 +428,6 @@ def _noted(material: Material, relaxation: Material | None) -> Material:
     own, other = (m.crystal.volume / len(m.crystal) for m in (material, relaxation))
     note = f"the same compound as {relaxation.id}, other relaxation ({own:.1f} A3 an atom, there {other:.1f})"
     return replace(material, notes=(*material.notes, note))
-
-
-def _stored_material(key: MaterialKey, structure: dict[str, Any]) -> Material:
-    crystal = Crystal.from_dict(structure)
-    return Material(key.material_id, crystal, key.content_hash, key.spacegroup, isotopes=isotopes_of(key.bucket))
 
 
 def _link(store: Store, linked: Sequence[tuple[Material, str]], provenance: Provenance) -> list[CopyRecord]:

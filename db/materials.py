@@ -28,7 +28,7 @@ from db.records import (
     utc_now,
 )
 from db.structures import FULL
-from db.tables import Material, MaterialProperty, Rejection, Source, StructureShard
+from db.tables import Base, Material, MaterialProperty, Rejection, Source, StructureShard
 
 KEY_COLUMNS = tuple(getattr(Material, name) for name in MaterialKey._fields)
 SOURCE_COLUMNS = tuple(getattr(Source, name) for name in SourceRecord.__dataclass_fields__)
@@ -212,6 +212,14 @@ class Materials(StoreConnection):
                 values[name][material_id] = value
         return values
 
+    def add_property(self, name: str, values: Mapping[str, PropertyValue]) -> None:
+        """Give materials, by any of their ids, a property that they lack; a value that is known stays."""
+        with self.session(write=True) as session:
+            owners = resolve_owners(session, self.lock_campaign(session), values)
+            rows = [{"material_pk": owners[id_][0], "name": name, "value": v} for id_, v in values.items()]
+            if rows:
+                session.execute(_insert(session, MaterialProperty).on_conflict_do_nothing(), rows)
+
     def add_rejections(self, batch: Iterable[RejectionRecord]) -> int:
         """Keep what was refused; return how many were new (same source, id and reason is known already)."""
         with self.session(write=True) as session:
@@ -219,8 +227,7 @@ class Materials(StoreConnection):
             rows = [vars(record) | own | {"at": record.at or utc_now()} for record in batch]
             if not rows:
                 return 0
-            dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-            statement = dialect.insert(Rejection).on_conflict_do_nothing().returning(Rejection.id)
+            statement = _insert(session, Rejection).on_conflict_do_nothing().returning(Rejection.id)
             return len(session.scalars(statement, rows).all())
 
     def rejections(self) -> list[RejectionRecord]:
@@ -277,6 +284,12 @@ class Materials(StoreConnection):
                 raise BrokenShardError(error.path, error.fault, _origins(session, sha256)) from error
             found.update(zip((pk for pk, _ in rows), structures, strict=True))
         return found
+
+
+def _insert(session: Session, table: type[Base]) -> Any:
+    """Give the insert of this database, which may pass over rows that are there."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
 
 
 def _after(last: int, campaign_pk: int) -> tuple[ColumnElement[bool], ...]:

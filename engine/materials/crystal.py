@@ -150,7 +150,7 @@ class Material:
 
     @property
     def bucket(self) -> str:
-        """Key under which copies of one crystal from different databases meet: formula, space group, sites, nuclides."""
+        """Key under which copies of one crystal meet: formula, space group, sites, and isotopes where there are any."""
         natural = f"{self.formula}|{self.spacegroup}|{len(self.crystal)}"
         return f"{natural}|{self.isotopes}" if self.isotopes else natural
 

@@ -1,9 +1,10 @@
 """How far bonds reach through a crystal (0 molecules, 1 chains, 2 layers, 3), and empty space in a cell.
 
-Ranking by intervals: Larsen, Pandey, Strange, Jacobsen, Phys. Rev. Materials 3, 034003 (2019). Two sites are bonded when
-they are closer than k times the sum of their covalent radii. The dimensionality grows with k; the one that holds over
-the longest stretch of k counts, stretches near k = 1 weighing most. Ours weigh half up to k = 1.25 instead of 1.15, so
-that salts of large ions (K2SnCl6, 1.19; SrSO4, 1.15) reach in three dimensions and tellurium (1.26) in one.
+Ranking by intervals: Larsen, Pandey, Strange, Jacobsen, Phys. Rev. Materials 3, 034003 (2019). Two sites are bonded
+when they are closer than k times the sum of their covalent radii. The dimensionality grows with k; the one that holds
+over the longest stretch of k counts, stretches near k = 1 weighing most. Half of the weight lies below k = 1.25 here
+instead of 1.15, so that salts of large ions (K2SnCl6, 1.19; SrSO4, 1.15) reach in three dimensions, tellurium (1.26) in
+one.
 """
 
 from __future__ import annotations
