@@ -3,8 +3,9 @@
 Ranking by intervals: Larsen, Pandey, Strange, Jacobsen, Phys. Rev. Materials 3, 034003 (2019). Two sites are bonded
 when they are closer than k times the sum of their covalent radii. The dimensionality grows with k; the one that holds
 over the longest stretch of k counts, stretches near k = 1 weighing most. Half of the weight lies below k = 1.25 here
-instead of 1.15, so that salts of large ions (K2SnCl6, 1.19; SrSO4, 1.15) reach in three dimensions, tellurium (1.26) in
-one.
+instead of 1.15, so that antimony (1.20) reaches in three dimensions and tellurium (1.26) in one. Ions are larger than
+atoms with covalent bonds: a site without any gets those to its nearest neighbours (TlCl, 1.3; NH4Cl), unless it is a
+noble gas.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class _Bonds:
         radii = COVALENT_RADIUS[crystal.numbers]
         first, second, images, distances = neighbours(crystal, 2 * longest * float(radii.max()))
         ratio = distances / (radii[first] + radii[second])
+        ratio = ratio / _looseness(crystal.numbers, first, second, ratio)
         near = np.flatnonzero(ratio <= longest)
         order = near[np.argsort(ratio[near], kind="stable")]
         self.ratio = ratio[order]
@@ -86,6 +88,19 @@ class _Bonds:
             bonds[first].append((second, image))
         place: dict[int, tuple[float, float, float]] = {}
         return max(_periods(site, bonds, place) for site in range(self._n))
+
+
+def _looseness(
+    numbers: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64], ratio: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Give what each pair's ratio is divided by: that of the nearest neighbours of a site that has no bond."""
+    nearest = np.full(len(numbers), np.inf)
+    np.minimum.at(nearest, first, ratio)
+    loose = np.where((nearest > 1) & (nearest <= _LONGEST) & ~np.isin(numbers, _NOBLE), nearest, 1.0)
+    return np.where(numbers[first] == numbers[second], 1.0, np.maximum(loose[first], loose[second]))
+
+
+_NOBLE = [2, 10, 18, 36, 54, 86]
 
 
 def _periods(
