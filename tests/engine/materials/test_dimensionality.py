@@ -43,7 +43,7 @@ CARBON_DIOXIDE = cubic(
         (s + x * 0.118, t + y * 0.118, u + z * 0.118)
         for (s, t, u), (x, y, z) in zip(
             [(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)] * 2,
-            [(1, 1, 1), (-1, 1, -1), (1, -1, -1), (-1, -1, 1)] + [(-1, -1, -1), (1, -1, 1), (-1, 1, 1), (1, 1, -1)],
+            [(1, 1, 1), (-1, 1, -1), (1, -1, -1), (-1, -1, 1), (-1, -1, -1), (1, -1, 1), (-1, 1, 1), (1, 1, -1)],
             strict=True,
         )
     ],
@@ -111,10 +111,7 @@ def test_polytypes_are_bulk(stacking: str) -> None:
 
 def test_the_note_is_the_materials() -> None:
     slab, bulk = sandwich(25.0, (0.5,)), rocksalt()
-    records = [
-        RawRecord("x", Format.JSON, {"species": c.symbols, **{k: getattr(c, k).tolist() for k in ("lattice", "frac_coords")}}, "x")
-        for c in (slab, bulk)
-    ]  # fmt: skip
+    records = [RawRecord("x", Format.JSON, c.to_dict() | {"species": c.symbols}, "x") for c in (slab, bulk)]
     first, second = process(records)
     assert "vacuum" in first.notes[-1]
     assert second.notes == ()
