@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from campaigns.exceptions import ConfigurationError
+from campaigns.exchange.calculation import natural_masses
 from campaigns.property_names import named_temperature
 from db.labels import beyond
 from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
-from engine.materials.crystal import Crystal
-from engine.physics.outcome import Calculated
+from engine.materials.crystal import Crystal, isotopes_of
+from engine.physics.outcome import Calculated, Failed
+from engine.physics.workers import Finished
 
 if TYPE_CHECKING:
     from campaigns.configuration import Configuration, LabelerSection
     from campaigns.training_set import Goal
     from db.store import Store
-    from engine.physics.workers import Calculation, Finished
+    from engine.physics.workers import Calculation
 
 _OURS = (QueueState.APPROVED, QueueState.RUNNING)
 
@@ -62,9 +64,13 @@ class Calculator:
             self._move(store, [e for e in wanted.values() if e.state is QueueState.PROPOSED], QueueState.APPROVED)
             self._move(store, [e for e in wanted.values() if e.state is not QueueState.RUNNING], QueueState.RUNNING)
         materials = {m.material_id: m for m in store.materials(list(wanted))}
-        crystals = ((id_, Crystal.from_dict(materials[id_].structure)) for id_ in wanted)
+        heavy = {id_: isotopes for id_, m in materials.items() if (isotopes := isotopes_of(m.bucket))}
+        for id_, isotopes in heavy.items():
+            self._keep(store, wanted[id_], Finished(id_, Failed("rejected", natural_masses(isotopes)), 0.0))
+            say(f"{kind}: {id_} is not calculated, {natural_masses(isotopes)}")
+        crystals = ((id_, Crystal.from_dict(materials[id_].structure)) for id_ in wanted if id_ not in heavy)
         with closing(self._results(crystals)) as results:  # ends the processes, whatever happens in between
-            for done, finished in enumerate(results, 1):
+            for done, finished in enumerate(results, len(heavy) + 1):
                 self._keep(store, wanted[finished.key], finished)
                 about = f"{materials[finished.key].formula}, {_in_words(finished)} ({finished.wall_seconds:.0f} s)"
                 say(f"{kind} {done} of {len(wanted)}: {about}")

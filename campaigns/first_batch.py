@@ -8,6 +8,7 @@ import numpy as np
 
 from campaigns.predictors import is_model, load_predictor
 from campaigns.ranking import limits_of
+from campaigns.relatives import Relatives
 from campaigns.training_set import Moment, training_labels
 from db.records import QueueEntryRecord
 from engine.acquire.allowance import Allowance
@@ -35,13 +36,15 @@ def first_entries(work: RoundWork, cheaper: CheaperFidelity | None = None) -> li
     if len(candidates) > _POOL:
         chosen = _sample(work, prior, len(candidates), q, rng)
         candidates, prior = candidates[chosen], None if prior is None else prior[chosen]
-    known = work.pool.rows_of({*work.labels, *work.manifest["pending"]})
+    labelled, pending = work.pool.rows_of(work.labels), work.pool.rows_of(work.manifest["pending"])
     if cheaper is not None:
-        known = np.union1d(work.pool.rows_of(cheaper.labels), cheaper.pending)
+        labelled, pending = work.pool.rows_of(cheaper.labels), cheaper.pending
+    known = np.union1d(labelled, pending)
     kind = settings.acquisition.families
     families = None if kind == "none" else work.pool.families(kind)
     embeddings = work.featuriser.embeddings(work.hashes(candidates))
-    allowance = Allowance(candidates, limits_of(work))
+    relatives = Relatives.of(work.store, work.pool)
+    allowance = Allowance(candidates, limits_of(work), relatives=relatives, pending=pending)
     entries: list[QueueEntryRecord] = []
     while len(entries) < q and allowance.left:  # once, unless limits forbid some of what was chosen
         left = np.flatnonzero(allowance.open)
@@ -62,7 +65,8 @@ def first_entries(work: RoundWork, cheaper: CheaperFidelity | None = None) -> li
                 allowance.take(int(left[pick]))
                 row = int(candidates[left[pick]])
                 known = np.append(known, row)
-                entries.append(_entry(work, cheaper, len(entries) + 1, row, value, words))
+                beside = relatives.words(row, labelled.tolist()) if relatives else ""
+                entries.append(_entry(work, cheaper, len(entries) + 1, row, value, words + beside))
     if len(entries) < q:
         work.say(f"limits leave {len(entries)} of {q} rows; relax one for more")
     return entries

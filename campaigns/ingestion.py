@@ -17,13 +17,14 @@ from campaigns.cursors import Cursor
 from campaigns.exceptions import CampaignError
 from campaigns.output import Count
 from campaigns.property_names import Property
+from campaigns.relatives import stored_material
 from campaigns.training_set import default_scale, flaw
 from db.labels import Limits, beyond
-from db.records import CopyRecord, LabelRecord, MaterialKey, MaterialRecord, RejectionRecord, SourceRecord
+from db.records import CopyRecord, LabelRecord, MaterialRecord, RejectionRecord, SourceRecord
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal, Material
-from engine.materials.duplicates import link_duplicates
+from engine.materials.duplicates import Placed, link_duplicates, same_crystal
 from engine.materials.sources.source import Page, Source, is_remote, open_source
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ BATCH = 2048
 """Records of files that are kept together; a killed ingest has lost at most as many."""
 EXAMPLES = 1000
 """How many duplicates, rejections and versions a report names; the store keeps them all."""
+_NAMED = 5
+"""How many of them a note names."""
 ENERGY = "energy_above_hull_eV"
 """The property that decides between copies: of all energies only this one compares across databases."""
 
@@ -113,8 +116,11 @@ class IngestReport:
     version: int = 0
     versions: list[tuple[str, str]] = field(default_factory=list)
     """Id under which another structure was known, id under which the one that came now is kept."""
+    relaxation: int = 0
+    relaxations: list[tuple[str, str]] = field(default_factory=list)
+    """Id of a new material, id of the one that is the same compound, relaxed otherwise."""
     notes: list[str] = field(default_factory=list)
-    """What a database did that the user should know, e.g. announce more than it sent."""
+    """What the user should know, e.g. that a database announced more than it sent."""
     noted: int = 0
     """Crystals that came in with a note; ``rejections --notes`` lists them."""
     note_kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -153,6 +159,11 @@ class IngestReport:
         """Count other structures of known ids."""
         self.version += len(pairs)
         _extend(self.versions, pairs)
+
+    def add_relaxations(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Count materials of one compound."""
+        self.relaxation += len(pairs)
+        _extend(self.relaxations, pairs)
 
 
 def ingest(
@@ -202,8 +213,21 @@ def ingest(
             f"nothing was read: {', '.join(sources)} {'holds' if len(sources) == 1 else 'hold'} no crystal, not even "
             "one to refuse; give files of crystals (tables of properties by id are joined to crystals read with them)"
         )
+    if report.relaxation:
+        report.notes.append(_relaxation_note(report))
     _check_fields(label_fields, found)
     return report
+
+
+def _relaxation_note(report: IngestReport) -> str:
+    shown = ", ".join(f"{new} and {known}" for new, known in report.relaxations[:_NAMED])
+    are = (
+        "materials are the same compound as another"
+        if report.relaxation > 1
+        else "material is the same compound as another"
+    )
+    more = ", ..." if report.relaxation > _NAMED else ""
+    return f"{report.relaxation} {are} in the store, other relaxation; a batch holds one of each: {shown}{more}"
 
 
 def _take(
@@ -359,15 +383,17 @@ def add_materials(
 ) -> tuple[list[Material], list[RejectionRecord]]:
     """Add new crystals and link copies; returns those that are in the store now, and the refused.
 
-    An id that the store knows with another crystal is refused from a file. A database's ids are its own, so that from
-    there it is another version: kept under an id of its own beside the earlier one, and linked to it by a note.
+    An id that the store knows with another crystal is refused from a file; a near copy under an id of its material is
+    unchanged. A database's ids are its own, so that from there another crystal is another version: kept under an id of
+    its own beside the earlier one, and linked to it by a note.
     """
     first = {m.id: m for m in reversed(materials)}
-    kept = [m for m in materials if first[m.id].content_hash == m.content_hash]
+    other = {id(m) for m in materials if not same_crystal(m, first[m.id])}
+    kept = [m for m in materials if id(m) not in other]
     refused = [
         _conflict(m, f"id {m.id!r} stands in this source before with another crystal")
         for m in materials
-        if first[m.id].content_hash != m.content_hash
+        if id(m) in other
     ]
     with store.transaction():
         conflicts = _add(store, kept, report, provenance)
@@ -389,25 +415,32 @@ def _version(material: Material) -> Material:
 
 def _add(store: Store, materials: Sequence[Material], report: IngestReport, provenance: Provenance) -> dict[str, str]:
     """Add materials that differ in id or are the same; ids that the store knows with another crystal, and why."""
-    copies = _copies(store, materials)
-    added = store.add_materials(material_record(m, provenance) for m in materials if id(m) not in copies)
+    placed = _placed(store, materials)
+    copies = {key: p.copy_of.id for key, p in placed.items() if p.copy_of}
+    relaxed = {key: p.relaxation_of for key, p in placed.items() if p.relaxation_of}
+    added = store.add_materials(
+        material_record(_noted(m, relaxed.get(id(m))), provenance) for m in materials if id(m) not in copies
+    )
     report.added += len(added.added)
     report.unchanged += len(added.unchanged)
     report.add_duplicates(added.duplicates)
+    new = set(added.added)
+    report.add_relaxations([(m.id, relaxed[id(m)].id) for m in materials if id(m) in relaxed and m.id in new])
     conflicts = dict(added.conflicts)
     found = [(m, copies[id(m)]) for m in materials if id(m) in copies]
     orphans = [m for m, original in found if original in conflicts]
     linked = [(m, original) for m, original in found if original not in conflicts]
-    refused = dict(store.link_copies(_link(store, linked, provenance)))
-    report.add_duplicates([(m.id, original) for m, original in linked if m.id not in refused])
-    conflicts |= refused
+    links = store.link_copies(_link(store, linked, provenance))
+    report.unchanged += len(links.unchanged)
+    report.add_duplicates(links.duplicates)
+    conflicts |= dict(links.conflicts)
     return conflicts | _add(store, orphans, report, provenance) if orphans else conflicts
 
 
-def _copies(store: Store, materials: Sequence[Material]) -> dict[int, str]:
-    """Id of the material that each is a near copy of, by ``id()``; structures are read only where that is to be seen.
+def _placed(store: Store, materials: Sequence[Material]) -> dict[int, Placed]:
+    """Tell which are near copies or relaxations of another, by ``id()``.
 
-    What came in before under its hash is told by that alone.
+    Structures are read only where that is to be seen: what came in before under its hash is told by that alone.
     """
     known = store.known_hashes(m.content_hash for m in materials)
     unknown = [m for m in materials if m.content_hash not in known]
@@ -415,27 +448,38 @@ def _copies(store: Store, materials: Sequence[Material]) -> dict[int, str]:
     ids = [key.material_id for keys in present.values() for key in keys]
     structures = {id_: structure for id_, (_, structure) in zip(ids, store.structures(ids), strict=True)}
     originals = {
-        bucket: [_stored_material(key, structures[key.material_id]) for key in keys] for bucket, keys in present.items()
+        bucket: [stored_material(key, Crystal.from_dict(structures[key.material_id])) for key in keys]
+        for bucket, keys in present.items()
     }
-    pairs = link_duplicates(unknown, originals)
-    return {id(m): copy.id for m, copy in pairs if copy and copy.content_hash != m.content_hash}
+    return {
+        id(placed.material): placed
+        for placed in link_duplicates(unknown, originals)
+        if placed.copy_of is None or placed.copy_of.content_hash != placed.material.content_hash
+    }
 
 
-def _stored_material(key: MaterialKey, structure: dict[str, Any]) -> Material:
-    return Material(key.material_id, Crystal.from_dict(structure), key.content_hash, key.spacegroup)
+def _noted(material: Material, relaxation: Material | None) -> Material:
+    """Say which material is the same compound, relaxed otherwise."""
+    if relaxation is None:
+        return material
+    own, other = (m.crystal.volume / len(m.crystal) for m in (material, relaxation))
+    note = f"the same compound as {relaxation.id}, other relaxation ({own:.1f} A3 an atom, there {other:.1f})"
+    return replace(material, notes=(*material.notes, note))
 
 
 def _link(store: Store, linked: Sequence[tuple[Material, str]], provenance: Provenance) -> list[CopyRecord]:
-    """Decide which copy represents each crystal, in the order in which they came."""
+    """Decide which copy represents each crystal, in the order in which they came; none under an id it has already."""
     best: dict[str, SourceRecord] = {}
+    ids: dict[str, set[str]] = {}
     for kept in store.materials({original for _, original in linked}):
         own = [source for source in kept.sources if source.content_hash == kept.content_hash]
         best[kept.material_id] = min(own, key=_merit)
+        ids[kept.material_id] = {source.record_id for source in kept.sources}
     copies = []
     for material, original in linked:
         record = material_record(material, provenance)
         source = record.sources[0]
-        better = _is_better(source, best[original])
+        better = material.id not in ids[original] and _is_better(source, best[original])
         if better:
             best[original] = source
         copies.append(CopyRecord(original, record, represents=better))

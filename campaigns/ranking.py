@@ -11,6 +11,7 @@ import numpy as np
 from campaigns.costs import Costs
 from campaigns.fidelities import MANY, CheaperFidelity, cheaper_fidelity
 from campaigns.predictors import FewerDraws, load_predictor
+from campaigns.relatives import Relatives
 from campaigns.stopping import best_found
 from campaigns.training_set import Scale, best_value
 from db.records import QueueEntryRecord
@@ -120,6 +121,7 @@ class _Ranking:
         self.candidates = work.promising()
         self.pending = work.pool.rows_of(work.manifest["pending"])
         self.observed = work.pool.rows_of(work.labels)
+        self.relatives = Relatives.of(work.store, work.pool)
         self.posterior = ScoredPosterior(work, self.acquisition.draws)
         self.cheaper = _Choice.of(work, self.posterior)
         best = best_value(work.labels, self.goal)
@@ -160,6 +162,7 @@ class _Ranking:
             "cost": costs if acquisition.by_cost else None,
             "budget": left if acquisition.by_cost else None,
             "limits": limits_of(work),
+            "relatives": self.relatives,
             "diverse": acquisition.diversity,
             "embeddings": lambda rows: work.featuriser.embeddings(work.hashes(rows)),
         }
@@ -355,6 +358,7 @@ class _Ranking:
             for about, value in zip(details, values, strict=True):
                 about[name] = value
         hit, threshold = work.manifest["hit"], self.acquisition.threshold
+        labelled = set(self.observed.tolist())
         entries = []
         for k, about in enumerate(details):
             words = reason(
@@ -373,6 +377,7 @@ class _Ranking:
                 cost=costs[k],
             )
             words += "".join(f"; {extra.words(about[extra.name])}" for extra in extras)
+            words += self.relatives.words(int(rows[k]), labelled) if self.relatives else ""
             entries.append(work.entry(k + 1, int(rows[k]), mean[k], std[k], batch.values[k], words, about))
         entries = [replace(e, expected_cost=cost) for e, cost in zip(entries, costs, strict=True)]
         if self.cheaper is None or self._pool_cost is None:
@@ -438,7 +443,7 @@ class _Choice:
         limits = {name: (np.tile(groups, 2), most) for name, (groups, most) in request["limits"].items()}
         # a cheaper row is a group of its own, which no limit meets
         limits["batch"] = (np.concatenate([np.zeros(n, dtype=np.int64), 1 + np.arange(n)]), batch)
-        embeddings, feasible = request["embeddings"], request["feasibility"]
+        embeddings, feasible, relatives = request["embeddings"], request["feasibility"], request["relatives"]
         return {
             "q": min(MANY * batch, len(both)),
             "budget": hours if request["budget"] is None else min(hours, request["budget"]),
@@ -447,6 +452,7 @@ class _Choice:
             "cost": np.concatenate([cost, np.full(n, fidelity.core_hours)]),
             "feasibility": None if feasible is None else np.tile(feasible, 2),
             "limits": limits,
+            "relatives": None if relatives is None else lambda row: np.add.outer([0, n], relatives(row % n)).ravel(),
             "embeddings": lambda rows: embeddings(rows % n),
             "target_of": np.tile(np.arange(n), 2),
         }

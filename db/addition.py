@@ -72,15 +72,15 @@ class Addition:
         self._renew()
         return report
 
-    def link(self, copies: Sequence[CopyRecord]) -> list[tuple[str, str]]:
+    def link(self, copies: Sequence[CopyRecord]) -> AddReport:
         """Add sources and properties to existing materials, and structures where copies represent them."""
+        report = AddReport([], [], [], [])
         owners = resolve_owners(self.session, self.campaign_pk, [link.existing_id for link in copies])
         pks = {pk for pk, _ in owners.values()}
         ids = [material_id for _, material_id in owners.values()]
         sources = [_with_hash(link.copy.sources[0], link.copy.content_hash) for link in copies]
         self._look_up([*ids, *(source.record_id for source in sources)], [str(s.content_hash) for s in sources])
         used = self._used(pks) if any(link.represents for link in copies) else pks
-        conflicts = []
         for link, source in zip(copies, sources, strict=True):
             pk, material_id = owners[link.existing_id]
             clash = self._clash(material_id, [source])
@@ -89,14 +89,18 @@ class Addition:
                 clash = f"that crystal is material {other!r} already"
             if clash:
                 words = f"{source.record_id!r} cannot be linked to {material_id!r}: {clash}"
-                conflicts.append((source.record_id, words))
+                report.conflicts.append((source.record_id, words))
                 continue
+            if source.record_id in self.hash_of_id:
+                report.unchanged.append(source.record_id)
+            else:
+                report.duplicates.append((source.record_id, material_id))
             self._take(material_id, [source], link.copy.properties)
             if link.represents and pk not in used:
                 self.renewed[material_id] = link.copy
         self._insert_details()
         self._renew()
-        return conflicts
+        return report
 
     def _look_up(self, ids: Iterable[str], hashes: Iterable[str]) -> None:
         """Load the sources that share an id or a hash with the batch, and their materials' property names."""
@@ -140,7 +144,7 @@ class Addition:
         """Say which id is known already as another crystal, if one is."""
         for source in sources:
             known = self.hash_of_id.get(source.record_id)
-            if known and (known[1] != source.content_hash or known[0] != owner):
+            if known and known[0] != owner:
                 return (
                     f"id {source.record_id!r} is known already with another crystal (material {known[0]!r}, content "
                     f"hash {known[1]}, received {source.content_hash}); give the new crystal an id of its own"

@@ -29,7 +29,7 @@ from db.records import (
     utc_now,
 )
 from db.structures import FULL
-from db.tables import Material, MaterialProperty, Rejection, Source, StructureShard
+from db.tables import Base, Material, MaterialProperty, Rejection, Source, StructureShard
 
 KEY_COLUMNS = tuple(getattr(Material, name) for name in MaterialKey._fields)
 SOURCE_COLUMNS = tuple(getattr(Source, name) for name in SourceRecord.__dataclass_fields__)
@@ -53,9 +53,10 @@ class Materials(StoreConnection):
         with self.session(write=True) as session:
             return Addition(session, self.lock_campaign(session), self.shards).add(records)
 
-    def link_copies(self, copies: Iterable[CopyRecord]) -> list[tuple[str, str]]:
-        """Record crystals that are materials of the store in nearly equal form; ids that cannot be linked, and why.
+    def link_copies(self, copies: Iterable[CopyRecord]) -> AddReport:
+        """Record crystals that are materials of the store in nearly equal form; none is added.
 
+        One that comes under an id of its material is unchanged; one whose id is another material's is a conflict.
         Properties are merged, never overwritten. A copy that is to represent the material gives it its structure,
         space group and hash; a material with a label, a failure or a queue entry, and any while a round is under way,
         stays as it is.
@@ -212,6 +213,14 @@ class Materials(StoreConnection):
                 values[name][material_id] = value
         return values
 
+    def add_property(self, name: str, values: Mapping[str, PropertyValue]) -> None:
+        """Give materials, by any of their ids, a property that they lack; a value that is known stays."""
+        with self.session(write=True) as session:
+            owners = resolve_owners(session, self.lock_campaign(session), values)
+            rows = [{"material_pk": owners[id_][0], "name": name, "value": v} for id_, v in values.items()]
+            if rows:
+                session.execute(_insert(session, MaterialProperty).on_conflict_do_nothing(), rows)
+
     def add_rejections(self, batch: Iterable[RejectionRecord]) -> int:
         """Keep what was refused; return how many were new (same source, id and reason is known already)."""
         with self.session(write=True) as session:
@@ -219,8 +228,7 @@ class Materials(StoreConnection):
             rows = [vars(record) | own | {"at": record.at or utc_now()} for record in batch]
             if not rows:
                 return 0
-            dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-            statement = dialect.insert(Rejection).on_conflict_do_nothing().returning(Rejection.id)
+            statement = _insert(session, Rejection).on_conflict_do_nothing().returning(Rejection.id)
             return len(session.scalars(statement, rows).all())
 
     def rejections(self) -> list[RejectionRecord]:
@@ -285,6 +293,12 @@ class Materials(StoreConnection):
                 raise BrokenShardError(error.path, error.fault, _origins(session, sha256)) from error
             found.update(zip((pk for pk, _ in rows), structures, strict=True))
         return found
+
+
+def _insert(session: Session, table: type[Base]) -> Any:
+    """Give the insert of this database, which may pass over rows that are there."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
 
 
 def _after(last: int, campaign_pk: int) -> tuple[ColumnElement[bool], ...]:

@@ -73,7 +73,7 @@ def backtest(
     if report:
         check_place(report)
     pool = read_pool(protocol)
-    copies = sum(original is not None for _, original in link_duplicates(pool.materials, {}))
+    copies = sum(placed.copy_of is not None for placed in link_duplicates(pool.materials, {}))
     if copies:
         say(f"{copies} of {len(pool)} records are copies of another; a copy is acquired only in an initial set")
     check_size(protocol, len(pool) - copies)

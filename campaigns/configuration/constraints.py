@@ -54,6 +54,10 @@ class ConstraintsSection(Section):
         ge=1,
         description="Most of one prototype (space group, sites, formula without names) in a batch.",
     )
+    dimensionality: tuple[int, ...] = Field(
+        default=(),
+        description="Dimensions that bonds reach in, a number or a list: 0 molecules, 1 chains, 2 layers, 3.",
+    )
     predicted: dict[str, PredictedRange] = Field(
         default_factory=dict, description="Range of properties that other models predict, as a probability."
     )
@@ -63,6 +67,20 @@ class ConstraintsSection(Section):
         if self.only_elements and not set(self.only_elements) - set(self.exclude_elements):
             raise ValueError("exclude_elements forbids all of only_elements; take some off either")
         return self
+
+    @field_validator("dimensionality", mode="before")
+    @classmethod
+    def _several(cls, given: object) -> object:
+        if isinstance(given, int):
+            return (given,)
+        return tuple(given) if isinstance(given, list) else given
+
+    @field_validator("dimensionality")
+    @classmethod
+    def _possible(cls, wanted: tuple[int, ...]) -> tuple[int, ...]:
+        if outside := [number for number in wanted if not 0 <= number <= 3]:
+            raise ValueError(f"bonds reach in 0 to 3 dimensions, not in {outside[0]}")
+        return wanted
 
     @field_validator("exclude_elements", "only_elements")
     @classmethod

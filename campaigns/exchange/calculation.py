@@ -32,7 +32,7 @@ from campaigns.exchange.manifest import (
 from campaigns.exchange.scripts import run_script
 from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, require_pseudopotentials, vasp_inputs
 from campaigns.property_names import named_temperature
-from engine.materials.crystal import Crystal
+from engine.materials.crystal import Crystal, isotopes_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,8 +104,10 @@ def plan_calculation(
     TooLargeError
         If it takes more supercells, or larger ones, than ``[dft]`` allows.
     ExchangeError
-        If an element has no pseudopotential, or a package is missing.
+        If an element has no pseudopotential, a package is missing, or the material has other isotopes than nature.
     """
+    if isotopes := isotopes_of(material.bucket):
+        raise ExchangeError(natural_masses(isotopes))
     structure = ordered_structure(Crystal.from_dict(material.structure))
     crystal = Crystal.from_structure(structure)
     require_pseudopotentials(crystal.composition, dft)
@@ -149,6 +151,14 @@ def plan_calculation(
         versions=_versions(),
     )
     return Calculation(record, structure, dft, inputs)
+
+
+def natural_masses(isotopes: str) -> str:
+    """Say why a material with these isotopes is not calculated."""
+    return (
+        f"it holds {isotopes}, and calculations use the natural masses of the elements: they would give the value of "
+        "another material; calculate it with its own masses and import the label"
+    )
 
 
 def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Phonons:

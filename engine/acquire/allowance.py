@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Limits = Mapping[str, tuple["ArrayLike", int]]
 """Name of a grouping -> (group of each row of the pool, N; most rows of one group in a batch)."""
+Relatives = Callable[[int], "NDArray[np.int64]"]
+"""Row of the pool -> rows that may not stand beside it in a batch."""
 
 
 class Allowance:
@@ -29,6 +31,10 @@ class Allowance:
         Expected core-hours of each row of the pool, N.
     budget
         Core-hours that the batch may cost in all.
+    relatives
+        What may not stand beside a chosen row; asked for chosen and pending rows alone.
+    pending
+        Rows of the pool that are awaited: their relatives are not allowed.
     """
 
     def __init__(
@@ -37,6 +43,8 @@ class Allowance:
         limits: Limits | None = None,
         cost: NDArray[np.float64] | None = None,
         budget: float | None = None,
+        relatives: Relatives | None = None,
+        pending: NDArray[np.int64] | None = None,
     ):
         self._groups, self._left = {}, {}
         for name, (labels, most) in (limits or {}).items():
@@ -59,12 +67,16 @@ class Allowance:
                     f"no candidate fits the budget of {budget:g} core-hours, the cheapest costs "
                     f"{self._cost.min():g}; raise the budget"
                 )
+        self._rows, self._relatives = rows, relatives
+        if relatives is not None:
+            for row in [] if pending is None else pending.tolist():
+                self.open &= ~self._related(row)
         self.left = int(np.count_nonzero(self.open))
 
     @property
     def unlimited(self) -> bool:
         """Whether nothing but the number of candidates limits the batch."""
-        return not self._groups and np.isinf(self._remaining)
+        return not self._groups and np.isinf(self._remaining) and self._relatives is None
 
     def exclude(self, mask: NDArray[np.bool_]) -> None:
         """Allow these candidates no longer."""
@@ -89,6 +101,12 @@ class Allowance:
         if self._cost is not None and np.isfinite(self._remaining):
             self._remaining -= self._cost[position]
             closed |= self._cost > self._remaining
+        closed |= self._related(int(self._rows[position]))
         closed &= self.open
         self.exclude(closed)
         return np.flatnonzero(closed)
+
+    def _related(self, row: int) -> NDArray[np.bool_]:
+        """Mask of the candidates that may not stand beside a row of the pool."""
+        related = np.empty(0, dtype=np.int64) if self._relatives is None else self._relatives(row)
+        return np.isin(self._rows, related) if len(related) else np.zeros(len(self._rows), dtype=bool)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from engine.acquire.allowance import Allowance, Limits
+from engine.acquire.allowance import Allowance, Limits, Relatives
 from engine.acquire.diversity import Diversity, DiversityName, Embeddings, diversity
 from engine.acquire.functions import AcquisitionFunction, Needs, acquisition_function, scheduled_beta
 from engine.acquire.marginal import ConfidenceBound, ExpectedExcess, MarginalRule, Rule
@@ -77,6 +77,7 @@ def choose_batch(
     cost: NDArray[np.float64] | None = None,
     budget: float | None = None,
     limits: Limits | None = None,
+    relatives: Relatives | None = None,
     diverse: DiversityName = "none",
     embeddings: Embeddings | None = None,
     target_of: NDArray[np.int64] | None = None,
@@ -129,6 +130,8 @@ def choose_batch(
         Core-hours that the batch may cost in all.
     limits
         Most rows of one group, by name of the grouping.
+    relatives
+        Rows that are the same compound as a row: a batch never holds both, nor one beside a pending one.
     diverse
         How the batch is kept apart: ``hallucinate`` conditions ``ucb`` or ``top_share`` on its own picks;
         ``penalise`` and ``determinant`` work in embedding space with any function but ``thompson`` and ``random``.
@@ -176,7 +179,7 @@ def choose_batch(
     pool = Pool(
         criteria, free, rng.integers(2**63, size=len(free)), chunk, _checked_targets(target_of, posterior.n_rows)
     )
-    allowance = Allowance(free, limits, cost, budget)
+    allowance = Allowance(free, limits, cost, budget, relatives, taken)
     growing = _Growing(pool, request, allowance, log_factor)
     for part, n_part in _parts(function, n, q, request):
         growing.add(part, n_part)
@@ -198,6 +201,7 @@ def choose_pareto_batch(
     cost: NDArray[np.float64] | None = None,
     budget: float | None = None,
     limits: Limits | None = None,
+    relatives: Relatives | None = None,
     diverse: DiversityName = "none",
     embeddings: Embeddings | None = None,
 ) -> Batch:
@@ -237,7 +241,8 @@ def choose_pareto_batch(
     log_factor = _log_factor(criteria[0].posterior.n_rows, free, feasibility, cost)
     n = len(free) if q is None else q
     pool = Pool(criteria, free, rng.integers(2**63, size=len(free)), chunk)
-    growing = _Growing(pool, request, Allowance(free, limits, cost, budget), log_factor)
+    allowance = Allowance(free, limits, cost, budget, relatives, taken)
+    growing = _Growing(pool, request, allowance, log_factor)
     growing.add(function, n)
     return growing.batch(n, budget, ())
 
@@ -301,7 +306,9 @@ class _Growing:
     def batch(self, q: int, budget: float | None, notes: Sequence[str]) -> Batch:
         """Give what was chosen, and say why it is fewer than q, if it is."""
         if not self.positions:
-            raise AcquisitionError("nothing can be chosen: feasibility, limits and budget leave no row; relax one")
+            raise AcquisitionError(
+                "nothing can be chosen: feasibility, limits, budget and what is pending leave no row; relax one"
+            )
         if budget is not None:
             self.notes.append(f"{self.allowance.spent:.4g} of {budget:g} core-hours for {len(self.positions)} rows")
         elif len(self.positions) < q:

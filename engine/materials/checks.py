@@ -207,13 +207,27 @@ def neighbour_pairs(
     first, second, distances
         Three arrays of length n_pairs: site indices and distances in Angstrom.
     """
+    first, second, _, distances = neighbours(crystal, cutoff)
+    return first, second, distances
+
+
+def neighbours(
+    crystal: Crystal, cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """As :func:`neighbour_pairs`, with the cell that the second site is in.
+
+    Returns
+    -------
+    first, second, images, distances
+        Site indices, lattice translations (n_pairs x 3) and distances in Angstrom; sites are taken into the cell.
+    """
     cart = np.ascontiguousarray((crystal.frac_coords % 1.0) @ crystal.lattice)
     lattice = np.ascontiguousarray(crystal.lattice)
     first, second, images, distances = find_points_in_spheres(
         cart, cart, r=float(cutoff), pbc=_PERIODIC, lattice=lattice, tol=1e-8
     )
-    itself = (first == second) & ~images.any(axis=1)
-    return first[~itself], second[~itself], distances[~itself]
+    other = (first != second) | images.any(axis=1)
+    return first[other], second[other], images[other], distances[other]
 
 
 _PERIODIC = np.ones(3, dtype=np.int64)

@@ -140,6 +140,8 @@ class Material:
     source: str = ""
     notes: tuple[str, ...] = ()
     """What the reader noticed and the user may want to know, e.g. coordinates rounded to special positions."""
+    isotopes: str = ""
+    """Nuclides in place of an element's natural mixture, as :attr:`engine.materials.parsing.Parsed.isotopes`."""
 
     @property
     def formula(self) -> str:
@@ -148,5 +150,11 @@ class Material:
 
     @property
     def bucket(self) -> str:
-        """Key under which copies of one crystal from different databases meet: formula, space group, sites."""
-        return f"{self.formula}|{self.spacegroup}|{len(self.crystal)}"
+        """Key under which copies of one crystal meet: formula, space group, sites, and isotopes where there are any."""
+        natural = f"{self.formula}|{self.spacegroup}|{len(self.crystal)}"
+        return f"{natural}|{self.isotopes}" if self.isotopes else natural
+
+
+def isotopes_of(bucket: str) -> str:
+    """Nuclides that :attr:`Material.bucket` names, empty where there are none."""
+    return bucket.split("|", 3)[3] if bucket.count("|") == 3 else ""

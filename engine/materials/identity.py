@@ -41,11 +41,19 @@ def identify(
     properties: dict[str, PropertyValue] | None = None,
     source: str = "",
     notes: tuple[str, ...] = (),
+    isotopes: str = "",
 ) -> Material:
-    """Make a material of a crystal in any cell that passed :func:`engine.materials.checks.check`."""
+    """Make a material of a crystal in any cell that passed :func:`engine.materials.checks.check`.
+
+    ``isotopes`` (``2H``, as of :class:`engine.materials.parsing.Parsed`) makes it another material than the same
+    crystal of natural elements, and is kept as the property of that name.
+    """
     standardised, spacegroup = standardise(crystal)
-    digest = content_hash(crystal, primitive_sites=len(standardised))
-    material = Material(id, standardised, digest, spacegroup, properties or {}, source, notes)
+    digest = content_hash(crystal, primitive_sites=len(standardised), isotopes=isotopes)
+    known = properties or {}
+    if isotopes:
+        known, notes = known | {"isotopes": isotopes}, (*notes, _isotope_note(isotopes))
+    material = Material(id, standardised, digest, spacegroup, known, source, notes, isotopes)
     _ = material.formula, standardised.chemical_system  # once, here, where many processes work
     return material
 
@@ -103,7 +111,7 @@ def _analysed(crystal: Crystal, symprec: float) -> tuple[Crystal, int]:
     )
 
 
-def content_hash(crystal: Crystal, *, primitive_sites: int) -> str:
+def content_hash(crystal: Crystal, *, primitive_sites: int, isotopes: str = "") -> str:
     """32 hexadecimal digits, equal for the same crystal in another cell, origin, orientation, handedness or site order.
 
     Parameters
@@ -112,6 +120,8 @@ def content_hash(crystal: Crystal, *, primitive_sites: int) -> str:
         Any cell, not idealised.
     primitive_sites
         Number of sites in its primitive cell, which tells long polytypes apart that look alike from every site.
+    isotopes
+        Nuclides in place of natural mixtures, empty for none.
 
     Notes
     -----
@@ -121,7 +131,7 @@ def content_hash(crystal: Crystal, *, primitive_sites: int) -> str:
     :mod:`engine.materials.duplicates` links what was split.
     """
     steps = np.floor(isometry_invariants(crystal) / _INTERVALS + _OFFSETS).astype(np.int64)
-    words = [crystal.formula, str(primitive_sites), *map(str, steps.tolist())]
+    words = [crystal.formula, str(primitive_sites), *map(str, steps.tolist()), *([isotopes] if isotopes else [])]
     return hashlib.sha256("|".join(words).encode()).hexdigest()[:32]
 
 
@@ -166,6 +176,14 @@ _CENTRINGS = {
     "F": np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2,
 }
 _TO_PRIMITIVE = {letter: (matrix, np.linalg.inv(matrix)) for letter, matrix in _CENTRINGS.items()}
+
+
+def _isotope_note(isotopes: str) -> str:
+    names = [_NAMES.get(nuclide.partition(":")[0], nuclide) for nuclide in isotopes.split(",")]
+    return f"{' and '.join(names)} read as an isotope ({isotopes}); models do not see the mass"
+
+
+_NAMES = {"2H": "deuterium", "3H": "tritium"}
 
 
 def symmetry_dataset(crystal: Crystal, symprec: float) -> spglib.SpglibDataset | None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context
@@ -15,6 +16,7 @@ from engine.exceptions import CrystalError, EngineError
 from engine.execution import cores, single_threaded_children
 from engine.materials.checks import Rejection, check
 from engine.materials.crystal import Material
+from engine.materials.dimensionality import vacuum_note
 from engine.materials.formats import RawRecord, Record, parse, rejection
 from engine.materials.identity import identify
 from engine.materials.readers import read
@@ -71,7 +73,9 @@ def _material(record: Record | Rejection, allowed_elements: Collection[str] | No
         check(record.crystal, allowed_elements, max_sites)
     except CrystalError as error:
         return rejection(error, record.source, record.id)
-    return identify(record.id, record.crystal, record.properties, record.source, record.notes)
+    material = identify(record.id, record.crystal, record.properties, record.source, record.notes, record.isotopes)
+    note = vacuum_note(material.crystal)
+    return replace(material, notes=(*material.notes, note)) if note else material
 
 
 def _load(

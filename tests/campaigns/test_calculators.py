@@ -9,7 +9,9 @@ import pytest
 
 from campaigns.calculators import Calculator
 from campaigns.campaign import Campaign
+from campaigns.ingestion import IngestReport, add_materials
 from db.states import FailureReason, QueueState
+from engine.materials.identity import identify
 from engine.physics.debye import calculate_kappa
 from engine.physics.outcome import REASONS
 from engine.physics.potentials import load_potential
@@ -159,6 +161,22 @@ def test_what_goes_wrong_is_a_failure_with_a_reason(agl: Path) -> None:
     assert "SIGKILL" in failures["RbF"].message
     assert labels["MgO"].cost == pytest.approx(0.001)
     assert any("NaF, failed, timed_out" in line for line in lines)
+
+
+def test_isotopes_are_not_calculated_with_natural_masses(agl: Path) -> None:
+    """A failure that tells nothing of other crystals; the hydride is calculated."""
+    with Campaign.open(agl) as campaign:
+        heavy = identify("LiD", rocksalt("LiF"), isotopes="2H")
+        add_materials(campaign.store, [heavy], IngestReport())
+    configure(agl, {"campaign": {"batch": 18, "budget": 18}})
+    ran = done("run", agl, "--rounds", 1)
+    assert "LiD is not calculated" in ran.err
+    with Campaign.open(agl) as campaign:
+        (failure,) = campaign.store.failures()
+        states = {e.material_id: e.state for e in campaign.queue_entries()}
+    assert (failure.material_id, failure.reason) == ("LiD", FailureReason.REJECTED)
+    assert "2H" in failure.message
+    assert (states["LiD"], states["LiF"]) == (QueueState.FAILED, QueueState.DONE)
 
 
 def test_stopped_and_run_again_it_calculates_nothing_twice(agl: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from campaigns.campaign import Campaign
 from campaigns.exceptions import CampaignError
 from campaigns.ingestion import LabelField
 from tests.campaigns.helpers import done, kappascout, refused, write_lines
@@ -126,6 +127,89 @@ def test_one_id_with_two_structures(empty: Path, tmp_path: Path) -> None:
     assert done("status", empty, "--format", "json").json["materials"] == 2
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_one_id_with_nearly_the_same_crystal_is_unchanged(empty: Path, tmp_path: Path, together: bool) -> None:
+    """In one file or another, in either order, now and when it comes again; also under an alias."""
+    rows = [salt("x", 5.64), salt("alias", 5.66), salt("x", 5.70), salt("alias", 5.69), salt("x", 5.6401)]
+    parts = [rows] if together else [[row] for row in rows]
+    files = [write_lines(tmp_path / f"{n}.jsonl", part) for n, part in enumerate(parts)]
+    first = [ingest(empty, file) for file in files]
+    counts = [sum(report[name] for report in first) for name in ("added", "duplicate", "unchanged", "rejected")]
+    assert counts == [1, 1, 3, 0]
+    for file in reversed(files):
+        assert ingest(empty, file)["unchanged"] == len(rows) // len(files)
+    assert represented(empty, "alias", "x")[0] == 5.64
+    other = write_lines(tmp_path / "other.jsonl", [salt("alias", 6.3, species=["K", "Cl"]), salt("x", 6.2)])
+    assert {r["record_id"]: r["reason"] for r in ingest(empty, other)["rejections"]} == {
+        "alias": "id_conflict", "x": "id_conflict",
+    }  # fmt: skip
+
+
+def test_one_compound_relaxed_twice_is_two_materials(empty: Path, tmp_path: Path) -> None:
+    """Each with its label; said in the report and with the one that came later, whether they come together or not."""
+    rows = [salt("first", 5.64, properties={"k": 6.5}), salt("other", 6.0, properties={"k": 3.0})]
+    report = ingest(empty, write_lines(tmp_path / "a.jsonl", rows), "--label", "k=kappa_300K@dft")
+    assert (report["added"], report["labels"], report["duplicate"]) == (2, 2, 0)
+    assert "other and first" in report["notes"][0]
+    later = ingest(empty, write_lines(tmp_path / "b.jsonl", [salt("third", 6.2), salt("apart", 7.0)]))
+    assert later["added"] == 2
+    assert later["notes"][0].startswith("1 material is the same compound as another")
+    with Campaign.open(empty) as campaign:
+        notes = {m.material_id: m.sources[0].note for m in campaign.store.materials()}
+    assert (notes["first"], notes["apart"]) == ("", "")
+    assert "same compound as first" in notes["other"]
+    assert "27.0 A3 an atom, there 22.4" in notes["other"]
+    assert "same compound as first" in notes["third"]
+    assert ingest(empty, tmp_path / "a.jsonl", tmp_path / "b.jsonl")["notes"] == []
+
+
+def hydride(name: str, a: float = 4.08) -> str:
+    """Give LiH or LiD as CIF, every site listed."""
+    corners = [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]
+    sites = [f"Li Li {x} {y} {z}" for x, y, z in corners]
+    sites += [f"{name[2:]} {name[2:]} {x + 0.5} {y} {z}" for x, y, z in corners]
+    lengths = "".join(f"_cell_length_{axis} {a}\n" for axis in "abc")
+    angles = "".join(f"_cell_angle_{angle} 90\n" for angle in ("alpha", "beta", "gamma"))
+    columns = "_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
+    rows = "\n".join(sites)
+    return f"data_{name}\n{lengths}{angles}_symmetry_space_group_name_H-M 'P 1'\nloop_\n{columns}{rows}\n"
+
+
+@pytest.mark.parametrize("order", [("LiH", "LiD"), ("LiD", "LiH")])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_deuteride_is_a_material_of_its_own(
+    empty: Path, tmp_path: Path, order: tuple[str, str], together: bool
+) -> None:
+    """Neither copy nor relaxation of the hydride, whichever comes first; with its own label and copies."""
+    for name in order:
+        (tmp_path / f"{name}.cif").write_text(hydride(name))
+    paths = [tmp_path / f"{name}.cif" for name in order]
+    for files in [paths] if together else [[path] for path in paths]:
+        report = ingest(empty, *files)
+        assert (report["added"], report["duplicate"], report["notes"]) == (len(files), 0, [])
+    assert ingest(empty, *paths)["unchanged"] == 2
+    (tmp_path / "near.cif").write_text(hydride("LiD", 4.10))
+    assert ingest(empty, tmp_path / "near.cif")["duplicates"] == [["near", "LiD"]]
+    label = {"property": "kappa_300K", "value": 9.9, "unit": "W/(m K)", "fidelity": "experiment", "id": "LiD"}
+    done("label", "import", empty, write_lines(tmp_path / "l.jsonl", [label]))
+    with Campaign.open(empty) as campaign:
+        light, heavy = (campaign.store.material(id_) for id_ in ("LiH", "LiD"))
+        (label_of,) = campaign.store.labels()
+    assert label_of.material_id == heavy.material_id != light.material_id
+    assert heavy.properties["isotopes"] == "2H"
+    assert "isotopes" not in light.properties
+    assert "deuterium" in heavy.sources[0].note
+    assert set(heavy.structure) == {"lattice", "numbers", "frac_coords"}
+
+
+def test_vacuum_is_said(empty: Path, tmp_path: Path) -> None:
+    ingest(empty, write_lines(tmp_path / "x.jsonl", [salt("far", 30.0), salt("salt")]))
+    with Campaign.open(empty) as campaign:
+        notes = {m.material_id: m.sources[0].note for m in campaign.store.materials()}
+    assert "vacuum of" in notes["far"]
+    assert notes["salt"] == ""
+
+
 def test_a_copy_of_a_refused_crystal_is_a_crystal_of_its_own(empty: Path, tmp_path: Path) -> None:
     """Otherwise it would be linked to the other structure that has the refused one's id."""
     ingest(empty, write_lines(tmp_path / "a.jsonl", [salt("x", species=["K", "Br"], a=6.6)]))
@@ -179,8 +263,6 @@ def test_label_words() -> None:
 
 
 def test_properties_that_are_not_finite_are_left_out_with_a_note(empty: Path, tmp_path: Path) -> None:
-    from campaigns.campaign import Campaign
-
     gap = {"band_gap_eV": float("inf"), "energy": float("nan"), "e": 1.5}
     ingest(empty, write_lines(tmp_path / "x.jsonl", [salt("x", properties=gap)]))
     with Campaign.open(empty) as campaign:
@@ -236,14 +318,12 @@ def test_the_shared_agl_file_goes_in_whole_with_its_labels(empty: Path, shared: 
     assert (report["added"], report["labels"], report["rejected"], report["duplicate"]) == (3406, 3406, 0, 0)
 
 
-def represented(directory: Path, material_id: str) -> tuple[float, list[str]]:
+def represented(directory: Path, material_id: str, own: str = "first") -> tuple[float, list[str]]:
     """Lattice constant of what stands for a material, and all ids it is known under."""
-    from campaigns.campaign import Campaign
-
     with Campaign.open(directory) as campaign:
         record = campaign.store.material(material_id)
         constant = (4 * campaign.crystal(material_id).volume) ** (1 / 3)
-    assert record.material_id == "first"
+    assert record.material_id == own
     return round(constant, 3), [source.record_id for source in record.sources]
 
 

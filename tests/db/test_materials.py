@@ -87,12 +87,33 @@ def test_a_known_id_with_the_crystal_of_another_material_is_refused(store, pool,
 
 def test_a_near_duplicate_is_linked_and_known_when_it_comes_again(store, pool, make_material):
     copy = make_material("near", "near hash", band_gap_eV=0.0, density=2.1)
-    assert store.link_copies([CopyRecord("m3", copy)]) == []
-    assert store.link_copies([CopyRecord("m3", replace(copy, properties={"density": 99.0}))]) == []
+    assert store.link_copies([CopyRecord("m3", copy)]).duplicates == [("near", "m3")]
+    again = replace(copy, properties={"density": 99.0})
+    assert store.link_copies([CopyRecord("m3", again)]).unchanged == ["near"]
     assert only(store, "near").properties == {"band_gap_eV": 1.5, "density": 2.1}
     assert store.counts()["sources"] == 11
     assert store.add_materials([make_material("near", "near hash")]).unchanged == ["near"]
     assert store.add_materials([make_material("nearer", "near hash")]).duplicates == [("nearer", "m3")]
+
+
+def test_a_near_copy_under_an_id_of_its_material_is_unchanged(store, pool, make_material):
+    """And known by its hash when it comes again, beside the first."""
+    report = store.link_copies([CopyRecord("m3", make_material("m3", "near hash", "elsewhere"))])
+    assert (report.unchanged, report.duplicates, report.conflicts) == (["m3"], [], [])
+    for content_hash in ("near hash", "hash of m3"):
+        assert store.add_materials([make_material("m3", content_hash)]).unchanged == ["m3"]
+    assert store.add_materials([make_material("m3", "another")]).conflicts[0][0] == "m3"
+    assert only(store, "m3").content_hash == "hash of m3"
+
+
+def test_a_property_is_added_where_it_is_lacking(store, pool, make_material):
+    store.link_copies([CopyRecord("m2", make_material("alias", "near hash"))])
+    store.add_property("dimensionality", {"m1": 3, "alias": 2})
+    store.add_property("dimensionality", {"m1": 0, "m2": 0, "m3": 1})
+    store.add_property("dimensionality", {})
+    assert store.property_values(["dimensionality"])["dimensionality"] == {"m1": 3, "m2": 2, "m3": 1}
+    with pytest.raises(UnknownMaterialError, match="'nobody'"):
+        store.add_property("dimensionality", {"nobody": 1})
 
 
 @pytest.mark.parametrize(
@@ -104,7 +125,7 @@ def test_a_near_duplicate_is_linked_and_known_when_it_comes_again(store, pool, m
 )
 def test_links_that_contradict_the_store(store, pool, make_material, material_id, content_hash, words):
     copies = [CopyRecord("m3", make_material(material_id, content_hash)), CopyRecord("m3", make_material("c", "h"))]
-    ((refused, why),) = store.link_copies(copies)
+    ((refused, why),) = store.link_copies(copies).conflicts
     assert refused == material_id
     assert words in why
     assert store.resolve("c") == "m3"

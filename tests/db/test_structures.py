@@ -215,7 +215,7 @@ def test_a_better_copy_represents_its_crystal_until_it_is_used(store: Store, mak
 
     store.add_labels([LabelRecord("m1", "kappa_300K", 1.0, "W/(m K)", "dft")])
     store.add_failures([FailureRecord("m2", "kappa_300K", "dft", FailureReason.TIMED_OUT)])
-    assert store.link_copies([copy(0), copy(1), copy(2)]) == []
+    assert store.link_copies([copy(0), copy(1), copy(2)]).conflicts == []
     assert [m.content_hash for m in store.materials()] == ["better 0", "hash of m1", "hash of m2", "hash of m3"]
     found = store.material("m0")
     assert (found.structure, found.spacegroup) == (copy(0).copy.structure, 221)

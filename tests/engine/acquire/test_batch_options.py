@@ -109,6 +109,33 @@ def test_limits_hold(acquisition):
     assert len(set(system[batch.rows])) == 8
 
 
+def _pairs(row: int) -> np.ndarray:
+    """Give the row of the same compound: 0 and 60, 1 and 61, ..."""
+    return np.array([(row + N // 2) % N])
+
+
+@pytest.mark.parametrize("acquisition", [*FAST, "random", "portfolio", "epsilon_greedy"])
+@pytest.mark.parametrize("diverse", ["none", "determinant"])
+def test_a_batch_holds_one_of_two_relatives(acquisition, diverse):
+    """Nor one beside a pending one."""
+    if diverse != "none" and acquisition in ("thompson", "random", "portfolio", "epsilon_greedy"):
+        pytest.skip("not made for it")
+    pending = np.array([3, 70])
+    options = {"diverse": diverse, "embeddings": lambda rows: np.stack([rows, rows % 7], axis=1).astype(np.float32)}
+    batch = _choose(acquisition, q=56, relatives=_pairs, pending=pending, **options)
+    compounds = np.concatenate([batch.rows, pending]) % (N // 2)
+    assert len(batch.rows) == 56
+    assert len(set(compounds.tolist())) == 58
+
+
+@pytest.mark.parametrize("acquisition", [*FAST, "random"])
+def test_without_relatives_nothing_changes(acquisition):
+    plain = _choose(acquisition, q=12)
+    asked = _choose(acquisition, q=12, relatives=lambda row: np.array([], dtype=np.int64))
+    assert asked.rows.tolist() == plain.rows.tolist()
+    assert asked.values.tolist() == plain.values.tolist()
+
+
 def test_limits_that_leave_too_few_say_so():
     batch = _choose("ucb", q=9, limits={"prototype": (np.arange(N) % 3, 2)})
     assert len(batch.rows) == 6

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pymatgen.core import Structure
 
 from engine.materials.arrangements import Arrangement
-from engine.materials.crystal import Crystal
-from engine.materials.identity import isometry_invariants, standardise
+from engine.materials.crystal import Crystal, isotopes_of
+from engine.materials.identity import identify, isometry_invariants, standardise
 from tests.engine.materials.cases import (
     another_setting,
     material,
@@ -199,3 +199,25 @@ def quartz() -> Crystal:
         [[0.4697, 0, 1 / 3], [0.4135, 0.2669, 0.1191 + 1 / 3]],
     )
     return Crystal.from_structure(structure)
+
+
+@pytest.mark.parametrize(
+    ("isotopes", "words"),
+    [("2H", "deuterium"), ("3H", "tritium"), ("2H:0.5", "deuterium"), ("2H:0.5,3H:0.5", "deuterium and tritium")],
+)
+def test_isotopes_make_another_material(isotopes: str, words: str) -> None:
+    natural = identify("a", rocksalt(4.08, "Li", "H"), {"k": 1.0})
+    other = identify("b", rocksalt(4.08, "Li", "H"), {"k": 2.0}, isotopes=isotopes)
+    assert natural.properties == {"k": 1.0}
+    assert isotopes_of(natural.bucket) == ""
+    another = identify("c", rocksalt(4.08, "Li", "H"), isotopes="2H:0.25")
+    assert len({m.content_hash for m in (natural, other, another)}) == 3
+    assert other.properties == {"k": 2.0, "isotopes": isotopes}
+    assert (other.formula, isotopes_of(other.bucket)) == (natural.formula, isotopes)
+    assert other.crystal.to_dict() == natural.crystal.to_dict()
+    assert words in other.notes[-1]
+
+
+def test_hashes_stay_what_they_were() -> None:
+    """They are in stores."""
+    assert identify("a", rocksalt()).content_hash == "b8e45384eba2436e8c52409742e1eb18"
