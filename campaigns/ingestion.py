@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.cursors import Cursor
 from campaigns.exceptions import CampaignError
+from campaigns.label_files import TEMPERATURE_TOLERANCE
 from campaigns.output import Count
 from campaigns.property_names import Property
 from campaigns.relatives import stored_material
@@ -24,7 +25,7 @@ from db.records import CopyRecord, LabelRecord, MaterialRecord, RejectionRecord,
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal, Material
-from engine.materials.duplicates import Placed, link_duplicates, same_crystal
+from engine.materials.duplicates import Placed, link_duplicates, same_crystal, told_apart
 from engine.materials.sources.source import Page, Source, is_remote, open_source
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ class LabelField:
                 f"cannot read --label {text!r}; write FIELD=PROPERTY@FIDELITY, and :UNIT behind it for anything but "
                 "kappa, e.g. kappa_agl_300K_W_mK=kappa_300K@agl or bulk_modulus_vrh_GPa=bulk_modulus@agl:GPa"
             )
-        _ = Property(property_).temperature  # a name with two is refused here
+        wanted = Property(property_).temperature  # a name with two is refused here
+        given = Property(name).temperature if Property(name).is_conductivity else None
+        if wanted and given and abs(wanted - given) > TEMPERATURE_TOLERANCE * wanted:
+            raise CampaignError(
+                f"--label {text!r}: the field is the value at {given:g} K, the property that at {wanted:g} K; name the "
+                f"property {Property(property_).at(given)}"
+            )
         return cls(name, property_, fidelity, unit)
 
 
@@ -387,6 +394,7 @@ def add_materials(
     unchanged. A database's ids are its own, so that from there another crystal is another version: kept under an id of
     its own beside the earlier one, and linked to it by a note.
     """
+    materials = _with_own_hashes(store, materials)
     first = {m.id: m for m in reversed(materials)}
     other = {id(m) for m in materials if not same_crystal(m, first[m.id])}
     kept = [m for m in materials if id(m) not in other]
@@ -405,6 +413,19 @@ def add_materials(
             kept = [versions.get(m.id, m) for m in kept]
     refused += [_conflict(m, conflicts[m.id]) for m in kept if m.id in conflicts]
     return [m for m in kept if m.id not in conflicts], refused
+
+
+def _with_own_hashes(store: Store, materials: Sequence[Material]) -> list[Material]:
+    """Tell crystals apart that share the hash of another, in the store or among these, and are none."""
+    ids: dict[str, set[str]] = {}
+    for material in materials:
+        ids.setdefault(material.content_hash, set()).add(material.id)
+    keys = [key for key in store.with_hashes(ids).values() if ids[key.content_hash] != {key.material_id}]
+    structures = store.structures([key.material_id for key in keys])
+    known = {
+        k.content_hash: stored_material(k, Crystal.from_dict(s)) for k, (_, s) in zip(keys, structures, strict=True)
+    }
+    return told_apart(materials, known)
 
 
 def _version(material: Material) -> Material:

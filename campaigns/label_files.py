@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +84,8 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path} lacks the columns {', '.join(missing)} (found: {', '.join(columns) or 'nothing'}); "
                 f"give {_FORMATS}"
             )
+        if twice := [name for name, n in Counter(columns).items() if n > 1 and name]:
+            raise LabelFileError(f"{path} has the column {', '.join(twice)} twice; keep the one that is meant")
         reader.fieldnames = columns
         for row in reader:
             yield reader.line_num, row
@@ -94,8 +98,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
+            row = json.loads(content, object_pairs_hook=_once)
+        except ValueError as error:
             raise LabelFileError(f"{path} line {line} is no JSON ({error}); give one object a line") from error
         if not isinstance(row, dict):
             raise LabelFileError(f"{path} line {line} is a {type(row).__name__}; give one object a line")
@@ -129,12 +133,24 @@ def _label(row: dict[Any, Any]) -> LabelRecord:
     )
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Turn the pairs of a JSON object into a dictionary; the same key twice would lose one in silence."""
+    if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
+        raise ValueError(f"the key {twice[0]!r} stands there twice; keep the one that is meant")
+    return dict(pairs)
+
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+"""What is a number in a file; Python takes ``1_0`` and digits of other scripts too."""
+
+
 def _number(row: dict[Any, Any], name: str) -> float | None:
     given = row.get(name)
     if given is None or given == "":
         return None
     try:
-        value = math.nan if isinstance(given, bool) else float(given)
+        is_none = isinstance(given, bool) or (isinstance(given, str) and not _NUMBER.fullmatch(given))
+        value = math.nan if is_none else float(given)
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):

@@ -178,6 +178,17 @@ class Materials(StoreConnection):
             parts = chunks(dict.fromkeys(hashes))
             return {h for part in parts for h in session.scalars(query.where(Source.content_hash.in_(part)))}
 
+    def with_hashes(self, hashes: Iterable[str]) -> dict[str, MaterialKey]:
+        """Materials whose own crystal has one of ``hashes``, by it."""
+        with self.session() as session:
+            query = select(*KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session))
+            rows = [
+                MaterialKey(*row)
+                for part in chunks(dict.fromkeys(hashes))
+                for row in session.execute(query.where(Material.content_hash.in_(part)))
+            ]
+        return {key.content_hash: key for key in rows}
+
     def resolve(self, record_id: str) -> str:
         """Id of the material that is, or ever came in, under ``record_id``."""
         return self.resolve_all([record_id])[record_id]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from engine.exceptions import CrystalError
-from engine.materials.checks import MIN_DISTANCE, RejectionReason
+from engine.materials.checks import MIN_DISTANCE, RejectionReason, check
 from engine.materials.cif_block import Block, as_number, decimals
 from engine.materials.cif_statements import Statements
 from engine.materials.cif_symmetry import Operations, Symmetry, read_symmetry
@@ -84,6 +84,8 @@ def _one_crystal(
         try:
             cell = _multiplied(rows, operations, lattice)
             statements.require(_composition(symbols, cell), lattice, cell.counts if len(operations) > 1 else None)
+            if len(symmetry.candidates) > 1:  # atoms on top of each other are not what the author meant
+                check(Crystal(lattice, np.array(read_species([symbols[n] for n in cell.rows])[0]), cell.positions))
             crystals.append((operations, cell))
         except CrystalError as error:
             faults.append(error)

@@ -11,12 +11,15 @@ whose sites differ by .02 and .04. Nothing that matches lies between 26 and 50 %
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engine.materials.checks import surroundings
 from engine.materials.identity import isometry_invariants
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
     from pymatgen.core import Structure
 
-    from engine.materials.crystal import Material
+    from engine.materials.crystal import Crystal, Material
 
 MAX_VOLUME_RATIO = 1.10
 """Functionals differ by a few percent in volume; of more, the crystal conducts heat as under another pressure."""
@@ -62,6 +65,52 @@ def same_crystal(a: Material, b: Material) -> bool:
     if a.content_hash == b.content_hash:
         return True
     return _volume_ratio(a, b) <= MAX_VOLUME_RATIO and _fit(a, b, MAX_LENGTH_STRAIN, MAX_ANGLE)
+
+
+def told_apart(materials: Sequence[Material], known: Mapping[str, Material]) -> list[Material]:
+    """Give crystals that share a content hash with another one, and are none, hashes of their own.
+
+    The hash rests on two numbers that vanish together for some crystals (sums over neighbours that cancel); where it
+    is met again under another id, the surroundings of the sites decide.
+
+    Parameters
+    ----------
+    materials
+        In the order in which they came.
+    known
+        Materials that came before, by content hash.
+    """
+    first = dict(known)
+    found = []
+    for material in materials:
+        other = first.setdefault(material.content_hash, material)
+        if other is not material and other.id != material.id and _are_apart(material.crystal, other.crystal):
+            steps = np.floor(fingerprint(material.crystal) / _STEP).astype(int)
+            words = "|".join([material.content_hash, material.bucket, *map(str, steps.tolist())])
+            material = replace(material, content_hash=hashlib.sha256(words.encode()).hexdigest()[:32])  # noqa: PLW2901
+            first.setdefault(material.content_hash, material)
+        found.append(material)
+    return found
+
+
+def fingerprint(crystal: Crystal) -> NDArray[np.float64]:
+    """Radial distribution of neighbours, a number a shell of .1 spacings, pairs weighted by their elements."""
+    first, second, distances = surroundings(crystal)
+    weight = 1 + 0.5 * np.cos(1.7 * crystal.numbers + 0.3)
+    shells = np.exp(-((((distances / crystal.spacing)[:, None] - _SHELLS) / _WIDTH) ** 2))
+    return np.asarray((weight[first] * weight[second]) @ shells / len(crystal), dtype=np.float64)
+
+
+def _are_apart(a: Crystal, b: Crystal) -> bool:
+    one, other = fingerprint(a), fingerprint(b)
+    return bool((np.abs(one - other) > _APART * (1 + np.abs(one))).any())
+
+
+_SHELLS = np.arange(0.6, 2.0, 0.1)
+_WIDTH = 0.08
+_APART = 0.1
+"""Relative; displacements of .003 Angstrom change a shell by a hundredth at most."""
+_STEP = 0.5
 
 
 def same_compound(a: Material, b: Material) -> bool:

@@ -100,6 +100,30 @@ def test_files_that_hold_no_labels(tmp_path: Path, name: str, content: str, mess
     assert str(tmp_path / name) in str(caught.value)
 
 
+HEADER = "id,property,value,unit,fidelity"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("value.csv", "id,property,value,value,unit,fidelity\na,kappa_300K,4,9,W/(m K),dft\n", "value"),
+        ("id.csv", "id,id,property,value,unit,fidelity\na,b,kappa_300K,4,W/(m K),dft\n", "id"),
+        ("x.jsonl", '{"id": "a", "property": "kappa", "value": 4, "value": 9, "unit": "W/(m K)", "fidelity": "dft"}', "value"),
+    ],
+)  # fmt: skip
+def test_what_stands_twice_is_refused(tmp_path: Path, name: str, content: str, word: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(LabelFileError, match=word):
+        read_labels(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", ["1_0", "０７", "9,5", "9.5(3)", "0x1A", "nan", "inf", "1e999", "ten"])
+def test_what_is_no_number_is_refused(tmp_path: Path, value: str) -> None:
+    (tmp_path / "l.csv").write_text(f'{HEADER}\na,kappa_300K,"{value}",W/(m K),dft\n')
+    (problem,) = read_labels(tmp_path / "l.csv").problems
+    assert problem.value == value
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xff")
     with pytest.raises(LabelFileError, match="is not UTF-8 text"):
