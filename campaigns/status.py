@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from campaigns.doubts import best_doubt, doubts
-from campaigns.stopping import core_hours
-from campaigns.training_set import best_value, training_labels
+from campaigns.intake.doubts import best_doubt, doubts
+from campaigns.pool.labels import best_value, training_labels
+from campaigns.round.stopping import core_hours
 from engine.metrics.stopping import StoppingAdvice
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from campaigns.cursors import Cursor
 from campaigns.exceptions import CampaignError
+from campaigns.intake.checkpoints import Cursor
 from campaigns.output import Count
+from campaigns.pool.labels import default_scale, flaw
+from campaigns.pool.relatives import stored_material
 from campaigns.property_names import Property
-from campaigns.relatives import stored_material
-from campaigns.training_set import default_scale, flaw
 from db.labels import Limits, beyond
 from db.records import CopyRecord, LabelRecord, MaterialRecord, RejectionRecord, SourceRecord
 from engine.exceptions import RefusedRequestError, SourceError
@@ -28,7 +28,7 @@ from engine.materials.duplicates import Placed, link_duplicates, same_crystal
 from engine.materials.sources.source import Page, Source, is_remote, open_source
 
 if TYPE_CHECKING:
-    from campaigns.doubts import Doubt
+    from campaigns.intake.doubts import Doubt
     from db.store import Store
 
 REFERENCE = "builtin:reference"

@@ -25,7 +25,7 @@ from engine.physics.workers import Finished
 
 if TYPE_CHECKING:
     from campaigns.configuration import Configuration, LabelerSection
-    from campaigns.training_set import Goal
+    from campaigns.pool.labels import Goal
     from db.store import Store
     from engine.physics.workers import Calculation
 
@@ -124,7 +124,7 @@ class Calculator:
             self._move(store, [entry], QueueState.FAILED, f"{reason}: {message}")
 
     def _source(self) -> str:
-        from campaigns.round import code_version
+        from campaigns.round.steps import code_version
 
         return f"kappascout {code_version()}, {self._labeler.kind}, {Path(self._potential).name}"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from campaigns.exceptions import ConfigurationError
-from campaigns.training_set import flaw
+from campaigns.pool.labels import flaw
 from db.labels import beyond
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
 
 if TYPE_CHECKING:
     from campaigns.configuration import CampaignSection, Configuration
-    from campaigns.training_set import Goal
+    from campaigns.pool.labels import Goal
     from db.store import Store
 
 REFERENCE = "reference"
@@ -154,7 +154,7 @@ def _make_labeler(configuration: Configuration, directory: Path) -> Labeler:
     if configuration.labeler.kind == "dft":
         return Dft()
     if configuration.labeler.kind in ("agl", "phonons"):
-        from campaigns.calculators import make_calculator
+        from campaigns.labelers.calculators import make_calculator
 
         return make_calculator(configuration, directory)
     source = configuration.labeler.source

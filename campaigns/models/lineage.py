@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from campaigns.round import RoundWork
+    from campaigns.round.steps import RoundWork
     from db.store import Store
-    from engine.learning.backbone import Backbone
-    from engine.learning.ensemble import Ensemble
-    from engine.learning.mixture import AnyBackbone
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.ensemble.ensemble import Ensemble
 
 START, STAGE, PRIOR, ROUND = "start", "stage", "prior", "round"
 """Kinds: weights that others made, a stage that led from one backbone to the next, a cheaper fidelity's model, a
@@ -68,7 +68,7 @@ def recorded_files(folder: Path, where: str) -> list[dict[str, str]]:
 
     ``where`` is the folder relative to the campaign. The record's own hash is kept too: it has the calibration.
     """
-    from engine.learning.storage import RECORD, read_record
+    from engine.learning.ensemble.storage import RECORD, read_record
 
     own = {"path": RECORD, "sha256": hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()}
     return [{**file, "path": f"{where}/{file['path']}"} for file in (own, *read_record(folder)["files"])]
@@ -87,7 +87,7 @@ def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
 
     ``folder`` is the backbone's, relative to the campaign.
     """
-    from engine.learning.backbone import WEIGHTS
+    from engine.learning.backbones.backbone import WEIGHTS
 
     stages: Sequence[dict[str, Any]] = backbone.card.get("lineage", [])
     # a stage knows what it started from: what it made is what the next one started from
@@ -163,7 +163,7 @@ def stage_row(record: ModelRecord) -> dict[str, Any]:
 
 
 def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> ModelRecord:
-    from engine.learning.storage import read_record
+    from engine.learning.ensemble.storage import read_record
 
     record = read_record(folder)
     members = tuple(

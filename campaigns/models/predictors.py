@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
 from campaigns.output import Count
-from campaigns.pool import embed_pool
-from campaigns.training_set import Scale
+from campaigns.pool.labels import Scale
+from campaigns.pool.pool import embed_pool
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from campaigns.configuration import Configuration
-    from campaigns.round import RoundWork
-    from engine.acquire.posterior import PoolPosterior
+    from campaigns.round.steps import RoundWork
+    from engine.posteriors.posterior import PoolPosterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def checked_models(directory: Path, settings: Configuration) -> dict[str, str]:
     CampaignError
         If one predicts another property than it is asked for.
     """
-    from engine.learning.storage import read_record
+    from engine.learning.ensemble.storage import read_record
 
     found = {}
     for where, property_, folder in _named(directory, settings):
@@ -74,15 +74,15 @@ def checked_models(directory: Path, settings: Configuration) -> dict[str, str]:
 
 def is_model(directory: Path, name: str) -> bool:
     """Whether this names a folder, relative to the campaign, that holds a trained model."""
-    from engine.learning.storage import RECORD
+    from engine.learning.ensemble.storage import RECORD
 
     return bool(name) and (directory / name / RECORD).is_file()
 
 
 def load_predictor(work: RoundWork, folder: str, n_draws: int, seed: int) -> Predictor:
     """Load a model that :func:`checked_models` has seen, and embed the pool for it."""
-    from engine.learning.mixture import make_featuriser
-    from engine.learning.storage import load_ensemble
+    from engine.learning.backbones.stack import make_featuriser
+    from engine.learning.ensemble.storage import load_ensemble
 
     campaign, began = work.campaign, work.manifest["models"][folder]
     ensemble = load_ensemble(campaign.directory / folder)

@@ -8,19 +8,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
-from campaigns.predictors import is_model
-from campaigns.training_set import Moment, training_labels
-from engine.learning.ensemble import minimum_labels
+from campaigns.models.predictors import is_model
+from campaigns.pool.labels import Moment, training_labels
+from engine.learning.ensemble.ensemble import minimum_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from campaigns.campaign import Campaign
     from campaigns.configuration import Configuration
-    from campaigns.pool import Pool
-    from campaigns.round import RoundWork
-    from engine.learning.ensemble import Ensemble
-    from engine.learning.mixture import AnyBackbone
+    from campaigns.pool.pool import Pool
+    from campaigns.round.steps import RoundWork
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.ensemble.ensemble import Ensemble
 
 
 def lower_fidelity(work: RoundWork) -> Ensemble | None:
@@ -54,7 +54,7 @@ def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
     CampaignError
         As :func:`lower_fidelity`.
     """
-    from engine.learning.storage import backbone_parts, read_record
+    from engine.learning.ensemble.storage import backbone_parts, read_record
 
     settings = campaign.configuration
     prior = settings.model.prior
@@ -86,8 +86,8 @@ def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
 
 
 def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
-    from engine.learning.ensemble import EnsembleSettings, labels_hash, train_ensemble
-    from engine.learning.storage import RECORD, save_ensemble
+    from engine.learning.ensemble.ensemble import EnsembleSettings, labels_hash, train_ensemble
+    from engine.learning.ensemble.storage import RECORD, save_ensemble
 
     section, members = work.settings.campaign, work.settings.model.members
     labels = training_labels(work.store, work.settings, Moment.of(work.manifest), fidelity)
@@ -113,7 +113,7 @@ def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
 
 def _load(folder: Path) -> Ensemble:
     """Read a model once for all rounds, which then share what the covariance of its labels takes to work out."""
-    from engine.learning.storage import RECORD
+    from engine.learning.ensemble.storage import RECORD
 
     return _loaded(folder, (folder / RECORD).read_bytes())
 
@@ -121,6 +121,6 @@ def _load(folder: Path) -> Ensemble:
 @lru_cache(maxsize=1)
 def _loaded(folder: Path, record: bytes) -> Ensemble:
     """Read a model; ``record`` vouches for every file of it."""
-    from engine.learning.storage import load_ensemble
+    from engine.learning.ensemble.storage import load_ensemble
 
     return load_ensemble(folder)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from campaigns.columns import MaterialColumns
 from campaigns.exceptions import CampaignError, NoCandidatesError
+from campaigns.pool.columns import MaterialColumns
 from db.states import QueueState
 from engine.acquire.constraints import Columns, Constraint, Elements, Missing, PropertyRange, apply_constraints
 from engine.execution import ExecutionSettings, executor
-from engine.learning.features import embed
+from engine.learning.features.featuriser import embed
 from engine.materials.crystal import Crystal
 from engine.materials.dimensionality import dimensionality
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from campaigns.configuration import ConstraintsSection
     from db.store import Store
-    from engine.learning.mixture import AnyFeaturiser
+    from engine.learning.backbones.stack import AnyFeaturiser
 
 DIMENSIONALITY = "dimensionality"
 """Property that is found when it is first asked for, and kept."""

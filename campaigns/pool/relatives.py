@@ -17,7 +17,7 @@ from engine.materials.duplicates import same_compound
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.pool import Pool
+    from campaigns.pool.pool import Pool
     from db.records import MaterialKey
     from db.store import Store
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.pool import queued_ids
-from campaigns.training_set import Moment, training_labels
-from engine.learning.ensemble import minimum_labels
+from campaigns.pool.labels import Moment, training_labels
+from campaigns.pool.pool import queued_ids
+from engine.learning.ensemble.ensemble import minimum_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.campaign import Campaign
-    from campaigns.round import RoundWork
+    from campaigns.round.steps import RoundWork
     from db.records import LabelRecord
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaigns.predictors import is_model, load_predictor
-from campaigns.ranking import limits_of
-from campaigns.relatives import Relatives
-from campaigns.training_set import Moment, training_labels
+from campaigns.models.predictors import is_model, load_predictor
+from campaigns.pool.labels import Moment, training_labels
+from campaigns.pool.relatives import Relatives
+from campaigns.round.rank import limits_of
 from db.records import QueueEntryRecord
 from engine.acquire.allowance import Allowance
 from engine.acquire.cold_start import first_batch
@@ -17,8 +17,8 @@ from engine.acquire.cold_start import first_batch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.fidelities import CheaperFidelity
-    from campaigns.round import RoundWork
+    from campaigns.round.cheaper_fidelity import CheaperFidelity
+    from campaigns.round.steps import RoundWork
 
 _POOL = 20_000
 """A first batch is chosen among at most this many candidates, drawn at random from a larger pool."""

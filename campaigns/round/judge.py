@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.configuration import round_settings
-from campaigns.stopping import stopping_advice
-from campaigns.training_set import Scale, best_value, training_labels
+from campaigns.pool.labels import Scale, best_value, training_labels
+from campaigns.round.stopping import stopping_advice
 from db.states import QueueState
-from engine.learning.judgement import judge, judge_curves
+from engine.learning.ensemble.evaluation import judge, judge_curves
 from engine.metrics.spread import Spread
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
-    from campaigns.training_set import Goal
+    from campaigns.pool.labels import Goal
     from db.records import QueueEntryRecord, RoundRecord
 
 

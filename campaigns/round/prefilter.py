@@ -17,16 +17,16 @@ import numpy as np
 
 from campaigns.files import replaced
 from campaigns.output import Count
-from campaigns.pool import crystals_of
+from campaigns.pool.pool import crystals_of
 from engine.exceptions import TooFewLabelsError
 from engine.execution import ExecutionSettings, executor
-from engine.learning.ensemble import minimum_labels
-from engine.learning.features import StatisticsStore, describe
+from engine.learning.ensemble.ensemble import minimum_labels
+from engine.learning.features.featuriser import StatisticsStore, describe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.round import RoundWork
+    from campaigns.round.steps import RoundWork
 
 MANY = 50_000
 """Statistics of fewer crystals are made in this process."""
@@ -92,7 +92,7 @@ def first_pass(work: RoundWork) -> FirstPass | None:
 
 
 def _made(work: RoundWork, candidates: NDArray[np.int64], observed: NDArray[np.int64], kept: int) -> FirstPass | None:
-    from engine.learning.gp import GaussianProcessHead
+    from engine.learning.heads.gp import GaussianProcessHead
 
     statistics = StatisticsStore(work.campaign.features)
     for done in _describe_pool(work, statistics):

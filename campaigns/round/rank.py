@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.costs import Costs
-from campaigns.fidelities import MANY, CheaperFidelity, cheaper_fidelity
-from campaigns.predictors import FewerDraws, load_predictor
-from campaigns.relatives import Relatives
-from campaigns.stopping import best_found
-from campaigns.training_set import Scale, best_value
+from campaigns.models.predictors import FewerDraws, load_predictor
+from campaigns.pool.costs import Costs
+from campaigns.pool.labels import Scale, best_value
+from campaigns.pool.relatives import Relatives
+from campaigns.round.cheaper_fidelity import MANY, CheaperFidelity, cheaper_fidelity
+from campaigns.round.stopping import best_found
 from db.records import QueueEntryRecord
 from db.states import FailureReason
 from engine.acquire.batch import Batch, choose_batch, choose_pareto_batch
@@ -21,16 +21,16 @@ from engine.acquire.functions import scheduled_beta
 from engine.acquire.objectives import ChanceConstraint
 from engine.acquire.pool import Criterion
 from engine.acquire.portfolio import updated_gains
-from engine.acquire.posterior import Fidelities, KnownValues, PoolPosterior
 from engine.acquire.reasons import reason, shown
 from engine.exceptions import AcquisitionError
 from engine.metrics.extrapolation import TrainingDistance
 from engine.metrics.spread import decompose
+from engine.posteriors.posterior import Fidelities, KnownValues, PoolPosterior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.round import RoundWork
+    from campaigns.round.steps import RoundWork
     from db.records import LabelRecord
     from engine.acquire.allowance import Limits
 
@@ -212,7 +212,7 @@ class _Ranking:
 
     def _success(self) -> NDArray[np.float64] | None:
         """Probability of each candidate's calculation to succeed, where failures tell crystals apart."""
-        from engine.learning.feasibility import Feasibility
+        from engine.learning.ensemble.feasibility import Feasibility
 
         work, section = self.work, self.settings.campaign
         failed = {

@@ -18,18 +18,18 @@ import numpy as np
 
 from campaigns.files import replaced
 from campaigns.output import Count
-from engine.acquire.posterior import finite_members
 from engine.execution import Threads, cores, executor
+from engine.learning.ensemble.storage import RECORD
 from engine.learning.seeding import one_thread
-from engine.learning.storage import RECORD
+from engine.posteriors.posterior import finite_members
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.round import RoundWork
+    from campaigns.round.steps import RoundWork
     from engine.execution import Run
-    from engine.learning.ensemble import Ensemble, MemberTable
-    from engine.learning.mixture import AnyFeaturiser
+    from engine.learning.backbones.stack import AnyFeaturiser
+    from engine.learning.ensemble.ensemble import Ensemble, MemberTable
 
 PART = 8192
 """Rows predicted and kept together."""

@@ -21,27 +21,27 @@ import numpy as np
 
 from campaigns.configuration import Configuration, round_settings
 from campaigns.exceptions import CampaignError
-from campaigns.fidelities import cheaper_fidelity, queued_cheaper
 from campaigns.files import replaced, write_whole
-from campaigns.first_batch import first_entries
-from campaigns.first_pass import FirstPass, first_pass
-from campaigns.lineage import ROUND, answers_seen, keep_ancestors, recorded_files
-from campaigns.lower_fidelity import check_prior, lower_fidelity
+from campaigns.models.lineage import ROUND, answers_seen, keep_ancestors, recorded_files
+from campaigns.models.predictors import checked_models, is_model
+from campaigns.models.prior import check_prior, lower_fidelity
 from campaigns.output import Count
-from campaigns.pool import Pool, embed_pool, queued_ids
-from campaigns.predictors import checked_models, is_model
-from campaigns.ranking import rank
-from campaigns.scoring import finite_table, score_pool
-from campaigns.stopping import core_hours_left
-from campaigns.training_set import Moment, Scale, training_labels
+from campaigns.pool.labels import Moment, Scale, training_labels
+from campaigns.pool.pool import Pool, embed_pool, queued_ids
+from campaigns.round.cheaper_fidelity import cheaper_fidelity, queued_cheaper
+from campaigns.round.first_batch import first_entries
+from campaigns.round.prefilter import FirstPass, first_pass
+from campaigns.round.rank import rank
+from campaigns.round.score import finite_table, score_pool
+from campaigns.round.stopping import core_hours_left
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
 from db.states import RoundState
 from engine.exceptions import AcquisitionError, DivergedError, EngineError, TooFewLabelsError
 from engine.execution import executor
-from engine.learning.effort import effort_warning
-from engine.learning.ensemble import AUTO, FROZEN, MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
-from engine.learning.finetune import check_start, fine_tuning
-from engine.learning.mixture import make_featuriser
+from engine.learning.backbones.stack import make_featuriser
+from engine.learning.ensemble.ensemble import AUTO, FROZEN, MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
+from engine.learning.networks.effort import effort_warning
+from engine.learning.networks.finetune import check_start, fine_tuning
 from engine.metrics.calibration import Z90
 from engine.metrics.conformal import split_quantile
 
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from db.records import LabelRecord
     from db.store import Store
     from engine.execution import Run
-    from engine.learning.ensemble import Ensemble, MemberTable
-    from engine.learning.mixture import AnyBackbone
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.ensemble.ensemble import Ensemble, MemberTable
 
 LEVEL = 0.9
 _CANDIDATES = "candidates.npy"
@@ -326,7 +326,7 @@ class RoundWork:
 
     def ensemble(self) -> Ensemble:
         """Give the round's model, read once."""
-        from engine.learning.storage import load_ensemble
+        from engine.learning.ensemble.storage import load_ensemble
 
         if self._model is None:
             assert self.record.model_id is not None
@@ -407,7 +407,7 @@ class RoundWork:
         return self._finish(RoundState.RANKED, **kept)
 
     def _keep_model(self, ensemble: Ensemble) -> ModelRecord:
-        from engine.learning.storage import save_ensemble
+        from engine.learning.ensemble.storage import save_ensemble
 
         model_id = f"round-{self.record.number:03d}-{ensemble.data_hash[:8]}"
         folder = self.campaign.artifacts / "models" / model_id

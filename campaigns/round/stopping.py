@@ -9,7 +9,7 @@ import numpy as np
 
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
-from campaigns.training_set import best_value, training_labels
+from campaigns.pool.labels import best_value, training_labels
 from db.states import UNFINISHED, QueueState
 from engine.metrics.stopping import (
     Outlook,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from campaigns.campaign import Campaign
     from db.records import FailureRecord, LabelRecord, RoundRecord
     from engine.acquire.objectives import Objective
-    from engine.acquire.posterior import PoolPosterior
+    from engine.posteriors.posterior import PoolPosterior
 
 _ROWS = 65_536
 """Rows of stored predictions in memory together."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced
-from campaigns.lineage import answers_seen
+from campaigns.models.lineage import answers_seen
 from campaigns.output import Count
-from campaigns.training_set import Scale, default_scale, flaw
+from campaigns.pool.labels import Scale, default_scale, flaw
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.campaign import Campaign
-    from engine.learning.ensemble import Ensemble
-    from engine.learning.mixture import AnyFeaturiser
-    from engine.learning.stages import Recipe
-    from engine.learning.tasks import DataSet
+    from engine.learning.backbones.stack import AnyFeaturiser
+    from engine.learning.ensemble.ensemble import Ensemble
+    from engine.learning.pretraining.stages import Recipe
+    from engine.learning.pretraining.tasks import DataSet
 
 PREDICTION_COLUMNS = ("id", "formula", "mean", "lower", "upper", "log10_mean", "log10_std")
 Say = Callable[[str], None]
@@ -62,12 +62,12 @@ class TrainRequest:
 
 def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
-    from engine.learning.backbone import SIDE_BY_SIDE
-    from engine.learning.effort import effort_warning
-    from engine.learning.ensemble import EnsembleSettings, train_ensemble
-    from engine.learning.finetune import check_start, fine_tuning
-    from engine.learning.mixture import make_featuriser
-    from engine.learning.storage import RECORD, load_starts, save_ensemble
+    from engine.learning.backbones.backbone import SIDE_BY_SIDE
+    from engine.learning.backbones.stack import make_featuriser
+    from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+    from engine.learning.ensemble.storage import RECORD, load_starts, save_ensemble
+    from engine.learning.networks.effort import effort_warning
+    from engine.learning.networks.finetune import check_start, fine_tuning
 
     if (request.out / RECORD).exists():
         raise CampaignError(f"{request.out} holds a trained model already; choose another folder")
@@ -112,8 +112,8 @@ class PredictOutcome:
 
 def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> PredictOutcome:
     """Predict the crystals of ``files``, chunk by chunk, into a CSV or Parquet file."""
-    from engine.learning.mixture import make_featuriser
-    from engine.learning.storage import load_ensemble
+    from engine.learning.backbones.stack import make_featuriser
+    from engine.learning.ensemble.storage import load_ensemble
     from engine.materials.loading import load
 
     if out.suffix not in (".csv", ".parquet"):
@@ -166,9 +166,9 @@ def pretrain_backbone(request: PretrainRequest, say: Say) -> list[dict[str, Any]
 
     The stages are kept in ``stages`` of the folder written; an interrupted recipe goes on from there.
     """
-    from engine.learning.backbone import CARD
-    from engine.learning.recipe import read_recipe
-    from engine.learning.stages import PREVIOUS, run_stages
+    from engine.learning.backbones.backbone import CARD
+    from engine.learning.pretraining.recipes import read_recipe
+    from engine.learning.pretraining.stages import PREVIOUS, run_stages
 
     if (request.out / CARD).exists():
         raise CampaignError(f"{request.out} holds a backbone already; choose another folder")
@@ -187,7 +187,7 @@ def pretrain_backbone(request: PretrainRequest, say: Say) -> list[dict[str, Any]
 
 def _data_sets(recipe: Recipe, request: PretrainRequest, say: Say) -> dict[str, DataSet]:
     """Materials by role, each with the properties that were named for it."""
-    from engine.learning.tasks import DataSet, PropertyTask, merge_copies
+    from engine.learning.pretraining.tasks import DataSet, PropertyTask, merge_copies
     from engine.materials.loading import load
 
     given = [_parse_data(text) for text in request.data]
@@ -254,7 +254,7 @@ def _parse_data(text: str) -> tuple[str, Path, str, str]:
 
 def verify_models(campaign: Campaign) -> list[dict[str, Any]]:
     """State of every checkpoint of every model, and of the backbones they stand on: intact, changed or missing."""
-    from engine.learning.backbone import WEIGHTS
+    from engine.learning.backbones.backbone import WEIGHTS
 
     checkpoints: dict[tuple[str, str], str] = {}
     for record in campaign.store.models():

@@ -23,10 +23,10 @@ import numpy as np
 
 from engine.exceptions import BackboneError, UnknownElementError
 from engine.graphs.crystal_graph import build_graph, collate, pack
-from engine.learning.bonding import BONDING_STATISTICS
-from engine.learning.composition import COMPOSITION_STATISTICS
-from engine.learning.population import Population
-from engine.learning.statistics import crystal_statistics
+from engine.learning.backbones.column_statistics import Population
+from engine.learning.features.bonding import BONDING_STATISTICS
+from engine.learning.features.composition import COMPOSITION_STATISTICS
+from engine.learning.features.statistics import crystal_statistics
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS, MAX_Z
 from engine.pretrained import find_model, model_class, read_model
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from engine.graphs.crystal_graph import CrystalGraph
-    from engine.learning.network import GraphNetwork
+    from engine.learning.backbones.network import GraphNetwork
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
@@ -77,7 +77,7 @@ class Backbone:
 
     @property
     def parts(self) -> tuple[Backbone, ...]:
-        """Backbones it is made of: itself; see :class:`engine.learning.mixture.Mixture`."""
+        """Backbones it is made of: itself; see :class:`engine.learning.backbones.stack.Mixture`."""
         return (self,)
 
     @property
@@ -284,7 +284,7 @@ def body_sizes(class_name: str) -> list[str]:
 def _load_own(folder: Path) -> Backbone:
     from safetensors.torch import load
 
-    from engine.learning.network import GraphNetwork
+    from engine.learning.backbones.network import GraphNetwork
 
     card = _read_card(folder / CARD)
     if not (folder / WEIGHTS).is_file():
@@ -354,7 +354,7 @@ def _of_potential(name: str | Path) -> Backbone:
 
 
 def _bare(name: str | Path, body: nn.Module, card: Mapping[str, Any]) -> Backbone:
-    from engine.learning.network import GraphNetwork
+    from engine.learning.backbones.network import GraphNetwork
 
     network = GraphNetwork(body, _probe_readout(body), ()).eval()
     return Backbone(Path(name).name, network, {"name": Path(name).name, "properties": [], **card})
@@ -389,7 +389,7 @@ def _check_formation_energies(name: str | Path, model: nn.Module, body: nn.Modul
 def _probe_readout(body: nn.Module) -> int:
     import torch
 
-    from engine.learning.network import body_readout
+    from engine.learning.backbones.network import body_readout
 
     crystal = known_compounds()["NaCl"]
     batch = collate([build_graph(crystal, float(body.cutoff))] * 2, node_types(body))  # type: ignore[arg-type]

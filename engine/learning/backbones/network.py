@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.exceptions import BackboneError
-from engine.learning.statistics import STATISTICS, typical_spread
+from engine.learning.features.statistics import STATISTICS, typical_spread
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

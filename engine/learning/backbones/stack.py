@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.exceptions import BackboneError
-from engine.learning.backbone import Backbone
-from engine.learning.features import Featuriser, Precision
-from engine.learning.population import Population
-from engine.learning.statistics import STATISTICS
+from engine.learning.backbones.backbone import Backbone
+from engine.learning.backbones.column_statistics import Population
+from engine.learning.features.featuriser import Featuriser, Precision
+from engine.learning.features.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

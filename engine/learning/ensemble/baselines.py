@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.learning.judgement import Judgement, judge
+from engine.learning.ensemble.evaluation import Judgement, judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

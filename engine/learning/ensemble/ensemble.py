@@ -6,9 +6,8 @@ pool share the hyperparameters of one fit to all labels, and with them their ker
 log10 for properties that span decades, linear otherwise.
 
 Extra-trees, and fine-tuned networks, may stand beside Gaussian processes: the mean is then a blend, see
-:mod:`engine.learning.blend`. A share of zero means that they did not help; networks that have one are trained once
-more, on all labels, to score the pool. As a column of the Gaussian process networks
-did harm: its hyperparameters are fitted to some hundred rows, beside networks that have learned from thousands, and it
+:mod:`engine.learning.ensemble.stacking`. A share of zero means that they did not help; networks that have one are
+trained once more, on all labels, to score the pool. As a column of the Gaussian process networks did harm: its hyperparameters are fitted to some hundred rows, beside networks that have learned from thousands, and it
 comes to trust them more than itself.
 """
 
@@ -23,33 +22,33 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from engine.acquire.posterior import MemberPosterior, PoolPosterior
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning import strategies
-from engine.learning.baselines import baseline_metrics
-from engine.learning.blend import Blend, Partner, held_out_shares
-from engine.learning.committee import NetworkCommittee, held_out, network_data
-from engine.learning.features import CHUNK, chunks
-from engine.learning.finetune import NetworkHead, fine_tuning, fit_heads
-from engine.learning.gp import FoldPredictor, GaussianProcessHead, union
-from engine.learning.judgement import judge, judge_curves, judge_folds
-from engine.learning.losses import Loss
-from engine.learning.mlp import PerceptronHead
-from engine.learning.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
+from engine.learning.ensemble.baselines import baseline_metrics
+from engine.learning.ensemble.evaluation import judge, judge_curves, judge_folds
+from engine.learning.ensemble.stacking import Blend, Partner, held_out_shares
+from engine.learning.features.featuriser import CHUNK, chunks
+from engine.learning.features.statistics import STATISTICS
+from engine.learning.heads.gp import FoldPredictor, GaussianProcessHead, union
+from engine.learning.heads.mlp import PerceptronHead
+from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
+from engine.learning.heads.trees import Trees
+from engine.learning.networks import strategies
+from engine.learning.networks.committee import NetworkCommittee, held_out, network_data
+from engine.learning.networks.finetune import NetworkHead, fine_tuning, fit_heads
+from engine.learning.networks.losses import Loss
+from engine.learning.networks.training import Schedule
 from engine.learning.seeding import one_thread
-from engine.learning.statistics import STATISTICS
-from engine.learning.training import Schedule
-from engine.learning.trees import Trees
 from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import TrainingDistance, Widening, cross_widening, fit_widening, held_out_distances
+from engine.posteriors.posterior import MemberPosterior, PoolPosterior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from engine.execution import Run
-    from engine.learning.mixture import AnyBackbone, AnyFeaturiser
-    from engine.learning.training import GraphData
+    from engine.learning.backbones.stack import AnyBackbone, AnyFeaturiser
+    from engine.learning.networks.training import GraphData
 
 HeadKind = Literal["gp", "mlp", "network"]
 Scale = Literal["log10", "linear"]
@@ -73,7 +72,7 @@ class EnsembleSettings:
 
     strategy: str = FROZEN
     """``frozen``: heads on cached embeddings; ``auto``: with networks (``full``) where there are labels enough; or what
-    networks train, see :mod:`engine.learning.strategies` (``full``, ``last``, ``head``, ``blocks:k``, ...)."""
+    networks train, see :mod:`engine.learning.networks.strategies` (``full``, ``last``, ``head``, ``blocks:k``, ...)."""
     head: HeadKind = "gp"
     """``gp`` and ``mlp`` read embeddings, and a ``gp`` is blended with trees and with networks where any are trained;
     ``network``: the networks' own heads."""
@@ -266,7 +265,7 @@ def train_ensemble(
         networks learn them beside the target.
     lower_fidelity
         A model of the same property at a cheaper fidelity, on the same backbone, with Gaussian-process members; each
-        member then learns its own labels on top of all of that model's, see :mod:`engine.learning.multifidelity`.
+        member then learns its own labels on top of all of that model's, see :mod:`engine.learning.heads.multifidelity`.
     workers
         With more than one, networks train in as many processes, to the same numbers.
     run

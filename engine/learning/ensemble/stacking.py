@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.mixture import AnyFeaturiser
+    from engine.learning.backbones.stack import AnyFeaturiser
 
 PRIOR_LABELS = 10
 """Imagined labels that ask for equal shares."""

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.exceptions import BackboneError, ModelFileError
-from engine.learning.backbone import CARD, Backbone, load_backbone
-from engine.learning.blend import Blend, Partner
-from engine.learning.committee import NetworkCommittee
-from engine.learning.ensemble import UPPER, Ensemble, EnsembleSettings
-from engine.learning.finetune import NetworkHead
-from engine.learning.gp import GaussianProcessHead
-from engine.learning.mixture import AnyBackbone, mixed
-from engine.learning.mlp import PerceptronHead
-from engine.learning.training import Schedule
-from engine.learning.trees import Forest, Trees
+from engine.learning.backbones.backbone import CARD, Backbone, load_backbone
+from engine.learning.backbones.stack import AnyBackbone, mixed
+from engine.learning.ensemble.ensemble import UPPER, Ensemble, EnsembleSettings
+from engine.learning.ensemble.stacking import Blend, Partner
+from engine.learning.heads.gp import GaussianProcessHead
+from engine.learning.heads.mlp import PerceptronHead
+from engine.learning.heads.trees import Forest, Trees
+from engine.learning.networks.committee import NetworkCommittee
+from engine.learning.networks.finetune import NetworkHead
+from engine.learning.networks.training import Schedule
 from engine.metrics.extrapolation import TrainingDistance, Widening
 
 if TYPE_CHECKING:

@@ -15,16 +15,16 @@ from engine.exceptions import BackboneError
 from engine.graphs.crystal_graph import build_graph, build_graphs
 from engine.graphs.shards import ShardStore
 from engine.graphs.store import GraphStore
-from engine.learning.bonding import CUTOFF
-from engine.learning.composition import COMPOSITION_STATISTICS
+from engine.learning.features.bonding import CUTOFF
+from engine.learning.features.composition import COMPOSITION_STATISTICS
+from engine.learning.features.statistics import STATISTICS, crystal_statistics
 from engine.learning.seeding import one_thread
-from engine.learning.statistics import STATISTICS, crystal_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.graphs.crystal_graph import CrystalGraph
-    from engine.learning.backbone import Backbone
+    from engine.learning.backbones.backbone import Backbone
     from engine.materials.crystal import Crystal
 
 CHUNK = 2048
@@ -53,7 +53,7 @@ class Featuriser:
         self.keep_graphs = keep_graphs
         self.precision = precision
         self.parts = (self,)
-        """Featurisers of the backbones it is made of; see :class:`engine.learning.mixture.MixedFeaturiser`."""
+        """Featurisers of the backbones it is made of; see :class:`engine.learning.backbones.stack.MixedFeaturiser`."""
         folder = Path(folder)
         self._graphs = GraphStore(folder / "graphs", backbone.cutoff)
         self._type = pa.float16() if precision == "float16" else pa.float32()

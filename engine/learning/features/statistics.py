@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.learning.bonding import BONDING_STATISTICS, bonding_statistics
-from engine.learning.composition import COMPOSITION_STATISTICS, composition_statistics
+from engine.learning.features.bonding import BONDING_STATISTICS, bonding_statistics
+from engine.learning.features.composition import COMPOSITION_STATISTICS, composition_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError
-from engine.learning.population import Population
+from engine.learning.backbones.column_statistics import Population
 from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:

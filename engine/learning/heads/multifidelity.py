@@ -30,7 +30,15 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning.gp import _BLOCK, _FIT_ROWS, _SQRT5, MIN_LABELS, GaussianProcessHead, _kernel, _PriorFunctions
+from engine.learning.heads.gp import (
+    _BLOCK,
+    _FIT_ROWS,
+    _SQRT5,
+    MIN_LABELS,
+    GaussianProcessHead,
+    _kernel,
+    _PriorFunctions,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

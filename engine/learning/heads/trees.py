@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.tree._tree import Tree
 
-    from engine.learning.mixture import AnyFeaturiser
+    from engine.learning.backbones.stack import AnyFeaturiser
 
 _TREES = 50
 """Of the forest that scores pools."""

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from engine.graphs.crystal_graph import pack
+from engine.learning.backbones.network import GraphNetwork, body_features, body_readout
 from engine.learning.memory import in_halves
-from engine.learning.network import GraphNetwork, body_features, body_readout
-from engine.learning.strategies import LAYOUTS, Strategy
+from engine.learning.networks.strategies import LAYOUTS, Strategy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.training import GraphData
+    from engine.learning.networks.training import GraphData
 
 MAX_BYTES_IN_MEMORY = 1 << 30
 """Larger activations are in a temporary file, mapped into memory."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.learning.training import GraphData
+from engine.learning.networks.training import GraphData
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.features import Featuriser
-    from engine.learning.finetune import NetworkHead
-    from engine.learning.mixture import AnyFeaturiser
+    from engine.learning.backbones.stack import AnyFeaturiser
+    from engine.learning.features.featuriser import Featuriser
+    from engine.learning.networks.finetune import NetworkHead
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from engine.learning.backbone import Backbone
-    from engine.learning.ensemble import EnsembleSettings
-    from engine.learning.mixture import AnyFeaturiser
-    from engine.learning.strategies import Strategy
-    from engine.learning.training import GraphData
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.backbones.stack import AnyFeaturiser
+    from engine.learning.ensemble.ensemble import EnsembleSettings
+    from engine.learning.networks.strategies import Strategy
+    from engine.learning.networks.training import GraphData
 
 SAMPLE = 16
 """Crystals of the step."""
@@ -44,8 +44,8 @@ def effort_warning(featuriser: AnyFeaturiser, keys: Sequence[str], settings: Ens
 
 def expected_seconds(featuriser: AnyFeaturiser, keys: Sequence[str], settings: EnsembleSettings) -> float:
     """Estimate the seconds of one process in which the networks of an ensemble train."""
-    from engine.learning import strategies
-    from engine.learning.committee import network_data
+    from engine.learning.networks import strategies
+    from engine.learning.networks.committee import network_data
 
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(len(keys), min(SAMPLE, len(keys)), replace=False))
@@ -65,10 +65,10 @@ def expected_seconds(featuriser: AnyFeaturiser, keys: Sequence[str], settings: E
 
 def _seconds(backbone: Backbone, data: GraphData, strategy: Strategy) -> tuple[float, float]:
     """Seconds for all of ``data``: of what stays frozen, done once, and of a step."""
-    from engine.learning.activations import from_graphs, frozen_activations
     from engine.learning.device import device
-    from engine.learning.finetune import new_network
-    from engine.learning.losses import masked_loss
+    from engine.learning.networks.activations import from_graphs, frozen_activations
+    from engine.learning.networks.finetune import new_network
+    from engine.learning.networks.losses import masked_loss
     from engine.learning.seeding import one_thread, seeded
 
     rows = np.arange(len(data.graphs))

@@ -19,20 +19,20 @@ from safetensors.torch import load, save
 
 from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError
 from engine.execution import ExecutionSettings, executor
-from engine.learning.activations import Activations, frozen_activations
-from engine.learning.losses import Loss
-from engine.learning.network import GraphNetwork
+from engine.learning.backbones.network import GraphNetwork
+from engine.learning.networks.activations import Activations, frozen_activations
+from engine.learning.networks.losses import Loss
+from engine.learning.networks.strategies import FULL, Strategy, parse
+from engine.learning.networks.training import Epoch, GraphData, Schedule, predict_both, train_network
 from engine.learning.seeding import one_thread, seeded
-from engine.learning.strategies import FULL, Strategy, parse
-from engine.learning.training import Epoch, GraphData, Schedule, predict_both, train_network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from engine.execution import Run
-    from engine.learning.backbone import Backbone
-    from engine.learning.mixture import AnyBackbone
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.backbones.stack import AnyBackbone
 
 TRUNK_SIZE = 128
 """Width of the trunk put on a backbone that has none."""
@@ -302,7 +302,7 @@ class _Start:
 
 @lru_cache(maxsize=1)
 def _fitter(start: _Start) -> _Fitter:
-    from engine.learning.backbone import load_backbone
+    from engine.learning.backbones.backbone import load_backbone
 
     with tempfile.TemporaryDirectory(prefix="kappascout-members-") as folder:
         for name, content in start.backbone.items():

@@ -18,7 +18,7 @@ from engine.exceptions import TrainingError
 if TYPE_CHECKING:
     from torch import nn
 
-    from engine.learning.network import GraphNetwork
+    from engine.learning.backbones.network import GraphNetwork
 
 STRATEGIES = {
     "full": "every weight",

@@ -23,18 +23,18 @@ from torch import Tensor, nn
 
 from engine.exceptions import DivergedError, TooFewLabelsError, TrainingError
 from engine.graphs.crystal_graph import CrystalGraph, collate, pack
-from engine.learning.activations import Activations, Trunk, from_graphs
 from engine.learning.device import device, random_states, set_random_states
-from engine.learning.losses import Balance, Loss, check_loss, masked_loss
 from engine.learning.memory import in_halves, is_out_of_memory, release, single_crystal_too_large
+from engine.learning.networks.activations import Activations, Trunk, from_graphs
+from engine.learning.networks.losses import Balance, Loss, check_loss, masked_loss
+from engine.learning.networks.strategies import FULL, Strategy
 from engine.learning.seeding import seeded
-from engine.learning.strategies import FULL, Strategy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch_geometric.data import Data
 
-    from engine.learning.network import GraphNetwork
+    from engine.learning.backbones.network import GraphNetwork
 
 CHECKPOINT = "training.pt"
 _FORMAT = 2
@@ -128,8 +128,8 @@ def train_network(
     strategy
         Which of its weights learn.
     activations
-        What :func:`engine.learning.activations.frozen_activations` computed of ``rows`` for this strategy; without
-        them every pass begins at the graphs, to the same numbers.
+        What :func:`engine.learning.networks.activations.frozen_activations` computed of ``rows`` for this strategy;
+        without them every pass begins at the graphs, to the same numbers.
     checkpoint
         Folder in which the state after every epoch is kept; a training that finds its own state there goes on from it,
         to the result it would have had.

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.exceptions import TrainingError
-from engine.learning.features import Featuriser, chunks
-from engine.learning.statistics import STATISTICS
+from engine.learning.features.featuriser import Featuriser, chunks
+from engine.learning.features.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.backbone import Backbone
-    from engine.learning.strategies import Strategy
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.networks.strategies import Strategy
     from engine.materials.crystal import Material
 
 COLUMNS = "teachers"
@@ -44,7 +44,7 @@ def check_teachers(stage: str, names: Sequence[str], strategy: Strategy) -> None
 
 def load_teachers(names: Sequence[str]) -> tuple[Backbone, ...]:
     """Load teachers by name or path, as starting weights are."""
-    from engine.learning.storage import load_start
+    from engine.learning.ensemble.storage import load_start
 
     return tuple(load_start(name) for name in names)
 

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from engine.exceptions import TrainingError
-from engine.learning.stages import Recipe, Stage
-from engine.learning.tasks import PropertyTask
-from engine.learning.training import Schedule
+from engine.learning.networks.training import Schedule
+from engine.learning.pretraining.stages import Recipe, Stage
+from engine.learning.pretraining.tasks import PropertyTask
 
 _PARTS = {"tasks": PropertyTask, "schedule": Schedule}
 """Keys of a stage that have keys of their own."""
@@ -26,7 +26,7 @@ def read_recipe(name: str | Path) -> Recipe:
     """Read a recipe shipped with this package (by name) or a JSON file.
 
     A recipe is ``{"description": ..., "stages": [{...}, ...]}``, a stage with the fields of
-    :class:`engine.learning.stages.Stage`; one of a single stage may be that stage alone.
+    :class:`engine.learning.pretraining.stages.Stage`; one of a single stage may be that stage alone.
 
     Raises
     ------

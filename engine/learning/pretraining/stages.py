@@ -21,8 +21,7 @@ import numpy as np
 
 from engine.exceptions import BackboneError, DivergedError, TrainingError
 from engine.graphs.crystal_graph import build_graph, collate
-from engine.learning import strategies
-from engine.learning.backbone import (
+from engine.learning.backbones.backbone import (
     CARD,
     Backbone,
     body_sizes,
@@ -31,11 +30,13 @@ from engine.learning.backbone import (
     load_backbone,
     node_types,
 )
-from engine.learning.losses import Balance, Loss, check_loss
-from engine.learning.population import MAX_CRYSTALS, MIN_CRYSTALS, Population
-from engine.learning.seeding import one_thread, seeded
-from engine.learning.statistics import crystal_statistics
-from engine.learning.tasks import (
+from engine.learning.backbones.column_statistics import MAX_CRYSTALS, MIN_CRYSTALS, Population
+from engine.learning.features.statistics import crystal_statistics
+from engine.learning.networks import strategies
+from engine.learning.networks.losses import Balance, Loss, check_loss
+from engine.learning.networks.training import CHECKPOINT, Epoch, GraphData, Schedule, predict_network, train_network
+from engine.learning.pretraining.distillation import COLUMNS, check_teachers, load_teachers, taught_columns
+from engine.learning.pretraining.tasks import (
     DataSet,
     PropertyTask,
     check_labels,
@@ -45,15 +46,14 @@ from engine.learning.tasks import (
     number,
     seen_prefixes,
 )
-from engine.learning.teaching import COLUMNS, check_teachers, load_teachers, taught_columns
-from engine.learning.training import CHECKPOINT, Epoch, GraphData, Schedule, predict_network, train_network
+from engine.learning.seeding import one_thread, seeded
 from engine.metrics.accuracy import accuracy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.finetune import Loaded
-    from engine.learning.network import GraphNetwork
+    from engine.learning.backbones.network import GraphNetwork
+    from engine.learning.networks.finetune import Loaded
     from engine.materials.crystal import Material
 
 MIN_LABELS = 50
@@ -97,7 +97,7 @@ class Stage:
     always go on with the trunk, where there is one."""
     teachers: tuple[str, ...] = ()
     """Backbones or potentials by name or path whose columns it learns to give beside the properties, see
-    :mod:`engine.learning.teaching`; all columns together count as much as all properties."""
+    :mod:`engine.learning.pretraining.distillation`; all columns together count as much as all properties."""
     loss: Loss = "huber"
     balance: Balance = "equal"
     schedule: Schedule = field(default_factory=lambda: Schedule(epochs=20, batch_size=64))
@@ -251,7 +251,7 @@ def train_stage(
     BackboneError
         If the start lacks tensors that the strategy needs.
     """
-    from engine.learning.activations import frozen_activations
+    from engine.learning.networks.activations import frozen_activations
 
     say = say or (lambda _: None)
     tasks = _tasks(stage, data)
@@ -347,7 +347,7 @@ def scratch_backbone(start: str, sizes: Mapping[str, Any], seed: int) -> Backbon
     """Untrained body, ``scratch:megnet`` or its like, of the sizes given and otherwise those of :data:`SCRATCH`."""
     import torch
 
-    from engine.learning.network import GraphNetwork, body_readout
+    from engine.learning.backbones.network import GraphNetwork, body_readout
 
     class_name, settings = SCRATCH[_scratch_kind(start)]
     known = body_sizes(class_name)
@@ -421,7 +421,7 @@ def _begin(
     """Network the stage begins with, and what of it came from ``start``."""
     import torch
 
-    from engine.learning.finetune import start_network
+    from engine.learning.networks.finetune import start_network
 
     has_trunk = bool(start.network.trunk_size)
     keep_trunk = stage.keep != "body" or strategy.name == "last" or (strategy.name == "frozen" and has_trunk)
@@ -524,7 +524,7 @@ def _starts(recipe: Recipe, given: Backbone | str | Path | None) -> list[Backbon
 
 
 def _start(asked: str | Path, stage: Stage) -> Backbone:
-    from engine.learning.storage import load_start
+    from engine.learning.ensemble.storage import load_start
 
     if str(asked).startswith("scratch"):
         return scratch_backbone(str(asked), stage.body, stage.seed)

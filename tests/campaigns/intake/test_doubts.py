@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from campaigns.campaign import Campaign
-from campaigns.doubts import doubts
 from campaigns.exceptions import CampaignError
+from campaigns.intake.doubts import doubts
 from db.exceptions import IllegalMoveError, LabelError, UnknownRecordError
 from db.records import QueueEntryRecord
 from db.states import RoundState
@@ -256,7 +256,7 @@ def test_labels_of_materials_are_withdrawn(small: Path, records: list[dict[str, 
 def test_what_was_withdrawn_is_asked_again_and_a_round_keeps_its_labels(
     replay: Path, records: list[dict[str, Any]]
 ) -> None:
-    from campaigns.training_set import Moment, training_labels
+    from campaigns.pool.labels import Moment, training_labels
 
     done("run", replay, "--rounds", "1")
     asked = [e["id"] for e in queue(replay)]

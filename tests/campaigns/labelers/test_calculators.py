@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from campaigns.calculators import Calculator
 from campaigns.campaign import Campaign
-from campaigns.ingestion import IngestReport, add_materials
+from campaigns.intake.crystals import IngestReport, add_materials
+from campaigns.labelers.calculators import Calculator
 from db.states import FailureReason, QueueState
 from engine.materials.identity import identify
 from engine.physics.debye import calculate_kappa

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from campaigns import pool as module
 from campaigns.campaign import Campaign
-from campaigns.columns import MaterialColumns
-from campaigns.pool import Pool, crystals_of, embed_pool
+from campaigns.pool.columns import MaterialColumns
+from campaigns.pool.pool import Pool, crystals_of, embed_pool
+from campaigns.pool.pool import pool as module
 from db.records import MaterialKey
 from engine.execution import ExecutionSettings
-from engine.learning.features import Featuriser
+from engine.learning.features.featuriser import Featuriser
 
 KEYS = [
     MaterialKey(f"m{i}", f"{i:032x}", "MgO" if i % 3 else "NaCl", "Mg-O" if i % 3 else "Cl-Na", 225, 2 + i % 5, "b")
@@ -25,7 +25,7 @@ KEYS = [
 
 
 def test_columns_read_like_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("campaigns.columns._CHUNK", 6)
+    monkeypatch.setattr("campaigns.pool.columns._CHUNK", 6)
     columns = MaterialColumns.of(tuple(zip(*part, strict=True)) for part in (KEYS[:7], KEYS[7:]))
     assert len(columns) == 20
     assert list(columns) == KEYS

@@ -12,10 +12,10 @@ import pytest
 
 from campaigns.campaign import Campaign
 from campaigns.exceptions import NoCandidatesError
-from campaigns.pool import Pool
-from campaigns.ranking import rank
-from campaigns.relatives import Relatives
-from campaigns.round import RoundWork, open_round
+from campaigns.pool.pool import Pool
+from campaigns.pool.relatives import Relatives
+from campaigns.round.rank import rank
+from campaigns.round.steps import RoundWork, open_round
 from db.states import RoundState
 from tests.campaigns.helpers import configure, done, queue, refused, write_lines
 

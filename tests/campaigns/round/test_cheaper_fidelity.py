@@ -13,9 +13,9 @@ import pytest
 from campaigns.campaign import Campaign
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError, ConfigurationError
-from campaigns.fidelities import cheaper_fidelity
-from campaigns.labelers import make_labeler
-from campaigns.round import RoundWork, changed_settings, open_round
+from campaigns.labelers.labelers import make_labeler
+from campaigns.round.cheaper_fidelity import cheaper_fidelity
+from campaigns.round.steps import RoundWork, changed_settings, open_round
 from db.states import QueueState
 from tests.campaigns.helpers import configure, done, queue, reference_records, write_lines
 

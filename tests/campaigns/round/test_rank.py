@@ -14,15 +14,15 @@ import pytest
 
 from campaigns.campaign import Campaign
 from campaigns.configuration import check_configuration
-from campaigns.ranking import rank
-from campaigns.round import RoundWork, open_round
-from campaigns.training_set import Goal, Scale
+from campaigns.pool.labels import Goal, Scale
+from campaigns.round.rank import rank
+from campaigns.round.steps import RoundWork, open_round
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, RoundState
 from engine.acquire.functions import FUNCTIONS
 from engine.acquire.objectives import Objective
 from engine.exceptions import AcquisitionError
-from engine.learning.ensemble import Ensemble
+from engine.learning.ensemble.ensemble import Ensemble
 from tests.campaigns.helpers import configure, done, kappascout, label_rows, queue, refused, write_lines
 
 PROPERTY = "kappa_300K"

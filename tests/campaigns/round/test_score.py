@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from campaigns import first_pass
-from campaigns import scoring as module
 from campaigns.campaign import Campaign
-from campaigns.round import RoundWork, open_round
-from campaigns.scoring import score_pool
+from campaigns.round.score import score_pool
+from campaigns.round.steps import RoundWork, open_round
+from campaigns.round.steps import prefilter as first_pass
+from campaigns.round.steps import score as module
 from db.states import RoundState
 from engine.execution import ExecutionSettings, executor
 from tests.campaigns.helpers import configure

@@ -12,13 +12,13 @@ from scipy.stats import norm
 
 from campaigns.campaign import Campaign
 from campaigns.exceptions import CampaignError
-from campaigns.stopping import best_found, core_hours, outlook, stopping_advice, undiscovered_hits
-from campaigns.training_set import training_labels
+from campaigns.pool.labels import training_labels
+from campaigns.round.stopping import best_found, core_hours, outlook, stopping_advice, undiscovered_hits
 from db.records import FailureRecord
 from db.states import FailureReason, QueueState
 from engine.acquire.objectives import Objective
-from engine.acquire.posterior import TablePosterior
 from engine.metrics.stopping import StoppingAdvice, StoppingRule, advise
+from engine.posteriors.posterior import TablePosterior
 
 
 def test_a_new_campaign_knows_little(dft: Path):

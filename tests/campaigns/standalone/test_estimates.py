@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from campaigns.estimates import FAILURE, KAPPA, METHOD
+from campaigns.standalone.estimates import FAILURE, KAPPA, METHOD
 from engine.physics.debye import calculate_kappa
 from engine.physics.potentials import load_potential
 from tests.campaigns.helpers import done, refused, write_lines

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from campaigns.standalone import PREDICTION_COLUMNS
+from campaigns.standalone.models import PREDICTION_COLUMNS
 from tests.campaigns.helpers import FIELD, done, refused, write_lines
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.acquire.posterior import Fidelities, KnownValues, MemberPosterior, TablePosterior
 from engine.exceptions import AcquisitionError
+from engine.posteriors.posterior import Fidelities, KnownValues, MemberPosterior, TablePosterior
 
 N_ROWS = 300
 

@@ -12,7 +12,7 @@ import torch
 
 from engine.exceptions import BackboneError, PotentialError, UnknownElementError
 from engine.graphs.crystal_graph import build_graph, collate
-from engine.learning.backbone import (
+from engine.learning.backbones.backbone import (
     Backbone,
     body_arguments,
     build_body,
@@ -21,8 +21,8 @@ from engine.learning.backbone import (
     node_types,
     shipped_backbones,
 )
-from engine.learning.network import GraphNetwork, body_readout
-from engine.learning.recipe import read_recipe, read_stage
+from engine.learning.backbones.network import GraphNetwork, body_readout
+from engine.learning.pretraining.recipes import read_recipe, read_stage
 from engine.materials.crystal import Crystal
 
 MEGNET = "pretrained/MEGNet-MP-2018.6.1-Eform"
@@ -130,7 +130,7 @@ def test_unknown_elements_are_named(backbone, tmp_path):
     rare = Crystal.from_symbols(4 * np.eye(3), ["Po", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     with pytest.raises(UnknownElementError, match="PoO: backbone megnet-multiproperty does not know Po"):
         backbone.embed_crystals([rare])
-    from engine.learning.features import Featuriser
+    from engine.learning.features.featuriser import Featuriser
 
     with pytest.raises(UnknownElementError, match="Po"):
         Featuriser(backbone, tmp_path).add({"rare": rare})

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from engine.learning.backbone import load_backbone, shipped_backbones
-from engine.learning.gp import GaussianProcessHead
-from engine.learning.mixture import mixed
-from engine.learning.population import Population
+from engine.learning.backbones.backbone import load_backbone, shipped_backbones
+from engine.learning.backbones.column_statistics import Population
+from engine.learning.backbones.stack import mixed
+from engine.learning.heads.gp import GaussianProcessHead
 from tests.engine.learning.bodies import small_backbone
 
 GROUPS = {"composition": slice(0, 3), "bonding": slice(3, 5), "readout": slice(5, 9)}

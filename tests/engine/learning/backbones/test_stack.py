@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from engine.exceptions import BackboneError, UnknownElementError
-from engine.learning.ensemble import EnsembleSettings, train_ensemble
-from engine.learning.features import Featuriser
-from engine.learning.mixture import Mixture, make_featuriser, mixed
-from engine.learning.storage import backbone_parts, load_ensemble, load_start, load_starts, save_ensemble
-from engine.learning.training import Schedule
+from engine.learning.backbones.stack import Mixture, make_featuriser, mixed
+from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+from engine.learning.ensemble.storage import backbone_parts, load_ensemble, load_start, load_starts, save_ensemble
+from engine.learning.features.featuriser import Featuriser
+from engine.learning.networks.training import Schedule
 from tests.engine.learning.bodies import small_backbone
 
 SCHEDULE = Schedule(epochs=2, batch_size=8)
@@ -120,7 +120,7 @@ def test_a_gaussian_process_has_a_length_scale_for_each_backbone(ensembles):
 
 
 def test_potentials_are_read_beside_others_and_not_trained(parts):
-    from engine.learning.backbone import Backbone
+    from engine.learning.backbones.backbone import Backbone
 
     potential = Backbone("pes", parts[1].network, {"potential": {}})
     assert mixed([parts[0], potential]).trained == (parts[0],)
@@ -131,7 +131,7 @@ def test_potentials_are_read_beside_others_and_not_trained(parts):
 
 
 def test_what_all_have_seen_counts(parts):
-    from engine.learning.backbone import Backbone
+    from engine.learning.backbones.backbone import Backbone
 
     one = Backbone("one", parts[0].network, {"seen": {"kappa": ["a"]}, "lineage": [{"stage": "first"}]})
     two = Backbone("two", parts[1].network, {"seen": {"kappa": ["b"], "gap": ["c"]}, "lineage": [{"stage": "second"}]})

@@ -10,10 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning import blend
-from engine.learning import ensemble as module
-from engine.learning.committee import network_data
-from engine.learning.ensemble import (
+from engine.learning.ensemble.ensemble import (
     EnsembleSettings,
     MemberTable,
     assign_folds,
@@ -21,10 +18,13 @@ from engine.learning.ensemble import (
     minimum_labels,
     train_ensemble,
 )
-from engine.learning.finetune import NetworkHead
-from engine.learning.gp import GaussianProcessHead
-from engine.learning.strategies import FULL
-from engine.learning.training import Schedule
+from engine.learning.ensemble.ensemble import ensemble as module
+from engine.learning.ensemble.ensemble import stacking as blend
+from engine.learning.heads.gp import GaussianProcessHead
+from engine.learning.networks.committee import network_data
+from engine.learning.networks.finetune import NetworkHead
+from engine.learning.networks.strategies import FULL
+from engine.learning.networks.training import Schedule
 from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import held_out_distances
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from engine.learning.baselines import baseline_metrics
-from engine.learning.judgement import judge, judge_curves, judge_folds
+from engine.learning.ensemble.baselines import baseline_metrics
+from engine.learning.ensemble.evaluation import judge, judge_curves, judge_folds
 
 
 def test_a_judgement_is_plain_json():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from engine.exceptions import TrainingError
-from engine.learning.composition import COMPOSITION_STATISTICS as STATISTICS
-from engine.learning.composition import composition_statistics
-from engine.learning.feasibility import Feasibility
+from engine.learning.ensemble.feasibility import Feasibility
+from engine.learning.features.composition import COMPOSITION_STATISTICS as STATISTICS
+from engine.learning.features.composition import composition_statistics
 from engine.materials.reference import reference_crystals
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.learning.blend import PRIOR_LABELS, SMALLEST, Blend, held_out_shares
+from engine.learning.ensemble.stacking import PRIOR_LABELS, SMALLEST, Blend, held_out_shares
 
 
 def case(n: int, errors: tuple[float, ...], seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from engine.exceptions import BackboneError, ModelFileError, TrainingError
-from engine.learning.ensemble import EnsembleSettings, train_ensemble
-from engine.learning.features import Featuriser
-from engine.learning.storage import RECORD, load_ensemble, load_start, read_record, save_ensemble
-from engine.learning.training import Schedule
+from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+from engine.learning.ensemble.storage import RECORD, load_ensemble, load_start, read_record, save_ensemble
+from engine.learning.features.featuriser import Featuriser
+from engine.learning.networks.training import Schedule
 
 SETTINGS = {
     "gp": EnsembleSettings(members=2, seed=1, trees=False),

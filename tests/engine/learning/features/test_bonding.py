@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.learning.backbone import known_compounds
-from engine.learning.bonding import BONDING_STATISTICS, bonding_statistics
-from engine.learning.statistics import STATISTICS, crystal_statistics
+from engine.learning.backbones.backbone import known_compounds
+from engine.learning.features.bonding import BONDING_STATISTICS, bonding_statistics
+from engine.learning.features.statistics import STATISTICS, crystal_statistics
 from engine.materials.crystal import Crystal
 
 HALF = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])

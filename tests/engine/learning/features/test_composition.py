@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 
-from engine.learning.backbone import known_compounds
-from engine.learning.composition import COMPOSITION_STATISTICS, composition_statistics
+from engine.learning.backbones.backbone import known_compounds
+from engine.learning.features.composition import COMPOSITION_STATISTICS, composition_statistics
 from engine.materials.reference import reference_crystals
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from engine.exceptions import BackboneError
-from engine.learning import features as module
-from engine.learning.features import Featuriser, chunks
+from engine.learning.features.featuriser import Featuriser, chunks
+from engine.learning.features.featuriser import featuriser as module
 
 
 def test_embeddings_come_back_as_they_were_made(labelled, backbone, materials):
@@ -39,7 +39,7 @@ def test_only_what_is_missing_is_made(backbone, materials, tmp_path, monkeypatch
 
 
 def statistics(crystals):
-    from engine.learning.statistics import crystal_statistics
+    from engine.learning.features.statistics import crystal_statistics
 
     return crystal_statistics(crystals)
 

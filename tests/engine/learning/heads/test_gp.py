@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from engine.exceptions import TooFewLabelsError
-from engine.learning import gp
-from engine.learning.gp import FoldPredictor, GaussianProcessHead
+from engine.learning.heads import gp
+from engine.learning.heads.gp import FoldPredictor, GaussianProcessHead
 
 SINGLE = 1e-3
 """Relative error of a variance in single precision; means are ten times as exact."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from engine.learning.mlp import PerceptronHead
+from engine.learning.heads.mlp import PerceptronHead
 
 
 def data(n: int, seed: int):

@@ -11,9 +11,9 @@ from safetensors.torch import load, save
 from scipy.stats import spearmanr
 
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning import gp
-from engine.learning.gp import GaussianProcessHead
-from engine.learning.multifidelity import MultiFidelityHead, evaluate_all, predict_all
+from engine.learning.heads import gp
+from engine.learning.heads.gp import GaussianProcessHead
+from engine.learning.heads.multifidelity import MultiFidelityHead, evaluate_all, predict_all
 
 SINGLE = 1e-3
 """Relative error of a variance in single precision; means are ten times as exact."""

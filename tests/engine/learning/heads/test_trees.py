@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from sklearn.ensemble import ExtraTreesRegressor
 
-from engine.learning import trees as module
-from engine.learning.trees import Forest, Trees
+from engine.learning.heads import trees as module
+from engine.learning.heads.trees import Forest, Trees
 
 
 def grown(columns: np.ndarray, values: np.ndarray, n_trees: int = 7, **options) -> ExtraTreesRegressor:

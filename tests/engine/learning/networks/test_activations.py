@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.learning import activations
-from engine.learning.activations import CutFeatures, Readouts, from_graphs, frozen_activations
-from engine.learning.finetune import NetworkHead, new_network
-from engine.learning.strategies import parse
-from engine.learning.training import Schedule, predict_network, train_network
+from engine.learning.networks import activations
+from engine.learning.networks.activations import CutFeatures, Readouts, from_graphs, frozen_activations
+from engine.learning.networks.finetune import NetworkHead, new_network
+from engine.learning.networks.strategies import parse
+from engine.learning.networks.training import Schedule, predict_network, train_network
 from tests.engine.learning.bodies import SMALL, small_backbone
 
 SCHEDULE = Schedule(epochs=4, batch_size=8)

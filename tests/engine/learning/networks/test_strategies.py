@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import BackboneError, TrainingError
-from engine.learning.finetune import load_weights, new_network
-from engine.learning.network import GraphNetwork
-from engine.learning.strategies import STRATEGIES, Strategy, n_blocks, network_parts, parse
-from engine.learning.training import Schedule, train_network
+from engine.learning.backbones.network import GraphNetwork
+from engine.learning.networks.finetune import load_weights, new_network
+from engine.learning.networks.strategies import STRATEGIES, Strategy, n_blocks, network_parts, parse
+from engine.learning.networks.training import Schedule, train_network
 from tests.engine.learning.bodies import SMALL, small_backbone
 
 NAMES = ("full", "frozen", "last", "head", "blocks:1", "blocks:2", "embedding_frozen", "gradual")

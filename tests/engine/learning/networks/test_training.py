@@ -10,15 +10,15 @@ import torch
 
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.execution import ExecutionSettings, executor
-from engine.learning.activations import frozen_activations
-from engine.learning.backbone import Backbone
+from engine.learning.backbones.backbone import Backbone
+from engine.learning.backbones.network import GraphNetwork
 from engine.learning.device import device, random_states, set_random_states
-from engine.learning.finetune import NetworkHead, fit_heads, new_network
-from engine.learning.losses import masked_loss
-from engine.learning.network import GraphNetwork
+from engine.learning.networks.activations import frozen_activations
+from engine.learning.networks.finetune import NetworkHead, fit_heads, new_network
+from engine.learning.networks.losses import masked_loss
+from engine.learning.networks.strategies import FULL, parse
+from engine.learning.networks.training import GraphData, Schedule, _Run, predict_network, train_network
 from engine.learning.seeding import one_thread
-from engine.learning.strategies import FULL, parse
-from engine.learning.training import GraphData, Schedule, _Run, predict_network, train_network
 from tests.engine.learning.bodies import SMALL, small_backbone
 
 SHORT = Schedule(epochs=3, batch_size=8)

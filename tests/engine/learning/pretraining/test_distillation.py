@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from engine.exceptions import BackboneError, DivergedError, TrainingError
-from engine.learning.backbone import Backbone, load_backbone
-from engine.learning.finetune import start_network
-from engine.learning.recipe import read_recipe, read_stage
-from engine.learning.stages import DataSet, Recipe, Stage, run_stages, train_stage
-from engine.learning.statistics import STATISTICS
-from engine.learning.strategies import FULL
-from engine.learning.tasks import PropertyTask, seen_prefixes
-from engine.learning.teaching import load_teachers, taught_columns
-from engine.learning.training import Schedule, _Run, train_network
+from engine.learning.backbones.backbone import Backbone, load_backbone
+from engine.learning.features.statistics import STATISTICS
+from engine.learning.networks.finetune import start_network
+from engine.learning.networks.strategies import FULL
+from engine.learning.networks.training import Schedule, _Run, train_network
+from engine.learning.pretraining.distillation import load_teachers, taught_columns
+from engine.learning.pretraining.recipes import read_recipe, read_stage
+from engine.learning.pretraining.stages import DataSet, Recipe, Stage, run_stages, train_stage
+from engine.learning.pretraining.tasks import PropertyTask, seen_prefixes
 from tests.engine.learning.bodies import small_backbone
 
 STAGE = Stage(

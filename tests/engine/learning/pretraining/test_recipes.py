@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pytest
 
 from engine.exceptions import TrainingError
-from engine.learning.recipe import read_recipe, read_stage, shipped_recipes
-from engine.learning.stages import Recipe, Stage
-from engine.learning.tasks import PropertyTask
+from engine.learning.pretraining.recipes import read_recipe, read_stage, shipped_recipes
+from engine.learning.pretraining.stages import Recipe, Stage
+from engine.learning.pretraining.tasks import PropertyTask
 
 ROLES = {
     "paraisite": ("formation_energy", "agl", "target"),

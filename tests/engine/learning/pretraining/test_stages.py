@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError, TrainingError
-from engine.learning.backbone import load_backbone
-from engine.learning.stages import DataSet, Recipe, Stage, run_stages, scratch_backbone, train_stage
-from engine.learning.statistics import crystal_statistics
-from engine.learning.tasks import PropertyTask, materials_hash, merge_copies
-from engine.learning.training import Schedule
+from engine.learning.backbones.backbone import load_backbone
+from engine.learning.features.statistics import crystal_statistics
+from engine.learning.networks.training import Schedule
+from engine.learning.pretraining.stages import DataSet, Recipe, Stage, run_stages, scratch_backbone, train_stage
+from engine.learning.pretraining.tasks import PropertyTask, materials_hash, merge_copies
 from engine.materials.identity import identify
 from engine.materials.reference import reference_crystals
 
@@ -253,11 +253,11 @@ class TestChains:
 
     def test_a_head_that_goes_on_predicts_the_same_values_at_first(self, made, pool):
         """Its scale is made up for: labels of other mean and width do not change what it says in true units."""
-        from engine.learning.stages import _begin, _Scaling
+        from engine.learning.pretraining.stages import _begin, _Scaling
 
         task = PropertyTask("volume")
         other = _Scaling(np.array([7.0]), np.array([3.0]))
-        from engine.learning import strategies
+        from engine.learning.networks import strategies
 
         stage = replace(STAGE, keep="heads", tasks=(task,))
         network, _ = _begin(stage, strategies.FULL, made, (task,), other, np.zeros((2, 88), dtype=np.float32))
