@@ -7,7 +7,8 @@ log10 for properties that span decades, linear otherwise.
 
 Extra-trees, and fine-tuned networks, may stand beside Gaussian processes: the mean is then a blend, see
 :mod:`engine.learning.ensemble.stacking`. A share of zero means that they did not help; networks that have one are
-trained once more, on all labels, to score the pool. As a column of the Gaussian process networks did harm: its hyperparameters are fitted to some hundred rows, beside networks that have learned from thousands, and it
+trained once more, on all labels, to score the pool. As a column of the Gaussian process networks did harm: its
+hyperparameters are fitted to some hundred rows, beside networks that have learned from thousands, and it
 comes to trust them more than itself.
 """
 
