@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.configuration import FILE, Configuration, parse_configuration, read_configuration
-from campaigns.doubts import Doubt, best_doubt, new_doubts
 from campaigns.exceptions import CampaignBusyError, CampaignError, LabelFileError, NoCandidatesError
 from campaigns.files import write_whole
-from campaigns.ingestion import IngestReport, LabelField, ingest
-from campaigns.label_files import read_labels
-from campaigns.label_names import LabelNames
-from campaigns.labelers import Labeler, make_labeler
+from campaigns.intake.crystals import IngestReport, LabelField, ingest
+from campaigns.intake.doubts import Doubt, best_doubt, new_doubts
+from campaigns.intake.label_files import read_labels
+from campaigns.intake.label_names import LabelNames
+from campaigns.labelers.labelers import Labeler, make_labeler
+from campaigns.pool.labels import training_labels
 from campaigns.property_names import Property
-from campaigns.standing import queue_row
-from campaigns.training_set import training_labels
+from campaigns.status import queue_row
 from db.connection import STRUCTURES
 from db.exceptions import LabelError
 from db.records import CampaignRecord, FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from campaigns.exchange.importing import EntryOutcome
-    from engine.learning.mixture import AnyBackbone
+    from engine.learning.backbones.stack import AnyBackbone
     from engine.materials.crystal import Crystal
 
 Stopped = Literal["rounds", "waiting", "budget", "candidates", "advice"]
@@ -324,7 +324,7 @@ class Campaign:
 
     def candidates_again(self, labels: Sequence[LabelRecord]) -> list[str]:
         """Which of these labels' materials lack a label of the campaign's property and fidelity, and may be queued."""
-        from campaigns.pool import queued_ids
+        from campaigns.pool.pool import queued_ids
 
         section = self.configuration.campaign
         own = [x for x in labels if (x.property, x.fidelity) == (section.property, section.fidelity)]
@@ -361,8 +361,8 @@ class Campaign:
         With ``wait=False`` a new round (or as many as ``rounds``) starts although results of the last are awaited; what
         is awaited is conditioned on, never asked for again.
         """
-        from campaigns.round import finish_round, open_round
-        from campaigns.stopping import stopping_advice
+        from campaigns.round.steps import finish_round, open_round
+        from campaigns.round.stopping import stopping_advice
 
         with self.locked():
             _ = self.labeler  # a replay without answers stops here, before anything expensive
@@ -507,7 +507,7 @@ class Campaign:
 
     def _go_on(self, say: Callable[[str], None]) -> list[int]:
         """Finish the round that an earlier run left unfinished, if it did; its number."""
-        from campaigns.round import changed_settings, finish_round
+        from campaigns.round.steps import changed_settings, finish_round
 
         last = next(reversed(self.store.rounds()), None)
         if last is None or last.state.step >= RoundState.QUEUED.step:
@@ -520,7 +520,7 @@ class Campaign:
 
     def _collect(self, say: Callable[[str], None]) -> list[int]:
         """Let the labeler work, finish entries whose label is there, judge rounds whose entries are all finished."""
-        from campaigns.judging import judge_round
+        from campaigns.round.judge import judge_round
 
         if entries := self.store.queue(UNFINISHED):
             before = self.store.last_label()
@@ -597,7 +597,7 @@ class Campaign:
 
     def _spent(self) -> str:
         """Name the budget that is spent, if one is."""
-        from campaigns.stopping import core_hours_left
+        from campaigns.round.stopping import core_hours_left
 
         section = self.configuration.campaign
         if self._batch_within_budget() < 1:
@@ -647,7 +647,7 @@ def _store_url(configuration: Configuration, directory: Path) -> str | Path:
 
 @lru_cache(maxsize=4)
 def _backbone(names: tuple[str, ...]) -> AnyBackbone:
-    from engine.learning.storage import load_starts
+    from engine.learning.ensemble.storage import load_starts
 
     return load_starts(names)
 

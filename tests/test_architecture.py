@@ -95,7 +95,7 @@ def test_the_engine_is_importable_without_torch():
     """Reading, checking and hashing crystals must not wait for it."""
     program = (
         "import sys\n"
-        "import engine.materials.loading, engine.graphs.store, engine.learning.composition\n"
+        "import engine.materials.loading, engine.graphs.store, engine.learning.features.composition\n"
         "print([m for m in ('torch', 'matgl', 'botorch') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)

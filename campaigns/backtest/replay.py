@@ -68,8 +68,8 @@ def _run_campaign(
     protocol: Protocol, pool: LabelledPool, strategy: Strategy, run: Run, features: Path
 ) -> list[dict[str, Any]]:
     from campaigns.campaign import Campaign
-    from campaigns.ingestion import IngestReport, add_materials
-    from campaigns.standing import round_row
+    from campaigns.intake.crystals import IngestReport, add_materials
+    from campaigns.status import round_row
 
     cold = protocol.cold_start
     text = campaign_text(protocol, strategy, run.seed, protocol.initial if cold else protocol.batch)
@@ -94,7 +94,7 @@ def _run_campaign(
 
 def _rounds(campaign: Campaign, pool: LabelledPool, features: Path, rounds: int, run: Run) -> list[str]:
     """Run rounds of the production code, answered from the pool; ids in the order of the queue."""
-    from campaigns.labelers import Replay
+    from campaigns.labelers.labelers import Replay
 
     campaign.features = features
     answers = dict(zip(pool.ids, pool.values.tolist(), strict=True))
@@ -149,8 +149,8 @@ def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) ->
 
 def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray[np.float64]:
     """N x d, every column group."""
-    from engine.learning.mixture import make_featuriser
-    from engine.learning.storage import load_starts
+    from engine.learning.backbones.stack import make_featuriser
+    from engine.learning.ensemble.storage import load_starts
 
     featuriser = make_featuriser(load_starts(protocol.start), folder)
     return featuriser.embeddings([m.content_hash for m in pool.materials]).astype(np.float64)

@@ -24,15 +24,15 @@ from campaigns.backtest.replay import Run, replay
 from campaigns.backtest.strategies import Strategy, deciding_settings, start_of
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
-from campaigns.round import code_version
+from campaigns.round.steps import code_version
 from engine.execution import ExecutionSettings, cores, executor
-from engine.learning.mixture import make_featuriser
-from engine.learning.storage import load_ensemble, load_starts
+from engine.learning.backbones.stack import make_featuriser
+from engine.learning.ensemble.storage import load_ensemble, load_starts
 from engine.materials.duplicates import link_duplicates
 from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:
-    from engine.learning.mixture import AnyBackbone
+    from engine.learning.backbones.stack import AnyBackbone
 
 Job = tuple[Strategy, int]
 _VERSIONS = ("kappascout", "torch", "matgl", "botorch", "gpytorch", "scikit-learn", "numpy")

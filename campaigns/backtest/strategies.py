@@ -16,9 +16,9 @@ from campaigns.exceptions import CampaignError
 from campaigns.property_names import Property
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
-from engine.learning import strategies
-from engine.learning.storage import RECORD, backbone_parts, read_record
-from engine.learning.strategies import STRATEGIES
+from engine.learning.ensemble.storage import RECORD, backbone_parts, read_record
+from engine.learning.networks import strategies
+from engine.learning.networks.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from campaigns.backtest.protocol import Protocol

@@ -47,7 +47,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Do as many rounds as the labeler allows, going on where an earlier run ended."""
-    from campaigns.standing import round_row
+    from campaigns.status import round_row
 
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
         outcome = campaign.run(rounds, progress.say, wait=wait, go_on=go_on)
@@ -58,7 +58,7 @@ def run(
 
 def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     """Say where the campaign stands."""
-    from campaigns.standing import status as campaign_status
+    from campaigns.status import status as campaign_status
 
     with open_campaign(directory) as campaign:
         emit_one(campaign_status(campaign), format)
@@ -66,7 +66,7 @@ def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
 
 def rounds(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     """One line a round: labels, error before and after, coverage, hits, best, cost."""
-    from campaigns.standing import round_row
+    from campaigns.status import round_row
 
     with open_campaign(directory) as campaign:
         _show_rounds([round_row(record) for record in campaign.store.rounds()], format)

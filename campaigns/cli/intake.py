@@ -14,7 +14,7 @@ from campaigns.output import Format, Progress, emit, emit_one, message
 from db.records import SourceNote
 
 if TYPE_CHECKING:
-    from campaigns.doubts import Doubt
+    from campaigns.intake.doubts import Doubt
 
 app = typer.Typer(no_args_is_help=True, help="Bring labels in and list them.")
 
@@ -42,7 +42,7 @@ def ingest(
     quiet: Quiet = False,
 ) -> None:
     """Add candidates; prints how many were added, duplicate or rejected, and why."""
-    from campaigns.ingestion import LabelField
+    from campaigns.intake.crystals import LabelField
 
     fields = [LabelField.parse(text) for text in label or ()]
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
@@ -166,7 +166,7 @@ def label_list(
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List current labels: which of them train the campaign's models, and which are doubtful."""
-    from campaigns.standing import label_rows
+    from campaigns.status import label_rows
 
     with open_campaign(directory) as campaign:
         rows = label_rows(campaign, every, doubtful)

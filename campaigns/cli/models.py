@@ -39,7 +39,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model outside a campaign; prints cross-validated metrics beside the baselines."""
-    from campaigns.standalone import TrainRequest, train_model
+    from campaigns.standalone.models import TrainRequest, train_model
 
     request = TrainRequest(
         files, property, out, starts(start), strategy, head, members, seed, scale, epochs, auxiliaries
@@ -60,7 +60,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict crystals with a trained model."""
-    from campaigns.standalone import predict_files
+    from campaigns.standalone.models import predict_files
 
     with Progress(quiet) as progress:
         outcome = predict_files(model, files, out, progress.say)
@@ -85,7 +85,7 @@ def estimate(
     quiet: Quiet = False,
 ) -> None:
     """Estimate kappa of many crystals in seconds each, by the quasi-harmonic Debye model (AGL)."""
-    from campaigns.estimates import KAPPA, estimate_files
+    from campaigns.standalone.estimates import KAPPA, estimate_files
 
     with Progress(quiet) as progress:
         report = estimate_files(files, potential, out, workers=workers, time_limit=time_limit, say=progress.say)
@@ -122,7 +122,7 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a backbone stage by stage; goes on where it was interrupted; prints errors on held-out formulas."""
-    from campaigns.standalone import PretrainRequest, pretrain_backbone
+    from campaigns.standalone.models import PretrainRequest, pretrain_backbone
 
     request = PretrainRequest(recipe, out, files or (), data or (), one_start(start), skip or ())
     with Progress(quiet) as progress:
@@ -134,7 +134,7 @@ def pretrain(
 @app.command("list")
 def models_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     """List models, oldest first: those of rounds, then what they were made from."""
-    from campaigns.lineage import ROUND, kind_of
+    from campaigns.models.lineage import ROUND, kind_of
 
     with open_campaign(directory) as campaign:
         records = sorted(campaign.store.models(), key=lambda record: kind_of(record) != ROUND)
@@ -150,7 +150,7 @@ def models_show(
     """Show one model: settings, metrics, members, and its lineage stage by stage."""
     from dataclasses import asdict
 
-    from campaigns.lineage import stage_row, whole_lineage
+    from campaigns.models.lineage import stage_row, whole_lineage
 
     with open_campaign(directory) as campaign:
         stages = whole_lineage(campaign.store, model)
@@ -164,7 +164,7 @@ def models_show(
 @app.command("verify")
 def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     """Hash every checkpoint again; exit code 1 if one is missing or changed."""
-    from campaigns.standalone import verify_models
+    from campaigns.standalone.models import verify_models
 
     with open_campaign(directory) as campaign:
         rows = verify_models(campaign)
@@ -181,7 +181,7 @@ def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
 def _strategy(text: str) -> str:
     """Refuse a strategy of training that does not exist as wrong usage."""
     from engine.exceptions import TrainingError
-    from engine.learning.strategies import parse
+    from engine.learning.networks.strategies import parse
 
     try:
         return text if text == "auto" else str(parse(text))
@@ -190,7 +190,7 @@ def _strategy(text: str) -> str:
 
 
 def _model_row(record: Any) -> dict[str, Any]:
-    from campaigns.lineage import kind_of, stage_row
+    from campaigns.models.lineage import kind_of, stage_row
 
     model = record.metrics.get("model", {})
     return {

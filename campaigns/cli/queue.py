@@ -28,7 +28,7 @@ def queue_list(
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List queue entries with the reason for each."""
-    from campaigns.standing import queue_row
+    from campaigns.status import queue_row
 
     with open_campaign(directory) as campaign:
         rows = [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(state or None, round))]

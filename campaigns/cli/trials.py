@@ -56,8 +56,8 @@ def backtest(
 ) -> None:
     """Replay labelled data with the production code; prints what each strategy finds, mean and spread over seeds."""
     import campaigns.backtest as bt
-    from campaigns.training_set import default_scale
-    from engine.learning.backbone import DEFAULT_BACKBONE
+    from campaigns.pool.labels import default_scale
+    from engine.learning.backbones.backbone import DEFAULT_BACKBONE
 
     protocol = bt.Protocol(
         files=tuple(files),

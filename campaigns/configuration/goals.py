@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
+from campaigns.pool.labels import Goal, Scale, default_scale
 from campaigns.property_names import Property
-from campaigns.training_set import Goal, Scale, default_scale
 
 GoalName = Literal["min", "max", "target", "window"]
 

@@ -55,7 +55,7 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _can_be_trained(self) -> ModelSection:
         from engine.exceptions import TrainingError
-        from engine.learning.strategies import parse
+        from engine.learning.networks.strategies import parse
 
         trains_networks = self.strategy not in ("frozen", "auto")
         try:

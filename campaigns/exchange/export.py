@@ -14,7 +14,7 @@ from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, wri
 from campaigns.exchange.scripts import submit_script
 from campaigns.files import replaced, write_whole
 from campaigns.output import Count
-from campaigns.standing import queue_row
+from campaigns.status import queue_row
 from db.states import QueueState
 from engine.materials.crystal import Crystal
 

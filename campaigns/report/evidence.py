@@ -13,10 +13,10 @@ import numpy as np
 from campaigns.campaign import Campaign
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
-from campaigns.lineage import ROUND, kind_of
-from campaigns.standing import status
-from campaigns.stopping import stopping_advice
-from campaigns.training_set import Moment, Scale, training_labels
+from campaigns.models.lineage import ROUND, kind_of
+from campaigns.pool.labels import Moment, Scale, training_labels
+from campaigns.round.stopping import stopping_advice
+from campaigns.status import status
 from db.states import QueueState
 from engine.metrics.calibration import Z90
 
@@ -252,7 +252,7 @@ class _Embeddings:
 
     def read(self, hashes: list[str]) -> NDArray[np.float64]:
         """N x d embeddings, the statistics that all begin with once."""
-        from engine.learning.statistics import STATISTICS
+        from engine.learning.features.statistics import STATISTICS
 
         first, *others = (shards.read_vectors("embedding", hashes) for shards in self._shards)
         columns = [first, *(vectors[:, len(STATISTICS) :] for vectors in others)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.report.evidence import Evidence
 from campaigns.report.numbers import NONE, hours, interval, percent, significant
-from campaigns.standing import round_row
+from campaigns.status import round_row
 
 if TYPE_CHECKING:
     from db.records import ModelRecord, QueueEntryRecord

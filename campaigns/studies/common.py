@@ -24,13 +24,13 @@ from engine.metrics.discovery import top_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.backbone import Backbone
-    from engine.learning.ensemble import Ensemble
-    from engine.learning.gp import GaussianProcessHead
-    from engine.learning.mixture import AnyBackbone
-    from engine.learning.population import Population
-    from engine.learning.stages import Stage
-    from engine.learning.tasks import DataSet
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.backbones.column_statistics import Population
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.ensemble.ensemble import Ensemble
+    from engine.learning.heads.gp import GaussianProcessHead
+    from engine.learning.pretraining.stages import Stage
+    from engine.learning.pretraining.tasks import DataSet
 
 MAX_SITES = 60
 """Crystals with more sites are left out, as in pre-training."""
@@ -80,7 +80,7 @@ def read_sources(folder: Path, roles: Sequence[str], say: Say) -> dict[str, list
     CampaignError
         If a file is missing or holds no label; the message names all that are needed.
     """
-    from engine.learning.tasks import PropertyTask, learned_values, merge_copies
+    from engine.learning.pretraining.tasks import PropertyTask, learned_values, merge_copies
     from engine.materials.loading import load
 
     files = _find(folder, roles)
@@ -215,9 +215,9 @@ def judge(
 
 def small_stage(source: Source, *, epochs: int, seed: int, **options: Any) -> Stage:
     """Stage that learns one property on all rows it is given, an inner split of them choosing the epoch."""
-    from engine.learning.stages import Stage
-    from engine.learning.tasks import PropertyTask
-    from engine.learning.training import Schedule
+    from engine.learning.networks.training import Schedule
+    from engine.learning.pretraining.stages import Stage
+    from engine.learning.pretraining.tasks import PropertyTask
 
     schedule = {"epochs": epochs, "batch_size": 16, "validation_fraction": 0.15, **options.pop("schedule", {})}
     return Stage(
@@ -233,8 +233,8 @@ def small_stage(source: Source, *, epochs: int, seed: int, **options: Any) -> St
 
 def pretrained(work: Path, stage: Stage, start: Backbone, data: DataSet, say: Say) -> Backbone:
     """Train one stage, or go on with it, or load it, from its folder under ``work``."""
-    from engine.learning.stages import Recipe, run_stages
-    from engine.learning.tasks import materials_hash
+    from engine.learning.pretraining.stages import Recipe, run_stages
+    from engine.learning.pretraining.tasks import materials_hash
 
     known = digest(asdict(stage), materials_hash(data.materials), start.sha256)
     (made,) = run_stages(
@@ -247,8 +247,8 @@ def fine_tuned(
     stage: Stage, start: Backbone, training: Sequence[Material], test: Sequence[Material]
 ) -> NDArray[np.float64]:
     """Predictions for ``test`` in learned units after training ``stage`` on ``training``."""
-    from engine.learning.stages import train_stage
-    from engine.learning.tasks import DataSet
+    from engine.learning.pretraining.stages import train_stage
+    from engine.learning.pretraining.tasks import DataSet
 
     return predict(train_stage(stage.name, stage, start, DataSet(training)), test)
 
@@ -305,7 +305,7 @@ class Columns:
 
     def joined(self, name: str, column: NDArray[np.float64]) -> Columns:
         """Add one column (n) as a group of its own."""
-        from engine.learning.population import Population
+        from engine.learning.backbones.column_statistics import Population
 
         width = self.values.shape[1]
         values = np.column_stack([self.values, column.astype(np.float32)])
@@ -329,7 +329,7 @@ def gaussian_process(
     With ``lines`` (an estimate for training and for test rows) the process learns what a straight line through it
     leaves: the autoregressive model of Kennedy and O'Hagan, Biometrika 87, 1 (2000).
     """
-    from engine.learning.gp import GaussianProcessHead
+    from engine.learning.heads.gp import GaussianProcessHead
 
     base, base_test = (np.zeros(len(values)), 0.0) if lines is None else straight_line(*lines, values)
     head = GaussianProcessHead.fit(training.values, values - base, training.groups, seed, training.population)
@@ -340,7 +340,7 @@ class Ensembles:
     """The product's own ensembles with its default settings, their embeddings kept under ``folder``."""
 
     def __init__(self, backbone: AnyBackbone, folder: Path):
-        from engine.learning.mixture import make_featuriser
+        from engine.learning.backbones.stack import make_featuriser
 
         self._featuriser = make_featuriser(backbone, folder, keep_graphs=False)
 
@@ -348,7 +348,7 @@ class Ensembles:
         self, materials: Sequence[Material], source: Source, seed: int, lower_fidelity: Ensemble | None = None
     ) -> Ensemble:
         """Train on labelled crystals, perhaps on top of a cheaper fidelity."""
-        from engine.learning.ensemble import EnsembleSettings, train_ensemble
+        from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
 
         return train_ensemble(
             self._featuriser,

@@ -42,8 +42,8 @@ from campaigns.studies.common import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.backbone import Backbone
-    from engine.learning.multifidelity import MultiFidelityHead
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.heads.multifidelity import MultiFidelityHead
     from engine.materials.crystal import Material
 
     Array = NDArray[np.float64]
@@ -99,9 +99,9 @@ def run(data: Path, work: Path, say: Say, settings: Settings | None = None, star
 
 class _Study:
     def __init__(self, settings: Settings, data: Path, work: Path, say: Say, start: str):
-        from engine.learning.backbone import DEFAULT_BACKBONE
-        from engine.learning.stages import scratch_backbone
-        from engine.learning.storage import load_start
+        from engine.learning.backbones.backbone import DEFAULT_BACKBONE
+        from engine.learning.ensemble.storage import load_start
+        from engine.learning.pretraining.stages import scratch_backbone
 
         self.start = load_start(start or DEFAULT_BACKBONE)
         found = read_sources(data, ("agl", "L96", "HH143"), say)
@@ -186,7 +186,7 @@ class _Study:
 
     def _pretrained(self, m: int, draw: int) -> Backbone:
         """Backbone that has learned ``m`` AGL labels."""
-        from engine.learning.tasks import DataSet
+        from engine.learning.pretraining.tasks import DataSet
 
         if m == 0:
             return self.start
@@ -214,8 +214,8 @@ class _Study:
 
     def _agl_process(self, m: int, draw: int) -> MultiFidelityHead:
         """Gaussian process on ``m`` AGL labels, for the target to be learned on top."""
-        from engine.learning.gp import GaussianProcessHead
-        from engine.learning.multifidelity import MultiFidelityHead
+        from engine.learning.heads.gp import GaussianProcessHead
+        from engine.learning.heads.multifidelity import MultiFidelityHead
 
         key = (m, draw % self.settings.agl_draws)
         if key not in self._processes:
@@ -239,7 +239,7 @@ class _Study:
 
     @property
     def _fingerprint(self) -> str:
-        from engine.learning.tasks import materials_hash
+        from engine.learning.pretraining.tasks import materials_hash
 
         return digest(materials_hash(self.materials), materials_hash(self.agl))
 

@@ -42,9 +42,9 @@ from campaigns.studies.common import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.backbone import Backbone
-    from engine.learning.ensemble import Ensemble
-    from engine.learning.stages import Stage
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.ensemble.ensemble import Ensemble
+    from engine.learning.pretraining.stages import Stage
     from engine.materials.crystal import Material
 
     Array = NDArray[np.float64]
@@ -125,8 +125,8 @@ class _Study:
     """Data, backbones made when first needed, and cells."""
 
     def __init__(self, settings: Settings, data: Path, work: Path, say: Say, start: str):
-        from engine.learning.backbone import SIDE_BY_SIDE, load_backbone
-        from engine.learning.storage import load_start, load_starts
+        from engine.learning.backbones.backbone import SIDE_BY_SIDE, load_backbone
+        from engine.learning.ensemble.storage import load_start, load_starts
 
         given = load_start(start) if start else None
         roles = ["agl", "L96", "HH143", *([] if start else ["formation_energy"])]
@@ -146,14 +146,14 @@ class _Study:
 
     @cached_property
     def scratch(self) -> Backbone:
-        from engine.learning.stages import scratch_backbone
+        from engine.learning.pretraining.stages import scratch_backbone
 
         return scratch_backbone("scratch:megnet", self.settings.body, 0)
 
     @cached_property
     def formation_energy(self) -> Backbone:
         """Body that has learned formation energies."""
-        from engine.learning.tasks import DataSet
+        from engine.learning.pretraining.tasks import DataSet
 
         if self.given:
             return self.given
@@ -250,7 +250,7 @@ class _Study:
 
     @cached_property
     def _fingerprint(self) -> str:
-        from engine.learning.tasks import materials_hash
+        from engine.learning.pretraining.tasks import materials_hash
 
         return digest({name: materials_hash(found) for name, found in self.sets.items()})
 
@@ -327,7 +327,7 @@ class _Study:
         return fine_tuned(stage, start, training, test)
 
     def _agl(self, name: str, start: Backbone, *, overlap: bool) -> Backbone:
-        from engine.learning.tasks import DataSet
+        from engine.learning.pretraining.tasks import DataSet
 
         rows = self._small_enough(self._agl_rows(overlap=overlap))
         stage = self._large(name, SOURCES["agl"].property, "log10")
@@ -339,9 +339,9 @@ class _Study:
 
     def _large(self, name: str, property: str, scale: Any, epochs: int = 0, seed: int = 0) -> Stage:
         """Stage on thousands of rows."""
-        from engine.learning.stages import Stage
-        from engine.learning.tasks import PropertyTask
-        from engine.learning.training import Schedule
+        from engine.learning.networks.training import Schedule
+        from engine.learning.pretraining.stages import Stage
+        from engine.learning.pretraining.tasks import PropertyTask
 
         fraction = 0.05 if name != "target" else 0.15
         return Stage(

@@ -41,7 +41,7 @@ from engine.exceptions import TooFewLabelsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.backbone import Backbone
+    from engine.learning.backbones.backbone import Backbone
     from engine.materials.crystal import Material
 
     Array = NDArray[np.float64]
@@ -111,7 +111,7 @@ def run(name: str, data: Path, work: Path, say: Say, settings: Settings | None =
 
 class _Study:
     def __init__(self, name: str, settings: Settings, data: Path, work: Path, say: Say):
-        from engine.learning.stages import scratch_backbone
+        from engine.learning.pretraining.stages import scratch_backbone
 
         found = read_sources(data, (*TARGETS, PAIRWISE_SOURCE), say)
         self.name, self.settings, self.work, self.say = name, settings, work, say
@@ -138,7 +138,7 @@ class _Study:
 
     def _split(self, target: str, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training rows, in the order in which they are labelled, and test rows of other formulas."""
-        from engine.learning.tasks import held_out_rows
+        from engine.learning.pretraining.tasks import held_out_rows
 
         materials = self.sets[target]
         held_out = held_out_rows(materials, 0.25, seed=draw)
@@ -226,9 +226,9 @@ class _Study:
         return backbone
 
     def _pretrained(self, name: str, roles: Sequence[str]) -> Backbone:
-        from engine.learning.stages import Stage
-        from engine.learning.tasks import DataSet, PropertyTask, merge_copies
-        from engine.learning.training import Schedule
+        from engine.learning.networks.training import Schedule
+        from engine.learning.pretraining.stages import Stage
+        from engine.learning.pretraining.tasks import DataSet, PropertyTask, merge_copies
 
         if name not in self._backbones:
             tasks = tuple(PropertyTask(SOURCES[r].property, SOURCES[r].scale) for r in roles)
@@ -248,7 +248,7 @@ class _Study:
 
     @property
     def _fingerprint(self) -> str:
-        from engine.learning.tasks import materials_hash
+        from engine.learning.pretraining.tasks import materials_hash
 
         return digest({name: materials_hash(found) for name, found in self.sets.items()})
 

@@ -30,7 +30,7 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.acquire.posterior import PoolPosterior
+    from engine.posteriors.posterior import PoolPosterior
 
 FALLBACK = "ucb"
 FEW = 32
@@ -211,7 +211,7 @@ def choose_pareto_batch(
     ----------
     criteria
         Properties over the same pool, predicted (an ensemble's posterior) or known
-        (:class:`engine.acquire.posterior.KnownValues`), with as many draws each.
+        (:class:`engine.posteriors.posterior.KnownValues`), with as many draws each.
     observed
         Labelled rows of the pool, whose front is to be improved.
     reference

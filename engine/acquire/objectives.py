@@ -18,7 +18,7 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from engine.acquire.posterior import PoolPosterior
+    from engine.posteriors.posterior import PoolPosterior
 
 _Array = TypeVar("_Array", "NDArray[np.float32]", "NDArray[np.float64]")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.acquire.objectives import Objective
-    from engine.acquire.posterior import PoolPosterior
+    from engine.posteriors.posterior import PoolPosterior
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 The variance of a mixture of S Gaussians is the variance of their means plus the mean of their variances
 (Lakshminarayanan, Pritzel, Blundell, NeurIPS 2017, arXiv:1612.01474); the first part shrinks with more labels, the
 second is what a member cannot know (Depeweg et al., ICML 2018, arXiv:1710.07283). The variance of the means is taken
-with S - 1, as in :meth:`engine.learning.ensemble.MemberTable.total`, because a handful of members is a sample.
+with S - 1, as in :meth:`engine.learning.ensemble.ensemble.MemberTable.total`, because a handful of members is a sample.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ ROUND_LIMIT = 60.0
 def measure() -> list[Measure]:
     """Seconds, and the peak of the whole process with the prediction table in it."""
     from engine.acquire.batch import choose_batch
-    from engine.acquire.posterior import MemberPosterior
+    from engine.posteriors.posterior import MemberPosterior
 
     rng = np.random.default_rng(0)
     mean = rng.normal(0.8, 0.5, ROWS) + rng.normal(0, 0.1, (MEMBERS, ROWS))
@@ -78,7 +78,7 @@ def measure() -> list[Measure]:
 def _joint_improvement(n_draws: int) -> list[Measure]:
     """Rank by the joint posterior of a Gaussian process against the plain mean - sd, both with its fit."""
     from engine.acquire.batch import choose_batch
-    from engine.learning.gp import GaussianProcessHead, PosteriorFunctions
+    from engine.learning.heads.gp import GaussianProcessHead, PosteriorFunctions
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4400, 300)).astype(np.float32)
@@ -149,7 +149,7 @@ def _whole_rounds() -> list[Measure]:
 def _round_seconds(folder: Path, function: str) -> float:
     """Train, score, rank and queue; the pool's embeddings are there."""
     from campaigns.campaign import Campaign
-    from campaigns.round import RoundWork, open_round
+    from campaigns.round.steps import RoundWork, open_round
     from db.states import RoundState
 
     directory = folder / function
@@ -172,9 +172,9 @@ def _plain_seconds(folder: Path) -> tuple[float, int]:
     """Fit one Gaussian process to the same labels and embeddings, and sort by mean - sd; the size of the pool."""
     from campaigns.backtest.peers import GaussianProcess
     from campaigns.campaign import Campaign
-    from campaigns.pool import Pool
-    from campaigns.training_set import training_labels
-    from engine.learning.features import Featuriser
+    from campaigns.pool.labels import training_labels
+    from campaigns.pool.pool import Pool
+    from engine.learning.features.featuriser import Featuriser
 
     with Campaign.open(folder / "ucb") as campaign:
         backbone = campaign.backbone(campaign.configuration.model.backbone)

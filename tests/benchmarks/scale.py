@@ -136,10 +136,10 @@ def embedding() -> list[Measure]:
     """Graphs, statistics and embeddings against MatGL's forward pass on batches that are ready."""
     import torch
 
-    from campaigns.pool import Pool, embed_pool
+    from campaigns.pool.pool import Pool, embed_pool
     from engine.execution import ExecutionSettings
     from engine.graphs.crystal_graph import build_graph, collate, pack
-    from engine.learning.features import Featuriser
+    from engine.learning.features.featuriser import Featuriser
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, _campaign(Path(name) / "c") as campaign:
@@ -204,7 +204,7 @@ def round_of(home: Path, n: int, variant: Variant) -> list[Measure]:
     import torch
 
     from campaigns.campaign import Campaign
-    from campaigns.round import RoundWork, open_round
+    from campaigns.round.steps import RoundWork, open_round
     from db.states import RoundState
 
     torch.set_num_threads(1)
@@ -259,7 +259,7 @@ def _campaign(directory: Path) -> Campaign:
 
 def _fill(home: Path, n: int) -> None:
     """Put ``n`` materials into the store of a campaign, and their embeddings on disk."""
-    from engine.learning.features import Embedded, Featuriser
+    from engine.learning.features.featuriser import Embedded, Featuriser
     from engine.materials.candidates import generate_candidates
 
     real = {c.id: c.crystal for c in islice(generate_candidates(), 1_000)}
@@ -283,7 +283,7 @@ def _fill(home: Path, n: int) -> None:
 def _label(campaign: Campaign, n: int, count: int) -> None:
     """Give materials drawn at random a label that follows from their embeddings."""
     from db.records import LabelRecord
-    from engine.learning.features import Featuriser
+    from engine.learning.features.featuriser import Featuriser
 
     backbone = campaign.backbone(campaign.configuration.model.backbone)
     chosen = np.sort(np.random.default_rng(0).choice(n, count, replace=False)).tolist()

@@ -31,7 +31,7 @@ def measure() -> list[Measure]:
     """Rates in crystals a second."""
     import torch
 
-    from campaigns.ingestion import CANDIDATES
+    from campaigns.intake.crystals import CANDIDATES
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -89,7 +89,7 @@ def _rates(campaign: Campaign, folder: Path) -> tuple[float, float]:
 
 def _score_seconds(campaign: Campaign) -> float:
     """Do one round; time its steps that embed and score the pool, reading and writing included."""
-    from campaigns.round import RoundWork, open_round
+    from campaigns.round.steps import RoundWork, open_round
     from db.states import RoundState
 
     work = RoundWork(campaign, open_round(campaign, batch=1), lambda text: None)
@@ -127,7 +127,7 @@ def _megnet() -> Any:
         import matgl
 
         return matgl.load_model(str(MEGNET))
-    from engine.learning.backbone import body_arguments, build_body, load_backbone
+    from engine.learning.backbones.backbone import body_arguments, build_body, load_backbone
 
     body = load_backbone().body
     return build_body(type(body).__name__, body_arguments(body)).eval()

@@ -31,8 +31,8 @@ def pool_file(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFa
 def _campaign(records: list[dict[str, Any]], pool_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a campaign on the crystals with a few labels, embeddings made."""
     from campaigns.campaign import Campaign
-    from campaigns.pool import Pool, embed_pool
-    from engine.learning.features import Featuriser
+    from campaigns.pool.pool import Pool, embed_pool
+    from engine.learning.features.featuriser import Featuriser
 
     directory = tmp_path_factory.mktemp("made") / "c"
     done("init", directory, "--goal", "min", "--property", "kappa_300K")

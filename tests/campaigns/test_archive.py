@@ -17,7 +17,7 @@ from campaigns.archive import COMPRESSIONS, MANIFEST, create_archive, extract_ar
 from campaigns.campaign import Campaign
 from campaigns.exceptions import ArchiveError
 from campaigns.files import write_whole
-from campaigns.round import finish_round, open_round
+from campaigns.round.steps import finish_round, open_round
 from db.exceptions import InvalidRecordError, StoreError
 from db.store import Store
 from tests.campaigns.helpers import configure, done, kappascout, refused

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from campaigns import ingestion
 from campaigns.campaign import Campaign
+from campaigns.intake import crystals as ingestion
 from db.exceptions import StoreUnreachableError
 from engine.materials.reference import reference_crystals
 from engine.materials.sources import optimade

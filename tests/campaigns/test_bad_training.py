@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from engine.exceptions import DivergedError
-from engine.learning import effort
-from engine.learning.backbone import load_backbone
-from engine.learning.training import GraphData
+from engine.learning.backbones.backbone import load_backbone
+from engine.learning.networks import effort
+from engine.learning.networks.training import GraphData
 from tests.campaigns.helpers import FIELD, configure, done, kappascout, queue, refused, write_lines
 from tests.engine.learning.bodies import small_backbone
 
@@ -274,7 +274,7 @@ def test_a_round_whose_networks_diverge(dft: Path, monkeypatch: pytest.MonkeyPat
         raise DivergedError("the loss became nan in epoch 1, batch 1 of 2 (of target); look for extreme labels")
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.learning.finetune.train_network", diverge)
+        patch.setattr("engine.learning.networks.finetune.train_network", diverge)
         message = refused("run", dft, "--rounds", 1)
     assert "round 1 queues nothing: a network of seed " in message
     assert " on small-MEGNet (strategy head): the loss became nan in epoch 1, batch 1 of 2" in message

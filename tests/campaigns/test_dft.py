@@ -171,7 +171,7 @@ def test_what_comes_while_a_round_is_unfinished_waits_for_the_next(
 ) -> None:
     """New labels and crystals change nothing in its queue; a label that came is not asked for again."""
     from campaigns.campaign import Campaign
-    from campaigns.round import open_round
+    from campaigns.round.steps import open_round
 
     undisturbed = Path(shutil.copytree(dft, tmp_path / "undisturbed"))
     done("run", undisturbed, "--rounds", 1)
@@ -190,7 +190,7 @@ def test_what_comes_while_a_round_is_unfinished_waits_for_the_next(
 
 def test_settings_changed_within_a_round_wait_for_the_next(dft: Path) -> None:
     from campaigns.campaign import Campaign
-    from campaigns.round import open_round
+    from campaigns.round.steps import open_round
 
     with Campaign.open(dft) as campaign:
         open_round(campaign, 4)
@@ -203,7 +203,7 @@ def test_settings_changed_within_a_round_wait_for_the_next(dft: Path) -> None:
 
 def test_a_round_refuses_other_inputs_than_it_began_with(dft: Path) -> None:
     from campaigns.campaign import Campaign
-    from campaigns.round import open_round
+    from campaigns.round.steps import open_round
 
     with Campaign.open(dft) as campaign:
         open_round(campaign, 4)

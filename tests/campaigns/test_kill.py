@@ -86,7 +86,7 @@ def _run(directory: Path, at: Callable[[str], None]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in WRITES:
             patch.setattr(Store, name, _told(getattr(Store, name), name, at))
-        patch.setattr("campaigns.round.write_whole", _told(write_whole, "batch.json", at))
+        patch.setattr("campaigns.round.steps.write_whole", _told(write_whole, "batch.json", at))
         done("run", directory)
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from campaigns.exceptions import LabelFileError
-from campaigns.label_files import OPTIONAL, REQUIRED, read_labels
+from campaigns.intake.label_files import OPTIONAL, REQUIRED, read_labels
 from tests.campaigns.helpers import done, label_rows, refused, write_lines
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)

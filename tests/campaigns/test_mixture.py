@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine.learning.backbone import load_backbone
+from engine.learning.backbones.backbone import load_backbone
 from tests.campaigns.helpers import configure, done, kappascout, queue, refused
 from tests.engine.learning.bodies import small_backbone
 

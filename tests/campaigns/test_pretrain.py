@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from campaigns.exceptions import CampaignError
-from campaigns.standalone import _parse_data
+from campaigns.standalone.models import _parse_data
 from tests.campaigns.helpers import FIELD, done, refused, write_lines
 
 BODY = {"dim_edge_embedding": 12, "hidden_layer_sizes_input": [12, 8], "hidden_layer_sizes_conv": [12, 8]}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from campaigns.campaign import Campaign
-from campaigns.labelers import Dft
+from campaigns.labelers.labelers import Dft
 from tests.campaigns.helpers import done, kappascout, label_rows, queue, refused, write_lines
 
 NOBODY = 65534
@@ -129,7 +129,7 @@ def test_an_interrupted_import_leaves_nothing(dft: Path, records: list[dict[str,
 def test_a_labeler_that_breaks_leaves_the_queue_as_it_was(replay: Path, monkeypatch: Any) -> None:
     """And the next run goes on."""
     with monkeypatch.context() as patch:
-        patch.setattr("campaigns.labelers._move", lambda store, entries, to, note="": 1 / 0)
+        patch.setattr("campaigns.labelers.labelers._move", lambda store, entries, to, note="": 1 / 0)
         with pytest.raises(ZeroDivisionError):
             kappascout("run", replay)
     assert [e["state"] for e in queue(replay)] == ["proposed"] * 4

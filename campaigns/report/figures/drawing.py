@@ -9,9 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from campaigns.pool.labels import Scale
 from campaigns.report.evidence import Evidence
 from campaigns.report.numbers import significant
-from campaigns.training_set import Scale
 
 INK, GREY, PALE, BLUE, ORANGE = "#1f2933", "#8a94a0", "#d5dbe1", "#2b6a99", "#c8641b"
 LINEAR = Scale("linear")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from campaigns.backtest.leaks import canonical, family, find_leaks, telling
 from campaigns.backtest.protocol import LabelledPool
-from engine.learning.backbone import load_backbone
+from engine.learning.backbones.backbone import load_backbone
 from engine.materials.crystal import Material
 from engine.materials.loading import load
 from tests.campaigns.helpers import reference_records, write_lines

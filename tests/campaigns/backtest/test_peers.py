@@ -8,7 +8,7 @@ import pytest
 from campaigns.backtest import peers
 from campaigns.backtest.peers import PEERS, is_installed, package_version
 from campaigns.exceptions import CampaignError
-from engine.learning.backbone import load_backbone
+from engine.learning.backbones.backbone import load_backbone
 from engine.materials.reference import reference_crystals, reference_labels
 
 BATCH = 4

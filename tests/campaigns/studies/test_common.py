@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from campaigns.exceptions import CampaignError
 from campaigns.studies import common
 from campaigns.studies.common import Cells, Columns, judge, random_splits, read_sources
-from engine.learning.population import Population
+from engine.learning.backbones.column_statistics import Population
 from tests.engine.learning.bodies import small_backbone
 
 
@@ -65,7 +65,7 @@ def test_figures_in_true_units():
 
 
 def test_leave_one_out_is_that_of_refitting():
-    from engine.learning.gp import GaussianProcessHead
+    from engine.learning.heads.gp import GaussianProcessHead
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 4)).astype(np.float32)

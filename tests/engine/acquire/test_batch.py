@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from engine.acquire import sequential
 from engine.acquire.batch import Batch, choose_batch
 from engine.acquire.functions import FUNCTIONS, Needs, acquisition_function
-from engine.acquire.posterior import MemberPosterior, TablePosterior
 from engine.exceptions import AcquisitionError
+from engine.posteriors.posterior import MemberPosterior, TablePosterior
 
 EVERY = [name for name, function in FUNCTIONS.items() if function.needs is not Needs.PARETO]
 

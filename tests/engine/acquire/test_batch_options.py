@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from engine.acquire import sequential
 from engine.acquire.batch import choose_batch
 from engine.acquire.functions import FUNCTIONS, Needs, scheduled_beta
-from engine.acquire.posterior import Fidelities, MemberPosterior, TablePosterior
 from engine.exceptions import AcquisitionError
+from engine.posteriors.posterior import Fidelities, MemberPosterior, TablePosterior
 
 N = 120
 FAST = ["qLogEI", "qLogNEI", "qUCB", "qPI", "qKG", "GIBBON", "variance", "level_set", "ucb", "greedy", "thompson"]

@@ -26,8 +26,8 @@ from engine.acquire.marginal import ConfidenceBound, ExpectedExcess
 from engine.acquire.model import PoolModel
 from engine.acquire.objectives import Objective
 from engine.acquire.pool import Criterion, Pool, Rows
-from engine.acquire.posterior import TablePosterior
 from engine.exceptions import AcquisitionError
+from engine.posteriors.posterior import TablePosterior
 
 N, D, NOISE = 12, 64, 0.3
 

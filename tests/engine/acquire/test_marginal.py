@@ -15,8 +15,8 @@ from engine.acquire.batch import choose_batch
 from engine.acquire.marginal import ExpectedExcess, log_expected_excess
 from engine.acquire.objectives import Objective
 from engine.acquire.pool import Criterion, Pool
-from engine.acquire.posterior import TablePosterior
 from engine.exceptions import AcquisitionError
+from engine.posteriors.posterior import TablePosterior
 
 
 def _posterior(mean: np.ndarray, std: float = 0.2, seed: int = 0) -> TablePosterior:

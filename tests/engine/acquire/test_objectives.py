@@ -8,8 +8,8 @@ from scipy.stats import norm
 
 from engine.acquire.batch import choose_batch
 from engine.acquire.objectives import ChanceConstraint, Objective, probability_inside
-from engine.acquire.posterior import TablePosterior
 from engine.exceptions import AcquisitionError
+from engine.posteriors.posterior import TablePosterior
 
 
 def _posterior(n: int = 80) -> TablePosterior:

@@ -12,8 +12,8 @@ from engine.acquire.batch import choose_batch, choose_pareto_batch
 from engine.acquire.model import PoolModel
 from engine.acquire.objectives import Objective
 from engine.acquire.pool import Criterion
-from engine.acquire.posterior import KnownValues, TablePosterior
 from engine.exceptions import AcquisitionError
+from engine.posteriors.posterior import KnownValues, TablePosterior
 
 N = 40
 OBSERVED = np.array([0, 1, 2, 3, 4, 5])

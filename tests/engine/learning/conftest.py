@@ -13,8 +13,8 @@ from engine.materials.identity import identify
 from engine.materials.reference import reference_crystals, reference_labels
 
 if TYPE_CHECKING:
-    from engine.learning.backbone import Backbone
-    from engine.learning.features import Featuriser
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.features.featuriser import Featuriser
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ def materials() -> list[Material]:
 
 @pytest.fixture(scope="session")
 def backbone() -> Backbone:
-    from engine.learning.backbone import load_backbone
+    from engine.learning.backbones.backbone import load_backbone
 
     return load_backbone("megnet-multiproperty")
 
 
 @pytest.fixture(scope="session")
 def labelled(materials, backbone, tmp_path_factory) -> Labelled:
-    from engine.learning.features import Featuriser
+    from engine.learning.features.featuriser import Featuriser
 
     featuriser = Featuriser(backbone, tmp_path_factory.mktemp("features"))
     featuriser.add({m.content_hash: m.crystal for m in materials})
@@ -60,8 +60,8 @@ def labelled(materials, backbone, tmp_path_factory) -> Labelled:
 def crystals_of(materials):
     """Give the sixty crystals as a backbone's graphs with standardised log10 kappa, and their rows."""
     from engine.graphs.crystal_graph import build_graph
-    from engine.learning.statistics import crystal_statistics
-    from engine.learning.training import GraphData
+    from engine.learning.features.statistics import crystal_statistics
+    from engine.learning.networks.training import GraphData
 
     values = np.log10([float(m.properties["kappa"]) for m in materials])
     targets = ((values - values.mean()) / values.std())[:, None].astype(np.float32)

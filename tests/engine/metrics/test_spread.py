@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.learning.ensemble import MemberTable
+from engine.learning.ensemble.ensemble import MemberTable
 from engine.metrics.spread import decompose
 
 

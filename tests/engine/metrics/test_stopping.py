@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from engine.acquire.objectives import probability_inside
-from engine.acquire.posterior import TablePosterior
 from engine.metrics.stopping import (
     Outlook,
     StoppingAdvice,
@@ -21,6 +20,7 @@ from engine.metrics.stopping import (
     contenders,
     idle_rounds,
 )
+from engine.posteriors.posterior import TablePosterior
 
 
 @pytest.mark.parametrize("goal", ["min", "max"])

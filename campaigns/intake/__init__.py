@@ -1,0 +1,1 @@
+"""What comes in: crystals and files of labels."""

@@ -1,0 +1,1 @@
+"""Where labels come from: replay, DFT, calculators."""

@@ -1,0 +1,183 @@
+"""A labeler that calculates, here or on a Dask cluster; labels and failures are stored one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from campaigns.exceptions import ConfigurationError
+from campaigns.exchange.calculation import natural_masses
+from campaigns.property_names import named_temperature
+from db.labels import beyond
+from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, QueueEntryRecord
+from db.states import FailureReason, QueueState
+from engine.materials.crystal import Crystal, isotopes_of
+from engine.physics.outcome import Calculated, Failed
+from engine.physics.workers import Finished
+
+if TYPE_CHECKING:
+    from campaigns.configuration import Configuration, LabelerSection
+    from campaigns.pool.labels import Goal
+    from db.store import Store
+    from engine.physics.workers import Calculation
+
+_OURS = (QueueState.APPROVED, QueueState.RUNNING)
+
+
+class Calculator:
+    """Calculates what is queued, in processes with a time limit; results are stored one by one.
+
+    The processes are ``[labeler] workers`` of this machine, or beside the workers of ``[execution] backend = "dask"``.
+    A material whose label or failure is in the store is never calculated again, so the program may be killed and run
+    again at any time. Entries that were exported are left to those who have them.
+    """
+
+    def __init__(self, configuration: Configuration, calculation: Calculation, potential: str, settings_hash: str):
+        """Take what is done with a crystal, and the potential as of :func:`load_potential`."""
+        self._campaign = configuration.campaign
+        self._labeler = configuration.labeler
+        self._execution = configuration.execution
+        self._calculation = calculation
+        self._potential = potential
+        self._settings_hash = settings_hash
+
+    def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
+        """Approve, calculate and finish every entry that has no label yet."""
+        kind = self._labeler.kind
+        labelled = {label.material_id for label in store.labels(self._campaign.property, self._campaign.fidelity)}
+        wanted = {
+            e.material_id: e
+            for e in entries
+            if e.state in (QueueState.PROPOSED, *_OURS) and e.material_id not in labelled
+        }
+        if not wanted:
+            return
+        with store.transaction():
+            self._move(store, [e for e in wanted.values() if e.state is QueueState.PROPOSED], QueueState.APPROVED)
+            self._move(store, [e for e in wanted.values() if e.state is not QueueState.RUNNING], QueueState.RUNNING)
+        materials = {m.material_id: m for m in store.materials(list(wanted))}
+        heavy = {id_: isotopes for id_, m in materials.items() if (isotopes := isotopes_of(m.bucket))}
+        for id_, isotopes in heavy.items():
+            self._keep(store, wanted[id_], Finished(id_, Failed("rejected", natural_masses(isotopes)), 0.0))
+            say(f"{kind}: {id_} is not calculated, {natural_masses(isotopes)}")
+        crystals = ((id_, Crystal.from_dict(materials[id_].structure)) for id_ in wanted if id_ not in heavy)
+        with closing(self._results(crystals)) as results:  # ends the processes, whatever happens in between
+            for done, finished in enumerate(results, len(heavy) + 1):
+                self._keep(store, wanted[finished.key], finished)
+                about = f"{materials[finished.key].formula}, {_in_words(finished)} ({finished.wall_seconds:.0f} s)"
+                say(f"{kind} {done} of {len(wanted)}: {about}")
+
+    def hit_rate(self, hit: float, goal: Goal) -> float | None:
+        """Not known."""
+        return None
+
+    def _results(self, crystals: Iterator[tuple[str, Crystal]]) -> Generator[Finished, None, None]:
+        from engine.execution import executor
+        from engine.physics.workers import calculate_all, calculate_on
+
+        what, limit = (self._calculation, self._potential), self._labeler.time_limit
+        if self._execution.backend == "local":
+            yield from calculate_all(crystals, *what, self._labeler.workers, limit)
+            return
+        with executor(self._execution.settings()) as run:
+            yield from calculate_on(run, crystals, *what, limit)
+
+    def _keep(self, store: Store, entry: QueueEntryRecord, finished: Finished) -> None:
+        outcome = finished.outcome
+        about: dict[str, Any] = {
+            "material_id": entry.material_id,
+            "property": self._campaign.property,
+            "fidelity": entry.fidelity,
+            "source": self._source(),
+            "provenance": outcome.provenance
+            | {"settings_hash": self._settings_hash, "wall_seconds": round(finished.wall_seconds, 3)},
+            # a process that was killed cannot say what it took
+            "cost": (outcome.core_seconds or finished.wall_seconds) / 3600,
+        }
+        with store.transaction():
+            if isinstance(outcome, Calculated):
+                label = LabelRecord(
+                    value=outcome.kappa,
+                    unit=KAPPA_UNIT,
+                    temperature=outcome.temperature,
+                    method=outcome.method,
+                    **about,
+                )
+                limit = beyond(label.property, label.value, store.label_limits)
+                if not limit:
+                    # whoever withdrew a result and asks again gets it again
+                    store.add_labels([label], again=True)
+                    self._move(store, [entry], QueueState.DONE)
+                    return
+                reason, message = FailureReason.REJECTED, f"{label.value:g} {label.unit} is {limit}"
+            else:
+                reason, message = FailureReason[outcome.reason.upper()], outcome.message
+            store.add_failures([FailureRecord(reason=reason, message=message, method=self._labeler.kind, **about)])
+            self._move(store, [entry], QueueState.FAILED, f"{reason}: {message}")
+
+    def _source(self) -> str:
+        from campaigns.round.steps import code_version
+
+        return f"kappascout {code_version()}, {self._labeler.kind}, {Path(self._potential).name}"
+
+    def _move(self, store: Store, entries: Sequence[QueueEntryRecord], to: QueueState, note: str = "") -> None:
+        store.move([e.id for e in entries if e.id is not None], to, self._labeler.kind, note)
+
+
+def make_calculator(configuration: Configuration, directory: Path) -> Calculator:
+    """Make the labeler of kind ``agl`` or ``phonons``; loads the potential once, so that a bad one stops here."""
+    from engine.exceptions import PotentialError
+    from engine.physics.potentials import load_potential
+
+    labeler = configuration.labeler
+    beside = directory / labeler.potential
+    spec = str(beside.absolute()) if beside.exists() else labeler.potential
+    calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
+    try:
+        potential = load_potential(spec)
+    except PotentialError as error:
+        raise ConfigurationError(f"[labeler] potential = {labeler.potential!r}: {error}") from error
+    decides = {"kind": labeler.kind, "settings": settings, "potential": potential.describe()}
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return Calculator(configuration, calculation, spec, digest)
+
+
+def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, Any]]:
+    """Give the calculation with its settings, and the settings as JSON."""
+    if labeler.kind == "agl":
+        from engine.physics.debye import DebyeSettings, calculate_kappa
+
+        debye: DebyeSettings = _with_settings(DebyeSettings, labeler.settings, temperature)
+        return partial(calculate_kappa, settings=debye), asdict(debye)
+    from engine.physics.phonons import PhononSettings
+    from engine.physics.phonons import calculate_kappa as calculate_phonons
+
+    phonons: PhononSettings = _with_settings(PhononSettings, labeler.settings, temperature)
+    return partial(calculate_phonons, settings=phonons), asdict(phonons)
+
+
+def _with_settings(kind: type[Any], changed: dict[str, Any], temperature: float) -> Any:
+    """Check what ``campaign.toml`` changes in a calculation's settings; the temperature is the property's."""
+    known = [f.name for f in fields(kind) if f.name != "temperature"]
+    if unknown := sorted(set(changed) - set(known)):
+        raise ConfigurationError(f"[labeler.settings] has no {', '.join(unknown)}; there are {', '.join(known)}")
+    try:
+        return TypeAdapter(kind).validate_python({"temperature": temperature} | changed)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}".removeprefix(": ") for p in error.errors()]
+        raise ConfigurationError(f"[labeler.settings] {'; '.join(problems)}") from error
+
+
+def _in_words(finished: Finished) -> str:
+    outcome = finished.outcome
+    if isinstance(outcome, Calculated):
+        return f"kappa {outcome.kappa:.3g} {KAPPA_UNIT}"
+    return f"failed, {outcome.reason}: {outcome.message}"

@@ -1,0 +1,1 @@
+"""Models that a round stands on: lineage, priors, predictors of other properties."""

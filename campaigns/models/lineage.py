@@ -1,0 +1,188 @@
+"""How a campaign's model was made, as models of the store: first weights, stages, a cheaper fidelity, a round's own.
+
+A backbone's card has its stages; each becomes a model once, with the one before it as parent, so that the lineage of a
+round's model is a chain of rows with the metrics of every stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from campaigns.files import share_copies
+from db.records import MemberRecord, ModelRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from campaigns.round.steps import RoundWork
+    from db.store import Store
+    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.ensemble.ensemble import Ensemble
+
+START, STAGE, PRIOR, ROUND = "start", "stage", "prior", "round"
+"""Kinds: weights that others made, a stage that led from one backbone to the next, a cheaper fidelity's model, a
+round's."""
+_LOWER = "lower-fidelity"
+
+
+def kind_of(record: ModelRecord) -> str:
+    """Tell what a model of the store is; those kept before stages were are of rounds."""
+    return str(record.stage.get("kind", ROUND))
+
+
+def keep_ancestors(work: RoundWork, ensemble: Ensemble, folder: Path) -> list[str]:
+    """Keep what a round's model in ``folder`` was made from, once; ids of the models that it stands on.
+
+    The first is its parent: the model of a cheaper fidelity, where it has one, and the backbones.
+    """
+    records: list[ModelRecord] = []
+    backbones = []
+    for part in ensemble.backbone.parts:
+        chain = backbone_records(part, f"artifacts/backbones/{part.sha256[:32]}")
+        records += chain
+        backbones.append(chain[-1].model_id)
+    stands_on = list(backbones)
+    if ensemble.lower_fidelity is not None:
+        where = (folder / _LOWER).relative_to(work.campaign.directory).as_posix()
+        prior = _prior(ensemble.lower_fidelity, folder / _LOWER, where, backbones)
+        models = work.campaign.artifacts / "models"  # its labels change in few rounds, and it is large
+        share_copies(folder / _LOWER, [*models.glob(f"{_LOWER}/*"), *models.glob(f"*/{_LOWER}")])
+        records.append(prior)
+        stands_on.insert(0, prior.model_id)
+    each: dict[str, ModelRecord] = {}
+    for record in records:  # a backbone of a mixture may also be what another of it began as, without weights there
+        if record.model_id not in each or record.members:
+            each[record.model_id] = record
+    known = {record.model_id for record in work.store.models()}
+    for record in each.values():
+        if record.model_id not in known:
+            work.store.add_model(record)
+    return stands_on
+
+
+def recorded_files(folder: Path, where: str) -> list[dict[str, str]]:
+    """Files of a model in ``folder`` beside its members: its record, networks that are blended in, distances.
+
+    ``where`` is the folder relative to the campaign. The record's own hash is kept too: it has the calibration.
+    """
+    from engine.learning.ensemble.storage import RECORD, read_record
+
+    own = {"path": RECORD, "sha256": hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()}
+    return [{**file, "path": f"{where}/{file['path']}"} for file in (own, *read_record(folder)["files"])]
+
+
+def whole_lineage(store: Store, model_id: str) -> list[ModelRecord]:
+    """All that led to a model, itself last: the chain of its parents, and those of other backbones it stands on."""
+    chain = store.lineage(model_id)
+    beside = [id_ for record in chain for id_ in record.stage.get("stands_on", ()) if id_ != record.parent_id]
+    found = {r.model_id: r for id_ in beside for r in store.lineage(id_)} | {r.model_id: r for r in chain}
+    return list(found.values())
+
+
+def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
+    """Stages of a backbone, oldest first, each with the one before as parent; only the last has its weights here.
+
+    ``folder`` is the backbone's, relative to the campaign.
+    """
+    from engine.learning.backbones.backbone import WEIGHTS
+
+    stages: Sequence[dict[str, Any]] = backbone.card.get("lineage", [])
+    # a stage knows what it started from: what it made is what the next one started from
+    made = [(str(s["start"]), str(s.get("start_sha256", ""))) for s in stages] + [(backbone.name, backbone.sha256)]
+    records: list[ModelRecord] = []
+    for number, (name, sha256) in enumerate(made):
+        stage = stages[number - 1] if number else {}
+        if not number and stages and name.startswith("scratch"):
+            continue  # nothing was learned yet
+        last = number == len(made) - 1
+        seeds = (int(stage["seed"]),) if "seed" in stage else ()
+        records.append(
+            ModelRecord(
+                model_id=f"{name.replace('/', '-')}-{(sha256 or str(stage.get('data_hash', '')))[:8]}",
+                parent_id=records[-1].model_id if records else None,
+                stage={"kind": STAGE if stage else START, "backbone": name, **stage},
+                backbone_hash=sha256,
+                data_hash=str(stage.get("data_hash", "")),
+                settings={key: stage[key] for key in ("properties", "strategy", "fidelity", "loss") if key in stage},
+                seeds=seeds,
+                metrics={"held_out": stage.get("held_out", {})},
+                members=(MemberRecord(0, next(iter(seeds), 0), f"{folder}/{WEIGHTS}", sha256),) if last else (),
+            )
+        )
+    return records
+
+
+def answers_seen(backbone: AnyBackbone, property: str, hashes: Iterable[str]) -> str:
+    """Say which labels, or ones of the same calculation, a backbone has learned before; empty where it has none.
+
+    Errors on held-out rows (by content hash) are then too good: the heads have not seen these rows, the backbone has.
+    """
+    keys = {key[:12] for key in hashes}
+    met = {name: len(keys.intersection(prefixes)) for name, prefixes in backbone.card.get("seen", {}).items()}
+    if not any(met.values()):
+        return ""
+    from campaigns.backtest.leaks import canonical, family
+
+    group = family(property)
+    told = [
+        f"{name} of {count}"
+        for name, count in met.items()
+        if count and (canonical(name) == canonical(property) or (group and family(name) == group))
+    ]
+    if not told:
+        return ""
+    return (
+        f"warning: backbone {backbone.name} has learned {', '.join(told)} of these {len(keys)} crystals, so that "
+        "cross-validated errors are too good; compare models by labels that none has seen"
+    )
+
+
+def stage_row(record: ModelRecord) -> dict[str, Any]:
+    """One line of a lineage: a stage with what it learned, on which data, and how well."""
+    table = record.metrics.get("held_out", {})
+    judged = record.metrics.get("model", {})
+    known = {name: row for name, row in table.items() if row.get("mae") is not None}
+    errors = {name: {k: round(row[k], 4) for k in ("mae", "spearman") if row.get(k) is not None}
+              for name, row in known.items()}  # fmt: skip
+    own = {record.settings.get("property", ""): {k: judged[k] for k in ("mae", "spearman") if k in judged}}
+    return {
+        "model": record.model_id,
+        "kind": kind_of(record),
+        "stage": record.stage.get("stage"),
+        "parent": record.parent_id,
+        "labels": record.metrics.get("labels", sum(row.get("labels_trained", 0) for row in table.values()) or None),
+        "strategy": record.settings.get("strategy"),
+        "seeds": ", ".join(map(str, record.seeds)),
+        "data_hash": record.data_hash[:12],
+        "weights": record.backbone_hash[:12],
+        "errors": errors or (own if judged else None),
+    }
+
+
+def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> ModelRecord:
+    from engine.learning.ensemble.storage import read_record
+
+    record = read_record(folder)
+    members = tuple(
+        MemberRecord(k, m["seed"], f"{where}/{m['path']}", m["sha256"], {"held_out_rmse": m["noise"]})
+        for k, m in enumerate(record["members"])
+    )
+    return ModelRecord(
+        model_id=f"{PRIOR}-{lower.backbone.sha256[:8]}-{lower.data_hash[:8]}",
+        parent_id=backbones[0],
+        stage={
+            "kind": PRIOR,
+            "backbone": lower.backbone.name,
+            "stands_on": backbones,
+            "files": recorded_files(folder, where),
+        },
+        backbone_hash=lower.backbone.sha256,
+        data_hash=lower.data_hash,
+        settings={"property": lower.property, "scale": lower.scale, **record["settings"]},
+        seeds=tuple(m["seed"] for m in record["members"]),
+        metrics=lower.metrics,
+        members=members,
+    )

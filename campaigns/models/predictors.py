@@ -1,0 +1,115 @@
+"""Other models beside the campaign's own: of further objectives, of constraints, of a first batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from campaigns.exceptions import CampaignError
+from campaigns.output import Count
+from campaigns.pool.labels import Scale
+from campaigns.pool.pool import embed_pool
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from campaigns.configuration import Configuration
+    from campaigns.round.steps import RoundWork
+    from engine.posteriors.posterior import PoolPosterior
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Another model's posterior over a round's pool, on the model's own scale."""
+
+    posterior: PoolPosterior
+    scale: Scale
+
+
+@dataclass(frozen=True, eq=False)
+class FewerDraws:
+    """A posterior with its first ``n_draws`` joint draws, so that several have as many."""
+
+    whole: PoolPosterior
+    n_draws: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the pool."""
+        return self.whole.n_rows
+
+    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of these rows."""
+        return self.whole.mean_std(rows)
+
+    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """D x len(rows) joint draws."""
+        return self.whole.draws(rows)[: self.n_draws]
+
+
+def checked_models(directory: Path, settings: Configuration) -> dict[str, str]:
+    """Hash of the labels of each model that ``campaign.toml`` names, all of them there and of the right property.
+
+    Raises
+    ------
+    CampaignError
+        If one predicts another property than it is asked for.
+    """
+    from engine.learning.ensemble.storage import read_record
+
+    found = {}
+    for where, property_, folder in _named(directory, settings):
+        record = read_record(directory / folder)
+        if property_ is not None and record["property"] != property_:
+            raise CampaignError(
+                f"{where}: the model in {directory / folder} predicts {record['property']}, not {property_}; name "
+                "another model, or the property that it predicts"
+            )
+        found[folder] = str(record["data_hash"])
+    return found
+
+
+def is_model(directory: Path, name: str) -> bool:
+    """Whether this names a folder, relative to the campaign, that holds a trained model."""
+    from engine.learning.ensemble.storage import RECORD
+
+    return bool(name) and (directory / name / RECORD).is_file()
+
+
+def load_predictor(work: RoundWork, folder: str, n_draws: int, seed: int) -> Predictor:
+    """Load a model that :func:`checked_models` has seen, and embed the pool for it."""
+    from engine.learning.backbones.stack import make_featuriser
+    from engine.learning.ensemble.storage import load_ensemble
+
+    campaign, began = work.campaign, work.manifest["models"][folder]
+    ensemble = load_ensemble(campaign.directory / folder)
+    if ensemble.data_hash != began:
+        raise CampaignError(
+            f"the model in {folder} is not the one that round {work.record.number} began with; restore it from a copy"
+        )
+    featuriser = make_featuriser(
+        ensemble.backbone,
+        campaign.features,
+        keep_graphs=ensemble.settings.networks,
+        precision=work.settings.model.embeddings,
+    )
+    for done in embed_pool(work.store, featuriser, work.pool, campaign.configuration.execution.settings()):
+        work.say(Count(f"{done} of {len(work.pool)} crystals embedded for {folder}"))
+    return Predictor(ensemble.posterior(featuriser, work.pool.hashes, n_draws, seed), Scale(ensemble.scale))
+
+
+def _named(directory: Path, settings: Configuration) -> Iterator[tuple[str, str | None, str]]:
+    """Where each model is named, the property it must predict (None: any), and its folder."""
+    for objective in settings.objectives:
+        if objective.model:
+            yield "[[objectives]]", objective.property, objective.model
+    for name, limits in settings.constraints.predicted.items():
+        yield f"[constraints.predicted] {name}", name, limits.model
+    if is_model(directory, settings.model.prior):
+        yield "[model] prior", None, settings.model.prior
+    acquisition = settings.acquisition
+    if acquisition.first_batch == "prior" and is_model(directory, acquisition.prior):
+        yield "[acquisition] prior", None, acquisition.prior

@@ -1,0 +1,126 @@
+"""The cheaper fidelity that a round's members stand on: a model of other labels, or one that is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from campaigns.exceptions import CampaignError
+from campaigns.models.predictors import is_model
+from campaigns.pool.labels import Moment, training_labels
+from engine.learning.ensemble.ensemble import minimum_labels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from campaigns.campaign import Campaign
+    from campaigns.configuration import Configuration
+    from campaigns.pool.pool import Pool
+    from campaigns.round.steps import RoundWork
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.ensemble.ensemble import Ensemble
+
+
+def lower_fidelity(work: RoundWork) -> Ensemble | None:
+    """Load or train the model that ``[model] prior`` names, or of the cheaper fidelity that may be queued.
+
+    Labels of a fidelity train one as soon as there are enough; it is kept under the hash of its labels, so that rounds
+    with the same labels share it. A fidelity that is too dear to be queued may have none, and is left out then.
+
+    Raises
+    ------
+    CampaignError
+        If the model stands on another backbone, or the fidelity of ``prior`` has too few labels.
+    """
+    prior, directory = work.settings.prior, work.campaign.directory
+    if not prior:
+        return None
+    if not is_model(directory, prior):
+        return _of_fidelity(work, prior)
+    ensemble = _load(directory / prior)
+    if ensemble.backbone.sha256 != work.featuriser.backbone.sha256:
+        stands_on = [part.name for part in ensemble.backbone.parts]
+        raise _other_backbone(work.settings, stands_on, work.featuriser.backbone)
+    return ensemble
+
+
+def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
+    """Refuse a ``[model] prior`` that a round would fail on, before it begins and keeps its settings.
+
+    Raises
+    ------
+    CampaignError
+        As :func:`lower_fidelity`.
+    """
+    from engine.learning.ensemble.storage import backbone_parts, read_record
+
+    settings = campaign.configuration
+    prior = settings.model.prior
+    if prior and is_model(campaign.directory, prior):
+        record = read_record(campaign.directory / prior)
+        if record["backbone"]["sha256"] != backbone.sha256:
+            raise _other_backbone(settings, [part["name"] for part in backbone_parts(record)], backbone)
+    elif prior:
+        known = set(training_labels(campaign.store, settings, fidelity=prior)).intersection(pool.ids)
+        if len(known) < minimum_labels(settings.model.members):
+            raise _too_few(settings, len(known))
+
+
+def _other_backbone(settings: Configuration, stands_on: Sequence[str], backbone: AnyBackbone) -> CampaignError:
+    named = settings.model.backbone
+    starts = " ".join(f"--from {name}" for name in ([named] if isinstance(named, str) else named))
+    return CampaignError(
+        f"[model] prior = {settings.model.prior!r} stands on backbone {' + '.join(stands_on)}, the campaign "
+        f"on {backbone.name}; set backbone = {json.dumps(stands_on)}, or train it again with {starts}"
+    )
+
+
+def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
+    return CampaignError(
+        f"[model] prior = {settings.model.prior!r} is no folder that `train` wrote, and {settings.campaign.property} "
+        f"has {n_labels} labels of that fidelity where {minimum_labels(settings.model.members)} are needed; import "
+        "some, or leave prior empty"
+    )
+
+
+def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
+    from engine.learning.ensemble.ensemble import EnsembleSettings, labels_hash, train_ensemble
+    from engine.learning.ensemble.storage import RECORD, save_ensemble
+
+    section, members = work.settings.campaign, work.settings.model.members
+    labels = training_labels(work.store, work.settings, Moment.of(work.manifest), fidelity)
+    hashes = dict(zip(work.pool.ids, work.pool.hashes, strict=True))
+    ids = sorted(id_ for id_ in labels if id_ in hashes)
+    if len(ids) < minimum_labels(members):
+        if not work.settings.model.prior:
+            return None
+        raise _too_few(work.settings, len(ids))
+    keys = [hashes[id_] for id_ in ids]
+    values = work.scale.learned([labels[id_].value for id_ in ids])
+    settings = EnsembleSettings(members=members, seed=section.seed)
+    name = f"{work.featuriser.backbone.sha256[:8]}-{members}-{section.seed}-{labels_hash(keys, values)[:24]}"
+    folder = work.campaign.artifacts / "models" / "lower-fidelity" / name
+    if not (folder / RECORD).is_file():
+        work.say(f"{len(ids)} labels of fidelity {fidelity} train the estimate first")
+        ensemble = train_ensemble(
+            work.featuriser, keys, values, settings, property=section.property, scale=section.learned_scale
+        )
+        save_ensemble(ensemble, folder, work.campaign.artifacts / "backbones")
+    return _load(folder)
+
+
+def _load(folder: Path) -> Ensemble:
+    """Read a model once for all rounds, which then share what the covariance of its labels takes to work out."""
+    from engine.learning.ensemble.storage import RECORD
+
+    return _loaded(folder, (folder / RECORD).read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, record: bytes) -> Ensemble:
+    """Read a model; ``record`` vouches for every file of it."""
+    from engine.learning.ensemble.storage import load_ensemble
+
+    return load_ensemble(folder)

@@ -1,0 +1,1 @@
+"""The materials of a campaign as columns: labels, costs, relatives."""

@@ -1,0 +1,1 @@
+"""One round: embed, train, score, rank, queue; judged when its labels arrive."""

@@ -1,0 +1,91 @@
+"""A cheaper fidelity of the campaign's property, which may be queued where its label tells more per core-hour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from campaigns.exceptions import CampaignError
+from campaigns.pool.labels import Moment, training_labels
+from campaigns.pool.pool import queued_ids
+from engine.learning.ensemble.ensemble import minimum_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.campaign import Campaign
+    from campaigns.round.steps import RoundWork
+    from db.records import LabelRecord
+
+
+MANY = 10
+"""Entries of a batch at most, in units of ``[campaign] batch``, which counts the campaign's own fidelity."""
+
+
+@dataclass(frozen=True, eq=False)
+class CheaperFidelity:
+    """What a round may ask of the cheaper fidelity."""
+
+    name: str
+    core_hours: float
+    """Of one calculation."""
+    labels: dict[str, LabelRecord]
+    """By material id, those that count in this round."""
+    candidates: NDArray[np.int64]
+    """Rows of the pool that may be queued at it: not labelled at it, and candidates of the campaign's own fidelity, or
+    labelled there, since a material that has both tells how they differ (nested designs, Kennedy and O'Hagan 2000)."""
+    pending: NDArray[np.int64]
+    """Rows whose label of it is awaited."""
+
+    def is_wanted_first(self, work: RoundWork) -> bool:
+        """Whether too few labels of it are there to train on, and more can be had for less than the campaign's own."""
+        section = work.settings.campaign
+        few = len(self.labels) < minimum_labels(work.settings.model.members)
+        return few and len(self.candidates) > 0 and self.core_hours < work.settings.costs.get(section.fidelity, np.inf)
+
+    def first_batch(self, work: RoundWork) -> int:
+        """Entries of a batch that has no other: for what a batch of the campaign's own fidelity would take."""
+        batch, own = work.manifest["batch"], work.settings.costs.get(work.settings.campaign.fidelity, np.inf)
+        return int(min(MANY * batch, max(batch * own / self.core_hours, batch), len(self.candidates)))
+
+
+def cheaper_fidelity(work: RoundWork) -> CheaperFidelity | None:
+    """Give the cheaper fidelity that ``[acquisition] fidelities`` names, as it was when the round began."""
+    settings = work.settings
+    if not settings.acquisition.fidelities:
+        return None
+    name = settings.acquisition.fidelities[0]
+    queued = work.manifest["cheaper"]
+    labels = training_labels(work.store, settings, Moment.of(work.manifest), name)
+    closed = work.pool.rows_of({*labels, *queued["pending"], *queued["spent"]})
+    return CheaperFidelity(
+        name=name,
+        core_hours=settings.costs[name],
+        labels=labels,
+        candidates=np.setdiff1d(np.union1d(work.candidates(), work.pool.rows_of(work.labels)), closed),
+        pending=work.pool.rows_of(queued["pending"]),
+    )
+
+
+def queued_cheaper(campaign: Campaign, labels: dict[str, LabelRecord]) -> dict[str, Any]:
+    """Fix for a round's manifest what of the cheaper fidelity is awaited, and what has failed or was withdrawn.
+
+    Raises
+    ------
+    CampaignError
+        If a model will compare both fidelities, and nothing tells what the campaign's own takes.
+    """
+    settings = campaign.configuration
+    if not settings.acquisition.fidelities:
+        return {}
+    own = settings.campaign.fidelity
+    enough = len(labels) >= minimum_labels(settings.model.members)
+    if enough and own not in settings.costs and not any(label.cost for label in labels.values()):
+        raise CampaignError(
+            f"what {settings.acquisition.fidelities[0]} is worth beside {own} hangs on what {own} takes, and no label "
+            f"of {own} has a cost; give [costs] {own} = CORE_HOURS, or import labels with theirs"
+        )
+    pending, spent = queued_ids(campaign.store, settings.acquisition.fidelities[0])
+    return {"cheaper": {"pending": sorted(pending), "spent": sorted(spent)}}

@@ -1,0 +1,136 @@
+"""A round's predictions of the whole pool: made part by part, on as many workers as pay, and joined in one table.
+
+A part that is finished is kept, so that a killed round goes on with the next one; parts are cut by the pool alone, so
+that the numbers do not depend on who makes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from campaigns.files import replaced
+from campaigns.output import Count
+from engine.execution import Threads, cores, executor
+from engine.learning.ensemble.storage import RECORD
+from engine.learning.seeding import one_thread
+from engine.posteriors.posterior import finite_members
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.round.steps import RoundWork
+    from engine.execution import Run
+    from engine.learning.backbones.stack import AnyFeaturiser
+    from engine.learning.ensemble.ensemble import Ensemble, MemberTable
+
+PART = 8192
+"""Rows predicted and kept together."""
+MANY_FOR_NETWORKS = 2_000
+"""With networks, a larger pool is worth processes of their own: they take as long to load as to predict so many."""
+MANY = 500_000
+"""A larger pool is worth a cluster, where there is one."""
+
+Part = tuple[int, "NDArray[np.float64]", tuple[str, ...]]
+"""First row, mean and standard deviation (2 x rows), and what deserves saying."""
+
+
+def score_pool(work: RoundWork, path: Path) -> float:
+    """Write the predictions of the whole pool to ``path``; how many hits are expected among them.
+
+    Workers of a cluster read embeddings and write nothing; they must see the campaign's directory under the same name.
+    """
+    folder, passed = _parts_folder(work, path), work.first_pass
+    full = np.ones(len(work.pool), dtype=bool) if passed is None else passed.full
+    starts = range(0, len(work.pool), PART)
+    missing = [start for start in starts if not _part(folder, start).is_file()]
+    done = len(work.pool) - sum(min(PART, len(work.pool) - start) for start in missing)
+    items = ((start, work.hashes(start + np.flatnonzero(full[start : start + PART]))) for start in missing)
+    with _workers(work) as run:
+        for start, found, notes in run.map_unordered(predict_part, items, work.ensemble(), work.featuriser):
+            table = found
+            if passed is not None:  # the cheap model's for the others
+                rows = slice(start, start + PART)
+                table = np.stack([passed.mean[rows], passed.std[rows]]).astype(np.float64)
+                table[:, full[rows]] = found
+            with replaced(_part(folder, start)) as partial, partial.open("wb") as handle:
+                np.save(handle, table)
+            work.note(notes)
+            done += table.shape[1]
+            work.say(Count(f"{done} of {len(work.pool)} crystals scored"))
+    expected = _join(work, path, (np.load(_part(folder, start)) for start in starts))
+    shutil.rmtree(folder, ignore_errors=True)
+    return expected
+
+
+def predict_part(item: tuple[int, Sequence[str]], ensemble: Ensemble, featuriser: AnyFeaturiser) -> Part:
+    """Calibrated mean and standard deviation of some rows."""
+    start, hashes = item
+    table, notes = finite_table(ensemble, featuriser, hashes)
+    return start, np.stack(table.total(ensemble.calibration)), notes
+
+
+def finite_table(
+    ensemble: Ensemble, featuriser: AnyFeaturiser, hashes: Sequence[str]
+) -> tuple[MemberTable, tuple[str, ...]]:
+    """Predictions of the members but for those that predict what is not finite, and which these are.
+
+    Raises
+    ------
+    AcquisitionError
+        If that leaves fewer than three.
+    """
+    table = ensemble.predict(featuriser, hashes)
+    mean, std, notes = finite_members(table.mean, table.std)
+    return (table if std is None or not notes else replace(table, mean=mean, std=std)), notes
+
+
+@contextmanager
+def _workers(work: RoundWork) -> Iterator[Run]:
+    """Threads for what is linear algebra, processes for networks, and a cluster where there is one and it pays."""
+    execution = work.campaign.configuration.execution
+    networks, n = work.ensemble().settings.networks, len(work.pool)
+    if n > (MANY_FOR_NETWORKS if networks else MANY) and (networks or execution.backend == "dask"):
+        with executor(execution.settings()) as run:
+            yield run
+    else:
+        with one_thread():  # each
+            yield Threads(1 if networks else execution.workers or cores())
+
+
+def _join(work: RoundWork, path: Path, parts: Iterator[NDArray[np.float64]]) -> float:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = ("mean", "lower", "upper", "learned_mean", "learned_std")
+    schema = pa.schema([("id", pa.string()), ("formula", pa.string()), *((name, pa.float64()) for name in names)])
+    hit, expected, start = work.manifest["hit"], 0.0, 0
+    with replaced(path) as partial, parquet.ParquetWriter(partial, schema, use_dictionary=["formula"]) as writer:
+        for mean, std in parts:
+            rows = work.pool.rows[start : start + len(mean)]
+            half = work.half_width * std
+            true = [work.scale.true(values) for values in (mean, mean - half, mean + half)]
+            columns = [rows.column("material_id"), rows.column("formula"), *map(pa.array, (*true, mean, std))]
+            writer.write_table(pa.table(columns, schema=schema))
+            if hit is not None:
+                expected += float(work.settings.campaign.sought.hit_probability(mean, std, hit).sum())
+            start += len(mean)
+    return expected
+
+
+def _parts_folder(work: RoundWork, path: Path) -> Path:
+    """Where parts are kept, under the hash of the model that makes them."""
+    assert work.record.model_id is not None
+    record = work.campaign.artifacts / "models" / work.record.model_id / RECORD
+    return path.with_name(f"{path.stem}-{hashlib.sha256(record.read_bytes()).hexdigest()[:16]}")
+
+
+def _part(folder: Path, start: int) -> Path:
+    return folder / f"{start:010d}.npy"

@@ -1,0 +1,130 @@
+"""Whether a campaign should stop, from what its store and its latest model know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from campaigns.configuration import round_settings
+from campaigns.exceptions import CampaignError
+from campaigns.pool.labels import best_value, training_labels
+from db.states import UNFINISHED, QueueState
+from engine.metrics.stopping import (
+    Outlook,
+    StoppingAdvice,
+    advise,
+    best_found_probability,
+    contenders,
+    idle_rounds,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from campaigns.campaign import Campaign
+    from db.records import FailureRecord, LabelRecord, RoundRecord
+    from engine.acquire.objectives import Objective
+    from engine.posteriors.posterior import PoolPosterior
+
+_ROWS = 65_536
+"""Rows of stored predictions in memory together."""
+
+
+def stopping_advice(campaign: Campaign) -> StoppingAdvice:
+    """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing."""
+    return advise(outlook(campaign), campaign.configuration.stopping_rule)
+
+
+def outlook(campaign: Campaign) -> Outlook:
+    """Collect what bears on stopping: labels, core-hours, hits left, whether the best is found, idle rounds."""
+    store, section = campaign.store, campaign.configuration.campaign
+    labels = training_labels(store, campaign.configuration)
+    scored = next((r for r in reversed(store.rounds()) if r.predictions is not None), None)
+    return Outlook(
+        labels=campaign.asked(),
+        budget_labels=section.budget,
+        core_hours=core_hours(campaign),
+        undiscovered_hits=None if scored is None else undiscovered_hits(campaign, scored, labels),
+        best_found=None if scored is None else (scored.metrics_before or {}).get("best_found"),
+        idle_rounds=idle_rounds(_best_utilities(campaign, labels), "max"),
+    )
+
+
+def core_hours(campaign: Campaign) -> float:
+    """Sum the core-hours of what the campaign asked for, finished or failed, where the cost is known."""
+    store, section = campaign.store, campaign.configuration.campaign
+    asked = {(e.material_id, e.fidelity) for e in store.queue()}
+    # what a withdrawn label took is spent, what a corrected one took is said by the one that corrects it
+    labels = [label for label in store.labels(section.property, current_only=False) if label.superseded_by is None]
+    ended: list[LabelRecord | FailureRecord] = [*labels, *store.failures(section.property)]
+    return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in asked)
+
+
+def core_hours_left(campaign: Campaign) -> float | None:
+    """Core-hours of the budget that are neither spent nor expected of what is queued; None without such a budget."""
+    budget = campaign.configuration.campaign.budget_core_hours
+    if budget is None:
+        return None
+    return budget - core_hours(campaign) - sum(e.expected_cost or 0.0 for e in campaign.store.queue(UNFINISHED))
+
+
+def undiscovered_hits(campaign: Campaign, record: RoundRecord, labels: Mapping[str, LabelRecord]) -> float | None:
+    """Sum the probabilities of a hit, as a round's model predicted them, over materials without a label or a failure.
+
+    None where what counts as a hit is not known.
+    """
+    hit = record.manifest.get("hit")
+    if hit is None or record.predictions is None:
+        return None
+    from pyarrow import parquet
+
+    path = campaign.directory / record.predictions.path
+    if not path.is_file():
+        raise CampaignError(
+            f"{path} is missing, the predictions of round {record.number}; copy artifacts/ with the campaign"
+        )
+    goal = round_settings(record).campaign.sought
+    ended = campaign.store.queue([QueueState.FAILED, QueueState.WITHDRAWN])
+    closed = {*labels, *(e.material_id for e in ended if e.fidelity == round_settings(record).campaign.fidelity)}
+    expected = 0.0
+    with parquet.ParquetFile(path) as table:
+        for batch in table.iter_batches(_ROWS, columns=["id", "learned_mean", "learned_std"]):
+            open_rows = np.array([id_ not in closed for id_ in batch.column("id").to_pylist()], dtype=bool)
+            mean, std = (batch.column(name).to_numpy()[open_rows] for name in ("learned_mean", "learned_std"))
+            expected += float(goal.hit_probability(mean, std, hit).sum())
+    return expected
+
+
+def best_found(
+    posterior: PoolPosterior, rows: NDArray[np.int64], best: float | None, objective: Objective
+) -> float | None:
+    """Probability that no row beats the best label (learned units), from joint draws of those that could.
+
+    ``rows`` are the pool's rows without a label. None without a label.
+    """
+    from engine.acquire.reasons import probability_to_improve
+
+    if best is None:
+        return None
+    mean, std = posterior.mean_std(rows)
+    chosen = rows[contenders(probability_to_improve(mean, std, best=best, goal=objective))]
+    utility = float(objective.utility(np.asarray(best, dtype=np.float64)))
+    return best_found_probability(objective.utility(posterior.draws(chosen)), utility, "max")
+
+
+def _best_utilities(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> list[float | None]:
+    """Give the utility of the best label before the first round, and after each round that has brought any."""
+    goal = campaign.configuration.campaign.sought
+    bought: dict[int, set[str]] = {}
+    for entry in campaign.store.queue([QueueState.DONE]):
+        if entry.material_id in labels and entry.fidelity == labels[entry.material_id].fidelity:
+            bought.setdefault(entry.round or 0, set()).add(entry.material_id)
+    later = set().union(*bought.values())
+    known = {id_: label for id_, label in labels.items() if id_ not in later}
+    bests = [best_value(known, goal)]
+    for number in sorted(bought):
+        known |= {id_: labels[id_] for id_ in bought[number]}
+        bests.append(best_value(known, goal))
+    return [None if best is None else float(goal.utility(best)) for best in bests]

@@ -1,0 +1,125 @@
+"""Where a campaign stands, in plain values: its state, its rounds and its queue as rows that people read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from campaigns.intake.doubts import best_doubt, doubts
+from campaigns.pool.labels import best_value, training_labels
+from campaigns.round.stopping import core_hours
+from engine.metrics.stopping import StoppingAdvice
+
+if TYPE_CHECKING:
+    from campaigns.campaign import Campaign
+    from db.records import LabelRecord, QueueEntryRecord, RoundRecord
+
+HONESTY = (
+    "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
+    "sharpness",
+)  # fmt: skip
+"""Figures of how honest intervals are, before a round and after."""
+
+
+def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
+    """Write a queue entry as people read it: one flat row."""
+    return {
+        "round": entry.round,
+        "rank": entry.rank,
+        "id": entry.material_id,
+        "formula": formula,
+        "state": str(entry.state),
+        "mean": entry.predicted_mean,
+        "lower": entry.predicted_lower,
+        "upper": entry.predicted_upper,
+        "log10_mean": entry.log10_mean,
+        "log10_std": entry.log10_std,
+        "acquisition": entry.acquisition_value,
+        "cost": entry.expected_cost,
+        "fidelity": entry.fidelity,
+        "reason": entry.reason,
+    }
+
+
+def label_rows(campaign: Campaign, every: bool = False, doubtful: bool = False) -> list[dict[str, Any]]:
+    """Write labels as people read them: the current ones, or ``every`` one ever written, or the ``doubtful`` alone.
+
+    ``trains`` tells whether a label is the one of its material that models learn from.
+    """
+    store, settings = campaign.store, campaign.configuration
+    doubted = doubts(store)
+    fidelities = dict.fromkeys(filter(None, (settings.campaign.fidelity, settings.prior)))
+    training = {label.id for name in fidelities for label in training_labels(store, settings, fidelity=name).values()}
+    return [
+        vars(label)
+        | {
+            "state": _label_state(label),
+            "trains": label.id in training,
+            "doubtful": list(doubted[label.id].reasons) if label.id in doubted else [],
+        }
+        for label in store.labels(current_only=not every)
+        if label.id in doubted or not doubtful
+    ]
+
+
+def _label_state(label: LabelRecord) -> str:
+    if label.withdrawal is not None:
+        return f"withdrawn by {label.withdrawn_by}: {label.withdrawn_reason}"
+    return "current" if label.superseded_by is None else f"corrected by {label.superseded_by}"
+
+
+def round_row(record: RoundRecord) -> dict[str, Any]:
+    """Write a round as people read it: labels, error before and after, coverage, hits, best, cost."""
+    before, after = record.metrics_before or {}, record.metrics_after or {}
+    model = before.get("model", {})
+    figures = ("spearman", "r2", *HONESTY)
+    return {
+        "round": record.number,
+        "state": str(record.state),
+        "labels": record.manifest["labels"],
+        "cv_mae": model.get("mae"),
+        "cv_mae_trees": before.get("extra_trees", {}).get("mae"),
+        "cv_mae_constant": before.get("constant", {}).get("mae"),
+        **{f"cv_{name}": model.get(name) for name in figures},
+        "new_labels": after.get("rows"),
+        "cheaper_labels": after.get("cheaper"),
+        "mae": after.get("mae"),
+        **{name: after.get(name) for name in figures},
+        "conformal_coverage_90": after.get("conformal_coverage_90"),
+        "distance_percentile": after.get("distance_percentile"),
+        **{name: after.get(name) for name in ("failed", "hits", "enhancement", "best", "expected_cost", "cost")},
+    }
+
+
+def status(campaign: Campaign) -> dict[str, Any]:
+    """Where a campaign stands, in plain values."""
+    section, cheaper = campaign.configuration.campaign, campaign.configuration.acquisition.fidelities
+    store = campaign.store
+    labels = training_labels(store, campaign.configuration)
+    doubt = best_doubt(campaign, labels)
+    rounds = store.rounds()
+    return {
+        "campaign": section.name,
+        "state": str(store.campaign().state),
+        "goal": section.goal,
+        "property": section.property,
+        "fidelity": section.fidelity,
+        **{noun: count for noun, count in store.counts().items() if noun in ("materials", "rejections")},
+        "labels": len(labels),
+        **{f"labels ({name})": store.fidelities(section.property).get(name, 0) for name in cheaper},
+        "best": best_value(labels, section.sought),
+        **({"best_doubtful": str(doubt)} if doubt else {}),
+        "rounds": len(rounds),
+        "last_round": str(rounds[-1].state) if rounds else None,
+        "queue": {str(state): n for state, n in store.queue_counts().items() if n},
+        "asked": campaign.asked(),
+        "budget": section.budget,
+        "core_hours": core_hours(campaign),
+        "budget_core_hours": section.budget_core_hours,
+        "advice": next((_advice(record) for record in reversed(rounds) if record.metrics_after), None),
+    }
+
+
+def _advice(record: RoundRecord) -> str | None:
+    """Say what was advised when a round was judged."""
+    kept = (record.metrics_after or {}).get("stopping")
+    return StoppingAdvice.from_dict(kept).words if kept else None

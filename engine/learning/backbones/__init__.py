@@ -1,0 +1,1 @@
+"""Pre-trained bodies that turn a crystal into an embedding; the shipped weights lie beside the code."""

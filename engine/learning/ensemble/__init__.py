@@ -1,0 +1,1 @@
+"""Members together: training, stacking, calibration, evaluation, files."""

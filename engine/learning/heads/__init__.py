@@ -1,0 +1,1 @@
+"""Models on embeddings: Gaussian processes, perceptrons, trees."""

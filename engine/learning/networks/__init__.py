@@ -1,0 +1,1 @@
+"""Networks that learn: strategies, the training loop, losses."""

@@ -1,0 +1,1 @@
+"""How backbones are made: stages, tasks, recipes, distillation."""

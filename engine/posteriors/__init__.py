@@ -1,0 +1,1 @@
+"""What a model says of a pool: marginals and joint draws."""

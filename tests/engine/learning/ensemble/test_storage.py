@@ -1,0 +1,180 @@
+"""Models come back from disk as they were, or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.exceptions import BackboneError, ModelFileError, TrainingError
+from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+from engine.learning.ensemble.storage import RECORD, load_ensemble, load_start, read_record, save_ensemble
+from engine.learning.features.featuriser import Featuriser
+from engine.learning.networks.training import Schedule
+
+SETTINGS = {
+    "gp": EnsembleSettings(members=2, seed=1, trees=False),
+    "trees": EnsembleSettings(members=2, seed=1),
+    "mlp": EnsembleSettings(head="mlp", members=2, seed=1),
+    "network": EnsembleSettings(
+        strategy="full", head="network", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)
+    ),
+    "blended": EnsembleSettings(strategy="full", members=2, seed=1, schedule=Schedule(epochs=3, batch_size=8)),
+}
+
+
+@pytest.fixture(scope="module")
+def ensembles(labelled):
+    keys, values = labelled.keys[:20], labelled.values[:20]
+    return {
+        name: train_ensemble(labelled.featuriser, keys, values, settings, property="kappa", scale="log10")
+        for name, settings in SETTINGS.items()
+    }
+
+
+def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, tmp_path):
+    keys, values = labelled.keys[20:40], labelled.values[20:40] + 0.3
+    first = train_ensemble(
+        labelled.featuriser,
+        keys,
+        values,
+        SETTINGS["trees"],
+        property="dear",
+        scale="log10",
+        lower_fidelity=ensembles["trees"],
+    )
+    save_ensemble(first, tmp_path / "model")
+    again = load_ensemble(tmp_path / "model")
+    assert again.lower_fidelity.data_hash == ensembles["trees"].data_hash
+    expected, found = (e.predict(labelled.featuriser, labelled.keys) for e in (first, again))
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.std, expected.std)
+    with pytest.raises(TrainingError, match="both models need head 'gp'"):
+        train_ensemble(
+            labelled.featuriser, keys, values, SETTINGS["mlp"], property="dear", scale="log10", lower_fidelity=first
+        )
+
+
+@pytest.fixture
+def saved(ensembles, tmp_path) -> Path:
+    save_ensemble(ensembles["gp"], tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_predictions_survive_the_disk(ensembles, labelled, name, tmp_path):
+    first = ensembles[name]
+    record = save_ensemble(first, tmp_path / "model")
+    again = load_ensemble(tmp_path / "model")
+    for field in ("settings", "property", "scale", "noise", "calibration", "metrics", "data_hash", "seen"):
+        assert getattr(again, field) == getattr(first, field), field
+    assert again.backbone.sha256 == first.backbone.sha256
+    expected, found = (e.predict(labelled.featuriser, labelled.keys) for e in (first, again))
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.std, expected.std)
+    assert [m["seed"] for m in record["members"]] == [1000, 1001]
+    assert record == read_record(tmp_path / "model") == json.loads(json.dumps(record))
+
+
+def test_a_changed_or_missing_checkpoint_is_refused(saved):
+    path = saved / "member-1.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"member-1\.safetensors is missing or does not have the SHA-256"):
+        load_ensemble(saved)
+    path.unlink()
+    with pytest.raises(ModelFileError, match=r"member-1\.safetensors is missing"):
+        load_ensemble(saved)
+
+
+def test_changed_trees_are_refused(ensembles, tmp_path):
+    record = save_ensemble(ensembles["trees"], tmp_path)
+    assert [file["path"] for file in record["files"] if file["path"].startswith("trees")] == ["trees.safetensors"]
+    path = tmp_path / "trees.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"trees\.safetensors is missing or does not have the SHA-256"):
+        load_ensemble(tmp_path)
+
+
+def test_a_model_made_before_trees_were_blended(ensembles, labelled, tmp_path):
+    first = ensembles["gp"]
+    record = save_ensemble(first, tmp_path)
+    del record["shares"], record["settings"]["trees"]
+    (tmp_path / RECORD).write_text(json.dumps({**record, "network_share": None}))
+    found, expected = (e.predict(labelled.featuriser, labelled.keys) for e in (load_ensemble(tmp_path), first))
+    np.testing.assert_array_equal(found.mean, expected.mean)
+
+
+def test_a_changed_backbone_is_refused(saved):
+    card = json.loads((saved / "backbone" / "card.json").read_text())
+    path = saved / "backbone" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(BackboneError, match="SHA-256"):
+        load_ensemble(saved)
+    assert card["sha256"] == read_record(saved)["backbone"]["sha256"]
+
+
+def test_another_backbone_in_its_place_is_refused(saved):
+    record = json.loads((saved / RECORD).read_text())
+    record["backbone"]["sha256"] = "0" * 64
+    (saved / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ModelFileError, match="was trained on backbone 000000000000"):
+        load_ensemble(saved)
+
+
+def test_what_is_no_model(tmp_path):
+    with pytest.raises(ModelFileError, match=r"holds no ensemble\.json"):
+        load_ensemble(tmp_path)
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(ModelFileError, match="is not JSON"):
+        load_ensemble(tmp_path)
+
+
+def test_models_share_backbones(ensembles, tmp_path):
+    for name in ("gp", "mlp"):
+        save_ensemble(ensembles[name], tmp_path / "models" / name, tmp_path / "backbones")
+    sha256 = ensembles["gp"].backbone.sha256
+    assert [p.name for p in (tmp_path / "backbones").iterdir()] == [sha256[:32]]
+    assert not (tmp_path / "models" / "gp" / "backbone").exists()
+    moved = (tmp_path / "elsewhere").resolve()
+    moved.mkdir()
+    for folder in ("models", "backbones"):
+        (tmp_path / folder).rename(moved / folder)
+    assert load_ensemble(moved / "models" / "gp").backbone.sha256 == sha256
+
+
+class TestStart:
+    def test_from_a_backbone(self, backbone, tmp_path):
+        assert load_start("megnet-multiproperty").sha256 == backbone.sha256
+        assert load_start(backbone.save(tmp_path)).sha256 == backbone.sha256
+
+    def test_from_a_frozen_model_is_from_its_backbone(self, saved, backbone):
+        start = load_start(saved)
+        assert start.sha256 == backbone.sha256
+        assert "kappa" not in start.card["seen"], "its embedding has seen no label"
+
+    def test_from_a_full_model_is_from_its_first_network(self, ensembles, labelled, materials, tmp_path):
+        save_ensemble(ensembles["network"], tmp_path / "tuned")
+        start = load_start(tmp_path / "tuned")
+        assert start.name == "tuned/member-0"
+        assert start.sha256 != ensembles["network"].backbone.sha256
+        assert start.card["lineage"][-1]["properties"] == ["kappa"]
+        assert start.card["lineage"][:-1] == ensembles["network"].backbone.card["lineage"]
+        assert start.card["seen"]["kappa"] == sorted(key[:12] for key in labelled.keys[:20])
+        embedding = start.embed_crystals(m.crystal for m in materials)
+        assert np.abs(embedding - labelled.embeddings).max() > 1e-4
+
+        featuriser = Featuriser(start, tmp_path / "features")
+        featuriser.add({m.content_hash: m.crystal for m in materials})
+        second = train_ensemble(
+            featuriser, labelled.keys, labelled.values, SETTINGS["network"], property="dft", scale="log10"
+        )
+        save_ensemble(second, tmp_path / "again")
+        lineage = load_start(tmp_path / "again").card["lineage"]
+        assert [stage["start"] for stage in lineage[-2:]] == ["tuned", "again"]
+        assert {"kappa", "dft"} <= set(load_start(tmp_path / "again").card["seen"])
