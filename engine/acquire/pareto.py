@@ -17,7 +17,6 @@ from botorch.utils.multi_objective.scalarization import get_chebyshev_scalarizat
 from engine.acquire.model import PoolModel
 from engine.acquire.montecarlo import ExpectedImprovement
 from engine.acquire.sequential import Kind
-from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -177,17 +176,3 @@ def optimistic(pool: Pool) -> NDArray[np.float64]:
         place[np.argsort(-score, kind="stable")] = -np.arange(len(score), dtype=np.float64)
         best = np.maximum(best, place)
     return best
-
-
-def require_front(observed: NDArray[np.int64], name: str, m: int) -> None:
-    """Refuse what a Pareto function cannot work on.
-
-    Raises
-    ------
-    AcquisitionError
-        Without labelled rows, or with one objective.
-    """
-    if m < 2:
-        raise AcquisitionError(f"{name} trades several objectives off and got {m}; use qLogEI or give more")
-    if len(observed) == 0:
-        raise AcquisitionError(f"{name} improves on the labelled rows, and none was given; pass observed")

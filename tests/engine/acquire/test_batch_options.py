@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.acquire import sequential
-from engine.acquire.batch import choose_batch
-from engine.acquire.functions import FUNCTIONS, Needs, scheduled_beta
+from engine.acquire.functions import FUNCTIONS, Needs
+from engine.acquire.request import scheduled_beta
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import Fidelities, MemberPosterior, TablePosterior
+from engine.posteriors.posterior import Fidelities, MemberPosterior
+from tests.engine.acquire.choosing import choose
+from tests.engine.posteriors.table import TablePosterior
 
 N = 120
 FAST = ["qLogEI", "qLogNEI", "qUCB", "qPI", "qKG", "GIBBON", "variance", "level_set", "ucb", "greedy", "thompson"]
@@ -33,9 +35,7 @@ def _choose(acquisition: str, posterior=None, q: int | None = 6, seed: int = 1, 
         "candidates": np.arange(posterior.n_rows),
         "observed": np.arange(3),
     } | options
-    return choose_batch(
-        posterior, acquisition=acquisition, q=q, threshold=0.7, rng=np.random.default_rng(seed), **options
-    )
+    return choose(posterior, acquisition=acquisition, q=q, threshold=0.7, rng=np.random.default_rng(seed), **options)
 
 
 def test_a_large_pool_is_looked_at_in_every_fidelity(monkeypatch):
@@ -323,9 +323,9 @@ def test_requests_that_cannot_be_met(options, message):
 
 def test_level_set_needs_a_threshold_and_every_function_has_words_and_a_source():
     with pytest.raises(AcquisitionError, match="none was given; pass threshold"):
-        choose_batch(
+        choose(
             _posterior(), goal="min", acquisition="level_set", q=1, candidates=np.arange(N),
             rng=np.random.default_rng(0),
         )  # fmt: skip
-    assert all(function.source and function.words for function in FUNCTIONS.values())
+    assert all(function.source and function.description for function in FUNCTIONS.values())
     assert {function.needs for function in FUNCTIONS.values()} == set(Needs)

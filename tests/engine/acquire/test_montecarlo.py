@@ -16,7 +16,7 @@ from engine.acquire.model import PoolModel
 from engine.acquire.montecarlo import SHARPNESS, ExpectedImprovement, ProbabilityOfImprovement, UpperConfidenceBound
 from engine.acquire.objectives import Objective
 from engine.acquire.pool import Criterion, Pool, Rows
-from engine.posteriors.posterior import TablePosterior
+from tests.engine.posteriors.table import TablePosterior
 
 N_DRAWS = 64
 
