@@ -96,7 +96,7 @@ class AcquisitionSection(Section):
         if self.diversity == "hallucinate" and not function.can_hallucinate:
             able = " and ".join(name for name, other in FUNCTIONS.items() if other.can_hallucinate)
             raise ValueError(f"diversity 'hallucinate' is for {able}, not {self.function}; use 'penalise'")
-        if self.diversity != "none" and self.function in ("thompson", "random"):
+        if self.diversity != "none" and function.is_diverse:
             raise ValueError(f"{self.function} is diverse by itself; set diversity = 'none'")
         if self.first_batch == "prior" and not self.prior:
             raise ValueError("first_batch = 'prior' needs prior = 'FIDELITY' (of labels that are there) or a model")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from engine.acquire.builder import Batch, BatchBuilder
 from engine.acquire.functions import acquisition_function
 from engine.acquire.limits import BatchLimits
-from engine.acquire.pool import Criterion, Pool
+from engine.acquire.pool import CandidatePool, Criterion
 from engine.acquire.request import BatchRequest
 from engine.exceptions import AcquisitionError
 
@@ -50,7 +50,7 @@ def choose_batch(criteria: Sequence[Criterion], request: BatchRequest) -> Batch:
     n_rows, free = criteria[0].posterior.n_rows, request.free
     log_weights = request.log_weights(n_rows)
     priority = request.rng.integers(2**63, size=len(free))
-    pool = Pool(criteria, free, priority, request.chunk, request.targets(n_rows))
+    pool = CandidatePool(criteria, free, priority, request.chunk, request.targets(n_rows))
     limits = BatchLimits(free, request.limits, request.cost, request.budget, request.relatives, request.pending_rows)
     builder = BatchBuilder(pool, request, limits, log_weights)
     n = len(free) if request.q is None else request.q

@@ -12,7 +12,7 @@ from engine.acquire.diversity import Diversity, diversity
 from engine.acquire.explanation import shown, shown_ends
 from engine.acquire.limits import BatchLimits
 from engine.acquire.marginal import ConfidenceBound, MarginalRule
-from engine.acquire.pool import Pool, top
+from engine.acquire.pool import CandidatePool, top
 from engine.acquire.request import BatchRequest
 from engine.acquire.sequential import Acquisition, GreedyContext, Kind, LazyGreedy, weighed
 from engine.exceptions import AcquisitionError
@@ -55,7 +55,13 @@ class BatchBuilder:
         Natural logarithm of feasibility over cost of each candidate, N; ``None`` where neither is known.
     """
 
-    def __init__(self, pool: Pool, request: BatchRequest, limits: BatchLimits, log_weights: NDArray[np.float64] | None):
+    def __init__(
+        self,
+        pool: CandidatePool,
+        request: BatchRequest,
+        limits: BatchLimits,
+        log_weights: NDArray[np.float64] | None,
+    ):
         self.pool, self.limits, self.log_weights = pool, limits, log_weights
         self._asked = request
         self.positions: list[int] = []
@@ -167,7 +173,7 @@ class BatchBuilder:
 
 
 def best_of_each_draw(
-    pool: Pool, k: int, log_weights: NDArray[np.float64] | None
+    pool: CandidatePool, k: int, log_weights: NDArray[np.float64] | None
 ) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
     """Values and positions of the k best candidates of every joint draw, best first, over the streamed pool."""
     ranked = [(np.empty(0), np.empty(0, dtype=np.int64))] * pool.posterior.n_draws
@@ -186,7 +192,7 @@ def best_of_each_draw(
     return ranked
 
 
-def _outside_predictions(pool: Pool, scale: str) -> str | None:
+def _outside_predictions(pool: CandidatePool, scale: str) -> str | None:
     """Note for a target or a window that lies outside all predictions."""
     objective = pool.objective
     if objective.kind != "window":

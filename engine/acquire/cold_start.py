@@ -1,8 +1,8 @@
-"""A first batch without a model: crystals as unlike each other and the known as can be; or the best of an estimate.
+"""A first batch without a model: crystals spread over the pool, far from the known ones; or the best of an estimate.
 
 Farthest-point traversal (Gonzalez, Theor. Comput. Sci. 38, 293 (1985)): each pick is the candidate farthest from all
 picks and known rows before it, a two-approximation of the smallest covering radius. Columns are standardised over the
-candidates; with nothing known the first pick is the one nearest the centre, so that it does not hang on one odd
+candidates; with nothing known the first pick is the one nearest the centre, so that it does not depend on one odd
 crystal. Families (prototypes, chemical systems) take turns.
 """
 
@@ -47,7 +47,7 @@ class Estimate:
     values: NDArray[np.float64]
     """On the model's scale (log10 kappa), N; NaN where there is none."""
     objective: Objective = field(default_factory=lambda: Objective("min"))
-    """What is wanted of the property."""
+    """Low, high, a target or a window."""
     explore: float = EXPLORE
     """Share of the batch chosen by distance; the rest are the best by the estimate, from as many families as there
     are."""

@@ -16,7 +16,7 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from engine.acquire.builder import BatchBuilder
     from engine.acquire.explanation import ChosenRow, ReasonContext
-    from engine.acquire.pool import Pool
+    from engine.acquire.pool import CandidatePool
     from engine.acquire.request import BatchRequest
     from engine.acquire.sequential import Acquisition
 
@@ -34,6 +34,19 @@ class Needs(StrEnum):
     MARGINAL = "marginal"  # mean and standard deviation of each row
     NOTHING = "nothing"
     OTHERS = "others"  # a mixture of other functions
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return {
+            Needs.JOINT: "joint draws",
+            Needs.GAUSSIAN: "joint Gaussian of the draws",
+            Needs.PARETO: "joint draws of several properties",
+            Needs.DRAW: "one draw for each pick",
+            Needs.MARGINAL: "mean and spread of each row",
+            Needs.NOTHING: "nothing",
+            Needs.OTHERS: "other functions",
+        }[self]
 
 
 class AcquisitionFunction:
@@ -53,7 +66,10 @@ class AcquisitionFunction:
     can_hallucinate: ClassVar[bool] = False
     """Whether the diversity ``hallucinate`` can condition it on its own picks."""
 
-    def build(self, pool: Pool, request: BatchRequest) -> Acquisition:
+    is_diverse: ClassVar[bool] = False
+    """Whether its rows are spread by themselves, so that no diversity can be asked for."""
+
+    def build(self, pool: CandidatePool, request: BatchRequest) -> Acquisition:
         """Acquisition to be maximised row by row over a pool; ``request.taken`` is conditioned on afterwards.
 
         Functions that do not value rows one by one override :meth:`choose` instead.
@@ -65,7 +81,7 @@ class AcquisitionFunction:
         builder.notes += self.notes(builder.pool, builder.request)
         return builder.maximise(self.build(builder.pool, builder.request), self.name, q)
 
-    def notes(self, pool: Pool, request: BatchRequest) -> list[str]:
+    def notes(self, pool: CandidatePool, request: BatchRequest) -> list[str]:
         """What the user should know of what the function assumes."""
         return []
 

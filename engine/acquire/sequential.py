@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from engine.acquire.pool import Pool, Rows, top
+from engine.acquire.pool import CandidatePool, Rows, top
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from engine.acquire.diversity import Diversity
     from engine.acquire.limits import BatchLimits
 
-SHORTLIST = 512
+SHORTLIST_ROWS = 512
 """Rows whose draws are kept; grows fourfold when a row outside could win."""
 LAZY_BLOCK = 64
 """Rows re-evaluated at a time."""
-SCREEN = 2048
+SCREENED_ROWS = 2048
 """Larger pools are screened by marginal bounds before draws are made; functions without bounds see only so many."""
 MOST_DRAWN = 32_768
 """Draws are made for no more rows of a larger pool, those with the largest bounds."""
@@ -53,7 +53,7 @@ class Acquisition(Protocol):
     only_orders: bool
     """Whether :meth:`bound` is no bound, only the order in which rows are looked at."""
 
-    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
         """Bound on each row's gain from its marginals, N; none where they bound nothing."""
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
@@ -73,7 +73,7 @@ class Acquisition(Protocol):
 class GreedyContext:
     """Where a greedy batch is chosen."""
 
-    pool: Pool
+    pool: CandidatePool
     limits: BatchLimits
     """Which candidates may still be chosen."""
     diversity: Diversity
@@ -159,7 +159,7 @@ class LazyGreedy:
     def _start_bounds(self) -> None:
         """Bound every row by its marginals, or know nothing of any."""
         self.middle, acquisition, pool = 0.0, self.acquisition, self.pool
-        screened = len(pool) > SCREEN or not acquisition.needs_draws
+        screened = len(pool) > SCREENED_ROWS or not acquisition.needs_draws
         marginal = acquisition.bound(pool) if screened or acquisition.kind is Kind.FREE else None
         if marginal is not None and acquisition.kind is Kind.FREE:
             self.middle = float(np.median(marginal))
@@ -167,7 +167,7 @@ class LazyGreedy:
         closed = ~self.limits.open | np.isneginf(factor)
         self.bounds = np.full(len(pool), np.inf)
         if marginal is not None and screened:
-            most = SCREEN if acquisition.only_orders else MOST_DRAWN
+            most = SCREENED_ROWS if acquisition.only_orders else MOST_DRAWN
             promise = self._weighed(marginal, factor)
             if acquisition.only_orders and pool.target_of is not None:
                 promise = marginal  # a material's fidelities are looked at together, whatever they cost
@@ -179,10 +179,10 @@ class LazyGreedy:
         self.bounds[closed] = -np.inf
         self.shortlist, self.outside, self.current = np.empty(0, dtype=np.int64), np.inf, False
         if acquisition.only_orders:
-            self._shortlist(SCREEN)
+            self._shortlist(SCREENED_ROWS)
             self.outside = -np.inf
         elif marginal is not None and screened:
-            self._shortlist(SHORTLIST)
+            self._shortlist(SHORTLIST_ROWS)
 
     def _stream(self, rival: float) -> None:
         """Bring every bound that could win up to date, chunk by chunk; then make a new shortlist."""
@@ -190,7 +190,7 @@ class LazyGreedy:
         for start in range(0, len(hopeful), self.pool.chunk):
             part = hopeful[start : start + self.pool.chunk]
             self.bounds[part] = self._gain(self._read(part), part)
-        self._shortlist(SHORTLIST)
+        self._shortlist(SHORTLIST_ROWS)
         self.current = True
 
     def _shortlist(self, size: int) -> None:
@@ -207,7 +207,7 @@ class LazyGreedy:
 def weighed(
     kind: Kind, gain: NDArray[np.float64], log_factor: NDArray[np.float64], middle: float = 0.0
 ) -> NDArray[np.float64]:
-    """Let factors enter acquisition values as their kind asks; all are monotone in the factor."""
+    """Acquisition values times their factors (feasibility, diversity, one over the cost), as their kind asks."""
     if not log_factor.any():
         return gain
     excluded = np.isneginf(log_factor)

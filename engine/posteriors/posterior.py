@@ -1,4 +1,4 @@
-"""What the ranking needs to know of a model: marginals and joint draws of log10 kappa over any rows of the pool.
+"""Posteriors over a pool: marginals and joint draws of log10 kappa for any of its rows, as the ranking reads them.
 
 The draws of an ensemble are those of a low-rank Gaussian fitted to its members,
 
@@ -175,7 +175,7 @@ class Fidelities:
         return table
 
     def _split(self, rows: NDArray[np.int64]) -> Iterator[tuple[PoolPosterior, NDArray[np.int64], NDArray[np.int64]]]:
-        """Give the posterior of each fidelity, where its rows are among these, and what they are in its own pool."""
+        """Posterior of each fidelity among these rows, their places among them, and their rows in its own pool."""
         level, own = np.divmod(rows, self.parts[0].n_rows)
         for k, part in enumerate(self.parts):
             chosen = np.flatnonzero(level == k)
@@ -217,7 +217,7 @@ class KnownValues:
 def finite_members(
     mean: NDArray[np.float64], std: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[str, ...]]:
-    """Leave out members (of ``S x N``) that predict something not finite; what deserves saying.
+    """Leave out members (of ``S x N``) that predict something not finite; what is left, with a note.
 
     Raises
     ------

@@ -93,7 +93,7 @@ def test_the_batch_equals_botorch_with_pending_points(acquisition):
 def test_the_same_seed_gives_the_same_batch_whatever_the_chunk(acquisition, monkeypatch):
     posterior = _posterior(1000)
     expected = _choose(posterior, acquisition, q=30)
-    monkeypatch.setattr(sequential, "SHORTLIST", 8)
+    monkeypatch.setattr(sequential, "SHORTLIST_ROWS", 8)
     monkeypatch.setattr(sequential, "LAZY_BLOCK", 3)
     for chunk in (1000, 37):
         batch = _choose(posterior, acquisition, q=30, chunk=chunk)

@@ -40,7 +40,7 @@ def _choose(acquisition: str, posterior=None, q: int | None = 6, seed: int = 1, 
 
 def test_a_large_pool_is_looked_at_in_every_fidelity(monkeypatch):
     """Where a part of the pool is looked at only, labels that cost nothing and tell nothing do not fill it."""
-    monkeypatch.setattr(sequential, "SCREEN", 40)
+    monkeypatch.setattr(sequential, "SCREENED_ROWS", 40)
     wanted, other = _posterior(seed=0), _posterior(seed=1)
     cost = np.repeat([1.0, 0.2], N)
     batch = _choose(
@@ -183,11 +183,11 @@ def test_local_penalisation_is_its_formula():
 
     from engine.acquire.diversity import LocalPenalisation
     from engine.acquire.objectives import Objective
-    from engine.acquire.pool import Criterion, Pool
+    from engine.acquire.pool import CandidatePool, Criterion
 
     posterior, rows = _posterior(30), np.arange(30)
     x = np.random.default_rng(0).normal(size=(30, 2))
-    pool = Pool((Criterion(posterior, Objective.of("max")),), rows, rows, 100)
+    pool = CandidatePool((Criterion(posterior, Objective.of("max")),), rows, rows, 100)
     penalty = LocalPenalisation(pool, lambda r: x[r].astype(np.float32), None, np.random.default_rng(0))
     penalty.take(np.array([4, 7]))
     standard = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -205,11 +205,11 @@ def test_a_determinantal_batch_is_greedy_maximum_a_posteriori():
     """Each pick multiplies the determinant of the kernel by what its factor says."""
     from engine.acquire.diversity import Determinant
     from engine.acquire.objectives import Objective
-    from engine.acquire.pool import Criterion, Pool
+    from engine.acquire.pool import CandidatePool, Criterion
 
     rows = np.arange(30)
     x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
-    pool = Pool((Criterion(_posterior(30), Objective.of("max")),), rows, rows, 100)
+    pool = CandidatePool((Criterion(_posterior(30), Objective.of("max")),), rows, rows, 100)
     diversity = Determinant(pool, lambda r: x[r], np.random.default_rng(0))
     total, chosen = 0.0, [3, 11, 12, 25]
     for row in chosen:
@@ -273,7 +273,7 @@ def test_screening_by_the_marginals_gives_the_batch_of_all_rows(acquisition, mon
     members = rng.normal(0.8, 0.4, 6000) + rng.normal(0, 0.15, (5, 6000))
     posterior = MemberPosterior.from_members(members, np.full((5, 6000), 0.05), n_draws=256, rng=rng)
     screened = _choose(acquisition, posterior, q=10, best=-0.2)
-    monkeypatch.setattr(sequential, "SCREEN", 10_000)
+    monkeypatch.setattr(sequential, "SCREENED_ROWS", 10_000)
     everything = _choose(acquisition, posterior, q=10, best=-0.2)
     assert screened.rows.tolist() == everything.rows.tolist()
 

@@ -23,7 +23,7 @@ from engine.acquire.gaussian import (
 )
 from engine.acquire.marginal import ConfidenceBound, ExpectedExcess
 from engine.acquire.objectives import Objective
-from engine.acquire.pool import Criterion, Pool, Rows
+from engine.acquire.pool import CandidatePool, Criterion, Rows
 from engine.exceptions import AcquisitionError
 from tests.engine.acquire.choosing import choose
 from tests.engine.acquire.fantasies import FantasyPoolModel
@@ -43,7 +43,7 @@ def _posterior(n: int = N, seed: int = 0, noise: float = NOISE) -> tuple[TablePo
 
 def _read(posterior: TablePosterior, rows=None, target_of=None) -> Rows:
     everything = np.arange(posterior.n_rows)
-    pool = Pool((Criterion(posterior, Objective.of("max")),), everything, everything, 1000, target_of)
+    pool = CandidatePool((Criterion(posterior, Objective.of("max")),), everything, everything, 1000, target_of)
     return pool.read(everything if rows is None else np.array(rows), drawn=True)
 
 

@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from engine.acquire.marginal import ExpectedExcess, log_expected_excess
 from engine.acquire.objectives import Objective
-from engine.acquire.pool import Criterion, Pool
+from engine.acquire.pool import CandidatePool, Criterion
 from engine.exceptions import AcquisitionError
 from tests.engine.acquire.choosing import choose
 from tests.engine.posteriors.table import TablePosterior
@@ -49,7 +49,7 @@ def test_the_threshold_is_the_bound_of_the_best_share_labelled_rows_among_them()
     posterior = _posterior(mean)
     objective = Objective.of("min")
     free = np.arange(20, 101)
-    pool = Pool((Criterion(posterior, objective),), free, free, 1000)
+    pool = CandidatePool((Criterion(posterior, objective),), free, free, 1000)
     found = ExpectedExcess.of_best(0.1, pool, np.arange(20))
     assert -found.threshold == pytest.approx(np.quantile(posterior.mean_std(np.arange(101))[0], 0.1))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from campaigns.configuration.acquisition import AcquisitionSection
-from engine.acquire.functions import FUNCTIONS
+from engine.acquire.functions import FUNCTIONS, functions_table
 from engine.acquire.marginal import ConfidenceBound, MarginalRule
-from engine.acquire.pool import Pool
+from engine.acquire.pool import CandidatePool
 from engine.acquire.registry import AcquisitionFunction, Needs, register
 from engine.acquire.request import BatchRequest
 from engine.posteriors.posterior import MemberPosterior
@@ -28,7 +29,7 @@ def widest() -> Iterator[str]:
         source = "uncertainty sampling: Lewis, Gale, SIGIR 1994"
         needs = Needs.MARGINAL
 
-        def build(self, pool: Pool, request: BatchRequest) -> MarginalRule:
+        def build(self, pool: CandidatePool, request: BatchRequest) -> MarginalRule:
             return MarginalRule(ConfidenceBound(1e6), pool.objective)
 
     yield "widest"
@@ -59,3 +60,8 @@ def test_every_function_names_what_it_does_its_source_and_what_it_needs() -> Non
     assert all(function.description and function.source for function in FUNCTIONS.values())
     assert {function.needs for function in FUNCTIONS.values()} == set(Needs)
     assert {name for name, function in FUNCTIONS.items() if "window" not in function.goals} == {"GIBBON", "qMES", "qKG"}
+
+
+def test_the_readme_lists_every_function() -> None:
+    readme = Path(__file__).parents[3] / "engine" / "README.md"
+    assert functions_table() in readme.read_text(), f"put this into {readme}:\n{functions_table()}"
