@@ -8,9 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
 
-_INFORMATION = ("GIBBON", "qMES", "qKG", "variance")
-"""Acquisition functions that count what a label of a cheaper fidelity tells about the one that is wanted."""
-
 
 class AcquisitionSection(Section):
     """How the next batch is chosen."""
@@ -71,12 +68,15 @@ class AcquisitionSection(Section):
     @field_validator("portfolio")
     @classmethod
     def _known_members(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from engine.acquire.functions import FUNCTIONS, Needs
+        from engine.acquire.functions import check_portfolio
+        from engine.exceptions import AcquisitionError
 
         if not names:
             raise ValueError("name some functions, such as ucb and qLogEI")
-        if bad := [n for n in _known_functions(names) if FUNCTIONS[n].needs in (Needs.OTHERS, Needs.PARETO)]:
-            raise ValueError(f"{bad[0]} cannot be part of a portfolio; name functions of one objective")
+        try:
+            check_portfolio(_known_functions(names))
+        except AcquisitionError as error:
+            raise ValueError(str(error)) from error
         return names
 
     @field_validator("beta", mode="before")
@@ -90,16 +90,21 @@ class AcquisitionSection(Section):
     def _agree(self) -> AcquisitionSection:
         if self.function == "level_set" and self.threshold is None:
             raise ValueError("function 'level_set' learns where values pass a threshold; give threshold = VALUE")
-        if self.diversity == "hallucinate" and self.function not in ("ucb", "top_share"):
-            raise ValueError(f"diversity 'hallucinate' is for ucb and top_share, not {self.function}; use 'penalise'")
-        if self.diversity != "none" and self.function in ("thompson", "random"):
+        from engine.acquire.functions import FUNCTIONS
+
+        function = FUNCTIONS[self.function]
+        if self.diversity == "hallucinate" and not function.can_hallucinate:
+            able = " and ".join(name for name, other in FUNCTIONS.items() if other.can_hallucinate)
+            raise ValueError(f"diversity 'hallucinate' is for {able}, not {self.function}; use 'penalise'")
+        if self.diversity != "none" and function.is_diverse:
             raise ValueError(f"{self.function} is diverse by itself; set diversity = 'none'")
         if self.first_batch == "prior" and not self.prior:
             raise ValueError("first_batch = 'prior' needs prior = 'FIDELITY' (of labels that are there) or a model")
-        if self.fidelities and self.function not in _INFORMATION:
+        if self.fidelities and not function.counts_fidelities:
+            counting = [name for name, other in FUNCTIONS.items() if other.counts_fidelities]
             raise ValueError(
                 f"function {self.function!r} cannot say what a label of {self.fidelities[0]} is worth; with fidelities "
-                f"use {', '.join(_INFORMATION[:-1])} or {_INFORMATION[-1]}"
+                f"use {', '.join(counting[:-1])} or {counting[-1]}"
             )
         return self
 
@@ -107,6 +112,12 @@ class AcquisitionSection(Section):
     def by_cost(self) -> bool:
         """Whether value is counted per core-hour; two fidelities cannot be compared otherwise."""
         return self.per_core_hour or bool(self.fidelities)
+
+    def fits_goal(self, kind: str) -> bool:
+        """Whether the function fits a goal: ``min``, ``max`` or ``window`` (a target is one)."""
+        from engine.acquire.functions import FUNCTIONS
+
+        return kind in FUNCTIONS[self.function].goals
 
     @property
     def is_pareto(self) -> bool:

@@ -82,7 +82,7 @@ class Configuration(Section):
         names = [self.campaign.property, *(objective.property for objective in self.objectives)]
         if len({*names}) < len(names):
             raise ValueError(f"a property is an objective twice ({', '.join(names)}); keep one")
-        if goal in ("target", "window") and function in ("GIBBON", "qMES", "qKG"):
+        if goal in ("target", "window") and not self.acquisition.fits_goal("window"):
             raise ValueError(
                 f"[acquisition] function = {function!r} is for goals min and max, not {goal!r}; use qLogEI or ucb"
             )

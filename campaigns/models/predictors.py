@@ -37,6 +37,11 @@ class FewerDraws:
     n_draws: int
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of the whole posterior."""
+        return self.whole.notes
+
+    @property
     def n_rows(self) -> int:
         """Rows in the pool."""
         return self.whole.n_rows

@@ -11,8 +11,8 @@ from campaigns.pool.labels import Moment, training_labels
 from campaigns.pool.relatives import Relatives
 from campaigns.round.rank import limits_of
 from db.records import QueueEntryRecord
-from engine.acquire.allowance import Allowance
-from engine.acquire.cold_start import first_batch
+from engine.acquire.cold_start import Estimate, FirstBatchRequest, first_batch
+from engine.acquire.limits import BatchLimits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,25 +44,26 @@ def first_entries(work: RoundWork, cheaper: CheaperFidelity | None = None) -> li
     families = None if kind == "none" else work.pool.families(kind)
     embeddings = work.featuriser.embeddings(work.hashes(candidates))
     relatives = Relatives.of(work.store, work.pool)
-    allowance = Allowance(candidates, limits_of(work), relatives=relatives, pending=pending)
+    limits = BatchLimits(candidates, limits_of(work), relatives=relatives, pending=pending)
     entries: list[QueueEntryRecord] = []
-    while len(entries) < q and allowance.left:  # once, unless limits forbid some of what was chosen
-        left = np.flatnonzero(allowance.open)
-        batch = first_batch(
+    while len(entries) < q and limits.left:  # once, unless limits forbid some of what was chosen
+        left = np.flatnonzero(limits.open)
+        estimate = None
+        if prior is not None:
+            objective = settings.campaign.sought.objective
+            estimate = Estimate(prior[left], objective, scale=work.scale.name, unit=settings.campaign.unit)
+        request = FirstBatchRequest(
             embeddings[left],
             min(q - len(entries), len(left)),
-            rng,
             known=work.featuriser.embeddings(work.hashes(known)) if len(known) else None,
             families=None if families is None else families[candidates[left]],
             known_families=None if families is None else families[known],
-            prior=None if prior is None else prior[left],
-            goal=settings.campaign.sought.objective,
-            scale=work.scale.name,
-            unit=settings.campaign.unit,
+            estimate=estimate,
         )
+        batch = first_batch(request, rng)
         for pick, value, words in zip(batch.rows.tolist(), batch.values.tolist(), batch.reasons, strict=True):
-            if allowance.open[left[pick]]:
-                allowance.take(int(left[pick]))
+            if limits.open[left[pick]]:
+                limits.take(int(left[pick]))
                 row = int(candidates[left[pick]])
                 known = np.append(known, row)
                 beside = relatives.words(row, labelled.tolist()) if relatives else ""

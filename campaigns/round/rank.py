@@ -16,12 +16,13 @@ from campaigns.round.cheaper_fidelity import MANY, CheaperFidelity, cheaper_fide
 from campaigns.round.stopping import best_found
 from db.records import QueueEntryRecord
 from db.states import FailureReason
-from engine.acquire.batch import Batch, choose_batch, choose_pareto_batch
-from engine.acquire.functions import scheduled_beta
+from engine.acquire.batch import Batch, choose_batch
+from engine.acquire.explanation import ChosenRow, ReasonContext, shown
 from engine.acquire.objectives import ChanceConstraint
 from engine.acquire.pool import Criterion
 from engine.acquire.portfolio import updated_gains
-from engine.acquire.reasons import reason, shown
+from engine.acquire.reasons import reason
+from engine.acquire.request import BatchRequest, FunctionOptions, scheduled_beta
 from engine.exceptions import AcquisitionError
 from engine.metrics.extrapolation import TrainingDistance
 from engine.metrics.spread import decompose
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from campaigns.round.steps import RoundWork
     from db.records import LabelRecord
-    from engine.acquire.allowance import Limits
+    from engine.acquire.limits import GroupLimits
 
 NOT_THE_CRYSTALS = (FailureReason.REJECTED, FailureReason.BAD_OUTPUT)
 """Failures for reasons that tell nothing of other crystals."""
@@ -56,6 +57,8 @@ def rank(work: RoundWork) -> tuple[list[QueueEntryRecord], dict[str, Any]]:
 
 class ScoredPosterior:
     """Marginals from the round's stored predictions; joint draws from the ensemble, made only when asked for."""
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, work: RoundWork, n_draws: int):
         self._work = work
@@ -166,28 +169,24 @@ class _Ranking:
             "diverse": acquisition.diversity,
             "embeddings": lambda rows: work.featuriser.embeddings(work.hashes(rows)),
         }
-        criterion = Criterion(self.posterior, self.goal.objective)
+        criterion, threshold = Criterion(self.posterior, self.goal.objective), acquisition.threshold
         if acquisition.is_pareto:
             criteria = [criterion, *(extra.criterion for extra in extras)]
             fewest = min(c.posterior.n_draws for c in criteria)
             alike = [Criterion(FewerDraws(c.posterior, fewest), c.objective) for c in criteria]
-            return choose_pareto_batch(alike, observed=self._observed(extras), **request)
+            return choose_batch(alike, BatchRequest(observed=self._observed(extras), **request))
         if self.cheaper is not None:
             request |= self.cheaper.widened(request)
-        threshold = acquisition.threshold
-        return choose_batch(
-            self.posterior if self.cheaper is None else self.cheaper.posterior,
-            goal=self.goal.objective,
-            best=self.best,
-            observed=self.observed,
+            criterion = Criterion(self.cheaper.posterior, self.goal.objective)
+        options = FunctionOptions(
             beta=self._beta,
             threshold=None if threshold is None else float(work.scale.learned(threshold)),
             share=acquisition.share,
             epsilon=acquisition.epsilon,
-            scale=work.scale.name,
             portfolio=self._gains() if acquisition.function == "portfolio" else None,
-            **request,
         )
+        whole = BatchRequest(best=self.best, observed=self.observed, options=options, scale=work.scale.name, **request)
+        return choose_batch((criterion,), whole)
 
     @property
     def _beta(self) -> float:
@@ -358,24 +357,23 @@ class _Ranking:
             for about, value in zip(details, values, strict=True):
                 about[name] = value
         hit, threshold = work.manifest["hit"], self.acquisition.threshold
+        context = ReasonContext(
+            objective=self.goal.objective,
+            best=self.best,
+            beta=self._beta,
+            scale=work.scale.name,
+            unit=section.unit,
+            half_width=work.half_width,
+            hit=None if hit is None else float(work.scale.learned(hit)),
+            threshold=None if threshold is None else float(work.scale.learned(threshold)),
+        )
         labelled = set(self.observed.tolist())
         entries = []
         for k, about in enumerate(details):
-            words = reason(
-                goal=self.goal.objective,
-                rule=batch.rules[k],
-                mean=mean[k],
-                std=std[k],
-                best=self.best,
-                beta=self._beta,
-                scale=work.scale.name,
-                unit=section.unit,
-                half_width=work.half_width,
-                hit=None if hit is None else float(work.scale.learned(hit)),
-                threshold=None if threshold is None else float(work.scale.learned(threshold)),
-                feasibility=about.get("feasibility"),
-                cost=costs[k],
+            row = ChosenRow(
+                rule=batch.rules[k], mean=mean[k], std=std[k], feasibility=about.get("feasibility"), cost=costs[k]
             )
+            words = reason(row, context)
             words += "".join(f"; {extra.words(about[extra.name])}" for extra in extras)
             words += self.relatives.words(int(rows[k]), labelled) if self.relatives else ""
             entries.append(work.entry(k + 1, int(rows[k]), mean[k], std[k], batch.values[k], words, about))
@@ -488,7 +486,7 @@ class _Choice:
         return found
 
 
-def limits_of(work: RoundWork) -> Limits:
+def limits_of(work: RoundWork) -> GroupLimits:
     """Most entries of one group in a batch, by the groups of all rows."""
     section = work.settings.constraints
     limits: dict[str, Any] = {}

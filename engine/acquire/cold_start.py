@@ -1,105 +1,125 @@
-"""A first batch without a model: crystals as unlike each other and the known as can be; or the best of an estimate.
+"""A first batch without a model: crystals spread over the pool, far from the known ones; or the best of an estimate.
 
 Farthest-point traversal (Gonzalez, Theor. Comput. Sci. 38, 293 (1985)): each pick is the candidate farthest from all
 picks and known rows before it, a two-approximation of the smallest covering radius. Columns are standardised over the
-candidates; with nothing known the first pick is the one nearest the centre, so that it does not hang on one odd
+candidates; with nothing known the first pick is the one nearest the centre, so that it does not depend on one odd
 crystal. Families (prototypes, chemical systems) take turns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.acquire.explanation import shown
 from engine.acquire.objectives import Objective
-from engine.acquire.reasons import shown
 from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 EXPLORE = 0.25
-"""Share of a first batch that goes by unlikeness where an estimate ranks the rest: the estimate may be wrong."""
-_CHOSEN = "unlike all known and chosen crystals (space filling)"
+"""Share of a first batch chosen by distance where an estimate ranks the rest: the estimate may be wrong."""
+_FARTHEST = "unlike all known and chosen crystals (space filling)"
 
 
 @dataclass(frozen=True, eq=False)
 class FirstBatch:
-    """Candidates in order, a value for each (how far from all before, or the estimate), and why each, in words."""
+    """Candidates in order; for each its distance to all before (or its estimate), and the reason for it, in words."""
 
     rows: NDArray[np.int64]
     values: NDArray[np.float64]
     reasons: tuple[str, ...]
 
 
-def first_batch(
-    embeddings: NDArray[np.float32],
-    q: int,
-    rng: np.random.Generator,
-    *,
-    known: NDArray[np.float32] | None = None,
-    families: ArrayLike | None = None,
-    known_families: ArrayLike | None = None,
-    prior: NDArray[np.float64] | None = None,
-    goal: str | Objective = "min",
-    explore: float = EXPLORE,
-    scale: str = "log10",
-    unit: str = "W/(m K)",
-) -> FirstBatch:
-    """Choose a first batch of q candidates and say why.
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Estimated property of each candidate: another model's prediction, or a label of a lower fidelity.
 
-    Parameters
-    ----------
-    embeddings
-        Of the N candidates, ``N x d``.
-    known
-        Embeddings (``M x d``) of materials that are labelled or pending.
-    families
-        Family of each candidate, N; those with fewer picks go first.
-    known_families
-        Family of each known material, M.
-    prior
-        Estimate of each candidate (another model's, or a cheaper fidelity's) on the model's scale, N, NaN where there
-        is none: all but the share ``explore`` of the batch are its best, from as many families as there are.
-    goal
-        What is wanted of the estimated property.
-    scale, unit
-        Of the estimate, for the reasons.
+    Raises
+    ------
+    AcquisitionError
+        If ``explore`` is no share.
+    """
+
+    values: NDArray[np.float64]
+    """On the model's scale (log10 kappa), N; NaN where there is none."""
+    objective: Objective = field(default_factory=lambda: Objective("min"))
+    """Low, high, a target or a window."""
+    explore: float = EXPLORE
+    """Share of the batch chosen by distance; the rest are the best by the estimate, from as many families as there
+    are."""
+    scale: str = "log10"
+    """``log10`` or ``linear``: what the values are."""
+    unit: str = "W/(m K)"
+    """Unit of the property."""
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 <= self.explore <= 1:
+            raise AcquisitionError(f"explore is {self.explore:g}, a share of the batch; use 0 to 1")
+
+
+@dataclass(frozen=True, eq=False)
+class FirstBatchRequest:
+    """A first batch of q candidates.
 
     Raises
     ------
     AcquisitionError
         If the pool is smaller than the batch, or arrays do not belong to the same candidates.
     """
-    n = len(embeddings)
-    if q > n:
-        raise AcquisitionError(f"the pool has {n} candidates, the batch asks for {q}; lower the batch or ingest more")
-    if not 0 <= explore <= 1:
-        raise AcquisitionError(f"explore is {explore:g}, a share of the batch; use 0 to 1")
-    for name, array in (("families", families), ("prior", prior)):
-        if array is not None and len(np.asarray(array)) != n:
-            raise AcquisitionError(f"{name} has {len(np.asarray(array))} rows for {n} candidates; give one a row")
+
+    embeddings: NDArray[np.float32]
+    """Of the N candidates, ``N x d``."""
+    q: int
+    """Candidates to choose."""
+    known: NDArray[np.float32] | None = None
+    """Embeddings (``M x d``) of materials that are labelled or pending."""
+    families: ArrayLike | None = None
+    """Family of each candidate, N; those with fewer picks go first."""
+    known_families: ArrayLike | None = None
+    """Family of each known material, M."""
+    estimate: Estimate | None = None
+    """Ranks most of the batch, where there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be met."""
+        n = len(self.embeddings)
+        if self.q > n:
+            raise AcquisitionError(
+                f"the pool has {n} candidates, the batch asks for {self.q}; lower the batch or ingest more"
+            )
+        estimates = None if self.estimate is None else self.estimate.values
+        for name, array in (("families", self.families), ("estimate", estimates)):
+            if array is not None and len(np.asarray(array)) != n:
+                raise AcquisitionError(f"{name} has {len(np.asarray(array))} rows for {n} candidates; give one a row")
+
+
+def first_batch(request: FirstBatchRequest, rng: np.random.Generator) -> FirstBatch:
+    """Choose a first batch, with a reason for each row; ``rng`` breaks ties."""
+    n = len(request.embeddings)
     order = rng.permutation(n)
-    turns = _Turns(n, families, known_families, order)
-    rows, values, reasons = _best_of_prior(prior, q, Objective.of(goal), explore, turns, scale, unit)
-    spread = _Spread(np.asarray(embeddings)[order], known)
+    turns = RoundRobin(n, request.families, request.known_families, order)
+    rows, values, reasons = _best_estimates(request.estimate, request.q, turns)
+    spread = FarthestPoint(np.asarray(request.embeddings)[order], request.known)
     place = np.empty(n, dtype=np.int64)
     place[order] = np.arange(n)
     for row in rows:
         spread.take(int(place[row]))
-    while len(rows) < q:
+    while len(rows) < request.q:
         pick, value = spread.next(turns.allowed)
         spread.take(pick)
         rows.append(int(order[pick]))
         values.append(value)
-        reasons.append(_CHOSEN)
+        reasons.append(_FARTHEST)
         turns.take(pick)
     return FirstBatch(np.array(rows, dtype=np.int64), np.array(values), tuple(reasons))
 
 
-class _Spread:
+class FarthestPoint:
     """Candidates in a seeded order, standardised, with the distance of each to the nearest taken or known one."""
 
     def __init__(self, embeddings: NDArray[np.float32], known: NDArray[np.float32] | None):
@@ -121,7 +141,7 @@ class _Spread:
         self.distance = np.minimum(self.distance, np.linalg.norm(self.x - self.x[pick], axis=1))
 
 
-class _Turns:
+class RoundRobin:
     """Which candidates may be picked: not picked yet, and of a family that has had fewest picks."""
 
     def __init__(self, n: int, families: ArrayLike | None, known_families: ArrayLike | None, order: NDArray[np.int64]):
@@ -147,25 +167,17 @@ class _Turns:
         self.count[self.codes[pick]] += 1
 
 
-def _best_of_prior(
-    prior: NDArray[np.float64] | None,
-    q: int,
-    objective: Objective,
-    explore: float,
-    turns: _Turns,
-    scale: str,
-    unit: str,
-) -> tuple[list[int], list[float], list[str]]:
-    """Best candidates by the estimate, no more of a family than its share."""
+def _best_estimates(estimate: Estimate | None, q: int, turns: RoundRobin) -> tuple[list[int], list[float], list[str]]:
+    """Best candidates by the estimate, no more of a family than its share: rows, estimates and reasons."""
     rows: list[int] = []
     values: list[float] = []
     reasons: list[str] = []
-    if prior is None:
+    if estimate is None:
         return rows, values, reasons
-    estimate = np.asarray(prior, dtype=np.float64)[turns.order]
-    ranked = np.argsort(-objective.utility(estimate), kind="stable")
-    ranked = ranked[np.isfinite(estimate[ranked])]
-    wanted = min(q - round(explore * q), len(ranked))
+    ordered = np.asarray(estimate.values, dtype=np.float64)[turns.order]
+    ranked = np.argsort(-estimate.objective.utility(ordered), kind="stable")
+    ranked = ranked[np.isfinite(ordered[ranked])]
+    wanted = min(q - round(estimate.explore * q), len(ranked))
     share = 1 + wanted // len(turns.names) if turns.named else wanted
     taken = np.zeros(len(turns.names), dtype=np.int64)
     for place, pick in enumerate(ranked.tolist(), start=1):
@@ -177,10 +189,8 @@ def _best_of_prior(
         taken[family] += 1
         turns.take(pick)
         rows.append(int(turns.order[pick]))
-        values.append(float(estimate[pick]))
+        values.append(float(ordered[pick]))
         of_family = f", number {taken[family]} of {turns.names[family]}" if turns.named else ""
-        reasons.append(
-            f"estimated {shown(estimate[pick], scale)} {unit} without a model of its own, number {place} of "
-            f"{len(ranked)}{of_family}"
-        )
+        value = f"{shown(ordered[pick], estimate.scale)} {estimate.unit}"
+        reasons.append(f"estimated {value} without a model of its own, number {place} of {len(ranked)}{of_family}")
     return rows, values, reasons

@@ -86,7 +86,7 @@ class Elements:
     def __post_init__(self) -> None:
         """Refuse unknown symbols and sets that contradict each other."""
         for name in ("include", "exclude", "only"):
-            object.__setattr__(self, name, frozenset(getattr(self, name)))
+            object.__setattr__(self, name, frozenset(vars(self)[name]))
         unknown = sorted((self.include | self.exclude | self.only) - ATOMIC_NUMBERS.keys())
         if unknown:
             raise AcquisitionError(f"unknown element {unknown[0]!r} in a constraint; use symbols such as Mg or Si")

@@ -22,12 +22,12 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.acquire.pool import Pool
+    from engine.acquire.pool import CandidatePool
 
 Embeddings = Callable[["NDArray[np.int64]"], "NDArray[np.float32]"]
 """Rows of the pool -> their embeddings, ``n x d``."""
 DiversityName = Literal["none", "hallucinate", "penalise", "determinant"]
-SAMPLE = 512
+SAMPLED_ROWS = 512
 """Candidates that length scales and slopes are estimated from."""
 STEEPEST = 0.99
 """Quantile of the slopes between sampled rows that stands for the Lipschitz constant: two crystals that are nearly the
@@ -49,10 +49,10 @@ class NoDiversity:
     """Every factor is 1."""
 
     def take(self, rows: NDArray[np.int64]) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
     def log_factor(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Zeros."""
+        """Zeros, one a row."""
         return np.zeros(len(rows))
 
 
@@ -62,7 +62,7 @@ class LocalPenalisation:
     The ball's radius is ``(best - f(x_j)) / L`` with f Gaussian and L the steepest slope of the predicted means.
     """
 
-    def __init__(self, pool: Pool, embeddings: Embeddings, best: float | None, rng: np.random.Generator):
+    def __init__(self, pool: CandidatePool, embeddings: Embeddings, best: float | None, rng: np.random.Generator):
         sample = _sample(pool, rng)
         self._space = _Space(embeddings, pool.rows[sample])
         self._pool = pool
@@ -92,7 +92,7 @@ class Determinant:
     Its length is a half of the median distance between sampled candidates.
     """
 
-    def __init__(self, pool: Pool, embeddings: Embeddings, rng: np.random.Generator):
+    def __init__(self, pool: CandidatePool, embeddings: Embeddings, rng: np.random.Generator):
         sample = _sample(pool, rng)
         self._space = _Space(embeddings, pool.rows[sample])
         apart = self._space.between[self._space.between > _SAME]
@@ -120,7 +120,7 @@ class Determinant:
         return np.log(np.clip(1.0 - np.square(self._seen(self._space(rows))).sum(axis=0), 1e-12, 1.0))
 
     def _seen(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give what the taken rows explain of each of n points, before squaring."""
+        """Part of each of n points explained by the taken rows, T x n for T of them; its squares sum to their share."""
         return np.asarray(solve_triangular(self._factor, self._kernel(self._taken, x), lower=True))
 
     def _kernel(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,7 +128,7 @@ class Determinant:
 
 
 def diversity(
-    name: str, pool: Pool, embeddings: Embeddings | None, best: float | None, rng: np.random.Generator
+    name: str, pool: CandidatePool, embeddings: Embeddings | None, best: float | None, rng: np.random.Generator
 ) -> Diversity:
     """Make the diversity of this name; ``best`` is the best known utility."""
     if name in ("none", "hallucinate"):
@@ -157,5 +157,5 @@ class _Space:
         return (np.asarray(self._embeddings(rows), dtype=np.float64) - self._centre) / self._scale
 
 
-def _sample(pool: Pool, rng: np.random.Generator) -> NDArray[np.int64]:
-    return np.sort(rng.choice(len(pool), min(SAMPLE, len(pool)), replace=False))
+def _sample(pool: CandidatePool, rng: np.random.Generator) -> NDArray[np.int64]:
+    return np.sort(rng.choice(len(pool), min(SAMPLED_ROWS, len(pool)), replace=False))

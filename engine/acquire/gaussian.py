@@ -33,16 +33,17 @@ if TYPE_CHECKING:
 
     from engine.acquire.marginal import Rule
     from engine.acquire.objectives import Objective
-    from engine.acquire.pool import Pool, Rows
+    from engine.acquire.pool import CandidatePool, Rows
 
 MIN_DRAWS = 32
-"""With fewer draws their covariance is no Gaussian worth the name."""
+"""With fewer draws their covariance is too noisy."""
 MAXIMA = 64
 """Samples of the pool's best value for GIBBON."""
 MAXIMA_MES = 10
 """Samples of it for qMES, each with many samples of the label."""
 LABELS_MES = 16
-DISCRETE = 256
+"""Samples of the label for each sample of the best value."""
+PROMISING_ROWS = 256
 """Rows over which the knowledge gradient looks for the best mean."""
 NODES, NODES_END = 61, 6.0
 """Labels of the knowledge gradient, evenly spaced over so many standard deviations to either side."""
@@ -98,7 +99,7 @@ class _Believer:
         return self._near[1], self._near[2]
 
     def std(self, rows: Rows) -> NDArray[np.float64]:
-        """Give the standard deviation of a label given what is taken, n."""
+        """Standard deviation of a label given what is taken, n."""
         before, after = np.square(_centred(rows)).sum(axis=0), np.square(self.factor(rows)).sum(axis=0)
         return np.sqrt(np.maximum(np.square(rows.std) - before + after, 0.0))
 
@@ -118,7 +119,7 @@ class BelieverRule(_Believer):
         super().__init__(n_draws)
         self.rule, self.objective, self.kind = rule, objective, rule.kind
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Return the value with nothing taken."""
         return self.rule(*pool.moments[0])
 
@@ -140,7 +141,7 @@ class LevelSet(_Believer):
         super().__init__(n_draws)
         self.threshold = threshold
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Straddle with nothing taken."""
         mean, std = pool.mean_std
         return STRADDLE * std - np.abs(mean - self.threshold)
@@ -168,7 +169,7 @@ class IntegratedVariance(_Believer):
         super().__init__(len(factor))
         self._integral = factor @ factor.T / len(reference)
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Rows are looked at in random order: those that are most uncertain share least with the others."""
         return -pool.priority.astype(np.float64)
 
@@ -190,7 +191,7 @@ class MaxValueEntropy(_Believer):
     """Information about the pool's best value: GIBBON (Moss et al. 2021) or qMES (Wang, Jegelka 2017) by BoTorch.
 
     The best value is sampled from the joint draws, not by BoTorch's Gumbel fit that takes rows for independent. Where
-    rows have a target (the same material at the fidelity that is wanted) the best value is that of the targets: the
+    rows have a target (the same material at the target fidelity) the best value is that of the targets: the
     multi-fidelity version (Takeno et al., ICML 2020, arXiv:1901.08275).
     """
 
@@ -201,7 +202,7 @@ class MaxValueEntropy(_Believer):
         super().__init__(n_draws)
         self.name, self.sign, self.best = name, sign, -np.inf if best is None else best
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Rows are looked at in the order of mean + 2 standard deviations."""
         return pool.marginal(4.0)
 
@@ -239,17 +240,17 @@ class KnowledgeGradient(_Believer):
         super().__init__(n_draws)
         self.sign = sign
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Rows are looked at in the order of mean + 2 standard deviations."""
         return pool.marginal(4.0)
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
         """Rise in log10 kappa; ``rows`` are all that may still be chosen."""
-        (factor, noise), wanted = self.all_of(rows), rows if rows.target is None else rows.target
-        ends = self.sign * wanted.mean
-        promising = np.argsort(-(ends + 2 * wanted.std), kind="stable")[:DISCRETE]
+        (factor, noise), target = self.all_of(rows), rows if rows.target is None else rows.target
+        ends = self.sign * target.mean
+        promising = np.argsort(-(ends + 2 * target.std), kind="stable")[:PROMISING_ROWS]
         ends = ends[promising]
-        over = factor[:, promising] if rows.target is None else self.factor(wanted[promising])
+        over = factor[:, promising] if rows.target is None else self.factor(target[promising])
         total = np.sqrt(np.square(factor).sum(axis=0) + noise)
         moves = self.sign * (over.T @ factor) / np.maximum(total, 1e-300)  # change of each mean by one unit of label
         nodes = np.linspace(-NODES_END, NODES_END, NODES)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.acquire.objectives import Objective
-    from engine.acquire.pool import Pool, Rows
+    from engine.acquire.pool import CandidatePool, Rows
 
 
 class Rule(Protocol):
@@ -58,7 +58,7 @@ class ExpectedExcess:
         return np.where(uncertain, np.log(spread) + log_expected_excess(over / spread), certain)
 
     @classmethod
-    def of_best(cls, share: float, pool: Pool, others: NDArray[np.int64]) -> ExpectedExcess:
+    def of_best(cls, share: float, pool: CandidatePool, others: NDArray[np.int64]) -> ExpectedExcess:
         """Beyond the predicted bound of the best ``share`` of the candidates and ``others`` (labelled, pending)."""
         utilities = [pool.marginal(0.0)]
         if len(others):
@@ -90,7 +90,7 @@ class MarginalRule:
     def __init__(self, rule: Rule, objective: Objective):
         self.rule, self.objective, self.kind = rule, objective, rule.kind
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Return the values themselves."""
         return self.rule(*pool.moments[0])
 

@@ -29,7 +29,7 @@ from engine.acquire.sequential import Kind
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.acquire.pool import Pool, Rows
+    from engine.acquire.pool import CandidatePool, Rows
 
 BOUND_SPREAD = 1.25
 """Bounds take the marginal spread this much larger: that of a few hundred draws is not the true one."""
@@ -54,7 +54,7 @@ class ExpectedImprovement:
     def __init__(self, best: float | Tensor, n_draws: int):
         self.floor = torch.as_tensor(best, dtype=torch.float64).expand(n_draws).clone()
 
-    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
         """Take the closed form over the lowest floor (Jones, Schonlau, Welch, J. Glob. Optim. 13, 455, 1998)."""
         if pool.objective.kind == "window":
             return None  # no Gaussian
@@ -145,7 +145,7 @@ class UpperConfidenceBound(_Floored):
         """BoTorch's function over these draws."""
         return qUpperConfidenceBound(model, self.beta, sampler=model.sampler())
 
-    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
         """``E (mu + s |z| - floor)+`` over the lowest floor, z standard normal and s^2 = beta pi variance / 2."""
         if pool.objective.kind == "window":
             return None
@@ -170,7 +170,7 @@ class ProbabilityOfImprovement(_Floored):
         """BoTorch's function over these draws."""
         return qProbabilityOfImprovement(model, self.best, sampler=model.sampler(), tau=SHARPNESS)
 
-    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
         """Gaussian probability of improvement, which the batch can only lower (Kushner, J. Basic Eng. 86, 97, 1964)."""
         if pool.objective.kind == "window":
             return None
@@ -182,7 +182,7 @@ class ProbabilityOfImprovement(_Floored):
         return 0.5 / len(self.floor)
 
 
-def _standardised(pool: Pool, floor: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _standardised(pool: CandidatePool, floor: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Widened spread of each row's utility, and how many such spreads its mean is above the lowest floor."""
     mean, std = pool.moments[0]
     std = np.maximum(BOUND_SPREAD * std, 1e-12)

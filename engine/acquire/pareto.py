@@ -17,22 +17,21 @@ from botorch.utils.multi_objective.scalarization import get_chebyshev_scalarizat
 from engine.acquire.model import PoolModel
 from engine.acquire.montecarlo import ExpectedImprovement
 from engine.acquire.sequential import Kind
-from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.acquire.pool import Pool, Rows
+    from engine.acquire.pool import CandidatePool, Rows
 
 NIL = -30.0
 """Log of a hypervolume too small to matter."""
 OPTIMISM = 2.0
 """Standard deviations of the optimistic utility that screens large pools."""
-WEIGHTS = 64
+SCALARISATIONS = 64
 """Scalarisations that screen large pools, or are tried before none is said to improve."""
 DRAWS = 128
 """Joint draws used: a decomposition of the dominated region is made for each."""
-_PART = 256
+_ROWS_TOGETHER = 256
 """Rows evaluated together: BoTorch holds draws x rows x cells of the dominated region at once."""
 
 
@@ -59,7 +58,7 @@ class HypervolumeImprovement:
         self._taken = _thinned(baseline)
         self._function: qLogNoisyExpectedHypervolumeImprovement | None = None
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Rows are looked at in the order of their best optimistic scalarisation."""
         return optimistic(pool)
 
@@ -76,7 +75,7 @@ class HypervolumeImprovement:
             n = self._front.shape[1]
             model = PoolModel(torch.cat([self._front, _thinned(rows)], dim=1))
             self._function.model = model
-            return torch.cat([self._function(part) for part in model.rows()[n:].split(_PART)]).numpy()
+            return torch.cat([self._function(part) for part in model.rows()[n:].split(_ROWS_TOGETHER)]).numpy()
 
     def nil(self) -> float:
         """Hypervolumes below this are none."""
@@ -116,7 +115,7 @@ class RandomScalarisation:
         self._rng = rng
         self._draw_weights()
 
-    def bound(self, pool: Pool) -> NDArray[np.float64]:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
         """Rows are looked at in the order of their best optimistic scalarisation."""
         return optimistic(pool)
 
@@ -127,7 +126,7 @@ class RandomScalarisation:
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
         """Log of the expected improvement of the weighted sum; other weights are tried where none improves."""
-        for _ in range(WEIGHTS):
+        for _ in range(SCALARISATIONS):
             gain = self._improvement(rows)
             if gain.max(initial=-np.inf) > self.nil():
                 break
@@ -135,7 +134,7 @@ class RandomScalarisation:
         return gain
 
     def _improvement(self, rows: Rows) -> NDArray[np.float64]:
-        """Give qLogNEI on draws that are summed first."""
+        """QLogNEI on draws of the weighted sum."""
         scalarise = get_chebyshev_scalarization(self._weights, self._taken.double().mean(dim=0))
         baseline, summed = scalarise(self._taken.double()), scalarise(torch.from_numpy(rows.utility).double())
         improvement = ExpectedImprovement(baseline.amax(dim=1), len(baseline))
@@ -159,35 +158,21 @@ def _thinned(rows: Rows) -> torch.Tensor:
 
 
 def reference_point(baseline: Rows) -> torch.Tensor:
-    """Give BoTorch's rule: a tenth of the range below the worst utilities (m) of the labelled rows' front."""
+    """BoTorch's rule: a tenth of the range below the worst utilities (m) of the labelled rows' front."""
     utility = torch.from_numpy(baseline.utility).double().mean(dim=0)
     return infer_reference_point(utility[is_non_dominated(utility)])
 
 
-def optimistic(pool: Pool) -> NDArray[np.float64]:
+def optimistic(pool: CandidatePool) -> NDArray[np.float64]:
     """Best place of each row among all by any of some scalarisations of mean + 2 standard deviations, N."""
     moments = pool.moments
     utility = moments[:, 0] + OPTIMISM * moments[:, 1]
     low, high = utility.min(axis=1, keepdims=True), utility.max(axis=1, keepdims=True)
     utility = (utility - low) / np.maximum(high - low, 1e-300)
     best = np.full(len(pool), -np.inf)
-    for weights in np.random.default_rng(0).dirichlet(np.ones(len(utility)), WEIGHTS):
+    for weights in np.random.default_rng(0).dirichlet(np.ones(len(utility)), SCALARISATIONS):
         score = (utility * weights[:, None]).min(axis=0) + 0.05 * (utility * weights[:, None]).sum(axis=0)
         place = np.empty(len(score))
         place[np.argsort(-score, kind="stable")] = -np.arange(len(score), dtype=np.float64)
         best = np.maximum(best, place)
     return best
-
-
-def require_front(observed: NDArray[np.int64], name: str, m: int) -> None:
-    """Refuse what a Pareto function cannot work on.
-
-    Raises
-    ------
-    AcquisitionError
-        Without labelled rows, or with one objective.
-    """
-    if m < 2:
-        raise AcquisitionError(f"{name} trades several objectives off and got {m}; use qLogEI or give more")
-    if len(observed) == 0:
-        raise AcquisitionError(f"{name} improves on the labelled rows, and none was given; pass observed")

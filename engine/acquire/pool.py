@@ -1,4 +1,4 @@
-"""The candidates of one request: which rows, what is wanted of them, what an acquisition function reads of a few."""
+"""The candidates of a batch: their rows, the objectives, and what an acquisition function reads of some rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Criterion:
-    """One property, predicted or known, and what is wanted of it."""
+    """One property, predicted or known, and its objective."""
 
     posterior: PoolPosterior
     objective: Objective
@@ -32,7 +32,7 @@ class Rows:
 
     ``mean`` and ``std`` (n) and ``draws`` (``D x n``) are those of the first criterion on the model's scale;
     ``utility`` (``D x n``, with several criteria ``D x n x m``) is to be maximised. Draws and utility are empty where
-    they were not asked for. ``target`` holds the same materials at the fidelity that is wanted, if rows have several.
+    they were not asked for. ``target`` holds the same materials at the target fidelity, if rows have several.
     """
 
     rows: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class CandidatePool:
     """The candidates as something to maximise; positions count candidates, ``rows`` are their rows in the pool."""
 
     criteria: tuple[Criterion, ...]
@@ -67,7 +67,7 @@ class Pool:
     """Random numbers: the smaller wins a tie."""
     chunk: int
     target_of: NDArray[np.int64] | None = None
-    """For each row of the pool the row of the same material at the fidelity that is wanted."""
+    """For each row of the pool the row of the same material at the target fidelity."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,7 +89,7 @@ class Pool:
 
     @cached_property
     def mean_std(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of the first criterion at the fidelity wanted, each N, on the model's scale."""
+        """Mean and standard deviation of the first criterion at the target fidelity, each N, on the model's scale."""
         return self._mean_std(self.posterior)
 
     @cached_property
@@ -111,10 +111,10 @@ class Pool:
             draws = tables[0]
             utilities = [c.objective.utility(table) for c, table in zip(self.criteria, tables, strict=True)]
             utility = utilities[0] if len(utilities) == 1 else np.stack(utilities, axis=-1)
-        wanted = None
+        at_target = None
         if target and self.target_of is not None:
-            wanted = self.read(self.target_of[rows], drawn, target=False)
-        return Rows(rows, mean, std, draws, utility, wanted)
+            at_target = self.read(self.target_of[rows], drawn, target=False)
+        return Rows(rows, mean, std, draws, utility, at_target)
 
     def _draws(self, posterior: PoolPosterior, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         draws = posterior.draws(rows)

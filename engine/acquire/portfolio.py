@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.acquire.functions import Needs, acquisition_function
 from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ def probabilities(gains: Mapping[str, float], eta: float = ETA) -> dict[str, flo
     """Probability of each function, from its gain."""
     if not gains:
         raise AcquisitionError("a portfolio without functions chooses nothing; name some, such as ucb and qLogEI")
-    for name in gains:
-        if acquisition_function(name).needs in (Needs.OTHERS, Needs.PARETO):
-            raise AcquisitionError(f"{name} cannot be part of a portfolio; name functions of one objective")
     raw = np.array(list(gains.values()), dtype=np.float64)
     if not np.isfinite(raw).all():
         raise AcquisitionError(f"the gains of a portfolio are {dict(gains)}; all have to be finite, 0 to begin")

@@ -8,24 +8,25 @@ for promising rows only. Functions that keep no bound look at the rows with the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from engine.acquire.pool import Pool, Rows, top
+from engine.acquire.pool import CandidatePool, Rows, top
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.acquire.allowance import Allowance
     from engine.acquire.diversity import Diversity
+    from engine.acquire.limits import BatchLimits
 
-SHORTLIST = 512
+SHORTLIST_ROWS = 512
 """Rows whose draws are kept; grows fourfold when a row outside could win."""
 LAZY_BLOCK = 64
 """Rows re-evaluated at a time."""
-SCREEN = 2048
+SCREENED_ROWS = 2048
 """Larger pools are screened by marginal bounds before draws are made; functions without bounds see only so many."""
 MOST_DRAWN = 32_768
 """Draws are made for no more rows of a larger pool, those with the largest bounds."""
@@ -52,7 +53,7 @@ class Acquisition(Protocol):
     only_orders: bool
     """Whether :meth:`bound` is no bound, only the order in which rows are looked at."""
 
-    def bound(self, pool: Pool) -> NDArray[np.float64] | None:
+    def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
         """Bound on each row's gain from its marginals, N; none where they bound nothing."""
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
@@ -68,24 +69,31 @@ class Acquisition(Protocol):
         """Acquisition value to report for a row with this gain."""
 
 
+@dataclass(frozen=True, eq=False)
+class GreedyContext:
+    """Where a greedy batch is chosen."""
+
+    pool: CandidatePool
+    limits: BatchLimits
+    """Which candidates may still be chosen."""
+    diversity: Diversity
+    """Factors that fall near what is taken."""
+    log_weights: NDArray[np.float64] | None
+    """Natural logarithm of feasibility over cost of each candidate, N."""
+
+
 class LazyGreedy:
     """Greedy maximisation with stale gains as upper bounds: ``bounds`` for all N, draws for a shortlist only."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        acquisition: Acquisition,
-        allowance: Allowance,
-        diversity: Diversity,
-        log_factor: NDArray[np.float64] | None,
-        taken: NDArray[np.int64],
-    ):
-        self.pool, self.acquisition, self.allowance, self.diversity = pool, acquisition, allowance, diversity
-        self.log_factor = log_factor
+    def __init__(self, acquisition: Acquisition, context: GreedyContext, taken: NDArray[np.int64]):
+        self.acquisition = acquisition
+        self.pool, self.limits, self.diversity = context.pool, context.limits, context.diversity
+        self.log_weights = context.log_weights
         self.chosen: list[int] = []
         self.values: list[float] = []
-        for start in range(0, len(taken), pool.chunk):
-            acquisition.take(pool.read(taken[start : start + pool.chunk], acquisition.needs_draws))
+        for start in range(0, len(taken), self.pool.chunk):
+            part = taken[start : start + self.pool.chunk]
+            acquisition.take(self.pool.read(part, acquisition.needs_draws))
         self._start_bounds()
 
     def advance(self) -> int | None:
@@ -102,13 +110,13 @@ class LazyGreedy:
         self.values.append(self.acquisition.value(gain))
         self.acquisition.take(self.near[np.array([winner])])
         self.diversity.take(self.pool.rows[[position]])
-        self.bounds[self.allowance.take(position)] = -np.inf
+        self.bounds[self.limits.take(position)] = -np.inf
         self.current = False
         return len(winners) - 1
 
     @property
     def _nil(self) -> float:
-        return self.acquisition.nil() if self.log_factor is None else -np.inf
+        return self.acquisition.nil() if self.log_weights is None else -np.inf
 
     def _winners(self) -> tuple[float, NDArray[np.int64]]:
         """Find the largest gain in the whole pool and its shortlist positions (several when they tie)."""
@@ -140,8 +148,8 @@ class LazyGreedy:
 
     def _gain(self, rows: Rows, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         factor = self.diversity.log_factor(rows.rows)
-        if self.log_factor is not None:
-            factor = factor + self.log_factor[positions]
+        if self.log_weights is not None:
+            factor = factor + self.log_weights[positions]
         gain = self.acquisition.gain(rows)
         return self._weighed(np.where(gain < self.acquisition.nil(), -np.inf, gain), factor)
 
@@ -151,15 +159,15 @@ class LazyGreedy:
     def _start_bounds(self) -> None:
         """Bound every row by its marginals, or know nothing of any."""
         self.middle, acquisition, pool = 0.0, self.acquisition, self.pool
-        screened = len(pool) > SCREEN or not acquisition.needs_draws
+        screened = len(pool) > SCREENED_ROWS or not acquisition.needs_draws
         marginal = acquisition.bound(pool) if screened or acquisition.kind is Kind.FREE else None
         if marginal is not None and acquisition.kind is Kind.FREE:
             self.middle = float(np.median(marginal))
-        factor = np.zeros(len(pool)) if self.log_factor is None else self.log_factor
-        closed = ~self.allowance.open | np.isneginf(factor)
+        factor = np.zeros(len(pool)) if self.log_weights is None else self.log_weights
+        closed = ~self.limits.open | np.isneginf(factor)
         self.bounds = np.full(len(pool), np.inf)
         if marginal is not None and screened:
-            most = SCREEN if acquisition.only_orders else MOST_DRAWN
+            most = SCREENED_ROWS if acquisition.only_orders else MOST_DRAWN
             promise = self._weighed(marginal, factor)
             if acquisition.only_orders and pool.target_of is not None:
                 promise = marginal  # a material's fidelities are looked at together, whatever they cost
@@ -171,10 +179,10 @@ class LazyGreedy:
         self.bounds[closed] = -np.inf
         self.shortlist, self.outside, self.current = np.empty(0, dtype=np.int64), np.inf, False
         if acquisition.only_orders:
-            self._shortlist(SCREEN)
+            self._shortlist(SCREENED_ROWS)
             self.outside = -np.inf
         elif marginal is not None and screened:
-            self._shortlist(SHORTLIST)
+            self._shortlist(SHORTLIST_ROWS)
 
     def _stream(self, rival: float) -> None:
         """Bring every bound that could win up to date, chunk by chunk; then make a new shortlist."""
@@ -182,7 +190,7 @@ class LazyGreedy:
         for start in range(0, len(hopeful), self.pool.chunk):
             part = hopeful[start : start + self.pool.chunk]
             self.bounds[part] = self._gain(self._read(part), part)
-        self._shortlist(SHORTLIST)
+        self._shortlist(SHORTLIST_ROWS)
         self.current = True
 
     def _shortlist(self, size: int) -> None:
@@ -199,7 +207,7 @@ class LazyGreedy:
 def weighed(
     kind: Kind, gain: NDArray[np.float64], log_factor: NDArray[np.float64], middle: float = 0.0
 ) -> NDArray[np.float64]:
-    """Let factors enter acquisition values as their kind asks; all are monotone in the factor."""
+    """Acquisition values times their factors (feasibility, diversity, one over the cost), as their kind asks."""
     if not log_factor.any():
         return gain
     excluded = np.isneginf(log_factor)

@@ -1,4 +1,4 @@
-"""What the ranking needs to know of a model: marginals and joint draws of log10 kappa over any rows of the pool.
+"""Posteriors over a pool: marginals and joint draws of log10 kappa for any of its rows, as the ranking reads them.
 
 The draws of an ensemble are those of a low-rank Gaussian fitted to its members,
 
@@ -31,6 +31,10 @@ NOISE_BLOCK = 16  # rows that share one random stream: small enough to fetch sin
 
 class PoolPosterior(Protocol):
     """A calibrated posterior over the rows ``0 .. n_rows - 1`` of a pool, in log10 kappa."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of it, such as a member left out."""
 
     @property
     def n_rows(self) -> int:
@@ -69,70 +73,6 @@ class _Marginals:
 
 
 @dataclass(frozen=True, eq=False)
-class TablePosterior(_Marginals):
-    """A posterior held in memory: ``mean`` and ``std`` are N, ``table`` is ``D x N``, all in log10 kappa."""
-
-    table: NDArray[np.float32]
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse arrays that do not fit together."""
-        if self.table.ndim != 2 or not len(self.mean) == len(self.std) == self.table.shape[1]:
-            raise AcquisitionError(
-                f"expected mean and std of N rows and draws of shape D x N, received {self.mean.shape}, "
-                f"{self.std.shape} and {self.table.shape}; pass arrays over the same pool"
-            )
-
-    @property
-    def n_draws(self) -> int:
-        """Number D of joint draws."""
-        return len(self.table)
-
-    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """``D x len(rows)`` draws of these rows."""
-        return self.table[:, rows]
-
-    @classmethod
-    def from_members(
-        cls,
-        member_mean: NDArray[np.float64],
-        member_std: NDArray[np.float64] | None = None,
-        *,
-        scale: float = 1.0,
-        n_draws: int = 128,
-        rng: np.random.Generator,
-    ) -> TablePosterior:
-        """Make the draws of :class:`MemberPosterior` once and keep them (``4 D N`` bytes): for pools that fit."""
-        lazy = MemberPosterior.from_members(member_mean, member_std, scale=scale, n_draws=n_draws, rng=rng)
-        return cls(lazy.mean, lazy.std, lazy.draws(np.arange(lazy.n_rows)), lazy.notes)
-
-    @classmethod
-    def from_gaussian(
-        cls,
-        mean: NDArray[np.float64],
-        covariance: NDArray[np.float64],
-        noise_std: NDArray[np.float64] | None = None,
-        *,
-        n_draws: int = 512,
-        rng: np.random.Generator,
-    ) -> TablePosterior:
-        """Take a joint Gaussian over N rows (of a Gaussian process; rows may be materials at several fidelities).
-
-        ``covariance`` is ``N x N`` without label noise, ``noise_std`` (N) the noise of a label; draws leave it out.
-        """
-        import torch
-
-        from engine.acquire.model import cholesky
-
-        factor = cholesky(torch.as_tensor(covariance, dtype=torch.float64)).numpy()
-        n_rows = len(factor)
-        z = _whitened_normals(n_draws, n_rows, rng) if n_draws > n_rows else rng.standard_normal((n_draws, n_rows))
-        noise = 0.0 if noise_std is None else np.square(noise_std)
-        std = np.sqrt(np.square(factor).sum(axis=1) + noise)
-        return cls(np.asarray(mean, dtype=np.float64), std, (mean + z @ factor.T).astype(np.float32))
-
-
-@dataclass(frozen=True, eq=False)
 class MemberPosterior(_Marginals):
     """An ensemble's posterior that keeps ``(S + 3) N`` numbers and makes draws when asked: for pools of any size.
 
@@ -143,7 +83,7 @@ class MemberPosterior(_Marginals):
     within: NDArray[np.float32]  # N, standard deviation within members
     weights: NDArray[np.float32]  # D x S, the shared z
     key: int  # of the independent part
-    notes: tuple[str, ...] = ()  # what deserves saying, such as a member left out
+    notes: tuple[str, ...] = ()  # for the user, such as a member left out
 
     @property
     def n_draws(self) -> int:
@@ -200,10 +140,15 @@ class MemberPosterior(_Marginals):
 
 @dataclass(frozen=True, eq=False)
 class Fidelities:
-    """One pool of N rows at T fidelities as a pool of T x N rows, the wanted fidelity first; jointly drawn."""
+    """One pool of N rows at T fidelities as a pool of T x N rows, the target fidelity first; jointly drawn."""
 
     parts: tuple[PoolPosterior, ...]
-    """Of one pool, with the same functions; the first is of the fidelity that is wanted."""
+    """Of one pool, with the same functions; the first is of the target fidelity."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of all fidelities, each once."""
+        return tuple(dict.fromkeys(note for part in self.parts for note in part.notes))
 
     @property
     def n_rows(self) -> int:
@@ -230,7 +175,7 @@ class Fidelities:
         return table
 
     def _split(self, rows: NDArray[np.int64]) -> Iterator[tuple[PoolPosterior, NDArray[np.int64], NDArray[np.int64]]]:
-        """Give the posterior of each fidelity, where its rows are among these, and what they are in its own pool."""
+        """Posterior of each fidelity among these rows, their places among them, and their rows in its own pool."""
         level, own = np.divmod(rows, self.parts[0].n_rows)
         for k, part in enumerate(self.parts):
             chosen = np.flatnonzero(level == k)
@@ -244,6 +189,7 @@ class KnownValues:
 
     values: NDArray[np.float64]
     n_draws: int
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse gaps."""
@@ -271,7 +217,7 @@ class KnownValues:
 def finite_members(
     mean: NDArray[np.float64], std: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[str, ...]]:
-    """Leave out members (of ``S x N``) that predict something not finite; what deserves saying.
+    """Leave out members (of ``S x N``) that predict something not finite; what is left, with a note.
 
     Raises
     ------

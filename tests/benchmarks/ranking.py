@@ -31,6 +31,9 @@ ROUND_LIMIT = 60.0
 def measure() -> list[Measure]:
     """Seconds, and the peak of the whole process with the prediction table in it."""
     from engine.acquire.batch import choose_batch
+    from engine.acquire.objectives import Objective
+    from engine.acquire.pool import Criterion
+    from engine.acquire.request import BatchRequest
     from engine.posteriors.posterior import MemberPosterior
 
     rng = np.random.default_rng(0)
@@ -38,6 +41,7 @@ def measure() -> list[Measure]:
     std = rng.uniform(0.05, 0.3, (MEMBERS, ROWS))
     posterior = MemberPosterior.from_members(mean, std, n_draws=DRAWS, rng=rng)
     del mean, std
+    criterion = Criterion(posterior, Objective.of("min"))
     candidates = np.arange(ROWS)
     reference = best_seconds(lambda: np.argsort(posterior.mean))
     best = float(posterior.mean.min())
@@ -52,15 +56,14 @@ def measure() -> list[Measure]:
     for name, options in choices.items():
 
         def rank(options: dict = options) -> None:
-            choose_batch(
-                posterior,
-                goal="min",
+            request = BatchRequest(
                 q=BATCH,
                 candidates=candidates,
                 best=best,
                 rng=np.random.default_rng(0),
                 **options,
             )
+            choose_batch((criterion,), request)
 
         repeats = 3 if name == "ucb" else 1
         if name == "qLogEI":
@@ -78,6 +81,9 @@ def measure() -> list[Measure]:
 def _joint_improvement(n_draws: int) -> list[Measure]:
     """Rank by the joint posterior of a Gaussian process against the plain mean - sd, both with its fit."""
     from engine.acquire.batch import choose_batch
+    from engine.acquire.objectives import Objective
+    from engine.acquire.pool import Criterion
+    from engine.acquire.request import BatchRequest
     from engine.learning.heads.gp import GaussianProcessHead, PosteriorFunctions
 
     rng = np.random.default_rng(0)
@@ -97,6 +103,7 @@ def _joint_improvement(n_draws: int) -> list[Measure]:
         """One head over the pool; its functions are made when they are needed."""
 
         n_rows = len(x)
+        notes = ()
 
         def __init__(self) -> None:
             self.head, self.n_draws = fit(), n_draws
@@ -114,8 +121,11 @@ def _joint_improvement(n_draws: int) -> list[Measure]:
     def rank(acquisition: str) -> float:
         return best_seconds(
             lambda: choose_batch(
-                Process(), goal="min", acquisition=acquisition, q=50, candidates=np.arange(300, len(x)),
-                best=float(y[:300].min()), rng=np.random.default_rng(0),
+                (Criterion(Process(), Objective.of("min")),),
+                BatchRequest(
+                    acquisition=acquisition, q=50, candidates=np.arange(300, len(x)), best=float(y[:300].min()),
+                    rng=np.random.default_rng(0),
+                ),
             )
         )  # fmt: skip
 

@@ -530,6 +530,8 @@ def labels_hash(keys: Sequence[str], values: NDArray[np.float64]) -> str:
 class _FunctionPosterior:
     """Posterior of an ensemble of Gaussian processes: each draw is a function of one member, scaled for calibration."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(
         self,
         ensemble: Ensemble,

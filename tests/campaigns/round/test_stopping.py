@@ -18,7 +18,7 @@ from db.records import FailureRecord
 from db.states import FailureReason, QueueState
 from engine.acquire.objectives import Objective
 from engine.metrics.stopping import StoppingAdvice, StoppingRule, advise
-from engine.posteriors.posterior import TablePosterior
+from tests.engine.posteriors.table import TablePosterior
 
 
 def test_a_new_campaign_knows_little(dft: Path):

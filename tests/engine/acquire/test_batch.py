@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.acquire import sequential
-from engine.acquire.batch import Batch, choose_batch
+from engine.acquire.batch import Batch
 from engine.acquire.functions import FUNCTIONS, Needs, acquisition_function
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import MemberPosterior, TablePosterior
+from engine.posteriors.posterior import MemberPosterior
+from tests.engine.acquire.choosing import choose
+from tests.engine.posteriors.table import TablePosterior
 
 EVERY = [name for name, function in FUNCTIONS.items() if function.needs is not Needs.PARETO]
 
@@ -30,7 +32,7 @@ def _choose(posterior, acquisition: str, q: int = 6, seed: int = 1, **settings) 
         "observed": np.arange(3),
         "threshold": 0.7,
     } | settings
-    return choose_batch(posterior, acquisition=acquisition, q=q, rng=np.random.default_rng(seed), **settings)
+    return choose(posterior, acquisition=acquisition, q=q, rng=np.random.default_rng(seed), **settings)
 
 
 def _brute_force(posterior, acquisition: str, q: int, goal: str, best: float, pending=(), beta: float = 1.0):
@@ -91,7 +93,7 @@ def test_the_batch_equals_botorch_with_pending_points(acquisition):
 def test_the_same_seed_gives_the_same_batch_whatever_the_chunk(acquisition, monkeypatch):
     posterior = _posterior(1000)
     expected = _choose(posterior, acquisition, q=30)
-    monkeypatch.setattr(sequential, "SHORTLIST", 8)
+    monkeypatch.setattr(sequential, "SHORTLIST_ROWS", 8)
     monkeypatch.setattr(sequential, "LAZY_BLOCK", 3)
     for chunk in (1000, 37):
         batch = _choose(posterior, acquisition, q=30, chunk=chunk)

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.acquire import sequential
-from engine.acquire.batch import choose_batch
-from engine.acquire.functions import FUNCTIONS, Needs, scheduled_beta
+from engine.acquire.functions import FUNCTIONS, Needs
+from engine.acquire.request import scheduled_beta
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import Fidelities, MemberPosterior, TablePosterior
+from engine.posteriors.posterior import Fidelities, MemberPosterior
+from tests.engine.acquire.choosing import choose
+from tests.engine.posteriors.table import TablePosterior
 
 N = 120
 FAST = ["qLogEI", "qLogNEI", "qUCB", "qPI", "qKG", "GIBBON", "variance", "level_set", "ucb", "greedy", "thompson"]
@@ -33,14 +35,12 @@ def _choose(acquisition: str, posterior=None, q: int | None = 6, seed: int = 1, 
         "candidates": np.arange(posterior.n_rows),
         "observed": np.arange(3),
     } | options
-    return choose_batch(
-        posterior, acquisition=acquisition, q=q, threshold=0.7, rng=np.random.default_rng(seed), **options
-    )
+    return choose(posterior, acquisition=acquisition, q=q, threshold=0.7, rng=np.random.default_rng(seed), **options)
 
 
 def test_a_large_pool_is_looked_at_in_every_fidelity(monkeypatch):
     """Where a part of the pool is looked at only, labels that cost nothing and tell nothing do not fill it."""
-    monkeypatch.setattr(sequential, "SCREEN", 40)
+    monkeypatch.setattr(sequential, "SCREENED_ROWS", 40)
     wanted, other = _posterior(seed=0), _posterior(seed=1)
     cost = np.repeat([1.0, 0.2], N)
     batch = _choose(
@@ -183,11 +183,11 @@ def test_local_penalisation_is_its_formula():
 
     from engine.acquire.diversity import LocalPenalisation
     from engine.acquire.objectives import Objective
-    from engine.acquire.pool import Criterion, Pool
+    from engine.acquire.pool import CandidatePool, Criterion
 
     posterior, rows = _posterior(30), np.arange(30)
     x = np.random.default_rng(0).normal(size=(30, 2))
-    pool = Pool((Criterion(posterior, Objective.of("max")),), rows, rows, 100)
+    pool = CandidatePool((Criterion(posterior, Objective.of("max")),), rows, rows, 100)
     penalty = LocalPenalisation(pool, lambda r: x[r].astype(np.float32), None, np.random.default_rng(0))
     penalty.take(np.array([4, 7]))
     standard = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -205,11 +205,11 @@ def test_a_determinantal_batch_is_greedy_maximum_a_posteriori():
     """Each pick multiplies the determinant of the kernel by what its factor says."""
     from engine.acquire.diversity import Determinant
     from engine.acquire.objectives import Objective
-    from engine.acquire.pool import Criterion, Pool
+    from engine.acquire.pool import CandidatePool, Criterion
 
     rows = np.arange(30)
     x = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
-    pool = Pool((Criterion(_posterior(30), Objective.of("max")),), rows, rows, 100)
+    pool = CandidatePool((Criterion(_posterior(30), Objective.of("max")),), rows, rows, 100)
     diversity = Determinant(pool, lambda r: x[r], np.random.default_rng(0))
     total, chosen = 0.0, [3, 11, 12, 25]
     for row in chosen:
@@ -273,7 +273,7 @@ def test_screening_by_the_marginals_gives_the_batch_of_all_rows(acquisition, mon
     members = rng.normal(0.8, 0.4, 6000) + rng.normal(0, 0.15, (5, 6000))
     posterior = MemberPosterior.from_members(members, np.full((5, 6000), 0.05), n_draws=256, rng=rng)
     screened = _choose(acquisition, posterior, q=10, best=-0.2)
-    monkeypatch.setattr(sequential, "SCREEN", 10_000)
+    monkeypatch.setattr(sequential, "SCREENED_ROWS", 10_000)
     everything = _choose(acquisition, posterior, q=10, best=-0.2)
     assert screened.rows.tolist() == everything.rows.tolist()
 
@@ -323,9 +323,9 @@ def test_requests_that_cannot_be_met(options, message):
 
 def test_level_set_needs_a_threshold_and_every_function_has_words_and_a_source():
     with pytest.raises(AcquisitionError, match="none was given; pass threshold"):
-        choose_batch(
+        choose(
             _posterior(), goal="min", acquisition="level_set", q=1, candidates=np.arange(N),
             rng=np.random.default_rng(0),
         )  # fmt: skip
-    assert all(function.source and function.words for function in FUNCTIONS.values())
+    assert all(function.source and function.description for function in FUNCTIONS.values())
     assert {function.needs for function in FUNCTIONS.values()} == set(Needs)

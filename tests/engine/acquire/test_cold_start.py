@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.acquire.cold_start import first_batch
+from engine.acquire.cold_start import Estimate, FirstBatch, FirstBatchRequest, first_batch
+from engine.acquire.objectives import Objective
 from engine.exceptions import AcquisitionError
 
 
@@ -20,9 +21,18 @@ def clusters(n: int = 5, size: int = 40) -> np.ndarray:
     return np.concatenate([c + rng(2).normal(size=(size, 4)) for c in centres]).astype(np.float32)
 
 
+def chosen(embeddings: np.ndarray, q: int, generator: np.random.Generator, **options) -> FirstBatch:
+    """Choose a first batch, the estimate among the keywords."""
+    if "values" in options:
+        goal = Objective.of(options.pop("goal", "min"))
+        of_estimate = {name: options.pop(name) for name in ("values", "explore") if name in options}
+        options["estimate"] = Estimate(objective=goal, **of_estimate)
+    return first_batch(FirstBatchRequest(embeddings, q, **options), generator)
+
+
 def picked(*arguments, **options) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a first batch, and how far each was from all before it."""
-    batch = first_batch(*arguments, **options)
+    batch = chosen(*arguments, **options)
     return batch.rows, batch.values
 
 
@@ -80,11 +90,11 @@ def test_scale_of_a_column_does_not_matter():
 def test_families_take_turns_and_known_ones_wait():
     x = clusters(4, 30)
     families = np.repeat(["rocksalt", "wurtzite", "Heusler", "fluorite"], [90, 20, 8, 2])
-    batch = first_batch(x, 8, rng(), families=families)
+    batch = chosen(x, 8, rng(), families=families)
     assert np.unique(families[batch.rows], return_counts=True)[1].tolist() == [2, 2, 2, 2]
-    batch = first_batch(x, 3, rng(), known=x[[0]], families=families, known_families=["rocksalt"])
+    batch = chosen(x, 3, rng(), known=x[[0]], families=families, known_families=["rocksalt"])
     assert "rocksalt" not in families[batch.rows]
-    batch = first_batch(x, 20, rng(), families=families)
+    batch = chosen(x, 20, rng(), families=families)
     assert np.count_nonzero(families[batch.rows] == "fluorite") == 2
     assert len(set(batch.rows.tolist())) == 20
 
@@ -94,7 +104,7 @@ def test_the_best_of_an_estimate_come_first_from_all_families():
     families = np.repeat(["a", "b", "c", "d"], 30)
     prior = np.where(families == "a", 0.0, 1.0) + rng(3).uniform(0, 0.5, 120)
     prior[:3] = np.nan
-    batch = first_batch(x, 8, rng(), families=families, prior=prior)
+    batch = chosen(x, 8, rng(), families=families, values=prior)
     first = batch.rows[:6]
     assert np.unique(families[first], return_counts=True)[1].max() <= 2
     assert batch.rows[0] == np.nanargmin(prior)
@@ -102,13 +112,13 @@ def test_the_best_of_an_estimate_come_first_from_all_families():
     assert batch.reasons[0].startswith(f"estimated {10 ** np.nanmin(prior):.3g} W/(m K)")
     assert batch.reasons[0].endswith("number 1 of 117, number 1 of a")
     assert all("space filling" in reason for reason in batch.reasons[6:])
-    highest = first_batch(x, 8, rng(), prior=prior, goal="max", explore=0.0)
+    highest = chosen(x, 8, rng(), values=prior, goal="max", explore=0.0)
     assert highest.rows.tolist() == np.argsort(-np.nan_to_num(prior))[:8].tolist()
 
 
 def test_an_estimate_of_one_family_alone_is_filled_up():
     x = clusters(2, 30)
-    batch = first_batch(x, 6, rng(), prior=np.where(np.arange(60) < 2, 1.0, np.nan), explore=0.0)
+    batch = chosen(x, 6, rng(), values=np.where(np.arange(60) < 2, 1.0, np.nan), explore=0.0)
     assert sorted(batch.rows[:2].tolist()) == [0, 1]
     assert len(set(batch.rows.tolist())) == 6
 
@@ -116,11 +126,11 @@ def test_an_estimate_of_one_family_alone_is_filled_up():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"explore": 2.0}, "use 0 to 1"),
-        ({"prior": np.zeros(3)}, "prior has 3 rows for 200 candidates"),
+        ({"values": np.zeros(200), "explore": 2.0}, "use 0 to 1"),
+        ({"values": np.zeros(3)}, "estimate has 3 rows for 200 candidates"),
         ({"families": ["a"]}, "families has 1 rows"),
     ],
 )
 def test_nonsense_is_refused(options, message):
     with pytest.raises(AcquisitionError, match=message):
-        first_batch(clusters(), 3, rng(), **options)
+        chosen(clusters(), 3, rng(), **options)

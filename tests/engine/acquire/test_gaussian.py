@@ -14,7 +14,6 @@ from botorch.acquisition.max_value_entropy_search import (
 )
 from scipy.stats import norm
 
-from engine.acquire.batch import choose_batch
 from engine.acquire.gaussian import (
     BelieverRule,
     IntegratedVariance,
@@ -23,11 +22,12 @@ from engine.acquire.gaussian import (
     MaxValueEntropy,
 )
 from engine.acquire.marginal import ConfidenceBound, ExpectedExcess
-from engine.acquire.model import PoolModel
 from engine.acquire.objectives import Objective
-from engine.acquire.pool import Criterion, Pool, Rows
+from engine.acquire.pool import CandidatePool, Criterion, Rows
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import TablePosterior
+from tests.engine.acquire.choosing import choose
+from tests.engine.acquire.fantasies import FantasyPoolModel
+from tests.engine.posteriors.table import TablePosterior
 
 N, D, NOISE = 12, 64, 0.3
 
@@ -43,7 +43,7 @@ def _posterior(n: int = N, seed: int = 0, noise: float = NOISE) -> tuple[TablePo
 
 def _read(posterior: TablePosterior, rows=None, target_of=None) -> Rows:
     everything = np.arange(posterior.n_rows)
-    pool = Pool((Criterion(posterior, Objective.of("max")),), everything, everything, 1000, target_of)
+    pool = CandidatePool((Criterion(posterior, Objective.of("max")),), everything, everything, 1000, target_of)
     return pool.read(everything if rows is None else np.array(rows), drawn=True)
 
 
@@ -92,7 +92,7 @@ def test_the_fall_in_variance_is_that_of_the_gaussian_and_of_botorch(taken):
     expected = [np.diag(before - _conditioned(covariance, [*taken, row])).mean() for row in range(N)]
     np.testing.assert_allclose(gain, expected, atol=1e-4)
 
-    model = PoolModel(torch.from_numpy(posterior.table), torch.full((N,), NOISE**2))
+    model = FantasyPoolModel(torch.from_numpy(posterior.table), torch.full((N,), NOISE**2))
     X = model.rows()
     pending = X[taken, 0] if taken else None
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_the_knowledge_gradient_of_two_rows():
 def test_the_knowledge_gradient_is_that_of_fantasies():
     posterior, mean, _ = _posterior()
     gain = KnowledgeGradient(-1.0, D).gain(_read(posterior))
-    model = PoolModel(torch.from_numpy(posterior.table), torch.full((N,), NOISE**2))
+    model = FantasyPoolModel(torch.from_numpy(posterior.table), torch.full((N,), NOISE**2))
     z = torch.from_numpy(norm.ppf((np.arange(2000) + 0.5) / 2000)).view(-1, 1, 1)
     for row in (0, 7):
         X = torch.tensor([[float(row)]], dtype=torch.float64)
@@ -129,7 +129,7 @@ def test_gibbon_is_botorchs_with_the_maxima_of_the_draws():
     posterior, _, _ = _posterior()
     rows = _read(posterior)
     gain = MaxValueEntropy("GIBBON", 1.0, None, D).gain(rows)
-    model = PoolModel(torch.from_numpy(posterior.table), torch.full((N,), NOISE**2))
+    model = FantasyPoolModel(torch.from_numpy(posterior.table), torch.full((N,), NOISE**2))
     function = qLowerBoundMaxValueEntropy(model, model.rows()[:, 0])
     maxima = np.quantile(posterior.table.max(axis=1), (np.arange(64) + 0.5) / 64)
     function.posterior_max_values = torch.from_numpy(maxima).unsqueeze(-1)
@@ -158,9 +158,9 @@ def test_a_cheaper_fidelity_tells_less_about_the_target(name):
     np.testing.assert_allclose(gain[:N], alone, rtol=0.25, atol=0.02)
     settings = {"goal": "max", "acquisition": name, "q": 4, "candidates": np.arange(2 * N), "target_of": target_of}
     dear = np.where(np.arange(2 * N) < N, 100.0, 1.0)
-    cheap = choose_batch(posterior, cost=dear, rng=np.random.default_rng(0), **settings)
+    cheap = choose(posterior, cost=dear, rng=np.random.default_rng(0), **settings)
     assert (cheap.rows >= N).all()
-    assert (choose_batch(posterior, rng=np.random.default_rng(0), **settings).rows < N).any()
+    assert (choose(posterior, rng=np.random.default_rng(0), **settings).rows < N).any()
 
 
 def test_multi_fidelity_gibbon_is_botorchs():
@@ -169,7 +169,7 @@ def test_multi_fidelity_gibbon_is_botorchs():
     rng = np.random.default_rng(0)
     posterior = TablePosterior.from_gaussian(np.tile(mean, 2), both, np.full(2 * N, NOISE), n_draws=D, rng=rng)
     gain = MaxValueEntropy("GIBBON", 1.0, None, D).gain(_read(posterior, target_of=np.tile(np.arange(N), 2)))
-    model = PoolModel(torch.from_numpy(posterior.table), torch.full((2 * N,), NOISE**2))
+    model = FantasyPoolModel(torch.from_numpy(posterior.table), torch.full((2 * N,), NOISE**2))
     function = qMultiFidelityLowerBoundMaxValueEntropy(model, model.rows()[:N, 0], project=lambda X: X % N)
     maxima = np.quantile(posterior.table[:, :N].max(axis=1), (np.arange(64) + 0.5) / 64)
     function.posterior_max_values = torch.from_numpy(maxima).unsqueeze(-1)
@@ -189,7 +189,7 @@ def test_a_taken_row_is_worth_less_than_before(function):
 @pytest.mark.parametrize("acquisition", ["GIBBON", "qMES", "qKG", "variance", "level_set"])
 def test_batches_equal_brute_force(acquisition):
     posterior, _, _ = _posterior(30, seed=2)
-    batch = choose_batch(
+    batch = choose(
         posterior, goal="max", acquisition=acquisition, q=4, candidates=np.arange(30), pending=np.array([7]),
         threshold=0.2, rng=np.random.default_rng(0),
     )  # fmt: skip
@@ -213,7 +213,7 @@ def test_too_few_draws_and_windows_are_refused(acquisition):
     few = TablePosterior(np.zeros(9), np.ones(9), rng.normal(size=(5, 9)).astype(np.float32))
     settings = {"acquisition": acquisition, "q": 2, "candidates": np.arange(9), "rng": rng}
     with pytest.raises(AcquisitionError, match="joint Gaussian, and 5 joint draws do not make one"):
-        choose_batch(few, goal="max", **settings)
+        choose(few, goal="max", **settings)
     posterior, _, _ = _posterior()
     with pytest.raises(AcquisitionError, match="not linear in the value"):
-        choose_batch(posterior, goal=Objective.target(0.3), **settings)
+        choose(posterior, goal=Objective.target(0.3), **settings)

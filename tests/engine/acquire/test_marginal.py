@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from engine.acquire.batch import choose_batch
 from engine.acquire.marginal import ExpectedExcess, log_expected_excess
 from engine.acquire.objectives import Objective
-from engine.acquire.pool import Criterion, Pool
+from engine.acquire.pool import CandidatePool, Criterion
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import TablePosterior
+from tests.engine.acquire.choosing import choose
+from tests.engine.posteriors.table import TablePosterior
 
 
 def _posterior(mean: np.ndarray, std: float = 0.2, seed: int = 0) -> TablePosterior:
@@ -49,7 +49,7 @@ def test_the_threshold_is_the_bound_of_the_best_share_labelled_rows_among_them()
     posterior = _posterior(mean)
     objective = Objective.of("min")
     free = np.arange(20, 101)
-    pool = Pool((Criterion(posterior, objective),), free, free, 1000)
+    pool = CandidatePool((Criterion(posterior, objective),), free, free, 1000)
     found = ExpectedExcess.of_best(0.1, pool, np.arange(20))
     assert -found.threshold == pytest.approx(np.quantile(posterior.mean_std(np.arange(101))[0], 0.1))
 
@@ -58,7 +58,7 @@ def test_top_share_prefers_more_that_pass_over_one_that_may_pass_far():
     mean = np.concatenate([np.full(10, 0.1), np.full(90, 1.0)])
     posterior = _posterior(mean)
     options = {"goal": "min", "q": 10, "candidates": np.arange(100), "rng": np.random.default_rng(1)}
-    batch = choose_batch(posterior, acquisition="top_share", share=0.1, **options)
+    batch = choose(posterior, acquisition="top_share", share=0.1, **options)
     assert set(batch.rows.tolist()) == set(range(10))
     assert set(batch.rules) == {"top_share"}
 
@@ -68,12 +68,12 @@ def test_pending_rows_take_their_neighbours_spread():
     rng = np.random.default_rng(0)
     posterior = TablePosterior.from_gaussian(np.zeros(3), covariance, np.full(3, 0.1), n_draws=512, rng=rng)
     options = {"goal": "max", "acquisition": "top_share", "share": 0.3, "q": 1, "rng": rng}
-    batch = choose_batch(posterior, candidates=np.arange(1, 3), pending=np.array([0]), **options)
+    batch = choose(posterior, candidates=np.arange(1, 3), pending=np.array([0]), **options)
     assert batch.rows.tolist() == [2]
 
 
 def test_a_share_is_a_part():
     posterior = _posterior(np.zeros(5))
     with pytest.raises(AcquisitionError, match="share is 1"):
-        choose_batch(posterior, goal="min", acquisition="top_share", share=1.5, q=1, candidates=np.arange(5),
+        choose(posterior, goal="min", acquisition="top_share", share=1.5, q=1, candidates=np.arange(5),
                      rng=np.random.default_rng(0))  # fmt: skip

@@ -8,10 +8,11 @@ from botorch.acquisition.active_learning import qNegIntegratedPosteriorVariance
 from botorch.acquisition.logei import qLogExpectedImprovement, qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy, qMaxValueEntropy
 from botorch.acquisition.monte_carlo import qSimpleRegret
-from botorch.sampling.normal import SobolQMCNormalSampler
+from botorch.posteriors.gpytorch import GPyTorchPosterior
 
 from engine.acquire.model import PoolModel, cholesky
 from engine.exceptions import AcquisitionError
+from tests.engine.acquire.fantasies import FantasyPoolModel
 
 
 def _draws(*shape: int) -> torch.Tensor:
@@ -35,7 +36,7 @@ def test_the_sampler_takes_every_draw_once(model):
     samples = model.sampler()(model.posterior(model.rows()))
     torch.testing.assert_close(samples.squeeze(-2), model.table)
     with pytest.raises(TypeError, match="posterior of a PoolModel"):
-        model.sampler()(model.condition_on_observations(model.rows()[:1, 0], torch.ones(1, 1)).posterior(model.rows()))
+        model.sampler()(GPyTorchPosterior(model.posterior(model.rows()).distribution))
 
 
 def test_single_precision_indices_are_refused(model):
@@ -69,25 +70,6 @@ def test_several_properties():
     torch.testing.assert_close(second.mean, posterior.mean[:, 1:])
 
 
-def test_conditioning_is_that_of_a_gaussian(model):
-    X, Y = torch.tensor([[3.0], [5.0]], dtype=torch.float64), torch.tensor([[0.4], [-1.0]], dtype=torch.float64)
-    there = torch.tensor([[3.0], [20.0], [21.0]], dtype=torch.float64)
-    rows = [3, 5, 3, 20, 21]
-    covariance, mean = torch.cov(model.table[:, rows, 0].T, correction=0), model.table[:, rows, 0].mean(dim=0)
-    inverse = torch.linalg.inv(covariance[:2, :2] + 0.2 * torch.eye(2).double())
-    posterior = model.condition_on_observations(X, Y).posterior(there)
-    torch.testing.assert_close(posterior.mean[:, 0], mean[2:] + covariance[2:, :2] @ inverse @ (Y[:, 0] - mean[:2]))
-    torch.testing.assert_close(
-        posterior.distribution.covariance_matrix, covariance[2:, 2:] - covariance[2:, :2] @ inverse @ covariance[:2, 2:]
-    )
-
-
-def test_fantasies_have_one_model_for_each_sample(model):
-    fantasies = model.fantasize(model.rows()[:4], SobolQMCNormalSampler(torch.Size([3]), seed=0))
-    assert fantasies.batch_shape == (3, 4)
-    assert fantasies.posterior(model.rows()[:5, 0]).mean.shape == (3, 4, 5, 1)
-
-
 def test_monte_carlo_acquisition_functions_run_on_the_model(model):
     X, table = model.rows(), model.table[..., 0]
     torch.testing.assert_close(qSimpleRegret(model, sampler=model.sampler())(X), table.mean(dim=0))
@@ -102,7 +84,7 @@ def test_monte_carlo_acquisition_functions_run_on_the_model(model):
 
 def test_functions_that_need_a_gaussian_run_on_the_model():
     """Hazard 9: on BoTorch's EnsembleModel these fail."""
-    model = PoolModel(_draws(64, 12), torch.full((12,), 0.1))
+    model = FantasyPoolModel(_draws(64, 12), torch.full((12,), 0.1))
     X = model.rows()
     with torch.no_grad():
         values = [

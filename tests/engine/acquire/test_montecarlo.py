@@ -15,8 +15,8 @@ from scipy.stats import norm
 from engine.acquire.model import PoolModel
 from engine.acquire.montecarlo import SHARPNESS, ExpectedImprovement, ProbabilityOfImprovement, UpperConfidenceBound
 from engine.acquire.objectives import Objective
-from engine.acquire.pool import Criterion, Pool, Rows
-from engine.posteriors.posterior import TablePosterior
+from engine.acquire.pool import CandidatePool, Criterion, Rows
+from tests.engine.posteriors.table import TablePosterior
 
 N_DRAWS = 64
 
@@ -137,9 +137,9 @@ def test_the_marginals_bound_the_gains(function, goal):
     members = rng.normal(0.5, 0.6, 400) + rng.normal(0, 0.3, (5, 400))
     posterior = TablePosterior.from_members(members, n_draws=N_DRAWS, rng=rng)
     rows = np.arange(400)
-    pool = Pool((Criterion(posterior, Objective.of(goal)),), rows, rows, 400)
+    pool = CandidatePool((Criterion(posterior, Objective.of(goal)),), rows, rows, 400)
     gain = function.gain(pool.read(rows, drawn=True))
     bound = function.bound(pool)
     resolved = gain > max(function.nil(), np.log(1e-3) if isinstance(function, ExpectedImprovement) else 0)
     assert (bound >= gain)[resolved].mean() > 0.98
-    assert function.bound(Pool((Criterion(posterior, Objective.target(0.5)),), rows, rows, 400)) is None
+    assert function.bound(CandidatePool((Criterion(posterior, Objective.target(0.5)),), rows, rows, 400)) is None

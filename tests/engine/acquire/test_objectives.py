@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from engine.acquire.batch import choose_batch
 from engine.acquire.objectives import ChanceConstraint, Objective, probability_inside
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import TablePosterior
+from tests.engine.acquire.choosing import choose
+from tests.engine.posteriors.table import TablePosterior
 
 
 def _posterior(n: int = 80) -> TablePosterior:
@@ -42,7 +42,7 @@ def test_moments_without_spread_are_the_utility():
 @pytest.mark.parametrize("acquisition", ["ucb", "greedy", "qLogEI", "qUCB", "qPI", "thompson"])
 def test_a_target_is_approached(acquisition):
     posterior = _posterior()
-    batch = choose_batch(
+    batch = choose(
         posterior, goal=Objective.target(0.8), acquisition=acquisition, q=5, candidates=np.arange(80), best=0.5,
         rng=np.random.default_rng(0),
     )  # fmt: skip
@@ -51,7 +51,7 @@ def test_a_target_is_approached(acquisition):
 
 def test_a_target_outside_all_predictions_takes_the_nearest():
     posterior = _posterior()
-    batch = choose_batch(
+    batch = choose(
         posterior, goal=Objective.target(9.0), acquisition="greedy", q=3, candidates=np.arange(80),
         rng=np.random.default_rng(0),
     )  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_chance_constraint_is_a_factor_and_a_floor():
     np.testing.assert_allclose(chance, norm.sf((0.9 - posterior.mean) / posterior.std), atol=1e-12)
     floored = ChanceConstraint("band gap", low=0.9, at_least=0.5).probability(posterior, rows)
     assert (floored[posterior.mean < 0.9] == 0).all()
-    batch = choose_batch(
+    batch = choose(
         posterior, goal="min", acquisition="ucb", q=3, candidates=rows, feasibility=floored,
         rng=np.random.default_rng(0),
     )  # fmt: skip

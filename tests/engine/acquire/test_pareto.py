@@ -8,12 +8,13 @@ import torch
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.parego import qLogNParEGO
 
-from engine.acquire.batch import choose_batch, choose_pareto_batch
 from engine.acquire.model import PoolModel
 from engine.acquire.objectives import Objective
 from engine.acquire.pool import Criterion
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import KnownValues, TablePosterior
+from engine.posteriors.posterior import KnownValues
+from tests.engine.acquire.choosing import choose
+from tests.engine.posteriors.table import TablePosterior
 
 N = 40
 OBSERVED = np.array([0, 1, 2, 3, 4, 5])
@@ -32,7 +33,7 @@ def _criteria(n: int = N, known: bool = True) -> tuple[Criterion, Criterion]:
 
 def _choose(criteria, acquisition: str = "qLogNEHVI", q: int = 4, **settings):
     settings = {"candidates": np.arange(6, criteria[0].posterior.n_rows), "observed": OBSERVED} | settings
-    return choose_pareto_batch(criteria, acquisition=acquisition, q=q, rng=np.random.default_rng(1), **settings)
+    return choose(criteria, acquisition=acquisition, q=q, rng=np.random.default_rng(1), **settings)
 
 
 def _model(criteria) -> PoolModel:
@@ -120,8 +121,8 @@ def test_one_objective_or_posteriors_that_do_not_agree_are_refused():
         _choose(criteria[:1])
     with pytest.raises(AcquisitionError, match="make them agree"):
         _choose((criteria[0], Criterion(KnownValues(np.zeros(N), 8), Objective.of("max"))))
-    with pytest.raises(AcquisitionError, match="use choose_pareto_batch"):
-        choose_batch(
+    with pytest.raises(AcquisitionError, match="several objectives off and got 1"):
+        choose(
             criteria[0].posterior, goal="min", acquisition="qLogNEHVI", q=1, candidates=np.arange(N),
             rng=np.random.default_rng(0),
         )  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from engine.acquire.functions import check_portfolio
 from engine.acquire.portfolio import ETA, probabilities, updated_gains
 from engine.exceptions import AcquisitionError
 
@@ -42,9 +43,10 @@ def test_without_labels_nothing_changes_and_nonsense_is_refused():
     assert updated_gains({"ucb": 1.0}, (), np.empty(0), np.zeros(3)) == {"ucb": 1.0}
     for gains, message in (
         ({}, "without functions"),
-        ({"portfolio": 0.0}, "cannot be part"),
         ({"ucb": float("nan")}, "all have to be finite"),
-        ({"ubc": 0.0}, "did you mean 'ucb'"),
     ):
         with pytest.raises(AcquisitionError, match=message):
             probabilities(gains)
+    for name, message in (("portfolio", "cannot be part"), ("ubc", "did you mean 'ucb'")):
+        with pytest.raises(AcquisitionError, match=message):
+            check_portfolio([name])

@@ -20,7 +20,7 @@ from engine.metrics.stopping import (
     contenders,
     idle_rounds,
 )
-from engine.posteriors.posterior import TablePosterior
+from tests.engine.posteriors.table import TablePosterior
 
 
 @pytest.mark.parametrize("goal", ["min", "max"])

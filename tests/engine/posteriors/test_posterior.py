@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import AcquisitionError
-from engine.posteriors.posterior import Fidelities, KnownValues, MemberPosterior, TablePosterior
+from engine.posteriors.posterior import Fidelities, KnownValues, MemberPosterior
+from tests.engine.posteriors.table import TablePosterior
 
 N_ROWS = 300
 
@@ -42,15 +43,6 @@ def test_a_pool_at_two_fidelities_has_the_rows_of_both(rows):
     mean, std = both.mean_std(chosen)
     np.testing.assert_array_equal(mean, np.concatenate([wanted.mean, cheaper.mean])[chosen])
     np.testing.assert_array_equal(std, np.concatenate([wanted.std, cheaper.std])[chosen])
-
-
-def test_the_table_holds_the_same_draws():
-    lazy = _posterior()
-    table = TablePosterior.from_members(*_members(), scale=1.3, rng=np.random.default_rng(7))
-    rows = np.array([299, 3, 77])
-    assert (table.n_rows, table.n_draws) == (lazy.n_rows, lazy.n_draws) == (N_ROWS, 128)
-    np.testing.assert_array_equal(table.draws(rows), lazy.draws(rows))
-    np.testing.assert_array_equal(table.mean_std(rows), lazy.mean_std(rows))
 
 
 def test_marginals_are_the_scaled_total_of_spread_between_and_within_members():
@@ -95,21 +87,7 @@ def test_a_failed_member_is_left_out_and_named():
     assert posterior.notes == ("member 2 of 5 predicts values that are not finite and is left out",)
     within[0, 0], members[4, 7] = np.inf, -np.inf
     with pytest.raises(AcquisitionError, match=r"member 0, 2, 4 of 5 .* the 2 left are fewer than 3"):
-        TablePosterior.from_members(members, within, rng=np.random.default_rng(0))
-
-
-def test_draws_of_a_joint_gaussian_have_its_moments_exactly_where_there_are_enough():
-    covariance = np.cov(np.random.default_rng(0).normal(size=(6, 20))) + 0.1 * np.eye(6)
-    posterior = TablePosterior.from_gaussian(
-        np.arange(6.0), covariance, np.full(6, 0.3), n_draws=64, rng=np.random.default_rng(1)
-    )
-    np.testing.assert_allclose(posterior.table.mean(axis=0), np.arange(6.0), atol=1e-5)
-    np.testing.assert_allclose(np.cov(posterior.table.T, ddof=0), covariance, atol=1e-5)
-    np.testing.assert_allclose(posterior.std, np.sqrt(np.diag(covariance) + 0.09))
-    singular = TablePosterior.from_gaussian(np.zeros(9), np.ones((9, 9)), n_draws=16, rng=np.random.default_rng(1))
-    assert np.ptp(singular.table, axis=1).max() < 1e-3
-    with pytest.raises(AcquisitionError, match="9 rows is not positive"):
-        TablePosterior.from_gaussian(np.zeros(9), -np.eye(9), rng=np.random.default_rng(1))
+        MemberPosterior.from_members(members, within, rng=np.random.default_rng(0))
 
 
 def test_known_values_have_no_spread():
@@ -120,8 +98,6 @@ def test_known_values_have_no_spread():
         KnownValues(np.array([0.5, np.nan]), 8)
 
 
-def test_too_few_draws_and_arrays_that_do_not_fit_are_refused():
+def test_too_few_draws_are_refused():
     with pytest.raises(AcquisitionError, match="5 draws cannot represent 5 members"):
         MemberPosterior.from_members(*_members(), n_draws=5, rng=np.random.default_rng(0))
-    with pytest.raises(AcquisitionError, match="D x N"):
-        TablePosterior(np.zeros(3), np.zeros(3), np.zeros((8, 4), dtype=np.float32))

@@ -12,13 +12,13 @@ from engine.exceptions import AcquisitionError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-Limits = Mapping[str, tuple["ArrayLike", int]]
+GroupLimits = Mapping[str, tuple["ArrayLike", int]]
 """Name of a grouping -> (group of each row of the pool, N; most rows of one group in a batch)."""
 Relatives = Callable[[int], "NDArray[np.int64]"]
 """Row of the pool -> rows that may not stand beside it in a batch."""
 
 
-class Allowance:
+class BatchLimits:
     """Which candidates are still allowed as a batch grows.
 
     Parameters
@@ -40,7 +40,7 @@ class Allowance:
     def __init__(
         self,
         rows: NDArray[np.int64],
-        limits: Limits | None = None,
+        limits: GroupLimits | None = None,
         cost: NDArray[np.float64] | None = None,
         budget: float | None = None,
         relatives: Relatives | None = None,

@@ -1,0 +1,67 @@
+"""A new acquisition function is one class: batches, reasons and the configuration know it by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from campaigns.configuration.acquisition import AcquisitionSection
+from engine.acquire.functions import FUNCTIONS, functions_table
+from engine.acquire.marginal import ConfidenceBound, MarginalRule
+from engine.acquire.pool import CandidatePool
+from engine.acquire.registry import AcquisitionFunction, Needs, register
+from engine.acquire.request import BatchRequest
+from engine.posteriors.posterior import MemberPosterior
+from tests.engine.acquire.choosing import choose, explain
+
+
+@pytest.fixture
+def widest() -> Iterator[str]:
+    """Register a function that goes by the spread alone, nearly."""
+
+    @register
+    class Widest(AcquisitionFunction):
+        name = "widest"
+        description = "known least"
+        source = "uncertainty sampling: Lewis, Gale, SIGIR 1994"
+        needs = Needs.MARGINAL
+
+        def build(self, pool: CandidatePool, request: BatchRequest) -> MarginalRule:
+            return MarginalRule(ConfidenceBound(1e6), pool.objective)
+
+    yield "widest"
+    del FUNCTIONS["widest"]
+
+
+def test_a_new_function_gives_batches_and_reasons_and_is_configured(widest: str) -> None:
+    rng = np.random.default_rng(0)
+    std = np.repeat(rng.uniform(0.1, 1.0, (1, 40)), 5, axis=0)
+    posterior = MemberPosterior.from_members(rng.normal(0, 1e-6, (5, 40)), std, rng=rng)
+    batch = choose(posterior, acquisition=widest, q=3, rng=rng)
+    assert batch.rows.tolist() == np.argsort(-std[0])[:3].tolist()
+    assert batch.rules == ("widest",) * 3
+    words = explain("min", rule=batch.rules[0], mean=0.0, std=0.5, best=None)
+    assert words.endswith("known least (widest)")
+    section = AcquisitionSection(function=widest, portfolio=("ucb", widest))
+    assert not section.is_pareto
+    assert section.fits_goal("window")
+
+
+def test_a_name_is_registered_once(widest: str) -> None:
+    with pytest.raises(ValueError, match="registered already"):
+        register(type(FUNCTIONS[widest]))
+
+
+def test_every_function_names_what_it_does_its_source_and_what_it_needs() -> None:
+    assert all(function.name == name for name, function in FUNCTIONS.items())
+    assert all(function.description and function.source for function in FUNCTIONS.values())
+    assert {function.needs for function in FUNCTIONS.values()} == set(Needs)
+    assert {name for name, function in FUNCTIONS.items() if "window" not in function.goals} == {"GIBBON", "qMES", "qKG"}
+
+
+def test_the_readme_lists_every_function() -> None:
+    readme = Path(__file__).parents[3] / "engine" / "README.md"
+    assert functions_table() in readme.read_text(), f"put this into {readme}:\n{functions_table()}"
