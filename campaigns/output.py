@@ -8,9 +8,11 @@ import math
 import re
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import Any, TextIO
 
 
 class Format(StrEnum):
@@ -89,7 +91,7 @@ class Progress:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """Say where the work stands."""
+        """One line on where the work stands."""
         if self._quiet:
             return
         if self._held is None or not isinstance(text, Count) or _words(text) != _words(self._held):
@@ -119,6 +121,32 @@ class Progress:
 def message(text: str) -> None:
     """Print a line for the person on standard error."""
     sys.stderr.write(text + "\n")
+
+
+@contextmanager
+def messages_for_warnings() -> Iterator[None]:
+    """Warnings of renamed settings become lines for the person; others are shown as Python shows them."""
+    from campaigns.exceptions import RenamedSettingWarning
+
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show_one(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, RenamedSettingWarning):
+                sys.stderr.write(f"warning: {message}\n")
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", RenamedSettingWarning)
+        warnings.showwarning = show_one
+        yield
 
 
 def _words(text: str) -> str:

@@ -186,7 +186,7 @@ def settings(**changed: Any) -> str:
         ({"costs": ""}, r"give \[costs\] agl = CORE_HOURS"),
         ({"costs": "agl = 0.0"}, "greater than 0"),
         ({"costs": "agl = 1.0\nmlip = 2.0"}, r"\[costs\] mlip: the campaign queues dft, agl"),
-        ({"model": 'prior = "mlip"'}, "which members stand on then; take prior out"),
+        ({"model": 'lower_fidelity = "mlip"'}, "take lower_fidelity out"),
         ({"model": 'head = "mlp"'}, r"set \[model\] head = 'gp'"),
         ({"labeler.mlip": 'kind = "dft"'}, r"\[labeler.mlip\]: \[acquisition\] fidelities names agl; add 'mlip'"),
         ({"labeler.agl": 'kind = "agl"'}, r"\[labeler.agl\]: kind 'agl' needs potential"),
