@@ -46,7 +46,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Give one record a strategy: every curve's mean, deviation and confidence band after each round.
+    """Every curve's mean, standard deviation and confidence band after each round; one record for each strategy.
 
     Beside them ``labels`` and ``pool_share``, bought by then. The band is the 90 % confidence interval of the mean by
     Student's t, the seeds taken as independent; of fewer than three there is none (None).

@@ -110,7 +110,7 @@ def family(name: str) -> str | None:
 
 
 def _kinship(seen: str, property: str, pool: LabelledPool) -> str | None:
-    """Tell how ``seen`` gives ``property`` away; None if it does not."""
+    """How ``seen`` gives ``property`` away; None if it does not, empty if they are the same property."""
     if canonical(seen) == canonical(property):
         return ""
     group = family(property)

@@ -145,7 +145,7 @@ class _Finished:
         return [Run(**content) for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
 
     def keep(self, run: Run) -> None:
-        """Keep a run with what decided it."""
+        """Write a finished run with the inputs that decided it."""
         inputs = self._inputs[run.strategy]
         content = {"inputs_sha256": _sha256(inputs), "inputs": inputs, "run": asdict(run)}
         write_whole(self._path(run.strategy, run.seed), json.dumps(content) + "\n")
@@ -174,7 +174,7 @@ class _Finished:
 
 
 def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> dict[str, Any]:
-    """Gather what decides every run beside its seed."""
+    """What decides every run beside its seed."""
     names = ("property", "goal", "scale", "initial", "batch", "rounds", "cold_start", "cost", "initial_ids")
     return {
         "pool": pool.sha256,
@@ -220,7 +220,7 @@ def _seen(
 
 
 def _prior_card(folder: str) -> dict[str, Any]:
-    """Tell what the model of a prior has seen: its own labels, and those of its backbone."""
+    """Card of the model of a lower fidelity: what it has seen, its own labels and those of its backbone."""
     ensemble = load_ensemble(folder)
     seen = dict(ensemble.backbone.card.get("seen", {}))
     seen[ensemble.property] = [*seen.get(ensemble.property, ()), *ensemble.seen]

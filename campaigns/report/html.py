@@ -38,7 +38,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def drawn(panel: Panel) -> dict[str, Any]:
-    """Give a panel its figure as JSON that is safe inside a script element."""
+    """What the template shows of a panel; its figure as JSON that is safe inside a script element."""
     figure = panel.figure
     return {
         "key": panel.key,

@@ -140,7 +140,7 @@ def _subject(section: CampaignSection) -> str:
 
 
 def _settings(configuration: Configuration) -> list[str]:
-    """Say how the next round would be made."""
+    """Settings that the next round would be made with, as short phrases."""
     model, acquisition, section = configuration.model, configuration.acquisition, configuration.campaign
     backbones = [model.backbone] if isinstance(model.backbone, str) else model.backbone
     beta = acquisition.beta if isinstance(acquisition.beta, str) else f"{acquisition.beta:g}"
