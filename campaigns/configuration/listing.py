@@ -13,11 +13,11 @@ Row = dict[str, object]
 def setting_rows(configuration: Configuration) -> list[Row]:
     """A row for each setting: section, key, value, default (None if there is none), whether both agree, meaning."""
     rows: list[Row] = []
-    for name, field in Configuration.model_fields.items():
-        part = getattr(configuration, name)
+    for name, part in configuration:
         if isinstance(part, Section):
             rows += _rows_of(name, part)
         else:  # a table of names or a list of tables, with nothing in it by default
+            field = Configuration.model_fields[name]
             value = configuration.model_dump(mode="json", include={name})[name]
             rows.append(_row(name, "", value, field.get_default(call_default_factory=True), field.description))
     return rows
