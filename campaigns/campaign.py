@@ -82,12 +82,12 @@ class Campaign:
         goal: Literal["min", "max"] = "min",
         property: str = "kappa_300K",
         template: str = "default",
-        labeler: Mapping[str, object] | None = None,
+        settings: Mapping[str, Mapping[str, object]] | None = None,
         **values: object,
     ) -> Campaign:
         """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched.
 
-        ``labeler`` holds keys of ``[labeler]``, and ``values`` further keys of ``[campaign]``.
+        ``settings`` are further settings by section, and ``values`` those of ``[campaign]``.
         """
         directory = Path(directory)
         given = {
@@ -96,8 +96,8 @@ class Campaign:
             "property": property,
             "unit": Property(property).unit,
         }
-        settings = {"campaign": given | values, "labeler": labeler or {}}
-        return cls.create_from(directory, campaign_toml(settings, template))
+        text = campaign_toml({**(settings or {}), "campaign": given | values}, template)
+        return cls.create_from(directory, text)
 
     @classmethod
     def create_from(cls, directory: Path, text: str) -> Campaign:

@@ -94,7 +94,9 @@ def _open_or_create(directory: Path) -> Campaign:
     path = directory / FILE
     if not path.exists():
         budget = BATCH * ROUNDS + QUEUE
-        return Campaign.create(directory, "min", _PROPERTY, name=NAME, labeler=_REHEARSED, batch=BATCH, budget=budget)
+        return Campaign.create(
+            directory, "min", _PROPERTY, name=NAME, settings={"labeler": _REHEARSED}, batch=BATCH, budget=budget
+        )
     if read_configuration(path).campaign.name != NAME:
         raise CampaignError(f"{directory} holds another campaign; give the demo an empty directory")
     return Campaign.open(directory)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from campaigns.configuration.section import Section
 
 _INFORMATION = ("GIBBON", "qMES", "qKG", "variance")
-"""Acquisition functions that measure what a label of a lower fidelity tells about the target fidelity."""
+"""Acquisition functions that count what a label of a cheaper fidelity tells about the one that is wanted."""
 
 
 class AcquisitionSection(Section):
@@ -114,7 +114,7 @@ class AcquisitionSection(Section):
             )
         if self.fidelities and self.function not in _INFORMATION:
             raise ValueError(
-                f"function {self.function!r} cannot tell what a label of {self.fidelities[0]} is worth; with "
+                f"function {self.function!r} cannot say what a label of {self.fidelities[0]} is worth; with "
                 f"fidelities "
                 f"use {', '.join(_INFORMATION[:-1])} or {_INFORMATION[-1]}"
             )

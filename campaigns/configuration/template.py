@@ -136,9 +136,9 @@ def _line(assignment: str, comment: str) -> Iterator[str]:
 def _comment(section: type[Section], key: str) -> str:
     words = section.model_fields[key].description or ""
     if section is AcquisitionSection and key == "function":
-        from engine.acquire.functions import FUNCTIONS, Needs
+        from engine.acquire.functions import FUNCTIONS
 
-        several = [name for name, function in FUNCTIONS.items() if function.needs is Needs.PARETO]
+        several = [name for name in FUNCTIONS if AcquisitionSection.model_construct(function=name).is_pareto]
         single = [name for name in FUNCTIONS if name not in several]
         return f"{words} {' | '.join(single)}; with [[objectives]] {' | '.join(several)}."
     return words
