@@ -114,8 +114,7 @@ class AcquisitionSection(Section):
             )
         if self.fidelities and self.function not in _INFORMATION:
             raise ValueError(
-                f"function {self.function!r} cannot say what a label of {self.fidelities[0]} is worth; with "
-                f"fidelities "
+                f"function {self.function!r} cannot say what a label of {self.fidelities[0]} is worth; with fidelities "
                 f"use {', '.join(_INFORMATION[:-1])} or {_INFORMATION[-1]}"
             )
         return self

@@ -102,18 +102,19 @@ class Configuration(Section):
         own, cheaper = self.campaign.fidelity, self.acquisition.fidelities
         known = f"[acquisition] fidelities names {', '.join(cheaper) or 'none'}"
         if own in cheaper:
-            raise ValueError(f"[acquisition] fidelities = [{own!r}] is that of the campaign; name a cheaper one")
+            raise ValueError(
+                f"[acquisition] fidelities = [{own!r}] is the fidelity of the campaign itself; name a lower one"
+            )
         for name in cheaper:
             if name not in self.costs:
                 raise ValueError(f"{known}, and its cost is not given; give [costs] {name} = CORE_HOURS")
             if self.model.lower_fidelity not in ("", name):
                 raise ValueError(
-                    f"[model] lower_fidelity = {self.model.lower_fidelity!r}, and {known}, which members learn on "
-                    f"top of "
-                    "then; take lower_fidelity out"
+                    f"[model] lower_fidelity = {self.model.lower_fidelity!r}, and {known}, which members "
+                    "learn on top of then; take lower_fidelity out"
                 )
         if cheaper and self.model.head != "gp":
-            raise ValueError(f"{known}, which Gaussian processes learn from only; set [model] head = 'gp'")
+            raise ValueError(f"{known}, which only Gaussian processes can learn from; set [model] head = 'gp'")
         tables = [*self.labeler.fidelities, *(n for s in self.labeler.fidelities.values() for n in s.fidelities)]
         if unknown := [name for name in tables if name not in cheaper]:
             raise ValueError(f"[labeler.{unknown[0]}]: {known}; add {unknown[0]!r} there, or take the section out")
@@ -128,7 +129,7 @@ class Configuration(Section):
         known = [self.campaign.property, *(objective.property for objective in self.objectives)]
         for name in self.labels.limits:
             if meant := probably_meant(name, known):
-                raise ValueError(f"[labels] limits has {name!r}, and the campaign asks for {meant!r}; write that")
+                raise ValueError(f"[labels] limits has {name!r}, and the campaign learns {meant!r}; use that name")
         return self
 
     @model_validator(mode="after")
@@ -155,6 +156,6 @@ class Configuration(Section):
             )
         if section.fidelity in ("dft", "experiment"):
             raise ValueError(
-                f"labeler {kind!r} calculates with a potential, which is no {section.fidelity!r}; set [campaign] "
-                f"fidelity = {'agl' if kind == 'agl' else 'mlip'!r}"
+                f"labeler {kind!r} calculates with a potential, so its labels are not {section.fidelity!r}; set "
+                f"[campaign] fidelity = {'agl' if kind == 'agl' else 'mlip'!r}"
             )

@@ -142,7 +142,7 @@ def _check_goal(section: CampaignSection | ObjectiveSection) -> None:
             raise ValueError(f"{name} is of goal = {name!r}, and goal is {section.goal!r}; change one")
     if section.window and not section.window[0] < section.window[1]:
         low, high = section.window
-        raise ValueError(f"window = [{low:g}, {high:g}] holds nothing; give the lower end first")
+        raise ValueError(f"window = [{low:g}, {high:g}] is empty; give the lower end first")
     ends = section.window or ((section.target,) if section.target is not None else ())
     if ends and min(ends) <= 0 and section.learned_scale == "log10":
         raise ValueError(f"{section.goal} {min(ends):g} has no logarithm; give values above zero, or a linear scale")

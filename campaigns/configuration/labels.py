@@ -40,7 +40,7 @@ class LabelsSection(Section):
         if given != "latest" and (not named or len(named) < len(methods)):
             raise ValueError("give 'latest', or methods as labels name them, e.g. ['phono3py LBTE', 'phono3py RTA']")
         if len({*named}) < len(named):
-            raise ValueError("a method stands there twice; keep the first")
+            raise ValueError("a method is named twice; keep the first")
         return "latest" if given == "latest" else tuple(named)
 
 

@@ -146,7 +146,7 @@ def _settings(configuration: Configuration) -> list[str]:
     beta = acquisition.beta if isinstance(acquisition.beta, str) else f"{acquisition.beta:g}"
     return [
         f"backbone {' and '.join(backbones)}",
-        f"{model.strategy}, {model.head} heads, {model.members} members",
+        f"networks {model.networks}, {model.head} heads, {model.members} members",
         f"ranked by {acquisition.function}, beta {beta}",
         f"batches of {section.batch}, seed {section.seed}",
     ]

@@ -78,7 +78,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
         (LEAST_TEXT.replace("min", "target"), "[campaign]: goal = 'target' needs target = VALUE"),
         (LEAST_TEXT + "target = 1.0", "target is of goal = 'target', and goal is 'min'"),
         (LEAST_TEXT.replace("min", "target") + "target = 0.0", "target 0 has no logarithm"),
-        (LEAST_TEXT.replace("min", "window") + "window = [2, 1]", "window = [2, 1] holds nothing; give the lower en"),
+        (LEAST_TEXT.replace("min", "window") + "window = [2, 1]", "window = [2, 1] is empty; give the lower end"),
         (
             LEAST_TEXT.replace("min", "window") + "window = [1, 2]\n[acquisition]\nfunction = 'GIBBON'",
             "[acquisition] function = 'GIBBON' is for goals min and max, not 'window'",

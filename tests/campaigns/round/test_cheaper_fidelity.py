@@ -181,7 +181,7 @@ def settings(**changed: Any) -> str:
     ("changed", "message"),
     [
         ({"acquisition": 'fidelities = ["agl"]'}, "function 'ucb' cannot say what a label of agl is worth"),
-        ({"acquisition": 'function = "GIBBON"\nfidelities = ["dft"]'}, r"\['dft'\] is that of the campaign"),
+        ({"acquisition": 'function = "GIBBON"\nfidelities = ["dft"]'}, r"\['dft'\] is the fidelity of the campaign"),
         ({"acquisition": 'function = "GIBBON"\nfidelities = ["agl", "mlip"]'}, "at most 1 item"),
         ({"costs": ""}, r"give \[costs\] agl = CORE_HOURS"),
         ({"costs": "agl = 0.0"}, "greater than 0"),
