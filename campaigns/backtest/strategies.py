@@ -7,11 +7,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from campaigns.backtest.peers import ALIASES, PEERS
 from campaigns.configuration import ModelSection, current_names, parse_configuration, toml_value, warn_of_old_names
 from campaigns.exceptions import CampaignError
+from campaigns.files import Json
 from campaigns.property_names import Property
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
@@ -37,7 +38,7 @@ class Strategy:
     """A way of choosing."""
 
     name: str
-    settings: Mapping[str, Mapping[str, Any]] | None
+    settings: Mapping[str, Json] | None
     """Sections of ``campaign.toml``; None for a peer."""
 
     @property
@@ -79,7 +80,7 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
     """``campaign.toml`` of one run of ours."""
     own = strategy.settings or {}
     backbones, lower = start_of(protocol.start)
-    settings: dict[str, dict[str, Any]] = {
+    settings: dict[str, Json] = {
         "campaign": {
             "name": f"{strategy.name}-{seed}",
             "goal": protocol.goal,
@@ -121,7 +122,7 @@ def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
     return [str((folder / part["path"]).resolve()) for part in backbone_parts(record)], str(folder)
 
 
-def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:
+def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
     """Every setting, defaults too, that decides what a strategy of ours queues.
 
     Raises
