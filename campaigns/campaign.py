@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import getpass
-import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from campaigns.configuration import FILE, Configuration, parse_configuration, read_configuration
+from campaigns.configuration import FILE, Configuration, campaign_toml, parse_configuration, read_configuration
 from campaigns.exceptions import CampaignBusyError, CampaignError, LabelFileError, NoCandidatesError
 from campaigns.files import write_whole
 from campaigns.intake.crystals import IngestReport, LabelField, ingest
@@ -84,24 +82,22 @@ class Campaign:
         goal: Literal["min", "max"] = "min",
         property: str = "kappa_300K",
         template: str = "default",
-        **values: Any,
+        settings: Mapping[str, Mapping[str, object]] | None = None,
+        **values: object,
     ) -> Campaign:
-        """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched."""
+        """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched.
+
+        ``settings`` are further settings by section, and ``values`` those of ``[campaign]``.
+        """
         directory = Path(directory)
         given = {
             "name": directory.resolve().name,
             "goal": goal,
             "property": property,
             "unit": Property(property).unit,
-            "fidelity": "dft",
-            "batch": 20,
-            "budget": 200,
-            "labeler": "dft",
-            "replay": "",
-        } | values
-        # a JSON string is a TOML string; "replay" is a line of TOML already
-        filled = {k: v if k == "replay" else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
-        return cls.create_from(directory, _template(template).format(**filled))
+        }
+        text = campaign_toml({**(settings or {}), "campaign": given | values}, template)
+        return cls.create_from(directory, text)
 
     @classmethod
     def create_from(cls, directory: Path, text: str) -> Campaign:
@@ -413,7 +409,7 @@ class Campaign:
         section = self.configuration.campaign
         known = self.store.fidelities(section.property)
         used = known.pop(section.fidelity, 0)
-        known.pop(self.configuration.prior, None)
+        known.pop(self.configuration.lower_fidelity, None)
         if not known:
             return None
         others = ", ".join(f"{n} of fidelity {name!r}" for name, n in known.items())
@@ -630,15 +626,6 @@ def upgrade_store(directory: Path) -> tuple[str, str]:
     """Bring a campaign's store to this program's version; returns the versions before and after."""
     configuration = read_configuration(directory / FILE)
     return Store.upgrade(_store_url(configuration, directory), configuration.store.timeout, directory / STRUCTURES)
-
-
-def _template(name: str) -> str:
-    folder = resources.files("campaigns") / "templates"
-    path = folder / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")))
-        raise CampaignError(f"no template {name!r}; there are: {known}")
-    return path.read_text(encoding="utf-8")
 
 
 def _store_url(configuration: Configuration, directory: Path) -> str | Path:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from campaigns.campaign import Campaign
-from campaigns.configuration import FILE, read_configuration
+from campaigns.configuration import FILE, read_configuration, with_settings
 from campaigns.exceptions import CampaignError
 from campaigns.exchange.export import export_queue
 from campaigns.files import write_whole
@@ -31,7 +31,7 @@ QUEUE = 20
 _PROPERTY = "kappa_300K"
 _FIDELITY = "dft"
 _ANSWER = f"{_PROPERTY}_{_FIDELITY}"
-_SOURCE = 'source = "reference"\n'
+_REHEARSED = {"kind": "replay", "source": "reference"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _open_or_create(directory: Path) -> Campaign:
     if not path.exists():
         budget = BATCH * ROUNDS + QUEUE
         return Campaign.create(
-            directory, "min", _PROPERTY, name=NAME, labeler="replay", replay=_SOURCE, batch=BATCH, budget=budget
+            directory, "min", _PROPERTY, name=NAME, settings={"labeler": _REHEARSED}, batch=BATCH, budget=budget
         )
     if read_configuration(path).campaign.name != NAME:
         raise CampaignError(f"{directory} holds another campaign; give the demo an empty directory")
@@ -132,8 +132,8 @@ def _reveal(campaign: Campaign, pool: dict[str, float]) -> None:
 def _switch_to_dft(directory: Path) -> None:
     """From now on labels come from calculations."""
     path = directory / FILE
-    text = path.read_text().replace('kind = "replay"', 'kind = "dft"').replace(_SOURCE, "")
-    write_whole(path, text.replace(f"batch = {BATCH} ", f"batch = {QUEUE} "))
+    changed: dict[str, dict[str, object]] = {"labeler": {"kind": "dft", "source": None}, "campaign": {"batch": QUEUE}}
+    write_whole(path, with_settings(path.read_text(encoding="utf-8"), changed))
 
 
 def _label(id_: str, value: float) -> LabelRecord:

@@ -9,6 +9,10 @@ class ConfigurationError(CampaignError):
     """A ``campaign.toml`` that is missing, mistyped or inconsistent."""
 
 
+class RenamedSettingWarning(FutureWarning):
+    """A ``campaign.toml`` with keys that have other names now."""
+
+
 class PropertyNameError(CampaignError, ValueError):
     """A property's name that says two things, or nothing that can be read."""
 

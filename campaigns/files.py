@@ -8,11 +8,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+"""An object of a JSON file or report."""
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``: it takes its place when the block ends well, and vanishes when not."""
+    """Temporary path beside ``path``; it replaces ``path`` when the block ends well, and is removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
@@ -33,9 +37,10 @@ def write_whole(path: Path, content: str) -> Path:
 
 
 def share_copies(folder: Path, homes: Iterable[Path]) -> None:
-    """Let files of ``folder`` that one of ``homes`` has too, by name and content, take their room once (hard links).
+    """Replace files of ``folder`` that one of ``homes`` also has, by name and content, by hard links to those.
 
-    On a file system without hard links they stay copies; a copy of the folders elsewhere is whole either way.
+    They take disk space once then. On a file system without hard links they stay copies; a copy of the folders
+    elsewhere is complete either way.
     """
     for home in homes:
         for file in folder.iterdir():

@@ -8,9 +8,17 @@ import math
 import re
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+Row = Mapping[str, object]
+"""One line of a report: values by column."""
 
 
 class Format(StrEnum):
@@ -21,10 +29,10 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def emit(rows: Sequence[dict[str, Any]], format: Format, title: str = "", columns: Sequence[str] | None = None) -> None:
+def emit(rows: Sequence[Row], format: Format, title: str = "", columns: Sequence[str] | None = None) -> None:
     """Print rows; ``columns`` narrows a table to what fits a screen, JSON and CSV always hold everything."""
     if format is Format.JSON:
-        sys.stdout.write(json.dumps(list(rows), indent=1) + "\n")
+        sys.stdout.write(json.dumps([dict(row) for row in rows], indent=1) + "\n")
     elif format is Format.CSV:
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else list(columns or ()), lineterminator="\n")
         writer.writeheader()
@@ -33,18 +41,18 @@ def emit(rows: Sequence[dict[str, Any]], format: Format, title: str = "", column
         _table(rows, title, columns or (list(rows[0]) if rows else []))
 
 
-def emit_one(record: dict[str, Any], format: Format) -> None:
+def emit_one(record: Row, format: Format) -> None:
     """Print one record: a JSON object, one CSV row, or a table of names and values."""
     if format is Format.JSON:
-        sys.stdout.write(json.dumps(record, indent=1) + "\n")
+        sys.stdout.write(json.dumps(dict(record), indent=1) + "\n")
     elif format is Format.CSV:
         emit([record], format)
     else:
         _table([{"": k, "value": v} for k, v in record.items()], "", ["", "value"])
 
 
-def show(value: Any) -> str:
-    """Write a value for people: three significant digits, a dash for nothing."""
+def show(value: object) -> str:
+    """A value as text for people: three significant digits, a dash for nothing."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -73,7 +81,7 @@ class Progress:
 
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._quiet = quiet
-        self._status: Any = None
+        self._status: Status | None = None
         self._held: Count | None = None
         self._printed_at = -math.inf
 
@@ -89,7 +97,7 @@ class Progress:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """Say where the work stands."""
+        """One line on where the work stands."""
         if self._quiet:
             return
         if self._held is None or not isinstance(text, Count) or _words(text) != _words(self._held):
@@ -121,15 +129,41 @@ def message(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+@contextmanager
+def messages_for_warnings() -> Iterator[None]:
+    """Warnings of renamed settings become lines for the person; others are shown as Python shows them."""
+    from campaigns.exceptions import RenamedSettingWarning
+
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show_one(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, RenamedSettingWarning):
+                sys.stderr.write(f"warning: {message}\n")
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", RenamedSettingWarning)
+        warnings.showwarning = show_one
+        yield
+
+
 def _words(text: str) -> str:
     return re.sub(r"\d+", "", text)
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict | list | tuple) else value
 
 
-def _table(rows: Sequence[dict[str, Any]], title: str, columns: Sequence[str]) -> None:
+def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 

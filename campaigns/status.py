@@ -47,7 +47,7 @@ def label_rows(campaign: Campaign, every: bool = False, doubtful: bool = False) 
     """
     store, settings = campaign.store, campaign.configuration
     doubted = doubts(store)
-    fidelities = dict.fromkeys(filter(None, (settings.campaign.fidelity, settings.prior)))
+    fidelities = dict.fromkeys(filter(None, (settings.campaign.fidelity, settings.lower_fidelity)))
     training = {label.id for name in fidelities for label in training_labels(store, settings, fidelity=name).values()}
     return [
         vars(label)

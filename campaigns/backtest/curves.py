@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaigns.files import Json
 from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ COST_CURVES = ("cost", "cost_enhancement_top1", "cost_enhancement_top5")
 _ACCELERATIONS = ("acceleration_50", "acceleration_80", "cost_acceleration_50", "cost_acceleration_80")
 
 
-def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def summarise(runs: Sequence[Run]) -> list[Json]:
     """One row a strategy at the end of its runs: means over seeds, ``*_std`` their standard deviations.
 
     An acceleration is the mean over the runs that get so far; ``*_reached`` counts them.
@@ -29,13 +30,13 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for strategy, own in by_strategy(runs).items():
         ends = [run.rounds[-1] for run in own]
-        row: dict[str, Any] = {
+        row: Json = {
             "strategy": strategy, "seeds": len(own), "labels": ends[0]["labels"], "pool": pool_size(own[0])
         }  # fmt: skip
         for name in _curves(ends[0]):
             row[name], row[f"{name}_std"] = _mean_std([end[name] for end in ends])
         for name in _ACCELERATIONS[: 4 if "cost" in ends[0] else 2]:
-            reached = [value for run in own if (value := getattr(run, name)) is not None]
+            reached = [value for run in own if (value := vars(run)[name]) is not None]
             row[name], row[f"{name}_std"] = _mean_std(reached)
             row[f"{name}_reached"] = len(reached)
         row["seconds_a_round"] = float(np.mean([s for run in own for s in run.round_seconds]))
@@ -45,15 +46,15 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Give one record a strategy: every curve's mean, deviation and confidence band after each round.
+def bands(runs: Sequence[Run]) -> list[Json]:
+    """Every curve's mean, standard deviation and confidence band after each round; one record for each strategy.
 
     Beside them ``labels`` and ``pool_share``, bought by then. The band is the 90 % confidence interval of the mean by
     Student's t, the seeds taken as independent; of fewer than three there is none (None).
     """
     found = []
     for strategy, own in by_strategy(runs).items():
-        record: dict[str, Any] = {"strategy": strategy, "seeds": len(own)}
+        record: Json = {"strategy": strategy, "seeds": len(own)}
         for name in ("labels", "pool_share"):
             record[name] = [point[name] for point in own[0].rounds]
         for name in _curves(own[0].rounds[0]):
@@ -62,7 +63,7 @@ def bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return found
 
 
-def band(values: np.ndarray) -> dict[str, Any]:
+def band(values: np.ndarray) -> Json:
     """Mean, standard deviation and confidence interval of each column of ``seeds x rounds``."""
     from scipy.stats import t
 
@@ -79,7 +80,7 @@ def band(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def readable(rows: Sequence[Json]) -> list[dict[str, str]]:
     """Rows of :func:`summarise` as people read them, mean ± standard deviation; the same columns in every row."""
     written = []
     for row in rows:
@@ -117,7 +118,7 @@ def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def _curves(point: Mapping[str, Any]) -> tuple[str, ...]:
+def _curves(point: Json) -> tuple[str, ...]:
     return (*CURVES, *COST_CURVES) if "cost" in point else CURVES
 
 
@@ -128,11 +129,11 @@ def _mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _plus_minus(row: Mapping[str, Any], name: str, form: str) -> str:
+def _plus_minus(row: Json, name: str, form: str) -> str:
     return f"{row[name]:{form}} ± {row[f'{name}_std']:{form}}"
 
 
-def _reached(row: Mapping[str, Any], name: str) -> str:
+def _reached(row: Json, name: str) -> str:
     """Mean, with how many runs got so far where not all did."""
     if row[name] is None:
         return "not reached"

@@ -110,7 +110,7 @@ def family(name: str) -> str | None:
 
 
 def _kinship(seen: str, property: str, pool: LabelledPool) -> str | None:
-    """Tell how ``seen`` gives ``property`` away; None if it does not."""
+    """How ``seen`` gives ``property`` away; None if it does not, empty if they are the same property."""
     if canonical(seen) == canonical(property):
         return ""
     group = family(property)
@@ -124,7 +124,7 @@ def _kinship(seen: str, property: str, pool: LabelledPool) -> str | None:
     return None
 
 
-def _rank_correlation(column: Sequence[Any], pool: LabelledPool) -> float:
+def _rank_correlation(column: Sequence[object], pool: LabelledPool) -> float:
     from scipy.stats import rankdata
 
     numbers = [float(v) if isinstance(v, int | float) else np.nan for v in column]

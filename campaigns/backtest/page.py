@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from campaigns.backtest.curves import FEWEST_SEEDS, LEVEL, bands, pool_size, readable, summarise
 from campaigns.backtest.peers import PEERS
 from campaigns.exceptions import CampaignError
-from campaigns.files import write_whole
+from campaigns.files import Json, write_whole
 from campaigns.report.figures.drawing import GREY, Panel, faint, new_figure
 from campaigns.report.html import drawn, render
 from campaigns.report.numbers import count, percent, unbroken
@@ -92,7 +92,7 @@ def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
     return panels
 
 
-def _curves(found: Sequence[dict[str, Any]], across: str, across_words: str, name: str, words: str) -> go.Figure:
+def _curves(found: Sequence[Json], across: str, across_words: str, name: str, words: str) -> go.Figure:
     figure = new_figure()
     figure.update_layout(hovermode="x unified")
     colours = _colours([record["strategy"] for record in found])
@@ -130,7 +130,7 @@ def _curves(found: Sequence[dict[str, Any]], across: str, across_words: str, nam
     return figure
 
 
-def _random_line(figure: go.Figure, found: Sequence[dict[str, Any]], across: str, name: str) -> None:
+def _random_line(figure: go.Figure, found: Sequence[Json], across: str, name: str) -> None:
     """Draw what buying blindly is expected to find: of recall the share that was bought, of enhancement one."""
     if across != "labels" or not name.startswith(("recall", "enhancement")):
         return

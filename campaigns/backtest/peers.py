@@ -193,7 +193,7 @@ class Baybe:
         self._told = 0
 
     def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
-        """Tell the campaign what is new, and ask it."""
+        """Add the new labels to the peer's own campaign, and ask it for a batch."""
         import pandas as pd
 
         new = [str(self._first[row]) for row in bought[self._told :]]

@@ -63,7 +63,7 @@ class LabelledPool:
     """Of a label each, where known."""
 
     def __len__(self) -> int:
-        """Give the number of materials."""
+        """Number of materials."""
         return len(self.materials)
 
     @cached_property

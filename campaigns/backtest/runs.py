@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from campaigns.backtest.curves import bands, pool_size, summarise
 from campaigns.backtest.leaks import Leak, find_leaks
@@ -23,7 +23,7 @@ from campaigns.backtest.protocol import LabelledPool, Protocol, check_size, init
 from campaigns.backtest.replay import Run, replay
 from campaigns.backtest.strategies import Strategy, deciding_settings, start_of
 from campaigns.exceptions import CampaignError
-from campaigns.files import write_whole
+from campaigns.files import Json, write_whole
 from campaigns.round.steps import code_version
 from engine.execution import ExecutionSettings, cores, executor
 from engine.learning.backbones.stack import make_featuriser
@@ -72,13 +72,7 @@ def backtest(
     }  # what is not installed or contradicts itself is refused before anything is read
     if report:
         check_place(report)
-    pool = read_pool(protocol)
-    copies = sum(placed.copy_of is not None for placed in link_duplicates(pool.materials, {}))
-    if copies:
-        say(f"{copies} of {len(pool)} records are copies of another; a copy is acquired only in an initial set")
-    check_size(protocol, len(pool) - copies)
-    for seed in protocol.seeds:
-        initial_ids(protocol, pool.ids, seed)
+    pool = _checked_pool(protocol, say)
     backbone = load_starts(protocol.start)
     seen = _seen(protocol, pool, backbone, strategies, allow_seen, say)
     jobs = [(strategy, seed) for strategy in strategies for seed in protocol.seeds]
@@ -102,6 +96,18 @@ def backtest(
     if report:
         write_page(protocol, runs, report)
     return runs
+
+
+def _checked_pool(protocol: Protocol, say: Callable[[str], None]) -> LabelledPool:
+    """The labelled crystals; refused where they are fewer than would be queried, or lack initial ids."""
+    pool = read_pool(protocol)
+    copies = sum(placed.copy_of is not None for placed in link_duplicates(pool.materials, {}))
+    if copies:
+        say(f"{copies} of {len(pool)} records are copies of another; a copy is acquired only in an initial set")
+    check_size(protocol, len(pool) - copies)
+    for seed in protocol.seeds:
+        initial_ids(protocol, pool.ids, seed)
+    return pool
 
 
 def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
@@ -130,7 +136,7 @@ def describe_run(run: Run) -> str:
 class _Finished:
     """Finished runs beside the results, one file each."""
 
-    def __init__(self, out: Path, inputs: dict[str, dict[str, Any]]):
+    def __init__(self, out: Path, inputs: dict[str, Json]):
         if out.is_dir():
             raise CampaignError(f"--out {out} is a folder; name a JSON file")
         self.out = out
@@ -145,12 +151,12 @@ class _Finished:
         return [Run(**content) for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
 
     def keep(self, run: Run) -> None:
-        """Keep a run with what decided it."""
+        """Write a finished run with the inputs that decided it."""
         inputs = self._inputs[run.strategy]
         content = {"inputs_sha256": _sha256(inputs), "inputs": inputs, "run": asdict(run)}
         write_whole(self._path(run.strategy, run.seed), json.dumps(content) + "\n")
 
-    def _content(self, strategy: str, seed: int) -> dict[str, Any] | None:
+    def _content(self, strategy: str, seed: int) -> Json | None:
         path = self._path(strategy, seed)
         if not path.is_file():
             return None
@@ -173,23 +179,30 @@ class _Finished:
         return self._folder / f"{strategy}-{seed}.json"
 
 
-def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> dict[str, Any]:
-    """Gather what decides every run beside its seed."""
-    names = ("property", "goal", "scale", "initial", "batch", "rounds", "cold_start", "cost", "initial_ids")
+def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> Json:
+    """What decides every run beside its seed."""
     return {
         "pool": pool.sha256,
         "start": backbone.sha256,
-        **{name: getattr(protocol, name) for name in names},
+        "property": protocol.property,
+        "goal": protocol.goal,
+        "scale": protocol.scale,
+        "initial": protocol.initial,
+        "batch": protocol.batch,
+        "rounds": protocol.rounds,
+        "cold_start": protocol.cold_start,
+        "cost": protocol.cost,
+        "initial_ids": protocol.initial_ids,
         "code_version": code_version(),
     }
 
 
-def _change(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+def _change(name: str, before: Json, now: Json) -> str:
     words = [str(inputs.get(name, "nothing")) for inputs in (before, now)]
     return f"{name} {' then, '.join(w if len(w) <= 40 else w[:12] + '...' for w in words)} now"
 
 
-def _sha256(inputs: dict[str, Any]) -> str:
+def _sha256(inputs: Json) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -219,8 +232,8 @@ def _seen(
     return {name for name, own in priors.items() if set(own) & set(leaks)}
 
 
-def _prior_card(folder: str) -> dict[str, Any]:
-    """Tell what the model of a prior has seen: its own labels, and those of its backbone."""
+def _prior_card(folder: str) -> Json:
+    """Card of the model of a lower fidelity: what it has seen, its own labels and those of its backbone."""
     ensemble = load_ensemble(folder)
     seen = dict(ensemble.backbone.card.get("seen", {}))
     seen[ensemble.property] = [*seen.get(ensemble.property, ()), *ensemble.seen]

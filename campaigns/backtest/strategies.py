@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from campaigns.backtest.peers import ALIASES, PEERS
-from campaigns.configuration import ModelSection, parse_configuration
+from campaigns.configuration import ModelSection, current_names, parse_configuration, toml_value, warn_of_old_names
 from campaigns.exceptions import CampaignError
+from campaigns.files import Json
 from campaigns.property_names import Property
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
+from engine.learning.ensemble.ensemble import FROZEN
 from engine.learning.ensemble.storage import RECORD, backbone_parts, read_record
 from engine.learning.networks import strategies
 from engine.learning.networks.strategies import STRATEGIES
@@ -28,6 +29,8 @@ DEFAULT = "default"
 HEADS = tuple(h for h in get_args(ModelSection.model_fields["head"].annotation) if h != "network")
 SECTIONS = ("model", "acquisition")
 """Of a ``campaign.toml``: what makes a strategy; the rest is the protocol's."""
+ESTIMATES = (("model", "lower_fidelity"), ("acquisition", "first_batch_estimate"))
+"""Settings that may name the folder of a trained model."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Strategy:
     """A way of choosing."""
 
     name: str
-    settings: Mapping[str, Mapping[str, Any]] | None
+    settings: Mapping[str, Json] | None
     """Sections of ``campaign.toml``; None for a peer."""
 
     @property
@@ -47,7 +50,7 @@ class Strategy:
     def priors(self) -> list[str]:
         """Folders of the models whose estimates it begins with."""
         settings = self.settings or {}
-        names = {str(settings.get(section, {}).get("prior", "")) for section in SECTIONS}
+        names = {str(settings.get(section, {}).get(key, "")) for section, key in ESTIMATES}
         return sorted(name for name in names if name and Path(name).is_dir())
 
 
@@ -76,8 +79,8 @@ def parse_against(text: str) -> list[Strategy]:
 def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int) -> str:
     """``campaign.toml`` of one run of ours."""
     own = strategy.settings or {}
-    backbones, prior = start_of(protocol.start)
-    settings: dict[str, dict[str, Any]] = {
+    backbones, lower = start_of(protocol.start)
+    settings: dict[str, Json] = {
         "campaign": {
             "name": f"{strategy.name}-{seed}",
             "goal": protocol.goal,
@@ -89,7 +92,7 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
             "seed": seed,
         },
         "model": {
-            "prior": prior,
+            "lower_fidelity": lower,
             **own.get("model", {}),
             "backbone": backbones,
             "members": protocol.members,
@@ -98,7 +101,7 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
         "labeler": {"kind": "replay", "source": "backtest"},
     }
     return "\n".join(
-        f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items())
+        f"[{section}]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in keys.items())
         for section, keys in settings.items()
     )
 
@@ -119,7 +122,7 @@ def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
     return [str((folder / part["path"]).resolve()) for part in backbone_parts(record)], str(folder)
 
 
-def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:
+def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
     """Every setting, defaults too, that decides what a strategy of ours queues.
 
     Raises
@@ -131,9 +134,10 @@ def deciding_settings(protocol: Protocol, strategy: Strategy) -> dict[str, Any]:
     configuration = parse_configuration(text, f"strategy {strategy.name}")
     settings = configuration.model_dump(mode="json", include=set(SECTIONS))
     del settings["model"]["backbone"]  # known by its hash
-    for section in settings.values():
-        if section.get("prior") and (record := Path(section["prior"]) / RECORD).is_file():
-            section["prior"] = hashlib.sha256(record.read_bytes()).hexdigest()
+    for section, key in ESTIMATES:
+        folder = settings[section][key]
+        if folder and (record := Path(folder) / RECORD).is_file():
+            settings[section][key] = hashlib.sha256(record.read_bytes()).hexdigest()
     return settings
 
 
@@ -156,21 +160,13 @@ def _parse(name: str) -> Strategy:
     )
 
 
-def _toml(value: Any) -> str:
-    """Value in TOML; JSON is, but for tables."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(v)}" for key, v in value.items()) + " }"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _model_settings(head: str) -> dict[str, str]:
-    """Give ``[model]`` for a head on embeddings or a strategy of networks, nothing for other words."""
+    """``[model]`` for a head on embeddings or a strategy of networks; empty for other words."""
     if head in HEADS:
         return {"head": head}
     try:
-        return {"strategy": str(strategies.parse(head))}
+        parsed = str(strategies.parse(head))
+        return {"networks": "none" if parsed == FROZEN else parsed}
     except TrainingError:
         return {}
 
@@ -182,9 +178,11 @@ def _from_file(path: Path) -> Strategy:
         raise CampaignError(f"strategy {path} cannot be read: {error}") from error
     if path.stem in PEERS:
         raise CampaignError(f"strategy {path} would be called as the peer {path.stem!r}; rename the file")
+    content, renamed = current_names(content, f"strategy {path}")
+    warn_of_old_names(renamed, f"strategy {path}")
     settings = {section: dict(content[section]) for section in SECTIONS if section in content}
-    for section in settings.values():
-        prior = section.get("prior", "")
-        if prior and (path.parent / prior).is_dir():
-            section["prior"] = str((path.parent / prior).resolve())
+    for section, key in ESTIMATES:
+        folder = settings.get(section, {}).get(key, "")
+        if folder and (path.parent / folder).is_dir():
+            settings[section][key] = str((path.parent / folder).resolve())
     return Strategy(path.stem, settings)

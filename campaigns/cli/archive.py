@@ -11,7 +11,7 @@ from campaigns.cli.options import Dir, OutFormat, Quiet, open_campaign
 from campaigns.output import Format, Progress, emit_one, message
 
 app = typer.Typer(no_args_is_help=True, help="A whole campaign as one file, checked by hash.")
-store_app = typer.Typer(no_args_is_help=True, help="Look after the store.")
+store_app = typer.Typer(no_args_is_help=True, help="Keep the store up to date.")
 
 Archive = Annotated[Path, typer.Argument(metavar="FILE", help="Archive that `archive create` wrote.")]
 
@@ -21,7 +21,7 @@ def archive_create(
     directory: Dir,
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="File to write: .tar.zst or .tar.gz.")],
     caches: Annotated[
-        bool, typer.Option("--caches", help="With graphs and embeddings, which can be made again.")
+        bool, typer.Option("--caches", help="Include graphs and embeddings, which can also be made again.")
     ] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
@@ -37,7 +37,7 @@ def archive_create(
 
 @app.command("verify")
 def archive_verify(file: Archive, format: OutFormat = Format.TABLE, quiet: Quiet = False) -> None:
-    """Hash every file of an archive; exit code 1 if one is missing or changed."""
+    """Check the hash of every file of an archive; exit code 1 if one is missing or changed."""
     from campaigns.archive import verify_archive
 
     with Progress(quiet) as progress:
@@ -51,12 +51,13 @@ def archive_extract(
     file: Archive,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New campaign directory.")],
     store: Annotated[
-        str, typer.Option("--store", metavar="URL", help="Database for the store; store.sqlite in DIR if not given.")
+        str,
+        typer.Option("--store", metavar="URL", help="URL of a database for the store; without it store.sqlite in DIR."),
     ] = "",
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Make a campaign directory from an archive, whichever database the store was in."""
+    """Make a campaign directory from an archive, whichever database its store was in."""
     from campaigns.archive import extract_archive
 
     with Progress(quiet) as progress:
@@ -67,7 +68,7 @@ def archive_extract(
 
 @store_app.command("upgrade")
 def db_upgrade(directory: Dir) -> None:
-    """Bring the store of a campaign to this program's version."""
+    """Upgrade the store of a campaign to this version of the program."""
     from campaigns.campaign import upgrade_store
 
     before, after = upgrade_store(directory)

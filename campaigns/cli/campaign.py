@@ -12,7 +12,7 @@ from campaigns.output import Format, Progress, emit, emit_one, message
 
 
 def demo(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it.")] = Path("demo"),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the demo campaign.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
     """Rehearse a whole campaign on shipped data, offline, and rank new candidates."""
@@ -26,8 +26,8 @@ def demo(
 def init(
     directory: Dir,
     goal: Goal = "min",
-    property: Annotated[str, typer.Option("--property", help="Property to learn and rank.")] = "kappa_300K",
-    template: Annotated[str, typer.Option(help="Template of campaign.toml.")] = "default",
+    property: Annotated[str, typer.Option("--property", help="Property to learn and rank by.")] = "kappa_300K",
+    template: Annotated[str, typer.Option(help="Template of campaign.toml; there is one, default.")] = "default",
 ) -> None:
     """Make a new campaign with a commented campaign.toml."""
     from campaigns.campaign import Campaign
@@ -41,12 +41,12 @@ def init(
 def run(
     directory: Dir,
     rounds: Annotated[int | None, typer.Option(min=1, help="At most this many rounds.")] = None,
-    wait: Annotated[bool, typer.Option(help="Wait for all results of a round before the next one.")] = True,
-    go_on: Annotated[bool, typer.Option("--go-on", help="Start another round although stopping is advised.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait for all results of a round before the next round.")] = True,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Start another round even where stopping is advised.")] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Do as many rounds as the labeler allows, going on where an earlier run ended."""
+    """Run as many rounds as the labeler allows, continuing where an earlier run ended."""
     from campaigns.status import round_row
 
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
@@ -57,7 +57,7 @@ def run(
 
 
 def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
-    """Say where the campaign stands."""
+    """Show where the campaign stands: materials, labels, budget, queue, best value."""
     from campaigns.status import status as campaign_status
 
     with open_campaign(directory) as campaign:
@@ -65,7 +65,7 @@ def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
 
 
 def rounds(directory: Dir, format: OutFormat = Format.TABLE) -> None:
-    """One line a round: labels, error before and after, coverage, hits, best, cost."""
+    """List the rounds: labels, errors before and after results, coverage, hits, best value, cost."""
     from campaigns.status import round_row
 
     with open_campaign(directory) as campaign:

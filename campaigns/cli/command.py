@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import typer
 
-from campaigns.cli import archive, campaign, intake, models, queue, trials
-from campaigns.output import message
+from campaigns.cli import archive, campaign, configuration, intake, models, queue, trials
+from campaigns.output import message, messages_for_warnings
 
 app = typer.Typer(
     name="kappascout",
@@ -42,6 +42,7 @@ for name, verbs in (
     ("label", intake.app),
     ("queue", queue.app),
     ("models", models.app),
+    ("config", configuration.app),
     ("db", archive.store_app),
     ("archive", archive.app),
 ):
@@ -49,9 +50,10 @@ for name, verbs in (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; what goes wrong in the domain becomes one message and exit code 1."""
+    """Run the command line; errors of campaigns, engine and store become one message and exit code 1."""
     try:
-        app(arguments)
+        with messages_for_warnings():
+            app(arguments)
     except OSError as error:
         _fail(error)
     except Exception as error:

@@ -16,7 +16,7 @@ from db.records import SourceNote
 if TYPE_CHECKING:
     from campaigns.intake.doubts import Doubt
 
-app = typer.Typer(no_args_is_help=True, help="Bring labels in and list them.")
+app = typer.Typer(no_args_is_help=True, help="Import labels, list them, or withdraw them.")
 
 _SHOWN = 20
 _REJECTION_COLUMNS = ["source", "record_id", "reason", "message", "remedy"]
@@ -34,14 +34,17 @@ def ingest(
         ),
     ],
     label: Annotated[
-        list[str] | None, typer.Option("--label", help="FIELD=PROPERTY@FIDELITY[:UNIT]; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--label", help="Field of the records that holds labels: FIELD=PROPERTY@FIDELITY[:UNIT]; may be repeated."
+        ),
     ] = None,
     new_property: NewProperty = False,
     format: OutFormat = Format.TABLE,
     workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
-    """Add candidates; prints how many were added, duplicate or rejected, and why."""
+    """Add candidate crystals; prints how many were added, duplicate or rejected, and why."""
     from campaigns.intake.crystals import LabelField
 
     fields = [LabelField.parse(text) for text in label or ()]
@@ -86,10 +89,10 @@ def ingest(
 
 def rejections(
     directory: Dir,
-    notes: Annotated[bool, typer.Option("--notes", help="What was noticed of crystals that came in, instead.")] = False,
+    notes: Annotated[bool, typer.Option("--notes", help="List notes on crystals that were added instead.")] = False,
     format: OutFormat = Format.TABLE,
 ) -> None:
-    """List what was refused on the way in: file, reason, and how to mend it."""
+    """List the crystals that were rejected: file, reason, and how to correct it."""
     with open_campaign(directory) as campaign:
         if notes:
             rows = [note._asdict() for note in campaign.store.source_notes()]
@@ -106,28 +109,32 @@ def label_import(
         typer.Argument(metavar="PATH", help="CSV, JSON lines, kappa-*.hdf5, or an exported queue's folder or archive."),
     ],
     material: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Material that kappa-*.hdf5 given by name belong to.")
+        str | None, typer.Option("--id", metavar="ID", help="Material that the given kappa-*.hdf5 belong to.")
     ] = None,
     temperature: Annotated[
         list[float] | None,
-        typer.Option("--temperature", min=0, help="Kelvin, beside that of the property; may be repeated."),
+        typer.Option(
+            "--temperature", min=0, help="Temperature in kelvin to keep besides that of the property; may be repeated."
+        ),
     ] = None,
     as_method: Annotated[
         str,
         typer.Option(
-            "--as-method", metavar="NAME", help="Keep kappa of another method than exported, as labels of this method."
+            "--as-method",
+            metavar="NAME",
+            help="Accept kappa of another method than exported, as labels of this method.",
         ),
     ] = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Take kappa that is judged not to be its crystal's; the label says so.")
+        bool, typer.Option("--force", help="Accept kappa that seems to belong to another crystal; the label says so.")
     ] = False,
     new_property: NewProperty = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Take labels of files that were withdrawn with the same value again.")
+        bool, typer.Option("--again", help="Accept labels again that were withdrawn with the same value.")
     ] = False,
     format: OutFormat = Format.TABLE,
 ) -> None:
-    """Bring in labels and results: every file or none, and of an exported queue what has ended by now."""
+    """Import labels and results: all files or none, and of an exported queue whatever has ended."""
     with open_campaign(directory) as campaign:
         report = campaign.import_labels(
             paths, material, temperature or (), as_method, force, new_property=new_property, again=again
@@ -152,7 +159,7 @@ def label_import(
     for label in report.withdrawn[:_SHOWN]:
         message(f"unchanged: {label.material_id}: label {label.id} stays withdrawn ({label.withdrawn_reason})")
     if report.withdrawn:
-        message(f"{len(report.withdrawn)} withdrawn labels were passed over; `--again` takes those of files again")
+        message(f"{len(report.withdrawn)} withdrawn labels were skipped; `--again` accepts those of files again")
     if any(outcome.state == "refused" for outcome in report.entries):
         message("error: some folders were refused (above); everything else was imported")
         raise typer.Exit(1)
@@ -161,8 +168,8 @@ def label_import(
 @app.command("list")
 def label_list(
     directory: Dir,
-    every: Annotated[bool, typer.Option("--all", help="Corrected and withdrawn labels, too.")] = False,
-    doubtful: Annotated[bool, typer.Option("--doubtful", help="Only doubtful labels, and why.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include corrected and withdrawn labels.")] = False,
+    doubtful: Annotated[bool, typer.Option("--doubtful", help="List only doubtful labels, with the reason.")] = False,
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List current labels: which of them train the campaign's models, and which are doubtful."""
@@ -182,14 +189,18 @@ def label_withdraw(
     directory: Dir,
     ids: Annotated[
         list[str],
-        typer.Argument(metavar="ID", help="Labels; with --property or --fidelity, materials."),
+        typer.Argument(metavar="ID", help="Ids of labels; with --property or --fidelity, ids of materials."),
     ],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why they do not count.")],
-    property: Annotated[str | None, typer.Option("--property", help="Of the materials, labels of this.")] = None,
-    fidelity: Annotated[str | None, typer.Option("--fidelity", help="Of the materials, labels of this.")] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why the labels are withdrawn.")],
+    property: Annotated[
+        str | None, typer.Option("--property", help="Withdraw the materials' labels of this property.")
+    ] = None,
+    fidelity: Annotated[
+        str | None, typer.Option("--fidelity", help="Withdraw the materials' labels of this fidelity.")
+    ] = None,
     format: OutFormat = Format.TABLE,
 ) -> None:
-    """Take labels back: they are kept, with who, when and why, and train nothing."""
+    """Withdraw labels: they stay in the store, with who, when and why, and no longer train a model."""
     with open_campaign(directory) as campaign:
         labels = campaign.withdraw_labels(ids, reason, property, fidelity)
         again = campaign.candidates_again(labels)
@@ -209,6 +220,6 @@ def _say_doubtful(doubts: Sequence[Doubt], directory: Path) -> None:
         message(f"doubtful: {doubt}")
     if doubts:
         message(
-            f"{len(doubts)} doubtful labels were taken; `kappascout label list {directory} --doubtful` shows them, "
-            "`label withdraw` takes labels back"
+            f"{len(doubts)} doubtful labels were accepted; `kappascout label list {directory} --doubtful` shows them, "
+            "`kappascout label withdraw` withdraws labels"
         )

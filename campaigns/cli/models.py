@@ -10,7 +10,7 @@ import typer
 from campaigns.cli.options import Dir, Field, OutFormat, Quiet, Scale, Start, Workers, one_start, open_campaign, starts
 from campaigns.output import Format, Progress, emit, emit_one, message
 
-app = typer.Typer(no_args_is_help=True, help="Versions, lineage, metrics and checkpoints.")
+app = typer.Typer(no_args_is_help=True, help="Models of a campaign: versions, lineage, metrics and checkpoints.")
 
 
 def train(
@@ -21,19 +21,24 @@ def train(
     strategy: Annotated[
         str,
         typer.Option(
-            callback=_strategy, help="What learns: auto, frozen, full, last, head, blocks:K, embedding_frozen, gradual."
+            callback=_strategy,
+            help="Networks that are fine-tuned: auto, none (heads on embeddings only), full, last, head, blocks:K, "
+            "embedding_frozen, gradual.",
         ),
     ] = "auto",
     head: Annotated[
         Literal["gp", "mlp", "network"],
-        typer.Option(help="gp or mlp on embeddings (gp reads fine-tuned networks too), or the network's own."),
+        typer.Option(
+            help="What predicts: gp or mlp on embeddings (gp with fine-tuned networks too), or the networks alone."
+        ),
     ] = "gp",
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Root of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     scale: Scale = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of strategies that train a network.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of networks that are fine-tuned.")] = 30,
     auxiliaries: Annotated[
-        bool, typer.Option("--auxiliaries/--no-auxiliaries", help="Networks learn the records' other numbers too.")
+        bool,
+        typer.Option("--auxiliaries/--no-auxiliaries", help="Networks also learn the other numbers of the records."),
     ] = True,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
@@ -49,17 +54,17 @@ def train(
     rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
     columns = ["predictor", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
     emit(rows, format, f"cross-validated, {record['scale']} {property}", columns)
-    message(f"members are {record['metrics']['chosen']}")
+    message(f"members: {record['metrics']['chosen']}")
     message(f"model written to {out}")
 
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODELDIR", help="Folder that `train` wrote.")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Crystals.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=".csv or .parquet.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="Table to write: .csv or .parquet.")],
     quiet: Quiet = False,
 ) -> None:
-    """Predict crystals with a trained model."""
+    """Predict the property of crystals with a trained model."""
     from campaigns.standalone.models import predict_files
 
     with Progress(quiet) as progress:
@@ -76,12 +81,15 @@ def estimate(
         typer.Option(
             "--potential",
             metavar="SPEC",
-            help="Folder or name of a MatGL potential, or a classical one: rigid-ion:NaCl.",
+            help="Folder or name of a MatGL potential, or a classical potential such as rigid-ion:NaCl.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help=".jsonl or .jsonl.gz; a second run goes on.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="PATH", help="File to write: .jsonl or .jsonl.gz; a second run continues it."),
+    ],
     workers: Workers = None,
-    time_limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds a crystal.")] = 300.0,
+    time_limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds for one crystal.")] = 300.0,
     quiet: Quiet = False,
 ) -> None:
     """Estimate kappa of many crystals in seconds each, by the quasi-harmonic Debye model (AGL)."""
@@ -93,12 +101,13 @@ def estimate(
         message(line)
     message(
         f"{report.estimated} crystals estimated, {report.failed} without a value, {len(report.refused)} refused, "
-        f"{report.before} in {out} before; `kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` takes them in"
+        f"{report.before} in {out} before; `kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` adds them to "
+        f"a campaign"
     )
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped name or JSON file.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Shipped recipe or JSON file.")],
     out: Annotated[Path, typer.Option("--out", metavar="BACKBONEDIR", help="Folder to write.")],
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE", help="Crystals with the recipe's properties.")
@@ -106,7 +115,9 @@ def pretrain(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            "--data", metavar="ROLE=FILE[:FIELD[@FIDELITY]]", help="Crystals of one of its data sets; may be repeated."
+            "--data",
+            metavar="ROLE=FILE[:FIELD[@FIDELITY]]",
+            help="Crystals of one data set of the recipe; may be repeated.",
         ),
     ] = None,
     start: Annotated[
@@ -121,7 +132,7 @@ def pretrain(
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Pre-train a backbone stage by stage; goes on where it was interrupted; prints errors on held-out formulas."""
+    """Pre-train a backbone stage by stage, continuing where it stopped; prints errors on held-out formulas."""
     from campaigns.standalone.models import PretrainRequest, pretrain_backbone
 
     request = PretrainRequest(recipe, out, files or (), data or (), one_start(start), skip or ())
@@ -133,7 +144,7 @@ def pretrain(
 
 @app.command("list")
 def models_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
-    """List models, oldest first: those of rounds, then what they were made from."""
+    """List models, oldest first: those of rounds, then those that they were made from."""
     from campaigns.models.lineage import ROUND, kind_of
 
     with open_campaign(directory) as campaign:
@@ -158,12 +169,12 @@ def models_show(
     record = asdict(stages[-1])
     emit_one(record | {"lineage": rows} if format is Format.JSON else record, format)
     if format is Format.TABLE:
-        emit(rows, format, "lineage, the first weights first")
+        emit(rows, format, "lineage, oldest first")
 
 
 @app.command("verify")
 def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
-    """Hash every checkpoint again; exit code 1 if one is missing or changed."""
+    """Check the hash of every checkpoint; exit code 1 if one is missing or changed."""
     from campaigns.standalone.models import verify_models
 
     with open_campaign(directory) as campaign:
@@ -179,12 +190,12 @@ def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
 
 
 def _strategy(text: str) -> str:
-    """Refuse a strategy of training that does not exist as wrong usage."""
+    """Strategy in the engine's words; one that does not exist is wrong usage."""
     from engine.exceptions import TrainingError
     from engine.learning.networks.strategies import parse
 
     try:
-        return text if text == "auto" else str(parse(text))
+        return {"none": "frozen", "auto": "auto"}.get(text) or str(parse(text))
     except TrainingError as error:
         raise typer.BadParameter(str(error)) from error
 

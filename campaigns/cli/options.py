@@ -13,28 +13,30 @@ if TYPE_CHECKING:
     from campaigns.campaign import Campaign
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Campaign directory.")]
-OutFormat = Annotated[Format, typer.Option("--format", help="How to report.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Goal = Annotated[Literal["min", "max"], typer.Option("--goal", help="Whether low or high values are wanted.")]
-Field = Annotated[str, typer.Option("--property", help="Field of the records' properties.")]
+OutFormat = Annotated[Format, typer.Option("--format", help="Format of the report on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Goal = Annotated[Literal["min", "max"], typer.Option("--goal", help="min: low values are wanted; max: high ones.")]
+Field = Annotated[str, typer.Option("--property", help="Field of the records' properties that is learned.")]
 Scale = Annotated[
     Literal["log10", "linear"] | None,
-    typer.Option("--scale", help="Scale it is learned on; log10 for kappa* and linear otherwise if not given."),
+    typer.Option("--scale", help="Scale it is learned on; without it log10 for kappa* and linear otherwise."),
 ]
 Start = Annotated[
     list[str] | None,
     typer.Option(
         "--from",
         metavar="MODEL",
-        help="Backbone or trained model to start from, shipped ones if not given. Several, each with its own "
-        "--from, are read side by side: --from megnet-multiproperty --from TENSORNETDIR.",
+        help="Backbone or trained model to start from; without it the shipped ones. Several, each with its own "
+        "--from, are used side by side: --from megnet-multiproperty --from TENSORNETDIR.",
     ),
 ]
 NewProperty = Annotated[
     bool,
-    typer.Option("--new-property", help="A property or fidelity that is nearly a known one is meant as it stands."),
+    typer.Option("--new-property", help="Accept a property or fidelity although its name is close to a known one."),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Number of processes; without it one for each core.")
+]
 
 
 def open_campaign(directory: Path) -> Campaign:
@@ -45,12 +47,12 @@ def open_campaign(directory: Path) -> Campaign:
 
 
 def starts(names: list[str] | None) -> str | tuple[str, ...]:
-    """Give the one name as it is, several together, and an empty one for none."""
+    """The one name as it is, several as a tuple, and an empty text for none."""
     return tuple(names) if names and len(names) > 1 else next(iter(names or ()), "")
 
 
 def one_start(names: list[str] | None) -> str:
-    """Give the one name, an empty one for none; several are wrong usage where a single network goes on from them."""
+    """The one name, or an empty text for none; several are wrong usage, since one network goes on from one."""
     if names and len(names) > 1:
         raise typer.BadParameter(
             f"--from is given {len(names)} times ({', '.join(names)}), and one network goes on from one; keep one "

@@ -11,9 +11,9 @@ from campaigns.cli.options import Dir, OutFormat, Quiet, open_campaign
 from campaigns.output import Format, Progress, emit, message
 from db.states import FailureReason, QueueState
 
-app = typer.Typer(no_args_is_help=True, help="See and steer what is computed next.")
+app = typer.Typer(no_args_is_help=True, help="See and decide what is computed next.")
 
-Note = Annotated[str, typer.Option("--note", help="Kept with the change.")]
+Note = Annotated[str, typer.Option("--note", help="Note that is kept with the change.")]
 OfRound = Annotated[int | None, typer.Option("--round", help="Only this round.")]
 
 
@@ -41,17 +41,19 @@ def queue_list(
 @app.command("approve")
 def queue_approve(
     directory: Dir,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Materials; all proposed if none.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of materials; without any, all that are proposed.")
+    ] = None,
     note: Note = "",
 ) -> None:
-    """Agree that entries are computed."""
+    """Approve entries for calculation."""
     _move(directory, ids, QueueState.APPROVED, note)
 
 
 @app.command("withdraw")
 def queue_withdraw(
     directory: Dir,
-    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Materials.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of materials.")],
     note: Note = "",
 ) -> None:
     """Take entries off the queue; their materials are not proposed again."""
@@ -61,14 +63,14 @@ def queue_withdraw(
 @app.command("fail")
 def queue_fail(
     directory: Dir,
-    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Materials.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of materials.")],
     reason: Annotated[
         FailureReason,
         typer.Option("--reason", metavar="REASON", help=f"Why there is no label: {', '.join(FailureReason)}."),
     ],
     note: Note = "",
 ) -> None:
-    """Record that calculations gave no label; a round whose entries are all done, failed or withdrawn is judged."""
+    """Record calculations that gave no label; their materials are not proposed again."""
     with open_campaign(directory) as campaign:
         failed = campaign.fail(ids, reason, note)
     message(f"{len(failed)} entries failed")
@@ -80,18 +82,23 @@ def queue_export(
     to: Annotated[Path, typer.Option("--to", help="Folder (phono3py, vasp, cif) or file (csv, json) to write.")],
     format: Annotated[
         Literal["phono3py", "vasp", "cif", "csv", "json"],
-        typer.Option("--format", help="phono3py: everything down to kappa; vasp: relaxation; or structures alone."),
+        typer.Option(
+            "--format", help="phono3py: all inputs up to kappa; vasp: relaxation; cif, csv, json: structures only."
+        ),
     ] = "cif",
     round: OfRound = None,
     max_supercells: Annotated[
         int | None,
         typer.Option(
-            "--max-supercells", min=1, help=r"In place of \[dft] max_supercells; larger entries are left out."
+            "--max-supercells",
+            min=1,
+            help=r"Used in place of \[dft] max_supercells; entries that need more are "
+            "left out.",
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write approved entries for the calculation, and mark them exported; writing again changes nothing."""
+    """Write the inputs of approved entries and mark these exported; exporting again changes nothing."""
     from campaigns.exchange.export import export_queue
 
     with open_campaign(directory) as campaign, Progress(quiet) as progress:

@@ -16,9 +16,9 @@ def backtest(
     property: Field,
     goal: Goal,
     initial: Annotated[int, typer.Option(min=1, help="Labels before the first round.")],
-    batch: Annotated[int, typer.Option(min=1, help="Labels a round.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")],
-    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
+    batch: Annotated[int, typer.Option(min=1, help="Labels in each round.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")],
+    seeds: Annotated[str, typer.Option(help="Random seeds of the starts, separated by commas.")] = "0",
     strategy: Annotated[
         str,
         typer.Option(
@@ -35,7 +35,7 @@ def backtest(
     ] = None,
     initial_ids: Annotated[Path | None, typer.Option(help='JSON file of initial ids: {"SEED": ["ID", ...]}.')] = None,
     cold_start: Annotated[
-        bool, typer.Option("--cold-start", help="Strategies of ours choose their initial materials themselves.")
+        bool, typer.Option("--cold-start", help="kappascout's strategies choose their initial materials themselves.")
     ] = False,
     cost: Annotated[
         str | None, typer.Option(metavar="FIELD", help="Field with the cost of each label; adds curves by cost.")
@@ -44,17 +44,20 @@ def backtest(
     scale: Scale = None,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
     allow_seen: Annotated[
-        bool, typer.Option("--allow-seen", help="Start from a model that has seen answers; its runs are marked.")
+        bool, typer.Option("--allow-seen", help="Accept a model that was trained on answers; its runs are marked.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="JSON to write; it grows with every finished run, and a second start goes on.")
+        Path | None,
+        typer.Option(help="JSON file to write; it grows with every finished run, and a second start continues it."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Curves with confidence bands.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="HTML page to write: curves with confidence bands.")
+    ] = None,
     workers: Workers = None,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Replay labelled data with the production code; prints what each strategy finds, mean and spread over seeds."""
+    """Replay labelled data as campaigns; prints what each strategy finds, mean and deviation over seeds."""
     import campaigns.backtest as bt
     from campaigns.pool.labels import default_scale
     from engine.learning.backbones.backbone import DEFAULT_BACKBONE
@@ -87,7 +90,8 @@ def backtest(
 
 def study(
     name: Annotated[
-        Literal["paraisite", "pairwise", "multiproperty", "fidelity"], typer.Argument(metavar="NAME", help="Which.")
+        Literal["paraisite", "pairwise", "multiproperty", "fidelity"],
+        typer.Argument(metavar="NAME", help="Study: paraisite, pairwise, multiproperty or fidelity."),
     ],
     data: Annotated[
         Path,
@@ -110,11 +114,11 @@ def study(
             "fidelity: one that has seen no conductivity.",
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour; rough figures.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour, with rougher figures.")] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Measure transfer on your data: paraisite, pairwise, multiproperty, fidelity; goes on where it stopped."""
+    """Measure what transfer learning brings on your data; continues where it stopped."""
     from campaigns.studies.study import run_study
 
     with Progress(quiet) as progress:

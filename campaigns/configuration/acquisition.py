@@ -1,4 +1,4 @@
-"""How a batch is chosen: ``[acquisition]``."""
+"""How the next batch is chosen: ``[acquisition]``."""
 
 from __future__ import annotations
 
@@ -12,52 +12,66 @@ from campaigns.configuration.section import Section
 class AcquisitionSection(Section):
     """How the next batch is chosen."""
 
-    function: str = Field(default="ucb", description="Acquisition function.")
+    function: str = Field(default="ucb", description="Acquisition function, which ranks the candidates.")
     beta: float | Literal["schedule"] = Field(
-        default=1.0, description="Weight of the variance in ucb and qUCB; 'schedule' lets it grow with the rounds."
+        default=1.0, description='Weight of the variance in ucb and qUCB; "schedule": it grows with the rounds.'
     )
     epsilon: float = Field(default=0.1, ge=0, le=1, description="Share of random picks in epsilon_greedy.")
-    threshold: float | None = Field(default=None, description="level_set learns on which side of this values lie.")
+    threshold: float | None = Field(
+        default=None, examples=[1.0], description="level_set learns on which side of this value the materials lie."
+    )
     share: float = Field(
         default=0.05, gt=0, lt=1, description="top_share looks for this share of the pool, the best of it."
     )
     portfolio: tuple[str, ...] = Field(
-        default=("ucb", "qLogEI", "thompson", "greedy"), description="Functions that portfolio hedges between."
+        default=("ucb", "qLogEI", "thompson", "greedy"),
+        description="Functions that portfolio chooses between, by how well each has done.",
     )
     draws: int = Field(
         default=512,
         ge=8,
         le=4096,
-        description="Joint draws of the posterior; more keep a large batch joint for longer.",
+        description="Joint draws of the posterior; large batches need more of them to stay chosen jointly.",
     )
     diversity: Literal["none", "hallucinate", "penalise", "determinant"] = Field(
         default="none",
-        description="How a batch is kept apart: hallucinate conditions ucb or top_share on its own picks; penalise and "
-        "determinant work in embedding space.",
+        description="How a batch is kept diverse: none | hallucinate: ucb or top_share are conditioned on the "
+        "batch's own "
+        "picks | penalise, determinant: distances between embeddings count.",
     )
     feasibility: bool = Field(
-        default=True, description="Times the probability that the calculation succeeds, where failures tell it."
+        default=True,
+        description="Multiply by the probability that the calculation succeeds, once failures show which do not.",
     )
-    per_core_hour: bool = Field(default=False, description="Value per expected core-hour.")
-    first_pass: float = Field(
+    per_core_hour: bool = Field(default=False, description="Rank by value per expected core-hour.")
+    prefilter: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of the candidates that a cheap model keeps for the ensemble, 0.05 say; 0: all of them.",
+        description="Share of a large pool that a cheap model keeps for the ensemble to score, e.g. 0.05; 0: all of "
+        "it.",
     )
     fidelities: tuple[str, ...] = Field(
         default=(),
         max_length=1,
-        description="A cheaper fidelity that may be queued too, where it tells more per core-hour.",
+        examples=[("agl",)],
+        description="A lower fidelity that may be queued too, where it tells more per core-hour: with function GIBBON, "
+        "qMES, qKG or variance, its [costs], and [labeler.agl].",
     )
-    first_batch: Literal["spread", "prior"] = Field(
-        default="spread", description="Without a model: spread over the pool, or mostly the best of an estimate."
+    first_batch: Literal["spread", "estimate"] = Field(
+        default="spread",
+        description="The first batch, without a model: spread: all over the pool; estimate: mostly the best by "
+        "`first_batch_estimate`.",
     )
-    prior: str = Field(
-        default="", description="Estimate of first_batch = 'prior': a fidelity of labels, or a folder of `train`."
+    first_batch_estimate: str = Field(
+        default="",
+        examples=["agl"],
+        description='Estimate that first_batch = "estimate" ranks by: a fidelity of labels, or a folder that '
+        "`kappascout train` wrote.",
     )
     families: Literal["none", "prototype", "chemical_system"] = Field(
-        default="none", description="Families that take turns in a first batch."
+        default="none",
+        description="Families of materials that take turns in a first batch: none | prototype | chemical_system.",
     )
 
     @field_validator("function")
@@ -98,8 +112,10 @@ class AcquisitionSection(Section):
             raise ValueError(f"diversity 'hallucinate' is for {able}, not {self.function}; use 'penalise'")
         if self.diversity != "none" and function.is_diverse:
             raise ValueError(f"{self.function} is diverse by itself; set diversity = 'none'")
-        if self.first_batch == "prior" and not self.prior:
-            raise ValueError("first_batch = 'prior' needs prior = 'FIDELITY' (of labels that are there) or a model")
+        if self.first_batch == "estimate" and not self.first_batch_estimate:
+            raise ValueError(
+                "first_batch = 'estimate' needs first_batch_estimate = 'FIDELITY' (of labels that are there) or a model"
+            )
         if self.fidelities and not function.counts_fidelities:
             counting = [name for name, other in FUNCTIONS.items() if other.counts_fidelities]
             raise ValueError(

@@ -32,7 +32,9 @@ class Configuration(Section):
     objectives: tuple[ObjectiveSection, ...] = ()
     stopping: StoppingSection = Field(default_factory=StoppingSection)
     costs: dict[str, CoreHours] = Field(
-        default_factory=dict, description="Core-hours of a calculation, by fidelity; the campaign's own is fitted else."
+        default_factory=dict,
+        examples=[{"dft": 500.0, "agl": 0.01}],
+        description="Core-hours of a calculation by fidelity; without it they are learned from finished ones.",
     )
     labels: LabelsSection = Field(default_factory=LabelsSection)
     labeler: LabelerSection = Field(default_factory=LabelerSection)
@@ -42,9 +44,9 @@ class Configuration(Section):
     store: StoreSection = Field(default_factory=StoreSection)
 
     @property
-    def prior(self) -> str:
-        """Cheaper estimate that members learn on top of: what may be queued beside, or ``[model] prior``."""
-        return self.model.prior or next(iter(self.acquisition.fidelities), "")
+    def lower_fidelity(self) -> str:
+        """Cheaper estimate that members learn on top of: ``[model] lower_fidelity``, or what may be queued beside."""
+        return self.model.lower_fidelity or next(iter(self.acquisition.fidelities), "")
 
     def labelers(self) -> dict[str, Configuration]:
         """For each fidelity that may be queued, the settings as if it were the campaign's own."""
@@ -58,7 +60,7 @@ class Configuration(Section):
 
     @property
     def stopping_rule(self) -> StoppingRule:
-        """As the engine takes it."""
+        """The rule in the engine's terms."""
         from engine.metrics.stopping import StoppingRule
 
         section = self.stopping
@@ -100,18 +102,19 @@ class Configuration(Section):
         own, cheaper = self.campaign.fidelity, self.acquisition.fidelities
         known = f"[acquisition] fidelities names {', '.join(cheaper) or 'none'}"
         if own in cheaper:
-            raise ValueError(f"[acquisition] fidelities = [{own!r}] is that of the campaign; name a cheaper one")
+            raise ValueError(
+                f"[acquisition] fidelities = [{own!r}] is the fidelity of the campaign itself; name a lower one"
+            )
         for name in cheaper:
             if name not in self.costs:
+                raise ValueError(f"{known}, and its cost is not given; give [costs] {name} = CORE_HOURS")
+            if self.model.lower_fidelity not in ("", name):
                 raise ValueError(
-                    f"{known}, and what a calculation of it costs is not said; give [costs] {name} = CORE_HOURS"
-                )
-            if self.model.prior not in ("", name):
-                raise ValueError(
-                    f"[model] prior = {self.model.prior!r}, and {known}, which members stand on then; take prior out"
+                    f"[model] lower_fidelity = {self.model.lower_fidelity!r}, and {known}, which members "
+                    "learn on top of then; take lower_fidelity out"
                 )
         if cheaper and self.model.head != "gp":
-            raise ValueError(f"{known}, which Gaussian processes learn from only; set [model] head = 'gp'")
+            raise ValueError(f"{known}, which only Gaussian processes can learn from; set [model] head = 'gp'")
         tables = [*self.labeler.fidelities, *(n for s in self.labeler.fidelities.values() for n in s.fidelities)]
         if unknown := [name for name in tables if name not in cheaper]:
             raise ValueError(f"[labeler.{unknown[0]}]: {known}; add {unknown[0]!r} there, or take the section out")
@@ -126,7 +129,7 @@ class Configuration(Section):
         known = [self.campaign.property, *(objective.property for objective in self.objectives)]
         for name in self.labels.limits:
             if meant := probably_meant(name, known):
-                raise ValueError(f"[labels] limits has {name!r}, and the campaign asks for {meant!r}; write that")
+                raise ValueError(f"[labels] limits has {name!r}, and the campaign learns {meant!r}; use that name")
         return self
 
     @model_validator(mode="after")
@@ -153,6 +156,6 @@ class Configuration(Section):
             )
         if section.fidelity in ("dft", "experiment"):
             raise ValueError(
-                f"labeler {kind!r} calculates with a potential, which is no {section.fidelity!r}; set [campaign] "
-                f"fidelity = {'agl' if kind == 'agl' else 'mlip'!r}"
+                f"labeler {kind!r} calculates with a potential, so its labels are not {section.fidelity!r}; set "
+                f"[campaign] fidelity = {'agl' if kind == 'agl' else 'mlip'!r}"
             )

@@ -39,27 +39,45 @@ class PredictedRange(Range):
 
 
 class ConstraintsSection(Section):
-    """Which materials may be queued, and how many of a kind."""
+    """Which materials may be queued, and how many of a kind in a batch."""
 
-    properties: dict[str, Range] = Field(default_factory=dict, description="Allowed range by property name.")
-    missing: Literal["keep", "drop"] = Field(
-        default="keep", description="What becomes of a material that lacks a constrained property."
+    properties: dict[str, Range] = Field(
+        default_factory=dict,
+        examples=[{"band_gap_eV": {"min": 0.1}, "energy_above_hull_eV": {"max": 0.05}}],
+        description="Allowed range of properties that the materials came with.",
     )
-    exclude_elements: tuple[str, ...] = Field(default=(), description="No material with any of these.")
-    only_elements: tuple[str, ...] = Field(default=(), description="Only materials made of these.")
-    max_sites: int | None = Field(default=None, ge=1, description="Largest primitive cell.")
-    max_per_chemical_system: int | None = Field(default=None, ge=1, description="Most of one system in a batch.")
+    missing: Literal["keep", "drop"] = Field(
+        default="keep", description="What happens to a material without a constrained property: keep | drop."
+    )
+    exclude_elements: tuple[str, ...] = Field(
+        default=(), examples=[("Hg", "Tl", "Pb")], description="No material with any of these elements."
+    )
+    only_elements: tuple[str, ...] = Field(
+        default=(), examples=[("Mg", "Si", "Ge", "Sn")], description="Only materials made of these elements."
+    )
+    max_sites: int | None = Field(
+        default=None, ge=1, examples=[40], description="Largest number of sites in the primitive cell."
+    )
+    max_per_chemical_system: int | None = Field(
+        default=None, ge=1, examples=[3], description="Most materials of one chemical system in a batch."
+    )
     max_per_prototype: int | None = Field(
         default=None,
         ge=1,
-        description="Most of one prototype (space group, sites, formula without names) in a batch.",
+        examples=[5],
+        description="Most materials of one prototype in a batch: space group, number of sites, anonymous formula.",
     )
     dimensionality: tuple[int, ...] = Field(
         default=(),
-        description="Dimensions that bonds reach in, a number or a list: 0 molecules, 1 chains, 2 layers, 3.",
+        examples=[(2, 3)],
+        description="Dimensions that bonds extend in, a number or a list: 0: molecules; 1: chains; 2: layers; 3: "
+        "networks.",
     )
     predicted: dict[str, PredictedRange] = Field(
-        default_factory=dict, description="Range of properties that other models predict, as a probability."
+        default_factory=dict,
+        examples=[{"band_gap_eV": {"model": "models/gap", "min": 0.5, "at_least": 0.1}}],
+        description="Ranges of properties that models of `kappascout train` predict: the probability to be inside "
+        "counts, and a material with less than at_least is left out.",
     )
 
     @model_validator(mode="after")

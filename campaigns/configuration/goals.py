@@ -15,28 +15,43 @@ GoalName = Literal["min", "max", "target", "window"]
 
 
 class CampaignSection(Section):
-    """What is sought."""
+    """What is looked for, and how much may be spent on it."""
 
-    name: str = Field(min_length=1, description="Name of the campaign in the store.")
-    goal: GoalName = Field(description="Low, high, nearest to a target, or inside a window.")
-    property: str = Field(default="kappa_300K", min_length=1, description="The property that is learned and ranked.")
+    name: str = Field(min_length=1, description="Name of the campaign in its store.")
+    goal: GoalName = Field(
+        description="Which values are wanted: min: low ones; max: high ones; target: those near `target`; window: "
+        "those "
+        "inside `window`."
+    )
+    property: str = Field(default="kappa_300K", min_length=1, description="Property that is learned and ranked.")
     unit: str = Field(default="W/(m K)", description="Unit of the property.")
     scale: Literal["auto", "log10", "linear"] = Field(
-        default="auto", description="Scale it is learned on; auto takes log10 for kappa* and linear otherwise."
+        default="auto",
+        description="Scale the property is learned on: auto | log10 | linear; auto takes log10 for kappa* and linear "
+        "otherwise.",
     )
-    target: float | None = Field(default=None, description="Of goal 'target': the value wanted.")
-    window: tuple[float, float] | None = Field(default=None, description="Of goal 'window': its lower and upper end.")
-    fidelity: str = Field(default="dft", min_length=1, description="Only labels of this fidelity train the model.")
+    target: float | None = Field(default=None, examples=[1.0], description='The value wanted, with goal = "target".')
+    window: tuple[float, float] | None = Field(
+        default=None, examples=[(0.5, 1.0)], description='Lower and upper end, with goal = "window".'
+    )
+    fidelity: str = Field(
+        default="dft",
+        min_length=1,
+        description="Only labels of this fidelity train the model (experiment, dft, mlip, agl, ...).",
+    )
     batch: int = Field(default=20, ge=1, description="Materials queued in a round.")
-    budget: int = Field(default=200, ge=1, description="Labels that the campaign may ask for in all.")
+    budget: int = Field(default=200, ge=1, description="Labels that the campaign may request in all.")
     budget_core_hours: float | None = Field(
-        default=None, gt=0, description="Core-hours that all calculations together may take."
+        default=None, gt=0, examples=[1e5], description="Core-hours that all calculations together may take."
     )
     hit: float | None = Field(
         default=None,
-        description="A hit is a value as good as this; without it, the window, or the best tenth of the first labels.",
+        examples=[1.0],
+        description="A hit is a value as good as this; without it, one inside the window, or among the best tenth of "
+        "the "
+        "first labels.",
     )
-    seed: int = Field(default=0, ge=0, description="Root of every random choice.")
+    seed: int = Field(default=0, ge=0, description="Random seed: the same seed gives the same campaign.")
 
     @field_validator("property")
     @classmethod
@@ -67,13 +82,23 @@ class CampaignSection(Section):
 
 
 class ObjectiveSection(Section):
-    """Another property that matters, known or predicted by a model."""
+    """Another property to optimise, traded off by qLogNEHVI or qLogNParEGO; one table for each."""
 
-    property: str = Field(min_length=1, description="Known property of the materials, or that of the model.")
-    goal: GoalName = Field(description="Low, high, nearest to a target, or inside a window.")
-    target: float | None = Field(default=None, description="Of goal 'target': the value wanted.")
-    window: tuple[float, float] | None = Field(default=None, description="Of goal 'window': its lower and upper end.")
-    model: str = Field(default="", description="Folder that `train` wrote; without one the property is known.")
+    property: str = Field(
+        min_length=1,
+        examples=["band_gap_eV"],
+        description="Property that the materials came with, or that `model` predicts.",
+    )
+    goal: GoalName = Field(examples=["window"], description="Which values are wanted: min | max | target | window.")
+    target: float | None = Field(default=None, examples=[1.0], description='The value wanted, with goal = "target".')
+    window: tuple[float, float] | None = Field(
+        default=None, examples=[(0.5, 1.5)], description='Lower and upper end, with goal = "window".'
+    )
+    model: str = Field(
+        default="",
+        examples=["models/gap"],
+        description="Folder that `kappascout train` wrote; without one the materials' own values are used.",
+    )
 
     @model_validator(mode="after")
     def _goal_is_whole(self) -> ObjectiveSection:
@@ -86,24 +111,24 @@ class ObjectiveSection(Section):
         return default_scale(self.property)
 
     def sought_on(self, scale: Scale) -> Goal:
-        """Give what is wanted of the property, on this scale."""
+        """What is wanted of the property, on this scale."""
         return _goal(self, scale)
 
 
 class StoppingSection(Section):
-    """When stopping is advised, or done."""
+    """When to stop; any one of these is a reason, and 0 switches one off."""
 
     undiscovered_hits: float = Field(
-        default=0.5, ge=0, description="Fewer hits than this are expected among the unlabelled; 0: never mind."
+        default=0.5, ge=0, description="Fewer hits than this are expected among materials without a label."
     )
     best_found: float = Field(
-        default=0.95, ge=0, le=1, description="The best label is the pool's best with this probability; 0: never mind."
+        default=0.95, ge=0, le=1, description="The best label is the best of the pool with this probability."
     )
-    idle_rounds: int = Field(
-        default=3, ge=0, description="So many rounds in a row have not improved the best; 0: never mind."
-    )
+    idle_rounds: int = Field(default=3, ge=0, description="This many rounds in a row have not improved the best label.")
     action: Literal["advise", "stop"] = Field(
-        default="advise", description="advise: say it; stop: start no other round, unless `run --go-on`."
+        default="advise",
+        description="advise: report the reason and go on; stop: start no further round, unless `kappascout run "
+        "--go-on`.",
     )
 
 
@@ -117,7 +142,7 @@ def _check_goal(section: CampaignSection | ObjectiveSection) -> None:
             raise ValueError(f"{name} is of goal = {name!r}, and goal is {section.goal!r}; change one")
     if section.window and not section.window[0] < section.window[1]:
         low, high = section.window
-        raise ValueError(f"window = [{low:g}, {high:g}] holds nothing; give the lower end first")
+        raise ValueError(f"window = [{low:g}, {high:g}] is empty; give the lower end first")
     ends = section.window or ((section.target,) if section.target is not None else ())
     if ends and min(ends) <= 0 and section.learned_scale == "log10":
         raise ValueError(f"{section.goal} {min(ends):g} has no logarithm; give values above zero, or a linear scale")

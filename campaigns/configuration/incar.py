@@ -22,14 +22,14 @@ _DECIDED = {
     "LEPSILON": "it makes the Born stage",
     "LCALCEPS": "it makes a Born stage of a run",
     "IMAGES": "it makes a path of several cells of it",
-    "EDIFF_PER_ATOM": "convergence is told by EDIFF here",
+    "EDIFF_PER_ATOM": "convergence is set by EDIFF here",
 }
 """Tags that decide what a stage is, each with the reason."""
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*(/[A-Z][A-Z0-9_]*)*")
 
 
 def checked_incar(given: Mapping[str, object]) -> dict[str, Value | Tags]:
-    """Give tags in capitals and lists as text; tables named after a stage hold the tags of that stage.
+    """INCAR tags in capitals and lists as text; tables named after a stage hold the tags of that stage.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def _checked(given: Mapping[str, object], stage: str) -> Tags:
 
 
 def _written(tag: str, value: object) -> Value:
-    """Give a value as it stands on one line."""
+    """The value as it stands on one line."""
     if isinstance(value, list | tuple) and value and all(isinstance(v, int | float | str) for v in value):
         value = " ".join(map(str, value))
     if not isinstance(value, str | int | float | bool):
@@ -74,7 +74,7 @@ def _written(tag: str, value: object) -> Value:
 
 
 def _refusal(tag: str, value: Value, stage: str) -> str:
-    """Say why a tag is not the user's to set, if it is not."""
+    """Why a tag is not the user's to set; empty if it is."""
     if tag in _DECIDED:
         return f"{_DECIDED[tag]}, so each stage has its own; leave it out"
     if tag == "POTIM" and stage != "relax":

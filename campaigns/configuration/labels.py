@@ -13,15 +13,18 @@ from campaigns.configuration.section import Section
 
 
 class LabelsSection(Section):
-    """Which labels are taken, and which of several trains."""
+    """Which labels are accepted, and which of several for one material trains the model."""
 
     limits: dict[str, Range] = Field(
-        default_factory=dict, description="Allowed values by property name; a label beyond them is refused."
+        default_factory=dict,
+        examples=[{"kappa_300K": {"min": 0.01, "max": 5000.0}}],
+        description="Allowed values by property; a label outside is refused. Without limits only impossible values "
+        "are.",
     )
     prefer: Literal["latest"] | tuple[str, ...] = Field(
         default="latest",
-        description="Which of a material's labels trains: the latest, or methods in order of preference; labels of "
-        "any other method come after them.",
+        description="Which of a material's labels trains: the latest, or that of the first of these methods, e.g. "
+        '["phono3py LBTE", "phono3py RTA"]; labels of any other method come after them.',
     )
 
     @property
@@ -37,7 +40,7 @@ class LabelsSection(Section):
         if given != "latest" and (not named or len(named) < len(methods)):
             raise ValueError("give 'latest', or methods as labels name them, e.g. ['phono3py LBTE', 'phono3py RTA']")
         if len({*named}) < len(named):
-            raise ValueError("a method stands there twice; keep the first")
+            raise ValueError("a method is named twice; keep the first")
         return "latest" if given == "latest" else tuple(named)
 
 
@@ -46,27 +49,43 @@ class LabelerSection(Section):
 
     kind: Literal["dft", "replay", "agl", "phonons"] = Field(
         default="dft",
-        description="dft waits for imported results, replay knows the answers, agl and phonons calculate here.",
+        description="dft: waits for imported results; replay: answers from labelled records; agl, phonons: calculates "
+        'here (set [campaign] fidelity = "agl" or "mlip").',
     )
     source: str = Field(
-        default="", description="replay: file of labelled records (relative to the campaign), or 'reference'."
+        default="",
+        examples=["labelled.jsonl.gz"],
+        description='replay: file of labelled records, relative to this directory, or "reference" for shipped ones.',
     )
-    field: str = Field(default="", description="replay: field of the records' properties that holds the answer.")
+    field: str = Field(
+        default="",
+        examples=["kappa_300K_W_mK"],
+        description="replay: field of the records' properties that holds the answer.",
+    )
     potential: str = Field(
         default="",
-        description="agl, phonons: folder of a MatGL potential (relative to the campaign), a MatGL name, or a "
-        "classical one such as rigid-ion:NaCl, lennard-jones:Ar, tersoff:Si.",
+        examples=["TensorNet-MatPES-r2SCAN-v2025.1-PES"],
+        description="agl, phonons: folder (relative to this directory) or name of a MatGL potential, or a classical "
+        "one: "
+        "rigid-ion:NaCl, lennard-jones:Ar, tersoff:Si.",
     )
-    workers: int = Field(default=1, ge=1, description="agl, phonons: processes, of one thread each.")
+    workers: int = Field(default=1, ge=1, description="agl, phonons: processes of one thread each.")
     time_limit: float = Field(
-        default=3600.0, gt=0, description="agl, phonons: wall seconds a material; more is a failure, timed_out."
+        default=3600.0,
+        gt=0,
+        description="agl, phonons: seconds for one material; a longer calculation fails as timed_out.",
     )
     settings: dict[str, Any] = Field(
-        default_factory=dict, description="agl, phonons: what decides the number, e.g. strain, or min_length and floor."
+        default_factory=dict,
+        examples=[{"strain": 0.1}],
+        description="Settings of the calculation: agl: points, strain, reach, floor, ...; phonons: min_length, "
+        "displacements, floor, ...",
     )
 
     fidelities: dict[str, LabelerSection] = Field(
-        default_factory=dict, description="[labeler.NAME]: where labels of a cheaper fidelity come from."
+        default_factory=dict,
+        examples=[{"agl": {"kind": "agl", "potential": "TensorNet-MatPES-r2SCAN-v2025.1-PES"}}],
+        description="Where labels of a lower fidelity come from, with keys as in [labeler].",
     )
 
     @model_validator(mode="before")
@@ -96,47 +115,90 @@ class LabelerSection(Section):
 
 
 class DftSection(Section):
-    """What ``queue export --format phono3py`` and ``vasp`` write."""
+    """What `kappascout queue export --format phono3py` (or vasp) writes."""
 
     relax: bool = Field(
-        default=True, description="Relax first and displace the relaxed cell; false: displace the crystal as it is."
+        default=True,
+        description="Relax first and displace the relaxed cell, on the cluster; false: displace the crystal as it "
+        "is, for "
+        "structures that were relaxed with the same settings.",
     )
-    min_length: float = Field(default=10.0, gt=0, description="Shortest supercell height for third order, Angstrom.")
+    min_length: float = Field(
+        default=10.0,
+        gt=0,
+        description="Angstrom between opposite faces of the supercells; use 12 or more for publication.",
+    )
     fc2_min_length: float | None = Field(
-        default=None, gt=0, description="The same for a second-order supercell of its own; without it both share one."
+        default=None,
+        gt=0,
+        examples=[15.0],
+        description="Angstrom, the same for larger second-order supercells; without it both orders share one.",
     )
     displacements: Literal["random", "systematic"] = Field(
-        default="random", description="random: few supercells, fitted by symfc; systematic: all that symmetry leaves."
+        default="random",
+        description="random: tens of supercells, fitted by symfc; systematic: every pair that symmetry leaves.",
     )
-    amplitude: float = Field(default=0.03, gt=0, le=0.5, description="Length of a displacement, Angstrom.")
+    amplitude: float = Field(default=0.03, gt=0, le=0.5, description="Length of a displacement in Angstrom.")
     pair_cutoff: float | None = Field(
-        default=None, gt=0, description="Third order between atoms farther apart is left out, Angstrom."
+        default=None,
+        gt=0,
+        examples=[5.0],
+        description="Angstrom; third-order force constants between atoms farther apart are left out.",
     )
-    mesh_length: float = Field(default=60.0, gt=0, description="Density of the q-point mesh, Angstrom.")
-    solver: Literal["rta", "lbte"] = Field(default="rta", description="Solution of the Boltzmann equation.")
-    isotope: bool = Field(default=False, description="Scattering by natural isotopes.")
-    temperatures: tuple[float, ...] = Field(default=(300.0,), min_length=1, description="Kelvin.")
+    mesh_length: float = Field(
+        default=60.0, gt=0, description="Density of the q-point mesh in Angstrom (60 is 19 x 19 x 19 for silicon)."
+    )
+    solver: Literal["rta", "lbte"] = Field(
+        default="rta", description="Solution of the Boltzmann transport equation: rta | lbte."
+    )
+    isotope: bool = Field(default=False, description="Whether phonons scatter from natural isotopes.")
+    temperatures: tuple[float, ...] = Field(
+        default=(300.0,),
+        min_length=1,
+        description="Kelvin; the temperature of the campaign's property is always included.",
+    )
     born: Literal["auto", "always", "never"] = Field(
-        default="auto", description="Born charges and dielectric tensor; auto decides for polar insulators."
+        default="auto",
+        description="Born charges and dielectric tensor: auto: for polar insulators; always | never.",
     )
     imaginary_tolerance: float = Field(
-        default=0.1, ge=0, description="A result with a mode further below zero is a failure, THz."
+        default=0.1, ge=0, description="THz; a result with a mode further below zero is a failure."
     )
-    max_supercells: int = Field(default=1000, ge=1, description="Entries that take more supercells are passed over.")
-    max_atoms: int = Field(default=400, ge=1, description="Entries whose supercell has more atoms are passed over.")
+    max_supercells: int = Field(
+        default=1000, ge=1, description="Entries that need more supercells are left out, with their cost."
+    )
+    max_atoms: int = Field(default=400, ge=1, description="Entries whose supercell has more atoms are left out.")
     core_hours: float = Field(
-        default=10.0, gt=0, description="Cost of one supercell of 100 atoms; grows with the atoms squared."
+        default=10.0,
+        gt=0,
+        description="Core-hours of one supercell of 100 atoms; cost grows with the square of the number of atoms.",
     )
     incar: dict[str, Value | Tags] = Field(
         default_factory=dict,
-        description="INCAR tags over those of pymatgen's input sets; tables relax, born and forces for one stage.",
+        examples=[{"GGA": "PS", "NCORE": 4, "relax": {"POTIM": 0.2}}],
+        description="INCAR tags that replace those of pymatgen's MPRelaxSet and MPStaticSet; tables relax, born and "
+        "forces "
+        "hold tags of one stage. NSW, IBRION, ISIF, LREAL and LEPSILON define a stage: leave them out.",
     )
-    potcar: dict[str, str] = Field(default_factory=dict, description="Pseudopotential by element, over MPRelaxSet's.")
-    vasp_command: str = Field(default="srun vasp_std", min_length=1, description="How VASP is started.")
-    setup: str = Field(default="", description="Shell lines before the work, e.g. module load.")
-    slurm: dict[str, str | int] = Field(default_factory=dict, description="Options of sbatch, e.g. time = '24:00:00'.")
+    potcar: dict[str, str] = Field(
+        default_factory=dict,
+        examples=[{"Ga": "Ga_d"}],
+        description="Pseudopotential by element in place of MPRelaxSet's; POTCAR files are never written, only "
+        "POTCAR.spec.",
+    )
+    vasp_command: str = Field(default="srun vasp_std", min_length=1, description="Command that starts VASP.")
+    setup: str = Field(
+        default="", examples=["module load vasp phono3py"], description="Shell lines before the work starts."
+    )
+    slurm: dict[str, str | int] = Field(
+        default_factory=dict,
+        examples=[{"time": "24:00:00", "nodes": 1, "ntasks-per-node": 32, "partition": "standard"}],
+        description="Options of sbatch.",
+    )
     slurm_template: str = Field(
-        default="", description="Jinja template of the job script, relative to the campaign; empty: the shipped one."
+        default="",
+        examples=["job.sh.j2"],
+        description="Jinja template of your own for the job script, relative to this directory.",
     )
 
     def incar_of(self, stage: Stage) -> Tags:

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 class StoreSection(Section):
-    """Where the campaign's tables live."""
+    """Where the campaign's tables are kept."""
 
     url: str = Field(
         default="",
-        description="Database URL, ${NAME} from the environment; empty means store.sqlite in the campaign directory.",
+        examples=["postgresql+psycopg://user:${PASSWORD}@host/database"],
+        description="URL of a database; without it, store.sqlite in this directory. ${NAME} is read from the "
+        "environment, "
+        "where passwords belong.",
     )
     timeout: float = Field(
         default=30.0, gt=0, le=86400, description="Seconds to wait for a store that is locked or does not answer."
@@ -36,31 +39,44 @@ class StoreSection(Section):
 
 
 class SlurmSection(Section):
-    """Jobs that become Dask's workers; the options of ``dask_jobqueue.SLURMCluster`` by their own names."""
+    """dask: Slurm jobs that become the workers; options of dask_jobqueue.SLURMCluster."""
 
-    queue: str = Field(default="", description="Partition; empty for the cluster's default.")
-    account: str = Field(default="", description="Account that pays; empty for your default.")
+    queue: str = Field(default="", examples=["standard"], description="Partition; empty: the cluster's default.")
+    account: str = Field(default="", examples=["abc"], description="Account that is charged; empty: your default.")
     cores: int = Field(default=1, ge=1, description="Cores of a job; each runs one worker of one thread.")
     memory: str = Field(default="4 GB", min_length=1, description="Memory of a job, shared by its workers.")
-    walltime: str = Field(default="01:00:00", min_length=1, description="Time limit; a job that ends is followed.")
-    interface: str = Field(default="", description="Network interface that nodes reach each other by, e.g. ib0.")
-    log_directory: str = Field(default="", description="Folder of the jobs' logs; empty for the current one.")
-    job_extra_directives: tuple[str, ...] = Field(default=(), description="More options of sbatch, '--qos=long'.")
-    job_script_prologue: tuple[str, ...] = Field(default=(), description="Shell lines before the work, module load.")
+    walltime: str = Field(default="01:00:00", min_length=1, description="Time limit; a job that ends is replaced.")
+    interface: str = Field(
+        default="", examples=["ib0"], description="Network interface between the nodes; empty: Dask's choice."
+    )
+    log_directory: str = Field(
+        default="", examples=["logs"], description="Folder of the jobs' logs; empty: the current one."
+    )
+    job_extra_directives: tuple[str, ...] = Field(
+        default=(), examples=[("--qos=long",)], description="More options of sbatch."
+    )
+    job_script_prologue: tuple[str, ...] = Field(
+        default=(), examples=[("module load python",)], description="Shell lines before the work starts."
+    )
 
 
 class ExecutionSection(Section):
-    """Where work is done; it never changes a result."""
+    """Where the work is done; this never changes a result."""
 
     backend: Literal["local", "dask"] = Field(
-        default="local", description="Processes of this machine, or a Dask cluster (extra `dask`)."
+        default="local",
+        description="local: processes of this machine; dask: a cluster (pip install kappascout[dask]).",
     )
     workers: int = Field(
-        default=0, ge=0, description="Processes of one thread each; 0: one a core here, one job on Slurm."
+        default=0, ge=0, description="Processes of one thread each; 0: one for each core here, one job on Slurm."
     )
-    address: str = Field(default="", description="dask: a scheduler that runs already, tcp://host:8786.")
-    slurm: SlurmSection | None = Field(default=None, description="dask: jobs of Slurm become the workers.")
-    timeout: float = Field(default=300.0, gt=0, description="dask: seconds to wait for scheduler and first worker.")
+    address: str = Field(
+        default="", examples=["tcp://host:8786"], description="dask: a scheduler that is already running."
+    )
+    slurm: SlurmSection | None = Field(default=None, description="dask: Slurm jobs become the workers.")
+    timeout: float = Field(
+        default=300.0, gt=0, description="dask: seconds to wait for the scheduler and the first worker."
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> ExecutionSection:
@@ -69,7 +85,7 @@ class ExecutionSection(Section):
         return self
 
     def settings(self) -> ExecutionSettings:
-        """As the engine takes them."""
+        """The settings in the engine's terms."""
         from engine.execution import ExecutionSettings
 
         if self.backend == "local":

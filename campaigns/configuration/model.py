@@ -1,4 +1,4 @@
-"""The ensemble: ``[model]``."""
+"""The ensemble of models that predicts the pool: ``[model]``."""
 
 from __future__ import annotations
 
@@ -8,39 +8,66 @@ from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
 
+FROZEN = "frozen"
+"""What the engine calls a strategy that trains no network."""
+
 
 class ModelSection(Section):
-    """The ensemble."""
+    """The ensemble of models that predicts the pool."""
 
     backbone: str | tuple[str, ...] = Field(
         default="megnet-multiproperty",
-        description="Shipped name, folder, or MatGL name; or a list of them, read side by side.",
+        description="Pre-trained graph network that embeds the crystals: a shipped name, a folder, or a MatGL name "
+        "(needs "
+        'internet access); a list puts several side by side, e.g. ["megnet-multiproperty", "megnet-taught"]: smaller '
+        "errors, slower rounds.",
     )
-    strategy: str = Field(
-        default="frozen",
-        description="frozen: heads on cached embeddings; full, last, head, blocks:K, ...: networks are fine-tuned too.",
+    networks: str = Field(
+        default="none",
+        description="Which networks are fine-tuned to the labels: none: only heads on cached embeddings are trained; "
+        "full | last | head | blocks:K | embedding_frozen | gradual: these parts of the backbone too; auto: networks "
+        "where there are labels enough.",
     )
     head: Literal["gp", "mlp", "network"] = Field(
         default="gp",
-        description="gp or mlp on embeddings (a gp is blended with trees and networks), or the networks' own.",
+        description="What predicts: gp: Gaussian processes on embeddings, stacked with extra-trees and with networks "
+        "where these are trained; mlp: small networks on embeddings; network: the fine-tuned networks alone.",
     )
     trees: bool = Field(
         default=True,
-        description="Whether a gp without prior is blended with extra-trees, at the share held-out errors ask for.",
+        description="Whether extra-trees are stacked with a gp that has no lower fidelity, at the weight that held-out "
+        "errors give.",
     )
-    members: int = Field(default=5, ge=2, le=100, description="Members; each leaves out one fold.")
+    members: int = Field(default=5, ge=2, le=100, description="Members of the ensemble; each leaves out one fold.")
     epochs: int = Field(default=30, ge=1, description="Epochs of fine-tuned networks.")
-    prior: str = Field(
+    lower_fidelity: str = Field(
         default="",
-        description="A cheaper estimate that members read as a column: a fidelity of labels, or a folder of `train`.",
+        examples=["agl"],
+        description="A cheaper estimate that members learn on top of: a fidelity of labels, or a folder that "
+        "`kappascout train` wrote.",
     )
     embeddings: Literal["float32", "float16"] = Field(
-        default="float32", description="On disk; float16 takes half of it and moves predictions by a ten-thousandth."
+        default="float32",
+        description="Precision on disk: float32 | float16; float16 takes half the space and changes predictions by "
+        "0.01 %.",
     )
     intervals: Literal["gaussian", "conformal"] = Field(
         default="gaussian",
-        description="gaussian: 1.645 calibrated deviations; conformal: as many as held-out labels needed for 90 %.",
+        description="90 % intervals: gaussian: 1.645 calibrated standard deviations; conformal: as many as held-out "
+        "labels need for 90 % coverage.",
     )
+
+    @property
+    def strategy(self) -> str:
+        """Fine-tuning strategy as the engine calls it; ``frozen`` where no network is trained."""
+        return FROZEN if self.networks == "none" else self.networks
+
+    @field_validator("networks")
+    @classmethod
+    def _frozen_means_two_things(cls, given: str) -> str:
+        if given == FROZEN:
+            raise ValueError("give 'none' to train no network, or 'head' to train a new output of one")
+        return given
 
     @field_validator("backbone")
     @classmethod
@@ -57,14 +84,18 @@ class ModelSection(Section):
         from engine.exceptions import TrainingError
         from engine.learning.networks.strategies import parse
 
-        trains_networks = self.strategy not in ("frozen", "auto")
+        trains_networks = self.networks not in ("none", "auto")
         try:
             if trains_networks:
-                parse(self.strategy)
+                parse(self.networks)
         except TrainingError as error:
             raise ValueError(str(error)) from error
         if self.head == "network" and not trains_networks:
-            raise ValueError(f"head 'network' needs a strategy that trains networks, not {self.strategy!r}; try 'full'")
-        if self.head == "mlp" and self.strategy != "frozen":
-            raise ValueError(f"head 'mlp' reads cached embeddings, strategy {self.strategy!r} needs 'gp' or 'network'")
+            raise ValueError(
+                f"head 'network' needs networks that are trained, not networks = {self.networks!r}; try 'full'"
+            )
+        if self.head == "mlp" and self.networks != "none":
+            raise ValueError(
+                f"head 'mlp' reads cached embeddings; networks = {self.networks!r} needs 'gp' or 'network'"
+            )
         return self

@@ -113,8 +113,8 @@ def _named(directory: Path, settings: Configuration) -> Iterator[tuple[str, str 
             yield "[[objectives]]", objective.property, objective.model
     for name, limits in settings.constraints.predicted.items():
         yield f"[constraints.predicted] {name}", name, limits.model
-    if is_model(directory, settings.model.prior):
-        yield "[model] prior", None, settings.model.prior
+    if is_model(directory, settings.model.lower_fidelity):
+        yield "[model] lower_fidelity", None, settings.model.lower_fidelity
     acquisition = settings.acquisition
-    if acquisition.first_batch == "prior" and is_model(directory, acquisition.prior):
-        yield "[acquisition] prior", None, acquisition.prior
+    if acquisition.first_batch == "estimate" and is_model(directory, acquisition.first_batch_estimate):
+        yield "[acquisition] first_batch_estimate", None, acquisition.first_batch_estimate

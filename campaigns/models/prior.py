@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def lower_fidelity(work: RoundWork) -> Ensemble | None:
-    """Load or train the model that ``[model] prior`` names, or of the cheaper fidelity that may be queued.
+    """Load or train the model that ``[model] lower_fidelity`` names, or of the cheaper fidelity that may be queued.
 
     Labels of a fidelity train one as soon as there are enough; it is kept under the hash of its labels, so that rounds
     with the same labels share it. A fidelity that is too dear to be queued may have none, and is left out then.
@@ -32,9 +32,9 @@ def lower_fidelity(work: RoundWork) -> Ensemble | None:
     Raises
     ------
     CampaignError
-        If the model stands on another backbone, or the fidelity of ``prior`` has too few labels.
+        If the model stands on another backbone, or the fidelity of ``lower_fidelity`` has too few labels.
     """
-    prior, directory = work.settings.prior, work.campaign.directory
+    prior, directory = work.settings.lower_fidelity, work.campaign.directory
     if not prior:
         return None
     if not is_model(directory, prior):
@@ -47,7 +47,7 @@ def lower_fidelity(work: RoundWork) -> Ensemble | None:
 
 
 def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
-    """Refuse a ``[model] prior`` that a round would fail on, before it begins and keeps its settings.
+    """Refuse a ``[model] lower_fidelity`` that a round would fail on, before it begins and keeps its settings.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
     from engine.learning.ensemble.storage import backbone_parts, read_record
 
     settings = campaign.configuration
-    prior = settings.model.prior
+    prior = settings.model.lower_fidelity
     if prior and is_model(campaign.directory, prior):
         record = read_record(campaign.directory / prior)
         if record["backbone"]["sha256"] != backbone.sha256:
@@ -72,16 +72,17 @@ def _other_backbone(settings: Configuration, stands_on: Sequence[str], backbone:
     named = settings.model.backbone
     starts = " ".join(f"--from {name}" for name in ([named] if isinstance(named, str) else named))
     return CampaignError(
-        f"[model] prior = {settings.model.prior!r} stands on backbone {' + '.join(stands_on)}, the campaign "
-        f"on {backbone.name}; set backbone = {json.dumps(stands_on)}, or train it again with {starts}"
+        f"[model] lower_fidelity = {settings.model.lower_fidelity!r} stands on backbone {' + '.join(stands_on)}, the "
+        f"campaign on {backbone.name}; set backbone = {json.dumps(stands_on)}, or train it again with {starts}"
     )
 
 
 def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
     return CampaignError(
-        f"[model] prior = {settings.model.prior!r} is no folder that `train` wrote, and {settings.campaign.property} "
-        f"has {n_labels} labels of that fidelity where {minimum_labels(settings.model.members)} are needed; import "
-        "some, or leave prior empty"
+        f"[model] lower_fidelity = {settings.model.lower_fidelity!r} is no folder that `train` wrote, and "
+        f"{settings.campaign.property} has {n_labels} labels of that fidelity where "
+        f"{minimum_labels(settings.model.members)} are needed; import "
+        "some, or leave lower_fidelity empty"
     )
 
 
@@ -94,7 +95,7 @@ def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
     hashes = dict(zip(work.pool.ids, work.pool.hashes, strict=True))
     ids = sorted(id_ for id_ in labels if id_ in hashes)
     if len(ids) < minimum_labels(members):
-        if not work.settings.model.prior:
+        if not work.settings.model.lower_fidelity:
             return None
         raise _too_few(work.settings, len(ids))
     keys = [hashes[id_] for id_ in ids]

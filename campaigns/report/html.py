@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from campaigns.files import Json
 from campaigns.report.numbers import unbroken
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def render(template: str, **content: Any) -> str:
     )
 
 
-def drawn(panel: Panel) -> dict[str, Any]:
-    """Give a panel its figure as JSON that is safe inside a script element."""
+def drawn(panel: Panel) -> Json:
+    """What the template shows of a panel; its figure as JSON that is safe inside a script element."""
     figure = panel.figure
     return {
         "key": panel.key,

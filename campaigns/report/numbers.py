@@ -46,5 +46,5 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def unbroken(text: str) -> str:
-    """Keep a number and its unit on one line."""
+    """The text with no line break between a number and its unit."""
     return text.replace(" %", "\u00a0%").replace("W/(m K)", "W/(m\u00a0K)")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
-from campaigns.files import write_whole
+from campaigns.files import Json, write_whole
 from campaigns.report.evidence import EXTREME, Evidence
 from campaigns.report.html import drawn, render
 from campaigns.report.numbers import count, hours, in_unit, percent, significant, unbroken
@@ -42,7 +42,7 @@ def write_report(campaign: Campaign, out: Path) -> Path:
         raise CampaignError(f"cannot write {out} ({error.strerror}); choose another place with --out") from error
 
 
-def _content(evidence: Evidence) -> dict[str, Any]:
+def _content(evidence: Evidence) -> Json:
     """Everything the template names, numbers already in words."""
     from campaigns.report import figures
 
@@ -140,13 +140,13 @@ def _subject(section: CampaignSection) -> str:
 
 
 def _settings(configuration: Configuration) -> list[str]:
-    """Say how the next round would be made."""
+    """Settings that the next round would be made with, as short phrases."""
     model, acquisition, section = configuration.model, configuration.acquisition, configuration.campaign
     backbones = [model.backbone] if isinstance(model.backbone, str) else model.backbone
     beta = acquisition.beta if isinstance(acquisition.beta, str) else f"{acquisition.beta:g}"
     return [
         f"backbone {' and '.join(backbones)}",
-        f"{model.strategy}, {model.head} heads, {model.members} members",
+        f"networks {model.networks}, {model.head} heads, {model.members} members",
         f"ranked by {acquisition.function}, beta {beta}",
         f"batches of {section.batch}, seed {section.seed}",
     ]

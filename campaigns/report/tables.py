@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from campaigns.files import Json
 from campaigns.report.evidence import Evidence
 from campaigns.report.numbers import NONE, hours, interval, percent, significant
 from campaigns.status import round_row
@@ -23,7 +24,7 @@ SHOWN_HASH = 10
 """Characters of a hash that are shown."""
 
 
-def queue_tables(evidence: Evidence) -> list[dict[str, Any]]:
+def queue_tables(evidence: Evidence) -> list[Json]:
     """List the queue by round, the latest first."""
     numbers = sorted({e.round or 0 for e, _ in evidence.queue}, reverse=True)
     return [
@@ -47,7 +48,7 @@ def round_table(evidence: Evidence) -> list[dict[str, str]]:
     return rows
 
 
-def uncertainty_table(evidence: Evidence) -> list[dict[str, Any]]:
+def uncertainty_table(evidence: Evidence) -> list[Json]:
     """One row a judged model and one for what arrived after it, by round; figures that older rounds lack are dashes."""
     rows = []
     for record in evidence.trained:
@@ -67,7 +68,7 @@ def stopping_table(evidence: Evidence) -> list[dict[str, str]]:
     ]
 
 
-def model_table(evidence: Evidence) -> list[dict[str, Any]]:
+def model_table(evidence: Evidence) -> list[Json]:
     """Every model with its lineage, the latest first."""
     return [_model_row(model, evidence) for model in reversed(evidence.models)]
 
@@ -83,7 +84,7 @@ def data_facts(evidence: Evidence) -> dict[str, dict[str, int]]:
     }
 
 
-def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
+def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Json:
     label = evidence.labels.get(entry.material_id)
     arrived = label is not None and evidence.bought_in.get(entry.material_id) == entry.round
     return {
@@ -100,7 +101,7 @@ def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> dic
     }
 
 
-def _honesty_row(number: int, rows: str, judged: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+def _honesty_row(number: int, rows: str, judged: Json, metrics: Json) -> Json:
     names = ("nll", "crps", "calibration_error", "normalised_error", "sharpness", "rmse")
     return {
         "round": number,
@@ -120,7 +121,7 @@ def _capital(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def _model_row(model: ModelRecord, evidence: Evidence) -> dict[str, Any]:
+def _model_row(model: ModelRecord, evidence: Evidence) -> Json:
     judged = model.metrics.get("model", {})
     return {
         "id": model.model_id,

@@ -32,7 +32,7 @@ def first_entries(work: RoundWork, cheaper: CheaperFidelity | None = None) -> li
     candidates = work.candidates() if cheaper is None else cheaper.candidates
     rng = np.random.default_rng(work.seed)
     q = min(work.manifest["batch"], len(candidates)) if cheaper is None else cheaper.first_batch(work)
-    prior = _estimate(work, candidates) if settings.acquisition.first_batch == "prior" else None
+    prior = _estimate(work, candidates) if settings.acquisition.first_batch == "estimate" else None
     if len(candidates) > _POOL:
         chosen = _sample(work, prior, len(candidates), q, rng)
         candidates, prior = candidates[chosen], None if prior is None else prior[chosen]
@@ -91,7 +91,7 @@ def _entry(
 
 def _estimate(work: RoundWork, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
     """Estimate of each candidate in learned units, NaN where there is none."""
-    prior = work.settings.acquisition.prior
+    prior = work.settings.acquisition.first_batch_estimate
     if is_model(work.campaign.directory, prior):
         model = load_predictor(work, prior, work.settings.acquisition.draws, work.seed)
         mean, _ = model.posterior.mean_std(candidates)

@@ -73,7 +73,7 @@ class FirstPass:
 
 def first_pass(work: RoundWork) -> FirstPass | None:
     """Give the round's first pass, made once; None where it is off, pays nothing, or has too few labels."""
-    share = work.settings.acquisition.first_pass
+    share = work.settings.acquisition.prefilter
     candidates = work.candidates()
     kept = max(math.ceil(share * len(candidates)), _FEWEST * work.manifest["batch"])
     observed = work.pool.rows_of(work.labels)

@@ -281,7 +281,7 @@ class RoundWork:
     @cached_property
     def first_pass(self) -> FirstPass | None:
         """What a cheap model keeps of the pool, where that is asked for."""
-        return first_pass(self) if self.settings.acquisition.first_pass else None
+        return first_pass(self) if self.settings.acquisition.prefilter else None
 
     def promising(self) -> NDArray[np.int64]:
         """Candidates that the first pass has kept; all of them where there is none."""
@@ -465,13 +465,14 @@ def _check_objectives(
 def _check_first_batch(campaign: Campaign) -> None:
     """Refuse an estimate for a first batch that is neither a model nor a fidelity of labels."""
     section, acquisition = campaign.configuration.campaign, campaign.configuration.acquisition
-    if acquisition.first_batch != "prior" or is_model(campaign.directory, acquisition.prior):
+    if acquisition.first_batch != "estimate" or is_model(campaign.directory, acquisition.first_batch_estimate):
         return
-    if not campaign.store.labels(section.property, acquisition.prior):
+    if not campaign.store.labels(section.property, acquisition.first_batch_estimate):
         known = campaign.store.fidelities(section.property)
         raise CampaignError(
-            f"[acquisition] prior = {acquisition.prior!r} is neither a folder that `train` wrote nor a fidelity of "
-            f"labels of {section.property} (there are: {', '.join(known) or 'none'}); import some, or change it"
+            f"[acquisition] first_batch_estimate = {acquisition.first_batch_estimate!r} is neither a folder that "
+            f"`train` wrote nor a fidelity of labels of {section.property} (there are: {', '.join(known) or 'none'}); "
+            "import some, or change it"
         )
 
 

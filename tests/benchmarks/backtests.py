@@ -130,7 +130,9 @@ def _make_prior() -> None:
     if not (FOLDER / PRIOR / "ensemble.json").is_file():
         data = str(DATA / "aflow_agl.jsonl.gz")
         _kappascout(["train", data, "--property", KAPPA, "--strategy", "frozen", "--out", str(FOLDER / PRIOR)])
-    (FOLDER / "prior-first.toml").write_text(f'[acquisition]\nfirst_batch = "prior"\nprior = "{PRIOR}"\n')
+    (FOLDER / "prior-first.toml").write_text(
+        f'[acquisition]\nfirst_batch = "estimate"\nfirst_batch_estimate = "{PRIOR}"\n'
+    )
 
 
 def _kappascout(arguments: Sequence[str]) -> None:

@@ -160,18 +160,18 @@ def test_weights_that_do_not_match(recipe: Make, pool_file: Path, small: Path, t
 def test_a_campaign_begins_no_round_that_its_model_cannot_do(dft: Path, pool_file: Path) -> None:
     """A round keeps its settings, so that one that has begun could never be mended."""
     small_backbone("MEGNet").save(dft / "small")
-    configure(dft, {"model": {"backbone": "small", "strategy": "last"}})
+    configure(dft, {"model": {"backbone": "small", "networks": "last"}})
     assert "tensors needed from small-MEGNet for strategy last match" in refused("run", dft)
     assert done("rounds", dft, "--format", "json").json == []
-    configure(dft, {"model": {"strategy": "frozen", "prior": "agl"}})
+    configure(dft, {"model": {"networks": "none", "lower_fidelity": "agl"}})
     assert "kappa_300K has 0 labels of that fidelity where 8 are needed" in refused("run", dft)
     done("train", pool_file, "--property", FIELD, "--members", 2, "--out", dft / "cheap")
-    configure(dft, {"model": {"prior": "cheap"}})
+    configure(dft, {"model": {"lower_fidelity": "cheap"}})
     message = refused("run", dft)
     assert "'cheap' stands on backbone megnet-multiproperty + megnet-taught, the campaign on small-MEGNet" in message
     assert 'set backbone = ["megnet-multiproperty", "megnet-taught"], or train it again with --from small' in message
     assert done("rounds", dft, "--format", "json").json == []
-    configure(dft, {"model": {"prior": None}})
+    configure(dft, {"model": {"lower_fidelity": None}})
     done("run", dft, "--rounds", 1)
     assert len(queue(dft)) == 4
 
@@ -268,7 +268,7 @@ def test_a_loss_that_is_no_number(recipe: Make, pool_file: Path, tmp_path: Path)
 def test_a_round_whose_networks_diverge(dft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would diverge again however often it is run; it ends, and the next one has the settings of its time."""
     small_backbone("MEGNet").save(dft / "small")
-    configure(dft, {"model": {"backbone": "small", "strategy": "head", "epochs": 1, "members": 2}})
+    configure(dft, {"model": {"backbone": "small", "networks": "head", "epochs": 1, "members": 2}})
 
     def diverge(*_: Any, **__: Any) -> None:
         raise DivergedError("the loss became nan in epoch 1, batch 1 of 2 (of target); look for extreme labels")
@@ -334,7 +334,7 @@ def test_killed_in_the_middle_of_a_stage(recipe: Make, pool_file: Path, tmp_path
 
 def test_hours_are_said_before_they_begin(dft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_backbone("MEGNet").save(dft / "small")
-    model = {"backbone": "small", "strategy": "blocks:1", "epochs": 1, "members": 2}
+    model = {"backbone": "small", "networks": "blocks:1", "epochs": 1, "members": 2}
     configure(dft, {"model": model})
     monkeypatch.setattr(effort, "WORTH_SAYING", 0.0)
     told = done("run", dft, "--rounds", 1).err

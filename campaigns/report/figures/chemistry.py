@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from campaigns.files import Json
 from campaigns.report.evidence import EmbeddingMap, Evidence
 from campaigns.report.figures.drawing import GREY, INK, ORANGE, Panel, axis_ticks, named, new_figure
 from campaigns.report.numbers import count, in_unit, interval, percent, significant
@@ -32,7 +33,7 @@ def embedding(evidence: Evidence) -> Panel:
         "labelled": [i for i, id_ in enumerate(ids) if id_ in labelled and id_ not in queued],
         "queued": [i for i, id_ in enumerate(ids) if id_ in queued],
     }
-    styles: dict[str, dict[str, Any]] = {
+    styles: dict[str, Json] = {
         "pool": _coloured(evidence, found, rows["pool"]),
         "labelled": {"size": 7, "color": "rgba(0,0,0,0)", "line": {"width": 1.3, "color": INK}},
         "queued": {"size": 9, "symbol": "diamond", "color": ORANGE, "line": {"width": 1, "color": "#ffffff"}},
@@ -97,9 +98,9 @@ def elements(evidence: Evidence) -> list[Panel]:
     return panels
 
 
-def _coloured(evidence: Evidence, found: EmbeddingMap, rows: Sequence[int]) -> dict[str, Any]:
+def _coloured(evidence: Evidence, found: EmbeddingMap, rows: Sequence[int]) -> Json:
     """Markers of the pool: coloured by prediction where there is one."""
-    marker: dict[str, Any] = {"size": 5, "color": GREY, "opacity": 0.8}
+    marker: Json = {"size": 5, "color": GREY, "opacity": 0.8}
     means = [found.predicted.get(found.keys[i].material_id, (None,))[0] for i in rows]
     if not means or any(mean is None for mean in means):
         return marker

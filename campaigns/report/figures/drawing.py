@@ -32,7 +32,7 @@ class Panel:
 
 
 def new_figure() -> go.Figure:
-    """Give an empty figure in the report's style."""
+    """An empty figure in the report's style."""
     axis = {
         "gridcolor": "#edf0f3",
         "linecolor": PALE,

@@ -260,6 +260,6 @@ def _coverage_line(
 
 
 def _share_error(share: NDArray[np.float64], rows: int | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the standard error of an observed share of so many labels; one more of each kind keeps it above zero."""
+    """Standard error of a share observed among ``rows`` labels; one more of each kind keeps it above zero."""
     likely = (share * rows + 1) / (np.asarray(rows) + 2)
     return np.sqrt(likely * (1 - likely) / rows)

@@ -183,7 +183,7 @@ def test_a_start_that_knows_the_answers_is_refused(
     assert "had seen answers of this pool" in (tmp_path / "r.html").read_text()
     done(*command, "--strategy", "extra-trees", "--from", tmp_path / "frozen")
     assert "frozen was trained on" in refused(*command, "--from", tmp_path / "frozen")
-    prior = write_whole(tmp_path / "prior.toml", '[acquisition]\nprior = "frozen"\n')
+    prior = write_whole(tmp_path / "prior.toml", '[acquisition]\nfirst_batch_estimate = "frozen"\n')
     assert "frozen was trained on" in refused(*command, "--strategy", prior)
 
 
@@ -270,7 +270,7 @@ _SCALARS = st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow
 _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("a. b"), inner))
 
 
-@given(st.dictionaries(st.sampled_from(["epsilon", "prior", "portfolio"]), _VALUES))
+@given(st.dictionaries(st.sampled_from(["epsilon", "first_batch_estimate", "portfolio"]), _VALUES))
 def test_settings_of_a_strategy_survive(settings: dict[str, Any]) -> None:
     protocol = Protocol(("f",), FIELD, "min", 8, 8, 2, (0,), "log10")
     text = campaign_text(protocol, Strategy("s", {"acquisition": settings}), 0, 8)
@@ -280,7 +280,7 @@ def test_settings_of_a_strategy_survive(settings: dict[str, Any]) -> None:
 def test_words_of_the_command_line(tmp_path: Path) -> None:
     named = parse_strategies("default, ucb, mlp-qLogEI,full-ucb,random,trees")
     assert [s.name for s in named] == ["default", "gp-ucb", "mlp-qLogEI", "full-ucb", "random", "extra-trees"]
-    assert named[3].settings == {"model": {"strategy": "full"}, "acquisition": {"function": "ucb"}}
+    assert named[3].settings == {"model": {"networks": "full"}, "acquisition": {"function": "ucb"}}
     assert [s.is_peer for s in named] == [False] * 4 + [True] * 2
     against = parse_against("baybe,trees, gp")
     assert [s.name for s in against] == ["baybe", "extra-trees", "gp"]

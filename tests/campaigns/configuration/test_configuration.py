@@ -5,28 +5,36 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from campaigns.campaign import Campaign
 from campaigns.configuration import (
     Configuration,
     ObjectiveSection,
+    campaign_toml,
     check_configuration,
     parse_configuration,
     read_configuration,
+    with_settings,
 )
+from campaigns.configuration.constraints import PredictedRange, Range
+from campaigns.configuration.machines import SlurmSection
 from campaigns.exceptions import ConfigurationError
+from engine.acquire.functions import FUNCTIONS
 from engine.materials.elements import SYMBOLS
 from tests.campaigns.helpers import done, refused, to_toml
-from tests.conftest import REPOSITORY
 
-TEMPLATE = REPOSITORY / "campaigns" / "templates" / "default.toml"
 LEAST_TEXT = "[campaign]\nname = 'c'\ngoal = 'min'\n"
 LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Configuration.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,7 @@ LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
         (LEAST_TEXT + "[acquisition]\nportfolio = ['ucb', 'qLogNEHVI']", "qLogNEHVI cannot be part of a portfolio"),
         (LEAST_TEXT + "[acquisition]\nfunction = 'qUCB'\ndiversity = 'hallucinate'", "is for ucb and top_share"),
         (LEAST_TEXT + "[acquisition]\nfunction = 'random'\ndiversity = 'penalise'", "random is diverse by itself"),
-        (LEAST_TEXT + "[acquisition]\nfirst_batch = 'prior'", "first_batch = 'prior' needs prior = 'FIDELITY'"),
+        (LEAST_TEXT + "[acquisition]\nfirst_batch = 'estimate'", "needs first_batch_estimate = 'FIDELITY'"),
         (LEAST_TEXT + "[acquisition]\nfunction = 'qLogNEHVI'", "'qLogNEHVI' trades objectives off; give [[objective"),
         (LEAST_TEXT + "[[objectives]]\nproperty = 'g'\ngoal = 'min'", "are traded off by qLogNEHVI or qLogNParEGO,"),
         (LEAST_TEXT + "[[objectives]]\nproperty = 'g'\ngaol = 'min'", "[objectives.0] gaol; did you mean 'goal'?"),
@@ -70,14 +78,19 @@ LEAST: dict[str, dict[str, Any]] = {"campaign": {"name": "c", "goal": "min"}}
         (LEAST_TEXT.replace("min", "target"), "[campaign]: goal = 'target' needs target = VALUE"),
         (LEAST_TEXT + "target = 1.0", "target is of goal = 'target', and goal is 'min'"),
         (LEAST_TEXT.replace("min", "target") + "target = 0.0", "target 0 has no logarithm"),
-        (LEAST_TEXT.replace("min", "window") + "window = [2, 1]", "window = [2, 1] holds nothing; give the lower en"),
+        (LEAST_TEXT.replace("min", "window") + "window = [2, 1]", "window = [2, 1] is empty; give the lower end"),
         (
             LEAST_TEXT.replace("min", "window") + "window = [1, 2]\n[acquisition]\nfunction = 'GIBBON'",
             "[acquisition] function = 'GIBBON' is for goals min and max, not 'window'",
         ),
-        (LEAST_TEXT + "[model]\nstrategy = 'ful'", "[model]: unknown strategy 'ful'"),
-        (LEAST_TEXT + "[model]\nhead = 'network'", "[model]: head 'network' needs a strategy that trains networks"),
-        (LEAST_TEXT + "[model]\nhead = 'mlp'\nstrategy = 'full'", "[model]: head 'mlp' reads cached embeddings"),
+        (LEAST_TEXT + "[model]\nnetworks = 'ful'", "[model]: unknown strategy 'ful'"),
+        (LEAST_TEXT + "[model]\nnetworks = 'frozen'", "[model] networks = 'frozen': give 'none' to train no network"),
+        (
+            LEAST_TEXT + "[model]\nprior = 'agl'\nlower_fidelity = 'agl'",
+            "[model] prior and lower_fidelity are the same setting; keep lower_fidelity",
+        ),
+        (LEAST_TEXT + "[model]\nhead = 'network'", "[model]: head 'network' needs networks that are trained"),
+        (LEAST_TEXT + "[model]\nhead = 'mlp'\nnetworks = 'full'", "[model]: head 'mlp' reads cached embeddings"),
         (LEAST_TEXT + "[stopping]\nbest_found = 2", "[stopping] best_found = 2: Input should be less than or equal"),
         (
             LEAST_TEXT + "[constraints]\nonly_elements = ['Mg']\nexclude_elements = ['Mg', 'Si']",
@@ -168,31 +181,64 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
     assert "make a campaign with `kappascout init" in refused("status", tmp_path / "nowhere")
 
 
-def test_every_key_of_the_template_is_valid_and_none_is_missing(tmp_path: Path) -> None:
-    """Also those that are off; what a template shows as default is the default."""
-    with Campaign.create(tmp_path / "c", replay='source = "reference"\n', labeler="replay") as campaign:
-        given = campaign.configuration
-    text = (tmp_path / "c" / "campaign.toml").read_text()
-    everything = re.sub(r"(?m)^#  ?(\w+ = |\[\[)", r"\1", text).replace("# [[", "[[")
-    everything = everything.replace('source = "labelled.jsonl.gz"', "")
-    assert everything.count("\n") == text.count("\n")
-    data = tomllib.loads(everything)
-    assert set(data["objectives"][0]) == set(ObjectiveSection.model_fields) - {"target"}
-    shown = {section: set(keys) for section, keys in data.items() if section != "objectives"}
-    sections = set(Configuration.model_fields) - {"objectives", "costs"}
-    assert shown.pop("costs") == {"dft", "agl"}
-    known = {section: set(getattr(given, section).model_dump()) for section in sections}
-    known["labeler"].remove("fidelities")  # tables
-    assert shown == known
-    del data["acquisition"]["fidelities"], data["costs"]["agl"]  # not with several objectives
-    for name in ("target", "window"):  # those of other goals
-        del data["campaign"][name]
-    data["acquisition"]["function"] = "qLogNEHVI"
-    check_configuration(data, "template")
+def _switched_on(text: str) -> dict[str, Any]:
+    """The template with every key that is off switched on."""
+    return tomllib.loads(re.sub(r"(?m)^#  ?(?=[\w-]+ = |\[)", "", text))
 
-    plain = parse_configuration(text, "template").model_dump()
-    plain["labeler"] = Configuration(**LEAST).model_dump()["labeler"]  # type: ignore[arg-type]
-    assert plain == Configuration(**LEAST).model_dump()  # type: ignore[arg-type]
+
+def test_a_new_file_has_the_defaults() -> None:
+    """What is written is the default, and so is what is off, but for keys that have none and show an example."""
+    text = campaign_toml(LEAST)
+    assert parse_configuration(text, "template") == Configuration(**LEAST)  # type: ignore[arg-type]
+    shown = _switched_on(text)
+    for name, section in SECTIONS.items():
+        for key, field in section.model_fields.items():
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            if default not in (None, "", (), {}) and key != "slurm":
+                given = tuple(shown[name][key]) if isinstance(default, tuple) else shown[name][key]
+                assert given == default, f"[{name}] {key}"
+
+
+def test_every_key_is_named_in_a_new_file_and_valid() -> None:
+    shown = _switched_on(campaign_toml(LEAST))
+    assert list(shown) == list(Configuration.model_fields)
+    assert set(shown["objectives"][0]) == set(ObjectiveSection.model_fields)
+    assert set(shown["execution"]["slurm"]) == set(SlurmSection.model_fields)
+    assert set(shown["constraints"]["predicted"]["band_gap_eV"]) == set(PredictedRange.model_fields) - {"max"}
+    assert set(shown["labels"]["limits"]["kappa_300K"]) == set(Range.model_fields)
+    assert shown["labeler"].pop("agl")  # of the key fidelities
+    for name, section in SECTIONS.items():
+        assert set(shown[name]) == set(section.model_fields) - ({"fidelities"} if name == "labeler" else set())
+    del shown["acquisition"]["fidelities"], shown["costs"]["agl"]  # not with several objectives
+    for section in (shown["campaign"], shown["objectives"][0]):  # those of other goals
+        del section["target"]
+    del shown["campaign"]["window"]
+    shown["acquisition"]["function"] = "qLogNEHVI"
+    check_configuration(shown, "template")
+
+
+def test_every_choice_is_explained_in_a_new_file() -> None:
+    text = campaign_toml(LEAST)
+    for name, section in SECTIONS.items():
+        for key, field in section.model_fields.items():
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+            for choice in choices:
+                assert str(choice) in (field.description or ""), f"[{name}] {key}: {choice}"
+    for function in FUNCTIONS:
+        assert f" {function}" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_file_changed_keeps_its_comments() -> None:
+    text = campaign_toml(LEAST | {"labeler": {"kind": "replay", "source": "reference"}})
+    changed = with_settings(text, {"labeler": {"kind": "dft", "source": None}, "campaign": {"batch": 7}})
+    lines = {tuple(pair) for pair in zip(text.splitlines(), changed.splitlines(), strict=False) if pair[0] != pair[1]}
+    assert (
+        "batch = 20                    # Materials queued in a round.",
+        "batch = 7                    # Materials queued in a round.",
+    ) in lines
+    read = parse_configuration(changed, "here")
+    assert (read.labeler.kind, read.labeler.source, read.campaign.batch) == ("dft", "", 7)
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12)
@@ -201,12 +247,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), mi
 @given(name=TEXT, property=TEXT)
 def test_any_name_makes_a_valid_file(name: str, property: str) -> None:
     """Names with quotes, backslashes or braces are text like any other."""
-    import json
-
-    text = TEMPLATE.read_text().format(
-        name=json.dumps(name, ensure_ascii=False), property=json.dumps(property, ensure_ascii=False), goal='"max"',
-        unit='"W"', fidelity='"dft"', labeler='"dft"', replay="", batch=2, budget=3,
-    )  # fmt: skip
+    text = campaign_toml({"campaign": {"name": name, "property": property, "goal": "max", "unit": "W"}})
     read = parse_configuration(text, "template").campaign
     assert (read.name, read.property) == (name, property)
 

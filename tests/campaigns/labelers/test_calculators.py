@@ -97,7 +97,7 @@ def test_a_value_beyond_the_limits_is_a_failure(agl: Path) -> None:
 def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, salts: Path, tmp_path: Path) -> None:
     """Labels and trained networks are the same; the second round's model is trained on the cluster."""
     pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
-    model = {"members": 2, "strategy": "full", "head": "network", "epochs": 1}
+    model = {"members": 2, "networks": "full", "head": "network", "epochs": 1}
     found = {}
     for backend in ("local", "dask"):
         directory = agl if backend == "local" else tmp_path / "d"

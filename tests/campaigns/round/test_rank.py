@@ -295,8 +295,16 @@ def test_objectives_that_nothing_has_are_named(replay: Path) -> None:
 
 def test_a_first_batch_by_an_estimate(replay: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:
     """Labels of a cheaper fidelity rank three quarters of it; without any, the message names what there is."""
-    configure(replay, {"campaign": {"fidelity": "experiment"}, "acquisition": {"first_batch": "prior", "prior": "agl"}})
-    assert "prior = 'agl' is neither a folder that `train` wrote nor a fidelity" in refused("run", replay)
+    configure(
+        replay,
+        {
+            "campaign": {"fidelity": "experiment"},
+            "acquisition": {"first_batch": "estimate", "first_batch_estimate": "agl"},
+        },
+    )
+    assert "first_batch_estimate = 'agl' is neither a folder that `train` wrote nor a fidelity" in refused(
+        "run", replay
+    )
     estimates = label_rows(records, fidelity="agl")
     done("label", "import", replay, write_lines(tmp_path / "agl.jsonl", estimates))
     ran = done("run", replay, "--rounds", 1)

@@ -93,7 +93,7 @@ def test_a_first_pass_keeps_the_promising_share(dft: Path, monkeypatch: pytest.M
     monkeypatch.setattr(first_pass, "_FEWEST", 1)
     monkeypatch.setattr(module, "PART", 16)
     shutil.rmtree(dft / "artifacts" / "embeddings")
-    configure(dft, {"acquisition": {"first_pass": 0.2}})
+    configure(dft, {"acquisition": {"prefilter": 0.2}})
     said: list[str] = []
     with Campaign.open(dft) as campaign:
         work = RoundWork(campaign, open_round(campaign, 4), said.append)
@@ -123,7 +123,7 @@ def test_a_first_pass_keeps_the_promising_share(dft: Path, monkeypatch: pytest.M
 
 
 def test_a_small_pool_needs_no_first_pass(dft: Path) -> None:
-    configure(dft, {"acquisition": {"first_pass": 0.2}})
+    configure(dft, {"acquisition": {"prefilter": 0.2}})
     with Campaign.open(dft) as campaign:
         work = RoundWork(campaign, open_round(campaign, 4), lambda text: None)
         assert work.first_pass is None
