@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.exceptions import SourceError
 from engine.materials.checks import Rejection, RejectionReason
-from engine.materials.formats import RawRecord
+
+if TYPE_CHECKING:
+    from engine.materials.formats import RawRecord
 
 Say = Callable[[str], None]
 
