@@ -93,6 +93,11 @@ def test_help_is_quick_to_import():
     assert "LOADED []" in done.stdout, done.stdout.splitlines()[-1]
 
 
+STRUCTURE = {
+    "lattice": [[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]],
+    "numbers": [11],
+    "frac_coords": [[0.0] * 3],
+}
 LATE = (*(name for name in HEAVY if name != "sqlalchemy"), "alembic", "ase", "spglib", "requests", "h5py", "pyarrow")
 """What no command needs that only reads or writes a few rows of the store."""
 
@@ -102,7 +107,7 @@ def test_small_commands_load_nothing_heavy(tmp_path):
     campaign = tmp_path / "c"
     with Campaign.create(campaign) as made:
         made.store.add_materials(
-            [MaterialRecord("m", "hash", "NaCl", "Cl-Na", 225, 2, "b", {}, sources=(SourceRecord("m", "pool"),))]
+            [MaterialRecord("m", "hash", "NaCl", "Cl-Na", 225, 2, "b", STRUCTURE, sources=(SourceRecord("m", "pool"),))]
         )
     labels = tmp_path / "labels.csv"
     labels.write_text("id,property,value,unit,fidelity\nm,kappa_300K,1.5,W/(m K),dft\n")
