@@ -564,7 +564,7 @@ class Campaign:
     def _unfinished(self, ids: Sequence[str], fidelity: str | None = None) -> list[QueueEntryRecord]:
         """Unfinished entries of these materials, under any id they are known by; a material may have several."""
         entries: dict[str, list[QueueEntryRecord]] = {}
-        for entry in self.store.queue(UNFINISHED):
+        for entry in self.store.queue(UNFINISHED, material_ids=ids):
             if fidelity in (None, entry.fidelity):
                 entries.setdefault(entry.material_id, []).append(entry)
         owners = self.store.resolve_all(ids)

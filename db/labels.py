@@ -62,7 +62,7 @@ class Labels(StoreConnection):
         with self.session(write=True) as session:
             campaign_pk = self.lock_campaign(session)
             owners = find_owners(session, campaign_pk, (label.material_id for label in labels))
-            units = _known_units(session, campaign_pk)
+            units = _known_units(session, campaign_pk, {label.property for label in labels})
             problems = list(_problems(labels, places, owners, units, self.label_limits))
             if problems:
                 raise LabelError(problems, len(labels))
@@ -177,8 +177,9 @@ class Labels(StoreConnection):
             campaign_pk = self.lock_campaign(session)
             owners = resolve_owners(session, campaign_pk, (failure.material_id for failure in failures))
             key = ("material_pk", "property", "fidelity", "reason", "message", "method", "source")
-            query = select(*(getattr(Failure, name) for name in key)).where(Failure.campaign_id == campaign_pk)
-            known = {tuple(row) for row in session.execute(query)}
+            query = select(*(getattr(Failure, name) for name in key))
+            of_these = (query.where(Failure.material_pk.in_(p)) for p in chunks({pk for pk, _ in owners.values()}))
+            known = {tuple(row) for part in of_these for row in session.execute(part)}
             rows = []
             for failure in failures:
                 row = _failure_row(failure, owners[failure.material_id][0], campaign_pk)
@@ -207,11 +208,15 @@ def canonical_unit(property: str, unit: str) -> str:
     return unit.strip()
 
 
-def _known_units(session: Session, campaign_pk: int) -> dict[str, str]:
-    query = select(Label.property, func.min(Label.unit)).where(
-        Label.campaign_id == campaign_pk, Label.withdrawal.is_(None)
-    )
-    return dict(session.execute(query.group_by(Label.property)).all())
+def _known_units(session: Session, campaign_pk: int, properties: Collection[str]) -> dict[str, str]:
+    """Unit of each property that has labels; all labels of a property are kept in one."""
+    found = {}
+    for name in properties:  # one label tells, and is found at once however many there are
+        query = select(Label.unit).where(Label.campaign_id == campaign_pk, Label.property == name)
+        unit = session.scalar(query.where(Label.withdrawal.is_(None)).order_by(Label.id).limit(1))
+        if unit is not None:
+            found[name] = unit
+    return found
 
 
 def _problems(

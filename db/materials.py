@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.addition import Addition, shard_pk
@@ -308,8 +307,13 @@ class Materials(StoreConnection):
 
 def _insert(session: Session, table: type[Base]) -> Any:
     """Give the insert of this database, which may pass over rows that are there."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    if session.get_bind().dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table)
 
 
 def _after(last: int, campaign_pk: int) -> tuple[ColumnElement[bool], ...]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
 from db.exceptions import IllegalMoveError, StaleQueueError, UnknownRecordError
 from db.owners import resolve_owners
 from db.records import PREDICTED_FIELDS, Prediction, QueueEntryRecord, StateChange, utc_now
 from db.states import QUEUE_MOVES, UNFINISHED, QueueState
-from db.tables import QueueChange, QueueEntry, Round
+from db.tables import Material, QueueChange, QueueEntry, Round
 
 AUTHOR = "kappascout"
 """Who has proposed an entry."""
@@ -25,15 +26,38 @@ PLAIN_FIELDS = (
 class Queue(StoreConnection):
     """Verbs and finders of the queue."""
 
-    def queue(self, states: Collection[QueueState] | None = None, round: int | None = None) -> list[QueueEntryRecord]:
-        """Entries by round and rank, filtered by what is given."""
+    def queue(
+        self,
+        states: Collection[QueueState] | None = None,
+        round: int | None = None,
+        material_ids: Collection[str] | None = None,
+    ) -> list[QueueEntryRecord]:
+        """Entries by round and rank, filtered by what is given; ``material_ids`` are any ids of the materials.
+
+        Of some materials only their entries are read, however long the queue is.
+
+        Raises
+        ------
+        UnknownMaterialError
+            If no material is known under one of ``material_ids``.
+        """
         with self.session() as session:
-            query = _full_entries().where(QueueEntry.campaign_id == self.campaign_pk(session))
+            campaign_pk = self.campaign_pk(session)
+            query = _ENTRIES
             if states is not None:
                 query = query.where(QueueEntry.state.in_(list(states)))
             if round is not None:
                 query = query.where(Round.number == round)
-            return [_entry_record(row) for row in session.scalars(query.order_by(Round.number, QueueEntry.rank))]
+            if material_ids is None:
+                parts = [query.where(QueueEntry.campaign_id == campaign_pk)]
+            else:
+                owners = resolve_owners(session, campaign_pk, material_ids).values()
+                # without the campaign, whose index SQLite would take: it holds the whole queue
+                parts = [query.where(QueueEntry.material_pk.in_(p)) for p in chunks(sorted({pk for pk, _ in owners}))]
+            rows = [row for part in parts for row in session.connection().execute(part).mappings()]
+            history = _histories(session, [row["id"] for row in rows])
+            records = [_entry_record(row, history[row["id"]]) for row in rows]
+        return sorted(records, key=lambda entry: (entry.round or 0, entry.rank))
 
     def predictions(self, material_ids: Collection[str]) -> list[Prediction]:
         """Find what rounds predicted of the materials under these ids when they queued them, by round and rank."""
@@ -68,32 +92,14 @@ class Queue(StoreConnection):
                 raise IllegalMoveError("\n".join(_refusal(row, to) for row in refused))
             _make_moves(session, rows, to, author, note)
 
-    def claim(self, count: int, author: str, note: str = "") -> list[QueueEntryRecord]:
-        """Take up to ``count`` approved entries to work on, by round and rank; they are running from here on.
-
-        Workers that claim at the same time get different entries, and on PostgreSQL none waits for another.
-        """
-        with self.session(write=True) as session:
-            query = select(QueueEntry).join(QueueEntry.round).order_by(Round.number, QueueEntry.rank).limit(count)
-            query = query.where(
-                QueueEntry.campaign_id == self.campaign_pk(session), QueueEntry.state == QueueState.APPROVED
-            )
-            rows = session.scalars(query.with_for_update(of=QueueEntry, skip_locked=True)).all()
-            _make_moves(session, rows, QueueState.RUNNING, author, note)
-            session.flush()
-            found: list[QueueEntryRecord] = []
-            for part in chunks(row.id for row in rows):
-                query = _full_entries().where(QueueEntry.id.in_(part)).order_by(Round.number, QueueEntry.rank)
-                found += (_entry_record(row) for row in session.scalars(query))
-            return found
-
-    def _entries_to_move(self, session: Session, ids: Sequence[int]) -> list[QueueEntry]:
-        campaign_pk = self.campaign_pk(session)
-        query = select(QueueEntry).options(joinedload(QueueEntry.material)).where(QueueEntry.campaign_id == campaign_pk)
-        rows: list[QueueEntry] = []
+    def _entries_to_move(self, session: Session, ids: Sequence[int]) -> list[_ToMove]:
+        """Id, state and material of these entries, held until the transaction ends."""
+        query = select(QueueEntry.id, QueueEntry.state, Material.material_id).join(QueueEntry.material)
+        query = query.where(QueueEntry.campaign_id + 0 == self.campaign_pk(session)).with_for_update(of=QueueEntry)
+        rows: list[_ToMove] = []
         for part in chunks(ids):
-            query_part = query.where(QueueEntry.id.in_(part)).order_by(QueueEntry.id)
-            rows += session.scalars(query_part.with_for_update(of=QueueEntry))
+            found = session.connection().execute(query.where(QueueEntry.id.in_(part)).order_by(QueueEntry.id))
+            rows += (_ToMove(*row) for row in found)
         if unknown := sorted(set(ids) - {row.id for row in rows}):
             raise UnknownRecordError(
                 f"no queue entries {', '.join(map(str, unknown))}; `kappascout queue list DIR` lists them"
@@ -101,12 +107,22 @@ class Queue(StoreConnection):
         return rows
 
 
-def _make_moves(session: Session, rows: Sequence[QueueEntry], to: QueueState, author: str, note: str) -> None:
-    now = utc_now()
-    for row in rows:
-        change = QueueChange(from_state=row.state, to_state=to, at=now, author=author, note=note, entry_pk=row.id)
-        session.add(change)
-        row.state = to
+class _ToMove(NamedTuple):
+    """What is known of an entry before it moves."""
+
+    id: int
+    state: QueueState
+    material_id: str
+
+
+def _make_moves(session: Session, rows: Sequence[_ToMove], to: QueueState, author: str, note: str) -> None:
+    if not rows:
+        return
+    about = {"to_state": to, "at": utc_now(), "author": author, "note": note}
+    connection = session.connection()
+    connection.execute(insert(QueueChange), [{"entry_pk": row.id, "from_state": row.state} | about for row in rows])
+    for part in chunks(row.id for row in rows):
+        connection.execute(update(QueueEntry).where(QueueEntry.id.in_(part)).values(state=to))
 
 
 def insert_entries(session: Session, campaign_pk: int, round_row: Round, entries: Sequence[QueueEntryRecord]) -> None:
@@ -145,28 +161,35 @@ def _refuse_pending(session: Session, campaign_pk: int, entries: Sequence[tuple[
         )
 
 
-def _refusal(row: QueueEntry, to: QueueState) -> str:
+def _refusal(row: _ToMove, to: QueueState) -> str:
     legal = ", ".join(state for state in QueueState if state in QUEUE_MOVES[row.state])
-    return f"queue entry {row.id} ({row.material.material_id}) cannot go from {row.state} to {to}; " + (
+    return f"queue entry {row.id} ({row.material_id}) cannot go from {row.state} to {to}; " + (
         f"from {row.state} it may go to {legal}" if legal else f"{row.state} is final"
     )
 
 
-def _full_entries() -> Any:
-    return (
-        select(QueueEntry)
-        .join(QueueEntry.round)
-        .options(joinedload(QueueEntry.material), joinedload(QueueEntry.round), selectinload(QueueEntry.changes))
-    )
+def _histories(session: Session, entry_pks: Sequence[int]) -> dict[int, list[StateChange]]:
+    """Moves of these entries by their rows, first to last."""
+    columns = (getattr(QueueChange, name) for name in StateChange.__dataclass_fields__)
+    query = select(QueueChange.entry_pk, *columns).order_by(QueueChange.id)
+    found: dict[int, list[StateChange]] = defaultdict(list)
+    for part in chunks(entry_pks):
+        for pk, *change in session.connection().execute(query.where(QueueChange.entry_pk.in_(part))):
+            found[pk].append(StateChange(*change))
+    return found
 
 
-def _entry_record(row: QueueEntry) -> QueueEntryRecord:
-    names = StateChange.__dataclass_fields__
-    return QueueEntryRecord(
-        **{name: getattr(row, name) for name in PLAIN_FIELDS},
-        material_id=row.material.material_id,
-        id=row.id,
-        round=row.round.number,
-        state=row.state,
-        history=tuple(StateChange(**{name: getattr(change, name) for name in names}) for change in row.changes),
+def _entry_record(row: RowMapping, history: Sequence[StateChange]) -> QueueEntryRecord:
+    return QueueEntryRecord(**row, history=tuple(history))
+
+
+# plain columns: mapped objects of a long queue would stay in the session and slow every further verb of a transaction
+_ENTRIES = (
+    select(
+        *(getattr(QueueEntry, name) for name in ("id", "state", *PLAIN_FIELDS)),
+        Material.material_id,
+        Round.number.label("round"),
     )
+    .join(QueueEntry.round)
+    .join(QueueEntry.material)
+)

@@ -310,7 +310,8 @@ class QueueEntryRecord:
     """From 1, the most wanted first."""
     material_id: str
     predicted_mean: float | None = None
-    """In W/(m K), as are ``predicted_lower`` and ``predicted_upper``; None where no model predicted (first batch)."""
+    """In the unit of the campaign's property, as are ``predicted_lower`` and ``predicted_upper``; None where no model
+    predicted (first batch)."""
     predicted_lower: float | None = None
     predicted_upper: float | None = None
     log10_mean: float | None = None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from campaigns.campaign import Campaign
+from db.records import MaterialRecord, SourceRecord
 from tests.conftest import REPOSITORY
 
 HOUSES = ("engine", "db", "campaigns")
@@ -89,6 +91,39 @@ def test_help_is_quick_to_import():
     assert done.returncode == 0, done.stderr
     assert "label" in done.stdout
     assert "LOADED []" in done.stdout, done.stdout.splitlines()[-1]
+
+
+STRUCTURE = {
+    "lattice": [[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 4.0]],
+    "numbers": [11],
+    "frac_coords": [[0.0] * 3],
+}
+LATE = (*(name for name in HEAVY if name != "sqlalchemy"), "alembic", "ase", "spglib", "requests", "h5py", "pyarrow")
+"""What no command needs that only reads or writes a few rows of the store."""
+
+
+def test_small_commands_load_nothing_heavy(tmp_path):
+    """Facts, not times: what takes most of a second to load is loaded by what needs it alone."""
+    campaign = tmp_path / "c"
+    with Campaign.create(campaign) as made:
+        made.store.add_materials(
+            [MaterialRecord("m", "hash", "NaCl", "Cl-Na", 225, 2, "b", STRUCTURE, sources=(SourceRecord("m", "pool"),))]
+        )
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,property,value,unit,fidelity\nm,kappa_300K,1.5,W/(m K),dft\n")
+    program = (
+        "import sys\n"
+        "from campaigns.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"loaded = [m for m in {LATE!r} if m in sys.modules]\n"
+        "loaded += [m for m in sys.modules if m.startswith('sqlalchemy.dialects.postgresql')]\n"
+        "print('LOADED', loaded, file=sys.stderr)\n"
+    )
+    for command in (("status", campaign), ("queue", "list", campaign), ("label", "import", campaign, labels)):
+        run = [sys.executable, "-c", program, *map(str, command)]
+        done = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == "LOADED []", command
 
 
 def test_the_engine_is_importable_without_torch():

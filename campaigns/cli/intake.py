@@ -11,7 +11,6 @@ import typer
 
 from campaigns.cli.options import Dir, NewProperty, OutFormat, Quiet, Workers, open_campaign
 from campaigns.output import Format, Progress, emit, emit_one, message
-from db.records import SourceNote
 
 if TYPE_CHECKING:
     from campaigns.intake.doubts import Doubt
@@ -93,6 +92,8 @@ def rejections(
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List the crystals that were rejected: file, reason, and how to correct it."""
+    from db.records import SourceNote
+
     with open_campaign(directory) as campaign:
         if notes:
             rows = [note._asdict() for note in campaign.store.source_notes()]

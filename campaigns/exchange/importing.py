@@ -31,6 +31,7 @@ from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
+    from db.store import Store
 
 _DEPTHS = (ENTRY, f"[!.]*/{ENTRY}", f"[!.]*/[!.]*/{ENTRY}")
 """One entry, an export, or a folder of exports."""
@@ -99,27 +100,53 @@ def record_results(
     """
     wanted = wanted or Wanted()
     outcomes = list(readings.refused)
-    entries = {(e.material_id, e.round, e.fidelity): e for e in campaign.store.queue()}
+    owners = campaign.store.resolve_all(reading.entry.id for reading in readings.accepted)
+    of_these = campaign.store.queue(material_ids=list(owners.values()))
+    entries = {(e.material_id, e.round, e.fidelity): e for e in of_these}
+    known = KnownLabels(campaign.store, owners.values())
     for reading in sorted(readings.accepted, key=_time):
-        material_id = campaign.store.resolve_all([reading.entry.id])[reading.entry.id]
+        material_id = owners[reading.entry.id]
         entry = entries.get((material_id, reading.entry.round, reading.entry.fidelity))
         if entry is None:
             message = f"round {reading.entry.round} of this campaign has no queue entry {reading.entry.id}"
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", message))
             continue
         try:
-            outcomes.append(_record(campaign, reading, entry, wanted, report))
+            outcomes.append(_record(campaign, reading, entry, wanted, report, known))
         except (ExchangeError, InvalidRecordError, LabelError) as error:
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", str(error)))
     return sorted(outcomes, key=lambda o: o.folder)
 
 
-def add_newest(campaign: Campaign, labels: Iterable[LabelRecord], report: LabelReport) -> None:
+class KnownLabels:
+    """Every label of some materials, read together; those of a material that is written to are read again."""
+
+    def __init__(self, store: Store, material_ids: Iterable[str] = ()):
+        self._store = store
+        self._of: dict[str, list[LabelRecord]] = {id_: [] for id_ in material_ids}
+        for label in store.labels(current_only=False, material_ids=list(self._of)) if self._of else ():
+            self._of[label.material_id].append(label)
+
+    def like(self, label: LabelRecord) -> list[LabelRecord]:
+        """Those of a label's material, property, fidelity and method, in the order they were written."""
+        if label.material_id not in self._of:
+            self._of[label.material_id] = self._store.labels(current_only=False, material_ids=[label.material_id])
+        kind = label.property, label.fidelity, label.method
+        return [k for k in self._of[label.material_id] if (k.property, k.fidelity, k.method) == kind]
+
+    def forget(self, material_id: str) -> None:
+        """Read the labels of this material again when they are asked for."""
+        self._of.pop(material_id, None)
+
+
+def add_newest(
+    campaign: Campaign, labels: Iterable[LabelRecord], report: LabelReport, known: KnownLabels | None = None
+) -> None:
     """Keep labels so that the newest of a kind is the current one, in whichever order they come in."""
     store = campaign.store
+    known = known or KnownLabels(store)
     for label in labels:
-        known = store.labels(label.property, label.fidelity, current_only=False, material_ids=[label.material_id])
-        of_method = [k for k in known if k.method == label.method]
+        of_method = known.like(label)
         same = [k for k in of_method if k.provenance.get("kappa_sha256") == label.provenance["kappa_sha256"]]
         if same:
             report.unchanged.append(max(k.id or 0 for k in same))
@@ -128,6 +155,7 @@ def add_newest(campaign: Campaign, labels: Iterable[LabelRecord], report: LabelR
         newer = [
             k for k in alike if k.is_current and k.provenance.get("finished_at", "") > label.provenance["finished_at"]
         ]
+        known.forget(label.material_id)
         for each in (label, *(replace(k, material_id=k.record_id) for k in newer)):
             added = store.add_labels([each])
             report.added.extend(added.added)
@@ -185,7 +213,12 @@ def _time(reading: Reading) -> str:
 
 
 def _record(
-    campaign: Campaign, reading: Reading, entry: QueueEntryRecord, wanted: Wanted, report: LabelReport
+    campaign: Campaign,
+    reading: Reading,
+    entry: QueueEntryRecord,
+    wanted: Wanted,
+    report: LabelReport,
+    known: KnownLabels,
 ) -> EntryOutcome:
     state, message = str(reading.standing), reading.message
     failure = reading.failure
@@ -200,7 +233,7 @@ def _record(
         _fail(campaign, reading, entry, failure, message)
         message = f"{failure}: {message}" if message else str(failure)
     elif labels:
-        add_newest(campaign, labels, report)
+        add_newest(campaign, labels, report, known)
         if entry.state in (QueueState.FAILED, QueueState.WITHDRAWN):
             message = "; ".join(filter(None, [f"its queue entry stays {entry.state}; the label is kept", message]))
     elif reading.standing is Standing.RUNNING and QueueState.RUNNING in QUEUE_MOVES[entry.state]:

@@ -26,7 +26,8 @@ from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal, Material
 from engine.materials.duplicates import Placed, link_duplicates, same_crystal, told_apart
-from engine.materials.sources.source import Page, Source, is_remote, open_source
+from engine.materials.sources.opening import is_remote, open_source
+from engine.materials.sources.source import Page, Source
 
 if TYPE_CHECKING:
     from campaigns.intake.doubts import Doubt

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-from scipy.stats import norm
 
 from engine.exceptions import AcquisitionError
 
@@ -77,6 +76,8 @@ class Objective:
         """Mean and standard deviation of the utility of Gaussian values, each n."""
         if self.kind != "window":
             return self.utility(mean), std
+        from scipy.stats import norm
+
         width = np.where(std > 0, std, 1.0)
         first, second = np.zeros((2, len(mean)))
         for z in ((self.low - mean) / width, (mean - self.high) / width):
@@ -146,6 +147,8 @@ def probability_inside(
     mean: ArrayLike, std: ArrayLike, low: float | None = None, high: float | None = None
 ) -> NDArray[np.float64]:
     """Gaussian probability to lie between two limits (``None`` is none); where ``std`` is 0 the mean decides."""
+    from scipy.stats import norm
+
     mean, std = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
     width = np.where(std > 0, std, 1e-300)
     with np.errstate(over="ignore"):

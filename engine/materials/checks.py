@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from engine.exceptions import CrystalError
 from engine.materials.elements import COVALENT_RADIUS, MAX_Z, SYMBOLS
@@ -221,6 +220,8 @@ def neighbours(
     first, second, images, distances
         Site indices, lattice translations (n_pairs x 3) and distances in Angstrom; sites are taken into the cell.
     """
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
     cart = np.ascontiguousarray((crystal.frac_coords % 1.0) @ crystal.lattice)
     lattice = np.ascontiguousarray(crystal.lattice)
     first, second, images, distances = find_points_in_spheres(

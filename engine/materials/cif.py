@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from engine.exceptions import CrystalError
 from engine.materials.checks import MIN_DISTANCE, RejectionReason, check
@@ -394,6 +393,8 @@ def _multiplied(rows: list[_Site], operations: Operations, lattice: NDArray[np.f
 
 def _listed_once(rows: list[_Site], lattice: NDArray[np.float64]) -> _Cell:
     """Every row is an atom, but for one listed again, as on the far border of the cell."""
+    from scipy.spatial import cKDTree
+
     positions = np.array([row.position for row in rows])
     tolerances = np.array([row.tolerance for row in rows])
     near = cKDTree(positions % 1.0 % 1.0, boxsize=1.0).query_pairs(float(tolerances.max()), p=np.inf)

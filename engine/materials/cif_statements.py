@@ -13,7 +13,7 @@ from engine.exceptions import CrystalError
 from engine.materials.checks import RejectionReason
 from engine.materials.cif_block import Block
 from engine.materials.crystal import AVOGADRO_DENSITY
-from engine.materials.elements import ATOMIC_MASS, ATOMIC_NUMBERS
+from engine.materials.elements import ATOMIC_MASS, ATOMIC_NUMBERS, quiet_noble_gases
 
 VOLUME_TOLERANCE = 0.01
 DENSITY_TOLERANCE = 0.03
@@ -138,6 +138,7 @@ def _formula(text: str) -> dict[str, float]:
     """Atoms by element of ``Ca1 H2 O2``; empty where it is no formula."""
     from pymatgen.core import Composition
 
+    quiet_noble_gases()
     try:
         composition = Composition(text.replace(",", " ")) if text else {}
         amounts = {str(element): float(n) for element, n in composition.items() if n > 0}

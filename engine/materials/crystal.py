@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.materials.elements import ATOMIC_MASS, ATOMIC_NUMBERS, SYMBOLS
+from engine.materials.elements import ATOMIC_MASS, ATOMIC_NUMBERS, SYMBOLS, quiet_noble_gases
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -87,6 +87,7 @@ class Crystal:
         """Give the same crystal as a pymatgen ``Structure``."""
         from pymatgen.core import Structure
 
+        quiet_noble_gases()
         return Structure(self.lattice, self.symbols, self.frac_coords)
 
     def to_atoms(self) -> Atoms:
@@ -125,6 +126,7 @@ def _reduced_formula(composition: tuple[tuple[str, int], ...]) -> str:
     """Ask pymatgen, which takes as long as all other checks of a small crystal."""
     from pymatgen.core import Composition
 
+    quiet_noble_gases()
     return str(Composition(dict(composition)).reduced_formula)
 
 

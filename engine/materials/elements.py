@@ -1,42 +1,39 @@
-"""Element data as arrays indexed by atomic number (index 0 is unused), read once from pymatgen.
+"""Element data as arrays indexed by atomic number (index 0 is unused).
 
-Arrays, because per-site look-ups of ``pymatgen.core.Element`` attributes dominate the time to describe a crystal.
+Arrays, because per-site look-ups of ``pymatgen.core.Element`` attributes dominate the time to describe a crystal; from
+a table of our own, because importing pymatgen takes longer than a small command may.
 """
 
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 
 import numpy as np
-from ase.data import covalent_radii
-from pymatgen.core import Element
 
-MAX_Z = 103
-_ELEMENTS = [Element.from_Z(z) for z in range(1, MAX_Z + 1)]
-_NO_ELECTRONEGATIVITY = {2, 10, 18}
-with warnings.catch_warnings(record=True):
-    warnings.simplefilter("always")
-    # pymatgen warns once a process for each of these; asked here, formulas of noble-gas compounds stay quiet later
-    for _z in _NO_ELECTRONEGATIVITY:
-        _ = Element.from_Z(_z).X
+from engine.materials.element_table import TABLE
 
-SYMBOLS: tuple[str, ...] = ("", *(e.symbol for e in _ELEMENTS))
-ATOMIC_NUMBERS: dict[str, int] = {e.symbol: e.Z for e in _ELEMENTS}
+MAX_Z = len(TABLE)
+_NO_ELECTRONEGATIVITY = ("He", "Ne", "Ar")
+_SYMBOLS, *_NUMBERS = zip(*TABLE, strict=True)
 
+SYMBOLS: tuple[str, ...] = ("", *_SYMBOLS)
+ATOMIC_NUMBERS: dict[str, int] = {symbol: z for z, symbol in enumerate(_SYMBOLS, start=1)}
 
-def _column(values: list[float]) -> np.ndarray:
-    return np.array([np.nan, *values], dtype=np.float64)
+ATOMIC_MASS, ELECTRONEGATIVITY, ATOMIC_RADIUS, COVALENT_RADIUS, PERIOD, GROUP, MENDELEEV = (
+    np.array([np.nan, *column], dtype=np.float64) for column in _NUMBERS
+)
+"""Atomic mass in u; Pauling electronegativity, 1.5 where none is defined (He, Ne, Ar); empirical atomic radius in
+Angstrom, 1.5 where none is tabulated; covalent radius in Angstrom, Cordero et al. 2008; period; group; position in the
+Mendeleev-number sequence, which puts chemically similar elements side by side."""
 
 
-ATOMIC_MASS = _column([float(e.atomic_mass) for e in _ELEMENTS])
-"""Atomic mass in u."""
-ELECTRONEGATIVITY = _column([1.5 if e.Z in _NO_ELECTRONEGATIVITY else float(e.X) for e in _ELEMENTS])
-"""Pauling electronegativity; 1.5 where none is defined (He, Ne, Ar)."""
-ATOMIC_RADIUS = _column([float(e.atomic_radius or 1.5) for e in _ELEMENTS])
-"""Empirical atomic radius in Angstrom; 1.5 where none is tabulated."""
-COVALENT_RADIUS = np.array([np.nan, *covalent_radii[1 : MAX_Z + 1]], dtype=np.float64)
-"""Covalent radius in Angstrom, Cordero et al. 2008."""
-PERIOD = _column([float(e.row) for e in _ELEMENTS])
-GROUP = _column([float(e.group) for e in _ELEMENTS])
-MENDELEEV = _column([float(e.mendeleev_no) for e in _ELEMENTS])
-"""Position in the Mendeleev-number sequence, which puts chemically similar elements side by side."""
+@lru_cache(maxsize=1)
+def quiet_noble_gases() -> None:
+    """Let pymatgen warn, unheard, that these have no electronegativity: it does so once a process, at any formula."""
+    from pymatgen.core import Element
+
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        for symbol in _NO_ELECTRONEGATIVITY:
+            _ = Element(symbol).X

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from engine.exceptions import CrystalError
 from engine.materials.checks import RejectionReason
-from engine.materials.elements import ATOMIC_NUMBERS
+from engine.materials.elements import ATOMIC_NUMBERS, quiet_noble_gases
 from engine.materials.parsing import ISOTOPES
 
 CLOSE = 1e-4
@@ -47,6 +47,7 @@ def shares(formula: str) -> dict[str, float] | None:
     """Share of each element, isotopes counted with it; None for what is free text or has charges or hydrates."""
     from pymatgen.core import Composition
 
+    quiet_noble_gases()
     words = formula.split()
     if not words or not _PLAIN.fullmatch(formula) or not all(_WORD.match(word) for word in words):
         return None

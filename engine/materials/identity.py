@@ -15,10 +15,9 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import spglib
 
 from engine.materials.arrangements import Arrangement
 from engine.materials.checks import REACH, surroundings
@@ -27,6 +26,7 @@ from engine.materials.crystal import Crystal, Material, PropertyValue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import spglib
     from numpy.typing import NDArray
 
 SYMPREC = 0.01
@@ -189,24 +189,30 @@ _NAMES = {"2H": "deuterium", "3H": "tritium"}
 def symmetry_dataset(crystal: Crystal, symprec: float) -> spglib.SpglibDataset | None:
     """Ask spglib; None where it finds no symmetry."""
     cell = (crystal.lattice, crystal.frac_coords, crystal.numbers)
-    return _or_none(spglib.get_symmetry_dataset, cell, symprec=symprec)
+    return _or_none("get_symmetry_dataset", cell, symprec=symprec)
 
 
 def _niggli_reduced(crystal: Crystal) -> Crystal:
-    lattice = _or_none(spglib.niggli_reduce, crystal.lattice)
+    lattice = _or_none("niggli_reduce", crystal.lattice)
     if lattice is None:
         return crystal
     cart = crystal.frac_coords @ crystal.lattice
     return Crystal(lattice, crystal.numbers, _wrapped(cart @ np.linalg.inv(lattice)))
 
 
-def _or_none(routine: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _or_none(routine: Literal["get_symmetry_dataset", "niggli_reduce"], *args: Any, **kwargs: Any) -> Any:
     """Call spglib; None where it fails, whether it says so by an exception or, before version 3, by None."""
+    import spglib
+
+    call: Callable[..., Any] = {
+        "get_symmetry_dataset": spglib.get_symmetry_dataset,
+        "niggli_reduce": spglib.niggli_reduce,
+    }[routine]
     with warnings.catch_warnings():
         # spglib 2 announces at every call that version 3 will raise instead; both are handled here
         warnings.filterwarnings("ignore", message="Set OLD_ERROR_HANDLING", category=DeprecationWarning)
         try:
-            return routine(*args, **kwargs)
+            return call(*args, **kwargs)
         except spglib.SpglibError:
             return None
 

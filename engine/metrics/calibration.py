@@ -29,10 +29,10 @@ ROWS_A_BIN = 8
 
 @dataclass(frozen=True)
 class Calibration:
-    """Honesty of Gaussian predictions over n rows, in log10.
+    """Honesty of Gaussian predictions over n rows, in learned units: log10, or the unit itself on a linear scale.
 
     ``nll`` is the mean negative log likelihood (natural logarithm); ``crps`` the mean continuous ranked probability
-    score, in log10 units; ``coverage`` the fraction of values inside the central interval of each level;
+    score, in these units; ``coverage`` the fraction of values inside the central interval of each level;
     ``calibration_error`` the mean absolute difference between observed and nominal coverage over the levels .05 to .95;
     ``sharpness`` the root mean predicted variance (smaller is sharper, worth something only when calibrated);
     ``normalised_error`` the mean relative distance between error and spread over bins of spread (ENCE; 0 where rows of
@@ -66,11 +66,9 @@ class SpreadCurve:
         return float(np.mean([abs(e - s) / s for s, e in zip(self.spread, self.rmse, strict=True)]))
 
 
-def calibration(
-    log10_true: ArrayLike, log10_mean: ArrayLike, log10_std: ArrayLike, levels: Sequence[float] = LEVELS
-) -> Calibration:
-    """Judge n Gaussian predictions by n values; every standard deviation must be positive."""
-    true, mean, std = (np.asarray(a, dtype=np.float64) for a in (log10_true, log10_mean, log10_std))
+def calibration(true: ArrayLike, mean: ArrayLike, std: ArrayLike, levels: Sequence[float] = LEVELS) -> Calibration:
+    """Judge n Gaussian predictions by n values, all in learned units; every standard deviation must be positive."""
+    true, mean, std = (np.asarray(a, dtype=np.float64) for a in (true, mean, std))
     if not true.shape == mean.shape == std.shape or true.ndim != 1 or len(true) == 0:
         raise ValueError(f"expected three arrays of n values, received {true.shape}, {mean.shape}, {std.shape}")
     if not (std > 0).all():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.benchmarks.measure import Measure
 
-NAMES = ("start", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
+NAMES = ("start", "store", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
 LONG = ("backtests", "scale")
 """Of hours and of half an hour; only when named."""
 

@@ -57,10 +57,13 @@ def test_labels_come_in_while_another_process_ranks(
     # the next round, from the other directory, learns from all of them
     done("queue", "approve", second)
     with Campaign.open(second) as campaign:
-        claimed = campaign.store.claim(2, "a worker")
+        claimed = campaign.store.queue([QueueState.APPROVED])[:2]
+        campaign.store.move([entry.id or 0 for entry in claimed], QueueState.RUNNING, "a worker")
     assert [entry["state"] for entry in queue(first)] == ["running", "running", "approved", "approved"]
     with Campaign.open(first) as campaign:
-        assert [entry.rank for entry in campaign.store.claim(9, "another")] == [3, 4]
+        campaign.store.move(
+            [entry.id or 0 for entry in campaign.store.queue([QueueState.APPROVED])], QueueState.RUNNING, "another"
+        )
         assert [entry.rank for entry in campaign.queue_entries([QueueState.RUNNING])] == [1, 2, 3, 4]
     assert [entry.rank for entry in claimed] == [1, 2]
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
+from db.exceptions import StoreLockedError
 from db.records import LabelRecord, QueueEntryRecord
 from db.states import CampaignState, QueueState, RoundState
 from db.store import Store
 
-CLAIMS = """
-import json, sys
+MOVES = """
+import sys
+from db.exceptions import IllegalMoveError
+from db.states import QueueState
 from db.store import Store
 with Store.open(sys.argv[1]) as store:
     print("ready", flush=True)
     sys.stdin.readline()
-    taken = []
-    while found := store.claim(3, sys.argv[2]):
-        taken += [entry.id for entry in found]
-print(json.dumps(taken))
+    for entry in store.queue():
+        try:
+            store.move([entry.id], QueueState.RUNNING, sys.argv[2])
+        except IllegalMoveError:
+            pass
 """
 CORRECTS = """
 import sys
@@ -78,12 +83,13 @@ def approve(store, pool):
     store.move((entry.id for entry in store.queue()), QueueState.APPROVED, "test")
 
 
-def test_two_workers_share_a_queue(store, store_url, pool):
+def test_two_workers_on_one_queue(store, store_url, pool):
+    """Each entry is moved by one of them, and by one only."""
     approve(store, pool)
-    taken = [json.loads(out) for out in together(CLAIMS, store_url)]
-    assert sorted(taken[0] + taken[1]) == [entry.id for entry in store.queue()]
-    for worker, ids in zip(("1", "2"), taken, strict=True):
-        assert [e.id for e in store.queue([QueueState.RUNNING]) if e.history[-1].author == worker] == sorted(ids)
+    together(MOVES, store_url)
+    for entry in store.queue():
+        assert [change.to_state for change in entry.history] == ["proposed", "approved", "running"]
+        assert entry.history[-1].author in {"1", "2"}
 
 
 def test_two_corrections_at_once_leave_one_label(store, store_url, pool):
@@ -108,17 +114,18 @@ def test_two_processes_make_one_store(store_url):
         assert store.campaigns() == []
 
 
-def test_a_claim_waits_for_nobody(postgresql_url, make_campaign, make_material):
-    """Neither for another claim nor for an import that is under way, both not committed yet."""
+def test_a_move_waits_for_no_other_entry(postgresql_url, make_campaign, make_material):
+    """Neither for another's move nor for an import that is under way, both not committed yet."""
     with make_campaign(postgresql_url) as store, Store.open(postgresql_url, timeout=0.5) as other:
-        ids = store.add_materials(make_material(f"m{i}") for i in range(4)).added
-        approve(store, ids)
+        approve(store, store.add_materials(make_material(f"m{i}") for i in range(4)).added)
+        ids = [entry.id for entry in store.queue()]
         with store.transaction():
-            assert [entry.rank for entry in store.claim(2, "first")] == [1, 2]
+            store.move(ids[:2], QueueState.RUNNING, "first")
             store.add_labels([LabelRecord("m1", "kappa_300K", 1.0, "W/(m K)", "dft")])
-            assert [entry.rank for entry in other.claim(3, "second")] == [3, 4]
-            assert other.claim(1, "second") == []
-            other.move([other.queue()[3].id], QueueState.DONE, "second")
+            other.move(ids[2:], QueueState.RUNNING, "second")
+            with pytest.raises(StoreLockedError):
+                other.move(ids[1:2], QueueState.DONE, "second")
+            other.move(ids[3:], QueueState.DONE, "second")
             assert other.labels() == []
         assert len(other.labels()) == 1
         assert [entry.state for entry in store.queue()] == ["running", "running", "running", "done"]

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from sqlalchemy import Engine, event
 
-from db.exceptions import IllegalMoveError, UnknownRecordError
+from db.exceptions import IllegalMoveError, UnknownMaterialError, UnknownRecordError
 from db.records import QueueEntryRecord, StateChange
-from db.states import QUEUE_MOVES, QueueState, RoundState
+from db.states import QUEUE_MOVES, UNFINISHED, QueueState, RoundState
 
 WAYS = {
     QueueState.PROPOSED: [],
@@ -89,16 +90,39 @@ def test_moves_are_all_or_none_and_say_what_is_legal(store, ids):
     assert [entry.state for entry in store.queue()] == ["proposed", "withdrawn", "proposed"]
 
 
-def test_a_claim_takes_the_first_approved_entries(store, ids):
-    store.move([ids[0], ids[2]], QueueState.APPROVED, "Ada")
-    (first,) = store.claim(1, "worker 1", "on node 7")
-    assert first == store.queue()[0]
-    assert (first.rank, first.state) == (1, QueueState.RUNNING)
-    last = first.history[-1]
-    assert (last.from_state, last.author, last.note) == (QueueState.APPROVED, "worker 1", "on node 7")
-    assert [entry.rank for entry in store.claim(5, "worker 2")] == [3]
-    assert store.claim(5, "worker 2") == []
-    assert [entry.state for entry in store.queue()] == ["running", "proposed", "running"]
+def test_entries_of_some_materials(store, ids):
+    """Under any id; an unknown one is named, and no id means none."""
+    store.move(ids[:1], QueueState.WITHDRAWN, "test")
+    store.start_round({})
+    store.finish_step(
+        2, RoundState.QUEUED, queue=[QueueEntryRecord(1, "m3", fidelity="agl"), QueueEntryRecord(2, "m1")]
+    )
+    found = store.queue(material_ids=["m3", "m1", "m3"])
+    assert [(e.round, e.rank, e.material_id) for e in found] == [(1, 1, "m1"), (1, 3, "m3"), (2, 1, "m3"), (2, 2, "m1")]
+    assert found == [entry for entry in store.queue() if entry.material_id != "m2"]
+    assert [entry.round for entry in store.queue(UNFINISHED, material_ids=["m1"])] == [2]
+    assert store.queue(round=2, material_ids=["m2"]) == []
+    assert store.queue(material_ids=[]) == []
+    with pytest.raises(UnknownMaterialError) as caught:
+        store.queue(material_ids=["m1", "who"])
+    assert "who" in str(caught.value)
+
+
+def test_moving_one_entry_reads_one(store, ids):
+    """However long the queue is: no statement of a move gives or changes more than that entry."""
+    seen = []
+
+    def count(connection, cursor, statement, parameters, context, executemany):
+        if "queue_entry" in statement:
+            seen.append((statement.split()[0], parameters))
+
+    event.listen(Engine, "after_cursor_execute", count)
+    try:
+        store.move(ids[:1], QueueState.APPROVED, "test")
+    finally:
+        event.remove(Engine, "after_cursor_execute", count)
+    assert [verb for verb, _ in seen] == ["SELECT", "UPDATE"]
+    assert all(ids[0] in tuple(p.values() if isinstance(p, dict) else p) for _, p in seen)
 
 
 def test_unknown_entries_are_named(store, ids):

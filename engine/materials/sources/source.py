@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.exceptions import SourceError
 from engine.materials.checks import Rejection, RejectionReason
-from engine.materials.formats import RawRecord
+
+if TYPE_CHECKING:
+    from engine.materials.formats import RawRecord
 
 Say = Callable[[str], None]
 
@@ -51,23 +53,6 @@ class Source(Protocol):
         """
 
 
-def is_remote(text: str) -> bool:
-    """Tell whether ``text`` names a database rather than a file."""
-    return text.partition(":")[0] in _OPENERS and ":" in text
-
-
-def open_source(text: str, say: Say) -> Source:
-    """Give the source that ``text`` names: ``mp:QUERY``, ``optimade:URL`` or ``optimade:NAME:FILTER``, ``aflow:QUERY``.
-
-    Raises
-    ------
-    SourceError
-        The query cannot be understood, the provider is not known, or a key is missing; nothing has been asked yet.
-    """
-    kind, _, query = text.partition(":")
-    return _OPENERS[kind](query.strip(), say)
-
-
 def not_an_object(document: Any, source: str, record_id: str) -> Rejection:
     """Refuse an entry of a page that is no record at all."""
     message = f"the entry is {type(document).__name__}, not an object"
@@ -85,28 +70,3 @@ def address(url: str) -> str:
     if "@" in url.partition("?")[0]:
         raise SourceError("the address holds a user or password, which would be kept with every row; leave it out")
     return url
-
-
-def _materials_project(query: str, say: Say) -> Source:
-    from engine.materials.sources.materials_project import MaterialsProject
-
-    return MaterialsProject(query, say)
-
-
-def _optimade(query: str, say: Say) -> Source:
-    from engine.materials.sources.optimade import Optimade
-
-    return Optimade(query, say)
-
-
-def _aflow(query: str, say: Say) -> Source:
-    from engine.materials.sources.aflow import Aflow
-
-    return Aflow(query, say)
-
-
-_OPENERS: dict[str, Callable[[str, Say], Source]] = {
-    "mp": _materials_project,
-    "optimade": _optimade,
-    "aflow": _aflow,
-}
