@@ -13,11 +13,11 @@ from engine.metrics.calibration import ERROR_GRID, calibration, coverage, error_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Judgement = dict[str, float | int | None]
+Figures = dict[str, float | int | None]
 Curves = dict[str, Any]
 
 
-def judge(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Judgement:
+def evaluate(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Figures:
     """Accuracy and honesty of n Gaussian predictions in learned units; ``None`` where a figure is not defined."""
     error = accuracy(values, mean, scale="linear")  # every figure below is in learned units
     honesty = calibration(values, mean, std)
@@ -36,8 +36,8 @@ def judge(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[n
     }
 
 
-def judge_curves(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Curves:
-    """Curves behind the figures of :func:`judge`, as JSON.
+def evaluation_curves(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Curves:
+    """Curves behind the figures of :func:`evaluate`, as JSON.
 
     ``reliability``: observed coverage of the central intervals ``levels``; ``error_against_spread``: see
     :class:`engine.metrics.calibration.SpreadCurve`; ``pit``: counts of the probability integral transform in ten bins.
@@ -51,9 +51,9 @@ def judge_curves(values: NDArray[np.float64], mean: NDArray[np.float64], std: ND
     }
 
 
-def judge_folds(
+def evaluate_folds(
     values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64], folds: NDArray[np.int64]
-) -> list[Judgement]:
+) -> list[Figures]:
     """Figures of each fold, in the order of their numbers; their scatter tells how far to trust the figures of all."""
     parts = [np.flatnonzero(folds == k) for k in np.unique(folds)]
-    return [judge(values[rows], mean[rows], std[rows]) for rows in parts]
+    return [evaluate(values[rows], mean[rows], std[rows]) for rows in parts]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.exceptions import BackboneError, UnknownElementError
-from engine.learning.backbones.stack import Mixture, make_featuriser, mixed
+from engine.learning.backbones.stack import BackboneStack, make_featuriser, stacked
 from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
 from engine.learning.ensemble.storage import backbone_parts, load_ensemble, load_start, load_starts, save_ensemble
 from engine.learning.features.featuriser import Featuriser
@@ -27,8 +27,8 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def mixture(parts) -> Mixture:
-    return mixed(parts)
+def mixture(parts) -> BackboneStack:
+    return stacked(parts)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def ensembles(featuriser, labelled):
 
 
 def test_one_backbone_alone_stays_what_it_is(backbone, labelled, tmp_path):
-    assert mixed([backbone]) is backbone
+    assert stacked([backbone]) is backbone
     assert type(make_featuriser(backbone, tmp_path)) is Featuriser
     assert load_starts("megnet-multiproperty").sha256 == load_starts(["megnet-multiproperty"]).sha256 == backbone.sha256
     settings = SETTINGS["gp"]
@@ -77,7 +77,7 @@ def test_columns_stand_side_by_side(mixture, parts, featuriser, materials):
 def test_each_backbone_keeps_its_own_embeddings(featuriser, parts, materials, tmp_path):
     crystals = {m.content_hash: m.crystal for m in materials[:3]}
     Featuriser(parts[0], tmp_path).add(crystals)
-    both = make_featuriser(mixed(parts[:2]), tmp_path)
+    both = make_featuriser(stacked(parts[:2]), tmp_path)
     assert both.missing(list(crystals)) == list(crystals), "the second has none yet"
     both.add(crystals)
     assert not both.missing(list(crystals))
@@ -123,10 +123,10 @@ def test_potentials_are_read_beside_others_and_not_trained(parts):
     from engine.learning.backbones.backbone import Backbone
 
     potential = Backbone("pes", parts[1].network, {"potential": {}})
-    assert mixed([parts[0], potential]).trained == (parts[0],)
-    assert not mixed([parts[0], potential]).is_potential
+    assert stacked([parts[0], potential]).trained == (parts[0],)
+    assert not stacked([parts[0], potential]).is_potential
     auto = EnsembleSettings(strategy="auto")
-    assert auto.resolved(3000, mixed([parts[0], potential])).strategy == "full"
+    assert auto.resolved(3000, stacked([parts[0], potential])).strategy == "full"
     assert auto.resolved(3000, potential).strategy == "frozen"
 
 
@@ -135,19 +135,19 @@ def test_what_all_have_seen_counts(parts):
 
     one = Backbone("one", parts[0].network, {"seen": {"kappa": ["a"]}, "lineage": [{"stage": "first"}]})
     two = Backbone("two", parts[1].network, {"seen": {"kappa": ["b"], "gap": ["c"]}, "lineage": [{"stage": "second"}]})
-    card = mixed([one, two]).card
+    card = stacked([one, two]).card
     assert card["seen"] == {"kappa": ["a", "b"], "gap": ["c"]}
     assert [(s["stage"], s["backbone"]) for s in card["lineage"]] == [("first", "one"), ("second", "two")]
 
 
 def test_wrong_mixtures(parts, materials):
     with pytest.raises(BackboneError, match=r"small-MEGNet \+ small-MEGNet names the same weights twice"):
-        mixed([parts[0], parts[0]])
+        stacked([parts[0], parts[0]])
     few, other = small_backbone("TensorNet"), small_backbone("M3GNet")
     few.body.element_types, other.body.element_types = ("Na", "Cl"), ("Mg", "O")
     with pytest.raises(BackboneError, match="no element in common"):
-        mixed([few, other])
-    narrow = mixed([parts[0], small_backbone("M3GNet", element_types=("Na", "Cl", "Mg", "O", "Li", "F"))])
+        stacked([few, other])
+    narrow = stacked([parts[0], small_backbone("M3GNet", element_types=("Na", "Cl", "Mg", "O", "Li", "F"))])
     assert narrow.elements == {"Na", "Cl", "Mg", "O", "Li", "F"}
     unknown = next(m.crystal for m in materials if set(m.crystal.symbols) - narrow.elements)
     with pytest.raises(UnknownElementError, match="backbone small-M3GNet does not know"):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from engine.exceptions import BackboneError, ModelFileError, TrainingError
-from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.ensemble.storage import RECORD, load_ensemble, load_start, read_record, save_ensemble
+from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
-from engine.learning.networks.training import Schedule
+from engine.learning.networks.schedule import Schedule
 
 SETTINGS = {
     "gp": EnsembleSettings(members=2, seed=1, trees=False),
@@ -27,24 +28,13 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def ensembles(labelled):
-    keys, values = labelled.keys[:20], labelled.values[:20]
-    return {
-        name: train_ensemble(labelled.featuriser, keys, values, settings, property="kappa", scale="log10")
-        for name, settings in SETTINGS.items()
-    }
+    labels = Labels(labelled.keys[:20], labelled.values[:20], "kappa", "log10")
+    return {name: train_ensemble(labelled.featuriser, labels, settings) for name, settings in SETTINGS.items()}
 
 
 def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, tmp_path):
-    keys, values = labelled.keys[20:40], labelled.values[20:40] + 0.3
-    first = train_ensemble(
-        labelled.featuriser,
-        keys,
-        values,
-        SETTINGS["trees"],
-        property="dear",
-        scale="log10",
-        lower_fidelity=ensembles["trees"],
-    )
+    labels = Labels(labelled.keys[20:40], labelled.values[20:40] + 0.3, "dear", "log10")
+    first = train_ensemble(labelled.featuriser, labels, SETTINGS["trees"], lower_fidelity=ensembles["trees"])
     save_ensemble(first, tmp_path / "model")
     again = load_ensemble(tmp_path / "model")
     assert again.lower_fidelity.data_hash == ensembles["trees"].data_hash
@@ -52,9 +42,9 @@ def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, t
     np.testing.assert_array_equal(found.mean, expected.mean)
     np.testing.assert_array_equal(found.std, expected.std)
     with pytest.raises(TrainingError, match="both models need head 'gp'"):
-        train_ensemble(
-            labelled.featuriser, keys, values, SETTINGS["mlp"], property="dear", scale="log10", lower_fidelity=first
-        )
+        train_ensemble(labelled.featuriser, labels, SETTINGS["mlp"], lower_fidelity=first)
+    with pytest.raises(TrainingError, match="both models need head 'gp'"):
+        train_ensemble(labelled.featuriser, labels, SETTINGS["trees"], lower_fidelity=first)
 
 
 @pytest.fixture
@@ -171,9 +161,8 @@ class TestStart:
 
         featuriser = Featuriser(start, tmp_path / "features")
         featuriser.add({m.content_hash: m.crystal for m in materials})
-        second = train_ensemble(
-            featuriser, labelled.keys, labelled.values, SETTINGS["network"], property="dft", scale="log10"
-        )
+        labels = Labels(labelled.keys, labelled.values, "dft", "log10")
+        second = train_ensemble(featuriser, labels, SETTINGS["network"])
         save_ensemble(second, tmp_path / "again")
         lineage = load_start(tmp_path / "again").card["lineage"]
         assert [stage["start"] for stage in lineage[-2:]] == ["tuned", "again"]
