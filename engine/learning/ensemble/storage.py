@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -133,6 +134,39 @@ def load_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:
         If one is named twice, or they have no element in common.
     """
     return stacked([_start(name) for name in ([names] if isinstance(names, str | Path) else names)])
+
+
+def cached_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:
+    """As :func:`load_starts`, but read only once for as long as the files of each folder stay what they are."""
+    given = [names] if isinstance(names, str | Path) else names
+    return _load_once(tuple(map(str, given)), tuple(_files_of(Path(name)) for name in given))
+
+
+@lru_cache(maxsize=4)
+def _load_once(names: tuple[str, ...], files: tuple[tuple[_File, ...], ...]) -> AnyBackbone:
+    return load_starts(names)
+
+
+def _files_of(folder: Path) -> tuple[_File, ...]:
+    """Files of a folder, none of a name that is no folder, e.g. of a shipped backbone."""
+    return tuple(_File.of(path, folder) for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+class _File(NamedTuple):
+    """What tells whether a file is still the same, without reading weights."""
+
+    name: str
+    size: int
+    modified: int
+    """Nanoseconds since 1970."""
+    text: bytes
+    """Of a card or record, which holds the SHA-256 of the weights beside it: a copy may keep size and time."""
+
+    @classmethod
+    def of(cls, path: Path, folder: Path) -> _File:
+        status = path.stat()
+        text = path.read_bytes() if path.suffix == ".json" else b""
+        return cls(str(path.relative_to(folder)), status.st_size, status.st_mtime_ns, text)
 
 
 def load_start(name: str | Path) -> Backbone:

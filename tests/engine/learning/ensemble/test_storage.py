@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from engine.exceptions import BackboneError, ModelFileError, TrainingError
 from engine.learning.ensemble.settings import EnsembleSettings
-from engine.learning.ensemble.storage import RECORD, load_ensemble, load_start, read_record, save_ensemble
+from engine.learning.ensemble.storage import (
+    RECORD,
+    cached_starts,
+    load_ensemble,
+    load_start,
+    read_record,
+    save_ensemble,
+)
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
 from engine.learning.networks.schedule import Schedule
+from tests.engine.learning.bodies import small_backbone
 
 SETTINGS = {
     "gp": EnsembleSettings(members=2, seed=1, trees=False),
@@ -136,6 +146,35 @@ def test_models_share_backbones(ensembles, tmp_path):
     for folder in ("models", "backbones"):
         (tmp_path / folder).rename(moved / folder)
     assert load_ensemble(moved / "models" / "gp").backbone.sha256 == sha256
+
+
+class TestCache:
+    """Backbones stay in memory while their files stay what they are."""
+
+    def test_the_same_files_are_read_once(self, tmp_path):
+        small_backbone("MEGNet", trunk=True).save(tmp_path)
+        assert cached_starts(tmp_path) is cached_starts([str(tmp_path)])
+        assert cached_starts("megnet-multiproperty") is cached_starts("megnet-multiproperty")
+
+    def test_a_backbone_replaced_under_its_path_is_seen(self, tmp_path):
+        """Even by one of the same size and with the same times."""
+        first = small_backbone("MEGNet", trunk=True).save(tmp_path)
+        before, status = cached_starts(first), {p.name: p.stat() for p in first.iterdir()}
+        other = small_backbone("MEGNet", trunk=True)
+        with torch.no_grad():
+            other.network.heads.weight.add_(1.0)
+        other.save(first)
+        for path in first.iterdir():
+            os.utime(path, ns=(status[path.name].st_atime_ns, status[path.name].st_mtime_ns))
+        assert cached_starts(first).sha256 == other.sha256 != before.sha256
+
+    def test_weights_that_no_longer_fit_their_card_are_refused(self, tmp_path):
+        folder = small_backbone("MEGNet").save(tmp_path)
+        cached_starts(folder)
+        path = folder / "weights.safetensors"
+        path.write_bytes(path.read_bytes()[:-4])
+        with pytest.raises(BackboneError, match="SHA-256"):
+            cached_starts(folder)
 
 
 class TestStart:
