@@ -246,7 +246,7 @@ def node_types(body: nn.Module) -> NDArray[np.int64]:
 
 
 def body_arguments(body: nn.Module) -> dict[str, Any]:
-    """Give the constructor arguments that make the same MatGL body again, JSON-ready."""
+    """Constructor arguments that make the same MatGL body again, JSON-ready."""
     defaults = inspect.signature(type(body)).parameters
     arguments = {
         name: value
@@ -346,7 +346,7 @@ def _load_matgl(name: str | Path) -> Backbone:
 
 
 def _of_potential(name: str | Path) -> Backbone:
-    """Take the network inside a potential, which is checked on compounds and repaired where it is known to be old."""
+    """Backbone of the network inside a potential, which is checked on compounds and repaired where it is old."""
     from engine.physics.potentials import load_potential
 
     potential: Any = load_potential(name)

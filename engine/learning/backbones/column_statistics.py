@@ -1,7 +1,7 @@
-"""What embeddings look like over the crystals a backbone was trained on: the yardstick of their columns.
+"""Mean and spread of each column of embeddings over the crystals a backbone was trained on.
 
-Few labelled rows are no yardstick: a column in which eight of them happen to agree becomes, once it is divided by their
-spread, the one that decides every distance.
+The spread of few labelled rows is no substitute: a column in which eight of them happen to agree becomes, once it is
+divided by their spread, the one that decides every distance.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ColumnStatistics:
         return ColumnStatistics(self.mean[:size], self.std[:size])
 
     def joined(self, other: ColumnStatistics, first: int) -> ColumnStatistics:
-        """Give these columns, then those of ``other`` from the ``first`` on."""
+        """These columns, then those of ``other`` from the ``first`` on."""
         return ColumnStatistics(np.append(self.mean, other.mean[first:]), np.append(self.std, other.std[first:]))
 
     def standardisation(self, rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -69,7 +69,7 @@ class GraphNetwork(nn.Module):
         self.imitation: nn.Linear | None = nn.Linear(trunk_size, teacher_columns) if teacher_columns else None
 
     def fit_statistics(self, statistics: Tensor) -> None:
-        """Take the scale of the statistics (N x 88) from training rows.
+        """Set the scale of the statistics to that of training rows (N x 88).
 
         A column in which few rows are (nearly) equal has no scale of its own: another crystal would be thousands of
         deviations away, and so would its prediction. It gets a tenth of what it varies by among common crystals.
@@ -135,7 +135,7 @@ def body_readout(body: Any, batch: Data) -> Tensor:
 
 
 def _state(body: Any, batch: Data) -> Tensor | None:
-    """Give the neutral global state (N x its size) to a MatGL model that takes one."""
+    """Neutral global state (N x its size) of a MatGL model that reads one."""
     embedding: Any = getattr(body, "embedding", None)
     if not getattr(embedding, "include_state", False):
         return None

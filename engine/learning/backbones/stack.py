@@ -117,7 +117,7 @@ class BackboneStack:
 
 
 class StackFeaturiser:
-    """What a model on a mixture sees of a crystal: the embeddings of each backbone, which keeps its own on disk."""
+    """What a model on several backbones reads of a crystal: the embeddings of each, which keeps its own on disk."""
 
     def __init__(
         self, backbone: BackboneStack, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
@@ -159,7 +159,7 @@ def stacked(backbones: Sequence[AnyBackbone]) -> AnyBackbone:
 def make_featuriser(
     backbone: AnyBackbone, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
 ) -> AnyFeaturiser:
-    """Give what makes and keeps the embeddings of ``backbone`` under ``folder``; see :class:`Featuriser`."""
+    """Featuriser that makes the embeddings of ``backbone`` and keeps them under ``folder``; see :class:`Featuriser`."""
     kind = StackFeaturiser if isinstance(backbone, BackboneStack) else Featuriser
     return kind(backbone, folder, keep_graphs=keep_graphs, precision=precision)  # type: ignore[arg-type]
 

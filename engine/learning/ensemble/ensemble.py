@@ -75,8 +75,8 @@ class Ensemble:
     def predict(self, featuriser: AnyFeaturiser, keys: Sequence[str], fidelity: str = TARGET_FIDELITY) -> MemberTable:
         """Members' predictions for crystals that ``featuriser`` holds, a chunk in memory at a time.
 
-        Where the model extrapolates, members are moved apart and their own spreads widened. ``fidelity`` may be
-        ``LOWER_FIDELITY`` for members that stand on one.
+        Far from the training rows, members are moved apart and their own standard deviations grow, both by one factor.
+        ``fidelity`` may be ``LOWER_FIDELITY`` for members that stand on one.
         """
         mean, std = np.empty((2, len(self.noise), len(keys)))
         for start, part in zip(range(0, len(keys), CHUNK), chunks(keys), strict=True):

@@ -1,4 +1,4 @@
-"""The figures by which predictions are judged, the same before and after labels arrive."""
+"""Metrics of Gaussian predictions against labels, the same for cross-validated and for prospective ones."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Curves = dict[str, Any]
 
 
 def evaluate(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Figures:
-    """Accuracy and honesty of n Gaussian predictions in learned units; ``None`` where a figure is not defined."""
+    """Accuracy and calibration of n Gaussian predictions in learned units; ``None`` where a figure is not defined."""
     error = accuracy(values, mean, scale="linear")  # every figure below is in learned units
-    honesty = calibration(values, mean, std)
+    spread = calibration(values, mean, std)
     return {
         "rows": error.n,
         "mae": error.mae,
         "rmse": error.rmse,
         "r2": error.r2,
         "spearman": error.spearman,
-        "nll": honesty.nll,
-        "crps": honesty.crps,
-        **{f"coverage_{level:.0%}".rstrip("%"): share for level, share in honesty.coverage.items()},
-        "calibration_error": honesty.calibration_error,
-        "normalised_error": honesty.normalised_error,
-        "sharpness": honesty.sharpness,
+        "nll": spread.nll,
+        "crps": spread.crps,
+        **{f"coverage_{level:.0%}".rstrip("%"): share for level, share in spread.coverage.items()},
+        "calibration_error": spread.calibration_error,
+        "normalised_error": spread.normalised_error,
+        "sharpness": spread.sharpness,
     }
 
 

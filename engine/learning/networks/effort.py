@@ -27,7 +27,7 @@ WORTH_SAYING = 600.0
 
 
 def effort_warning(featuriser: AnyFeaturiser, keys: Sequence[str], settings: EnsembleSettings, workers: int = 1) -> str:
-    """Say how long the networks of an ensemble on crystals ``keys`` will train, if it is long; else nothing."""
+    """Warning of how long the networks of an ensemble will train on crystals ``keys``; empty if it is not long."""
     if not settings.networks:
         return ""
     workers = min(workers, settings.members)

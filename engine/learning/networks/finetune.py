@@ -297,7 +297,7 @@ _training = threading.Lock()
 
 
 def _tell(epoch: Epoch) -> None:
-    """Say what deserves saying of an epoch, whichever process this is."""
+    """Log the note of an epoch, if it has one; also in a worker process."""
     if epoch.note:
         logging.getLogger(__name__).warning("epoch %d: %s", epoch.number, epoch.note)
 

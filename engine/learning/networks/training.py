@@ -290,7 +290,7 @@ class TrainingRun:
         ]
 
     def _evaluate(self) -> float:
-        """Give the validation loss, without learned weights of properties, which change from epoch to epoch."""
+        """Validation loss, without learned weights of properties, which change from epoch to epoch."""
         if not len(self.validation):
             return math.nan
         mean, log_variance = predict_both(self.network, self.data, self.validation, self.trunk)

@@ -91,7 +91,7 @@ def _recipe(name: str, data: Any) -> Recipe:
 
 
 def _explain(problem: Any) -> str:
-    """Say one problem of a stage with the place of its key."""
+    """Message of one problem of a stage, with the place of its key."""
     *above, key = [str(part) for part in problem["loc"][1:]] or ["it"]
     where = "".join(f" in {part}" for part in above[:1])
     if problem["type"] != "unexpected_keyword_argument":

@@ -279,7 +279,7 @@ def begin_network(
 
 
 def _keep_heads(network: GraphNetwork, start: Backbone, tasks: Sequence[PropertyTask], scaling: Scaling) -> None:
-    """Give each property the start's head of its name, or its only one, so that values stay what they were.
+    """Copy to each property the start's head of its name, or its only one, so that predictions stay what they were.
 
     The head was trained to standardised values of another mean and width, which is made up for exactly.
     """
@@ -326,7 +326,7 @@ def _held_out_table(
 
 
 def _keep(name: str, network: GraphNetwork, error: DivergedError, folder: Path | None) -> str:
-    """Keep the last good weights in ``folder``, and let another schedule start there anew; where they are."""
+    """Write the last good weights under ``folder`` and remove the checkpoint; returns where they are, for a message."""
     if folder is None:
         return ""
     (folder / CHECKPOINT).unlink(missing_ok=True)

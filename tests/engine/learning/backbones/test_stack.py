@@ -7,10 +7,11 @@ import pytest
 
 from engine.exceptions import BackboneError, UnknownElementError
 from engine.learning.backbones.stack import BackboneStack, make_featuriser, stacked
-from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.ensemble.storage import backbone_parts, load_ensemble, load_start, load_starts, save_ensemble
+from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
-from engine.learning.networks.training import Schedule
+from engine.learning.networks.schedule import Schedule
 from tests.engine.learning.bodies import small_backbone
 
 SCHEDULE = Schedule(epochs=2, batch_size=8)
@@ -42,7 +43,7 @@ def featuriser(mixture, materials, tmp_path_factory):
 def ensembles(featuriser, labelled):
     keys, values = labelled.keys[:24], labelled.values[:24]
     return {
-        name: train_ensemble(featuriser, keys, values, settings, property="kappa", scale="log10")
+        name: train_ensemble(featuriser, Labels(keys, values, "kappa", "log10"), settings)
         for name, settings in SETTINGS.items()
     }
 
@@ -54,7 +55,7 @@ def test_one_backbone_alone_stays_what_it_is(backbone, labelled, tmp_path):
     settings = SETTINGS["gp"]
     keys, values = labelled.keys[:20], labelled.values[:20]
     save_ensemble(
-        train_ensemble(labelled.featuriser, keys, values, settings, property="kappa", scale="log10"), tmp_path / "model"
+        train_ensemble(labelled.featuriser, Labels(keys, values, "kappa", "log10"), settings), tmp_path / "model"
     )
     assert {p.name for p in (tmp_path / "model").iterdir() if p.is_dir()} == {"backbone"}
 
@@ -106,7 +107,7 @@ def test_a_model_holds_its_backbones(ensembles, tmp_path):
 
 
 def test_networks_take_turns(ensembles, parts, tmp_path):
-    bodies = [type(head.network.body).__name__ for head in ensembles["network"].heads]
+    bodies = [type(head.network.body).__name__ for head in ensembles["network"].members.heads]
     assert bodies == ["MEGNet", "TensorNet", "M3GNet"]
     save_ensemble(ensembles["network"], tmp_path / "tuned")
     start = load_start(tmp_path / "tuned")
@@ -115,7 +116,7 @@ def test_networks_take_turns(ensembles, parts, tmp_path):
 
 
 def test_a_gaussian_process_has_a_length_scale_for_each_backbone(ensembles):
-    groups = ensembles["gp"].heads[0].groups
+    groups = ensembles["gp"].members.heads[0].kernel.groups
     assert len(groups) == 5, "statistics, readout, trunk, readout_2, readout_3"
 
 
