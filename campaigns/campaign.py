@@ -6,7 +6,7 @@ import getpass
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -632,11 +632,10 @@ def _store_url(configuration: Configuration, directory: Path) -> str | Path:
     return configuration.store.url or directory / "store.sqlite"
 
 
-@lru_cache(maxsize=4)
 def _backbone(names: tuple[str, ...]) -> AnyBackbone:
-    from engine.learning.ensemble.storage import load_starts
+    from engine.learning.ensemble.storage import cached_starts
 
-    return load_starts(names)
+    return cached_starts(names)
 
 
 def _label_id(given: int | str) -> int:

@@ -84,7 +84,7 @@ class Run(Protocol):
 
 @contextmanager
 def executor(settings: ExecutionSettings) -> Iterator[Run]:
-    """Give workers for as long as the block lasts.
+    """Workers for as long as the block lasts.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def cores() -> int:
 
 @contextmanager
 def single_threaded_children() -> Iterator[None]:
-    """Let processes started here run one thread each; numerical libraries read this when they are imported."""
+    """Start processes in this block with one thread each; numerical libraries read this when they are imported."""
     before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
     os.environ.update(dict.fromkeys(_THREAD_SETTINGS, "1"))
     try:
@@ -247,7 +247,7 @@ class _Dask:
 
 
 def _same(value: Any) -> Any:
-    """Give what was given, as a result of the worker's own."""
+    """The value itself, as a result that the worker holds."""
     return value
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from campaigns.exceptions import CampaignError
 from campaigns.models.predictors import is_model
 from campaigns.pool.labels import Moment, training_labels
-from engine.learning.ensemble.ensemble import minimum_labels
+from engine.learning.ensemble.settings import minimum_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,8 +87,9 @@ def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
 
 
 def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
-    from engine.learning.ensemble.ensemble import EnsembleSettings, labels_hash, train_ensemble
+    from engine.learning.ensemble.settings import EnsembleSettings
     from engine.learning.ensemble.storage import RECORD, save_ensemble
+    from engine.learning.ensemble.training import Labels, labels_hash, train_ensemble
 
     section, members = work.settings.campaign, work.settings.model.members
     labels = training_labels(work.store, work.settings, Moment.of(work.manifest), fidelity)
@@ -105,9 +106,8 @@ def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
     folder = work.campaign.artifacts / "models" / "lower-fidelity" / name
     if not (folder / RECORD).is_file():
         work.say(f"{len(ids)} labels of fidelity {fidelity} train the estimate first")
-        ensemble = train_ensemble(
-            work.featuriser, keys, values, settings, property=section.property, scale=section.learned_scale
-        )
+        known = Labels(keys, values, section.property, section.learned_scale)
+        ensemble = train_ensemble(work.featuriser, known, settings)
         save_ensemble(ensemble, folder, work.campaign.artifacts / "backbones")
     return _load(folder)
 

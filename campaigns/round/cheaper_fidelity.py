@@ -10,7 +10,7 @@ import numpy as np
 from campaigns.exceptions import CampaignError
 from campaigns.pool.labels import Moment, training_labels
 from campaigns.pool.pool import queued_ids
-from engine.learning.ensemble.ensemble import minimum_labels
+from engine.learning.ensemble.settings import minimum_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

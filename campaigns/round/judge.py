@@ -10,7 +10,7 @@ from campaigns.configuration import round_settings
 from campaigns.pool.labels import Scale, best_value, training_labels
 from campaigns.round.stopping import stopping_advice
 from db.states import QueueState
-from engine.learning.ensemble.evaluation import judge, judge_curves
+from engine.learning.ensemble.evaluation import evaluate, evaluation_curves
 from engine.metrics.spread import Spread
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntr
     if predicted:
         truth = scale.learned([labels[e.material_id].value for e in predicted])
         mean, std = (_detail(predicted, name) for name in ("learned_mean", "learned_std"))
-        metrics |= {**judge(truth, mean, std), "curves": judge_curves(truth, mean, std), **_spread(predicted)}
+        metrics |= {**evaluate(truth, mean, std), "curves": evaluation_curves(truth, mean, std), **_spread(predicted)}
         if half_width := (record.metrics_before or {}).get("half_width"):
             metrics["conformal_coverage_90"] = float(np.mean(np.abs(truth - mean) <= half_width * std))
     return campaign.store.set_judgement(record.number, metrics)

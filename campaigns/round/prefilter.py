@@ -20,7 +20,7 @@ from campaigns.output import Count
 from campaigns.pool.pool import crystals_of
 from engine.exceptions import TooFewLabelsError
 from engine.execution import ExecutionSettings, executor
-from engine.learning.ensemble.ensemble import minimum_labels
+from engine.learning.ensemble.settings import minimum_labels
 from engine.learning.features.featuriser import StatisticsStore, describe
 
 if TYPE_CHECKING:

@@ -467,7 +467,7 @@ class _Choice:
         ``level`` is 1 for the cheaper; ``cost`` is that of the pool's rows at the campaign's own.
         """
         work, own = self.work, self.work.settings.campaign.fidelity
-        told = work.ensemble().share_told(work.featuriser, work.hashes(rows))
+        told = work.ensemble().information_ratio(work.featuriser, work.hashes(rows))
         known = {*self.fidelity.labels, *(work.pool.rows[row].material_id for row in self.fidelity.pending)}
         found = []
         name = self.fidelity.name

@@ -39,7 +39,8 @@ from db.states import RoundState
 from engine.exceptions import AcquisitionError, DivergedError, EngineError, TooFewLabelsError
 from engine.execution import executor
 from engine.learning.backbones.stack import make_featuriser
-from engine.learning.ensemble.ensemble import AUTO, FROZEN, MIN_LABELS, EnsembleSettings, minimum_labels, train_ensemble
+from engine.learning.ensemble.settings import AUTO, FROZEN, MIN_ENSEMBLE_LABELS, EnsembleSettings, minimum_labels
+from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.networks.effort import effort_warning
 from engine.learning.networks.finetune import check_start, fine_tuning
 from engine.metrics.calibration import Z90
@@ -205,11 +206,8 @@ class RoundWork:
             with self._workers(settings) as run:
                 ensemble = train_ensemble(
                     self.featuriser,
-                    hashes,
-                    values,
+                    Labels(hashes, values, self.settings.campaign.property, self.settings.campaign.learned_scale),
                     settings,
-                    property=self.settings.campaign.property,
-                    scale=self.settings.campaign.learned_scale,
                     lower_fidelity=lower_fidelity(self),
                     progress=self.say,
                     run=run,
@@ -503,7 +501,7 @@ def _hit_threshold(campaign: Campaign, labels: dict[str, LabelRecord]) -> float 
     earlier = [r.manifest["hit"] for r in campaign.store.rounds() if r.manifest.get("hit") is not None]
     if earlier:
         return float(earlier[0])
-    if len(labels) < MIN_LABELS:
+    if len(labels) < MIN_ENSEMBLE_LABELS:
         return None
     return section.sought.best_tenth([label.value for label in labels.values()])
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from campaigns.exceptions import CampaignError
 from campaigns.output import Count
+from engine.execution import cores
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 
@@ -93,10 +94,9 @@ def estimate_files(
     report = EstimateReport(before=len(done))
     materials: dict[str, Material] = {}
     crystals = _crystals(files, done, materials, report)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     calculation = partial(calculate_kappa, settings=settings)
     try:
-        for finished in calculate_all(crystals, calculation, potential, workers or cores, time_limit):
+        for finished in calculate_all(crystals, calculation, potential, workers or cores(), time_limit):
             lines.add(_record(materials.pop(finished.key), finished.outcome, how))
             failed = hasattr(finished.outcome, "reason")
             report.failed += failed

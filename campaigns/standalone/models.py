@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from campaigns.files import replaced
 from campaigns.models.lineage import answers_seen
 from campaigns.output import Count
 from campaigns.pool.labels import Scale, default_scale, flaw
+from engine.execution import cores
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from campaigns.campaign import Campaign
     from engine.learning.backbones.stack import AnyFeaturiser
     from engine.learning.ensemble.ensemble import Ensemble
-    from engine.learning.pretraining.stages import Recipe
+    from engine.learning.pretraining.stage import Recipe
     from engine.learning.pretraining.tasks import DataSet
 
 PREDICTION_COLUMNS = ("id", "formula", "mean", "lower", "upper", "log10_mean", "log10_std")
@@ -64,8 +64,9 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
     from engine.learning.backbones.backbone import SIDE_BY_SIDE
     from engine.learning.backbones.stack import make_featuriser
-    from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+    from engine.learning.ensemble.settings import EnsembleSettings
     from engine.learning.ensemble.storage import RECORD, load_starts, save_ensemble
+    from engine.learning.ensemble.training import Labels, train_ensemble
     from engine.learning.networks.effort import effort_warning
     from engine.learning.networks.finetune import check_start, fine_tuning
 
@@ -85,17 +86,19 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
         say(f"{len(materials)} labelled crystals embedded")
         if known := answers_seen(backbone, request.property, materials):
             say(known)
-        workers = len(os.sched_getaffinity(0))
+        workers = cores()
         if hours := effort_warning(featuriser, list(materials), settings.resolved(len(materials), backbone), workers):
             say(hours)
         ensemble = train_ensemble(
             featuriser,
-            list(materials),
-            Scale(scale).learned([float(m.properties[request.property]) for m in materials.values()]),
+            Labels(
+                list(materials),
+                Scale(scale).learned([float(m.properties[request.property]) for m in materials.values()]),
+                request.property,
+                scale,
+                _auxiliaries(list(materials.values()), request.property) if request.auxiliaries else {},
+            ),
             settings,
-            property=request.property,
-            scale=scale,
-            auxiliaries=_auxiliaries(list(materials.values()), request.property) if request.auxiliaries else None,
             progress=say,
             workers=workers,
         )
@@ -168,7 +171,8 @@ def pretrain_backbone(request: PretrainRequest, say: Say) -> list[dict[str, Any]
     """
     from engine.learning.backbones.backbone import CARD
     from engine.learning.pretraining.recipes import read_recipe
-    from engine.learning.pretraining.stages import PREVIOUS, run_stages
+    from engine.learning.pretraining.stage import PREVIOUS
+    from engine.learning.pretraining.stages import run_stages
 
     if (request.out / CARD).exists():
         raise CampaignError(f"{request.out} holds a backbone already; choose another folder")

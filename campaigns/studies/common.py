@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.learning.backbones.backbone import Backbone
-    from engine.learning.backbones.column_statistics import Population
+    from engine.learning.backbones.column_statistics import ColumnStatistics
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.ensemble.ensemble import Ensemble
     from engine.learning.heads.gp import GaussianProcessHead
-    from engine.learning.pretraining.stages import Stage
+    from engine.learning.pretraining.stage import Stage
     from engine.learning.pretraining.tasks import DataSet
 
 MAX_SITES = 60
@@ -215,8 +215,8 @@ def judge(
 
 def small_stage(source: Source, *, epochs: int, seed: int, **options: Any) -> Stage:
     """Stage that learns one property on all rows it is given, an inner split of them choosing the epoch."""
-    from engine.learning.networks.training import Schedule
-    from engine.learning.pretraining.stages import Stage
+    from engine.learning.networks.schedule import Schedule
+    from engine.learning.pretraining.stage import Stage
     from engine.learning.pretraining.tasks import PropertyTask
 
     schedule = {"epochs": epochs, "batch_size": 16, "validation_fraction": 0.15, **options.pop("schedule", {})}
@@ -233,7 +233,8 @@ def small_stage(source: Source, *, epochs: int, seed: int, **options: Any) -> St
 
 def pretrained(work: Path, stage: Stage, start: Backbone, data: DataSet, say: Say) -> Backbone:
     """Train one stage, or go on with it, or load it, from its folder under ``work``."""
-    from engine.learning.pretraining.stages import Recipe, run_stages
+    from engine.learning.pretraining.stage import Recipe
+    from engine.learning.pretraining.stages import run_stages
     from engine.learning.pretraining.tasks import materials_hash
 
     known = digest(asdict(stage), materials_hash(data.materials), start.sha256)
@@ -247,8 +248,8 @@ def fine_tuned(
     stage: Stage, start: Backbone, training: Sequence[Material], test: Sequence[Material]
 ) -> NDArray[np.float64]:
     """Predictions for ``test`` in learned units after training ``stage`` on ``training``."""
-    from engine.learning.pretraining.stages import train_stage
     from engine.learning.pretraining.tasks import DataSet
+    from engine.learning.pretraining.training import train_stage
 
     return predict(train_stage(stage.name, stage, start, DataSet(training)), test)
 
@@ -288,33 +289,39 @@ class Columns:
 
     values: NDArray[np.float32]
     groups: Mapping[str, slice] = field(default_factory=dict)
-    population: Population | None = None
+    column_statistics: ColumnStatistics | None = None
     """Yardstick of the columns, where the backbone has one."""
 
     @classmethod
     def of(cls, backbone: Backbone, materials: Sequence[Material]) -> Columns:
         """Embeddings of a backbone: statistics of the crystal, readout, trunk."""
-        return cls(backbone.embed_crystals(m.crystal for m in materials), backbone.groups, backbone.population)
+        return cls(backbone.embed_crystals(m.crystal for m in materials), backbone.groups, backbone.column_statistics)
 
     @property
     def statistics(self) -> Columns:
         """Only what is known without learning."""
         stop = self.groups["readout"].start
-        population = None if self.population is None else self.population.first(stop)
-        return Columns(self.values[:, :stop], {n: c for n, c in self.groups.items() if c.stop <= stop}, population)
+        column_statistics = None if self.column_statistics is None else self.column_statistics.first(stop)
+        return Columns(
+            self.values[:, :stop], {n: c for n, c in self.groups.items() if c.stop <= stop}, column_statistics
+        )
 
     def joined(self, name: str, column: NDArray[np.float64]) -> Columns:
         """Add one column (n) as a group of its own."""
-        from engine.learning.backbones.column_statistics import Population
+        from engine.learning.backbones.column_statistics import ColumnStatistics
 
         width = self.values.shape[1]
         values = np.column_stack([self.values, column.astype(np.float32)])
-        population = None if self.population is None else self.population.joined(Population.unknown(1), first=0)
-        return Columns(values, {**self.groups, name: slice(width, width + 1)}, population)
+        column_statistics = (
+            None
+            if self.column_statistics is None
+            else self.column_statistics.joined(ColumnStatistics.unknown(1), first=0)
+        )
+        return Columns(values, {**self.groups, name: slice(width, width + 1)}, column_statistics)
 
     def __getitem__(self, rows: Any) -> Columns:
         """Those rows."""
-        return Columns(self.values[rows], self.groups, self.population)
+        return Columns(self.values[rows], self.groups, self.column_statistics)
 
 
 def gaussian_process(
@@ -332,7 +339,7 @@ def gaussian_process(
     from engine.learning.heads.gp import GaussianProcessHead
 
     base, base_test = (np.zeros(len(values)), 0.0) if lines is None else straight_line(*lines, values)
-    head = GaussianProcessHead.fit(training.values, values - base, training.groups, seed, training.population)
+    head = GaussianProcessHead.fit(training.values, values - base, training.groups, seed, training.column_statistics)
     return head.predict(test.values)[0] + base_test, float(np.abs(left_out_errors(head)).mean())
 
 
@@ -348,15 +355,13 @@ class Ensembles:
         self, materials: Sequence[Material], source: Source, seed: int, lower_fidelity: Ensemble | None = None
     ) -> Ensemble:
         """Train on labelled crystals, perhaps on top of a cheaper fidelity."""
-        from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+        from engine.learning.ensemble.settings import EnsembleSettings
+        from engine.learning.ensemble.training import Labels, train_ensemble
 
         return train_ensemble(
             self._featuriser,
-            self._added(materials),
-            values_of(materials, source),
+            Labels(self._added(materials), values_of(materials, source), source.property, source.scale),
             EnsembleSettings(seed=seed),
-            property=source.property,
-            scale=source.scale,
             lower_fidelity=lower_fidelity,
         )
 
@@ -372,7 +377,7 @@ class Ensembles:
 def left_out_errors(head: GaussianProcessHead) -> NDArray[np.float64]:
     """Error (n) of each training row given the others (Rasmussen and Williams 2006, eq. 5.12)."""
     precision = np.linalg.inv((head.cholesky @ head.cholesky.T).numpy())
-    return head.weights.numpy() / precision.diagonal() * float(head.tensors["std"])
+    return head.weights.numpy() / precision.diagonal() * float(head.tensors.std)
 
 
 def straight_line(

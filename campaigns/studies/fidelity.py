@@ -101,7 +101,7 @@ class _Study:
     def __init__(self, settings: Settings, data: Path, work: Path, say: Say, start: str):
         from engine.learning.backbones.backbone import DEFAULT_BACKBONE
         from engine.learning.ensemble.storage import load_start
-        from engine.learning.pretraining.stages import scratch_backbone
+        from engine.learning.pretraining.scratch import scratch_backbone
 
         self.start = load_start(start or DEFAULT_BACKBONE)
         found = read_sources(data, ("agl", "L96", "HH143"), say)
@@ -222,7 +222,7 @@ class _Study:
             rows = self._agl_rows(*key)
             features = Columns.of(self.start, rows)
             head = GaussianProcessHead.fit(
-                features.values, values_of(rows, SOURCES["agl"]), features.groups, key[1], features.population
+                features.values, values_of(rows, SOURCES["agl"]), features.groups, key[1], features.column_statistics
             )
             self._processes[key] = MultiFidelityHead.of(head, "agl")
         return self._processes[key]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from engine.learning.backbones.backbone import Backbone
     from engine.learning.ensemble.ensemble import Ensemble
-    from engine.learning.pretraining.stages import Stage
+    from engine.learning.pretraining.stage import Stage
     from engine.materials.crystal import Material
 
     Array = NDArray[np.float64]
@@ -146,7 +146,7 @@ class _Study:
 
     @cached_property
     def scratch(self) -> Backbone:
-        from engine.learning.pretraining.stages import scratch_backbone
+        from engine.learning.pretraining.scratch import scratch_backbone
 
         return scratch_backbone("scratch:megnet", self.settings.body, 0)
 
@@ -339,8 +339,8 @@ class _Study:
 
     def _large(self, name: str, property: str, scale: Any, epochs: int = 0, seed: int = 0) -> Stage:
         """Stage on thousands of rows."""
-        from engine.learning.networks.training import Schedule
-        from engine.learning.pretraining.stages import Stage
+        from engine.learning.networks.schedule import Schedule
+        from engine.learning.pretraining.stage import Stage
         from engine.learning.pretraining.tasks import PropertyTask
 
         fraction = 0.05 if name != "target" else 0.15

@@ -111,7 +111,7 @@ def run(name: str, data: Path, work: Path, say: Say, settings: Settings | None =
 
 class _Study:
     def __init__(self, name: str, settings: Settings, data: Path, work: Path, say: Say):
-        from engine.learning.pretraining.stages import scratch_backbone
+        from engine.learning.pretraining.scratch import scratch_backbone
 
         found = read_sources(data, (*TARGETS, PAIRWISE_SOURCE), say)
         self.name, self.settings, self.work, self.say = name, settings, work, say
@@ -226,8 +226,8 @@ class _Study:
         return backbone
 
     def _pretrained(self, name: str, roles: Sequence[str]) -> Backbone:
-        from engine.learning.networks.training import Schedule
-        from engine.learning.pretraining.stages import Stage
+        from engine.learning.networks.schedule import Schedule
+        from engine.learning.pretraining.stage import Stage
         from engine.learning.pretraining.tasks import DataSet, PropertyTask, merge_copies
 
         if name not in self._backbones:

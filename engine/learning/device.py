@@ -22,7 +22,7 @@ def random_states() -> list[Tensor]:
 
 
 def set_random_states(states: list[Tensor]) -> None:
-    """Take up what :func:`random_states` gave; a GPU that was not there then goes on with its own stream."""
+    """Restore what :func:`random_states` gave; a GPU that was not there then goes on with its own stream."""
     first, *others = (state.cpu() for state in states)
     torch.set_rng_state(first)
     for number, state in zip(gpus(), others, strict=False):

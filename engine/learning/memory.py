@@ -25,7 +25,7 @@ GPU are from their documentation: our tests have none."""
 def in_halves(
     rows: NDArray[np.int64], compute: Callable[[NDArray[np.int64]], Result]
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
-    """Give ``rows`` and what ``compute`` makes of them; rows too many for memory are halved until they fit.
+    """Yield ``rows`` and what ``compute`` makes of them; rows too many for memory are halved until they fit.
 
     Raises
     ------
@@ -57,13 +57,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give back what torch holds of a GPU for later use."""
+    """Free the GPU memory that torch holds for later use."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def single_crystal_too_large(words: str) -> str:
-    """Say that halving has come to its end; ``words`` are those of the library that asked for memory."""
+    """Message for the end of halving; ``words`` are those of the library that asked for memory."""
     reason = next(iter(words.splitlines()), "") or "no reason was given"
     return (
         f"memory ran out for a single crystal ({reason}); leave the largest crystals out, or use a machine with more "

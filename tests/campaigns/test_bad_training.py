@@ -15,7 +15,7 @@ import torch
 from engine.exceptions import DivergedError
 from engine.learning.backbones.backbone import load_backbone
 from engine.learning.networks import effort
-from engine.learning.networks.training import GraphData
+from engine.learning.networks.graph_data import GraphData
 from tests.campaigns.helpers import FIELD, configure, done, kappascout, queue, refused, write_lines
 from tests.engine.learning.bodies import small_backbone
 

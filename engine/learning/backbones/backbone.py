@@ -23,7 +23,7 @@ import numpy as np
 
 from engine.exceptions import BackboneError, UnknownElementError
 from engine.graphs.crystal_graph import build_graph, collate, pack
-from engine.learning.backbones.column_statistics import Population
+from engine.learning.backbones.column_statistics import ColumnStatistics
 from engine.learning.features.bonding import BONDING_STATISTICS
 from engine.learning.features.composition import COMPOSITION_STATISTICS
 from engine.learning.features.statistics import crystal_statistics
@@ -77,7 +77,7 @@ class Backbone:
 
     @property
     def parts(self) -> tuple[Backbone, ...]:
-        """Backbones it is made of: itself; see :class:`engine.learning.backbones.stack.Mixture`."""
+        """Backbones it is made of: itself; see :class:`engine.learning.backbones.stack.BackboneStack`."""
         return (self,)
 
     @property
@@ -121,10 +121,10 @@ class Backbone:
         return max(s.stop for s in self.groups.values())
 
     @cached_property
-    def population(self) -> Population:
+    def column_statistics(self) -> ColumnStatistics:
         """Of the embeddings of the crystals it was trained on, where its card tells."""
         entry = self.card.get("population")
-        return Population.unknown(self.embedding_size) if entry is None else Population.from_card(entry)
+        return ColumnStatistics.unknown(self.embedding_size) if entry is None else ColumnStatistics.from_card(entry)
 
     @property
     def node_types(self) -> NDArray[np.int64]:
@@ -246,7 +246,7 @@ def node_types(body: nn.Module) -> NDArray[np.int64]:
 
 
 def body_arguments(body: nn.Module) -> dict[str, Any]:
-    """Give the constructor arguments that make the same MatGL body again, JSON-ready."""
+    """Constructor arguments that make the same MatGL body again, JSON-ready."""
     defaults = inspect.signature(type(body)).parameters
     arguments = {
         name: value
@@ -346,7 +346,7 @@ def _load_matgl(name: str | Path) -> Backbone:
 
 
 def _of_potential(name: str | Path) -> Backbone:
-    """Take the network inside a potential, which is checked on compounds and repaired where it is known to be old."""
+    """Backbone of the network inside a potential, which is checked on compounds and repaired where it is old."""
     from engine.physics.potentials import load_potential
 
     potential: Any = load_potential(name)

@@ -34,7 +34,7 @@ class GraphNetwork(nn.Module):
         Width of the shared layers between readout and heads.
     predicts_noise
         Whether it has a second output for each property, the logarithm of the variance of a label.
-    imitated
+    teacher_columns
         Columns of teachers that it learns to give beside the properties; none but while it is trained on them.
     """
 
@@ -48,7 +48,7 @@ class GraphNetwork(nn.Module):
         properties: Sequence[str],
         trunk_size: int = 128,
         predicts_noise: bool = False,
-        imitated: int = 0,
+        teacher_columns: int = 0,
     ):
         super().__init__()
         self.body = body
@@ -66,10 +66,10 @@ class GraphNetwork(nn.Module):
             )
             self.heads = nn.Linear(trunk_size, len(self.properties))
         self.noise: nn.Linear | None = nn.Linear(trunk_size, len(self.properties)) if predicts_noise else None
-        self.imitation: nn.Linear | None = nn.Linear(trunk_size, imitated) if imitated else None
+        self.imitation: nn.Linear | None = nn.Linear(trunk_size, teacher_columns) if teacher_columns else None
 
     def fit_statistics(self, statistics: Tensor) -> None:
-        """Take the scale of the statistics (N x 88) from training rows.
+        """Set the scale of the statistics to that of training rows (N x 88).
 
         A column in which few rows are (nearly) equal has no scale of its own: another crystal would be thousands of
         deviations away, and so would its prediction. It gets a tenth of what it varies by among common crystals.
@@ -135,7 +135,7 @@ def body_readout(body: Any, batch: Data) -> Tensor:
 
 
 def _state(body: Any, batch: Data) -> Tensor | None:
-    """Give the neutral global state (N x its size) to a MatGL model that takes one."""
+    """Neutral global state (N x its size) of a MatGL model that reads one."""
     embedding: Any = getattr(body, "embedding", None)
     if not getattr(embedding, "include_state", False):
         return None

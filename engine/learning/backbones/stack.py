@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.exceptions import BackboneError
 from engine.learning.backbones.backbone import Backbone
-from engine.learning.backbones.column_statistics import Population
+from engine.learning.backbones.column_statistics import ColumnStatistics
 from engine.learning.features.featuriser import Featuriser, Precision
 from engine.learning.features.statistics import STATISTICS
 
@@ -31,7 +31,7 @@ _OWN = slice(len(STATISTICS), None)
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class BackboneStack:
     """Backbones read as one; :func:`mixed` makes it, so that one alone stays what it is."""
 
     parts: tuple[Backbone, ...]
@@ -78,11 +78,11 @@ class Mixture:
         return len(STATISTICS) + sum(part.embedding_size - len(STATISTICS) for part in self.parts)
 
     @cached_property
-    def population(self) -> Population:
+    def column_statistics(self) -> ColumnStatistics:
         """Of the embeddings of the crystals that each of them was trained on; of the statistics the first one's."""
-        found = self.parts[0].population
+        found = self.parts[0].column_statistics
         for part in self.parts[1:]:
-            found = found.joined(part.population, first=len(STATISTICS))
+            found = found.joined(part.column_statistics, first=len(STATISTICS))
         return found
 
     @property
@@ -116,11 +116,11 @@ class Mixture:
         return _side_by_side([part.embed_crystals(crystals) for part in self.parts])
 
 
-class MixedFeaturiser:
-    """What a model on a mixture sees of a crystal: the embeddings of each backbone, which keeps its own on disk."""
+class StackFeaturiser:
+    """What a model on several backbones reads of a crystal: the embeddings of each, which keeps its own on disk."""
 
     def __init__(
-        self, backbone: Mixture, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
+        self, backbone: BackboneStack, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
     ):
         self.backbone = backbone
         self.parts = tuple(
@@ -146,21 +146,21 @@ class MixedFeaturiser:
         return _side_by_side([part.embeddings(keys) for part in self.parts])
 
 
-AnyBackbone = Backbone | Mixture
-AnyFeaturiser = Featuriser | MixedFeaturiser
+AnyBackbone = Backbone | BackboneStack
+AnyFeaturiser = Featuriser | StackFeaturiser
 
 
-def mixed(backbones: Sequence[AnyBackbone]) -> AnyBackbone:
+def stacked(backbones: Sequence[AnyBackbone]) -> AnyBackbone:
     """Read backbones as one; a single one is given back as it is."""
     parts = tuple(part for backbone in backbones for part in backbone.parts)
-    return parts[0] if len(parts) == 1 else Mixture(parts)
+    return parts[0] if len(parts) == 1 else BackboneStack(parts)
 
 
 def make_featuriser(
     backbone: AnyBackbone, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
 ) -> AnyFeaturiser:
-    """Give what makes and keeps the embeddings of ``backbone`` under ``folder``; see :class:`Featuriser`."""
-    kind = MixedFeaturiser if isinstance(backbone, Mixture) else Featuriser
+    """Featuriser that makes the embeddings of ``backbone`` and keeps them under ``folder``; see :class:`Featuriser`."""
+    kind = StackFeaturiser if isinstance(backbone, BackboneStack) else Featuriser
     return kind(backbone, folder, keep_graphs=keep_graphs, precision=precision)  # type: ignore[arg-type]
 
 

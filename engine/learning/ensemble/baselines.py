@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.learning.ensemble.evaluation import Judgement, judge
+from engine.learning.ensemble.evaluation import Figures, evaluate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +17,7 @@ _SMALLEST_SPREAD = 1e-6  # trees that all agree
 
 def baseline_metrics(
     statistics: NDArray[np.float32], values: NDArray[np.float64], folds: NDArray[np.int64], seed: int
-) -> dict[str, Judgement]:
+) -> dict[str, Figures]:
     """Cross-validated figures of ``constant`` and ``extra_trees`` for n rows (statistics n x 88)."""
     constant = np.empty((2, len(values)))
     trees = np.empty((2, len(values)))
@@ -25,7 +25,7 @@ def baseline_metrics(
         held, rows = folds == k, folds != k
         constant[0, held], constant[1, held] = values[rows].mean(), max(values[rows].std(), _SMALLEST_SPREAD)
         trees[:, held] = _extra_trees(statistics[rows], values[rows], statistics[held], seed)
-    return {"constant": judge(values, *constant), "extra_trees": judge(values, *trees)}
+    return {"constant": evaluate(values, *constant), "extra_trees": evaluate(values, *trees)}
 
 
 def _extra_trees(

@@ -1,4 +1,4 @@
-"""The figures by which predictions are judged, the same before and after labels arrive."""
+"""Metrics of Gaussian predictions against labels, the same for cross-validated and for prospective ones."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from engine.metrics.calibration import ERROR_GRID, calibration, coverage, error_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Judgement = dict[str, float | int | None]
+Figures = dict[str, float | int | None]
 Curves = dict[str, Any]
 
 
-def judge(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Judgement:
-    """Accuracy and honesty of n Gaussian predictions in learned units; ``None`` where a figure is not defined."""
+def evaluate(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Figures:
+    """Accuracy and calibration of n Gaussian predictions in learned units; ``None`` where a figure is not defined."""
     error = accuracy(values, mean, scale="linear")  # every figure below is in learned units
-    honesty = calibration(values, mean, std)
+    spread = calibration(values, mean, std)
     return {
         "rows": error.n,
         "mae": error.mae,
         "rmse": error.rmse,
         "r2": error.r2,
         "spearman": error.spearman,
-        "nll": honesty.nll,
-        "crps": honesty.crps,
-        **{f"coverage_{level:.0%}".rstrip("%"): share for level, share in honesty.coverage.items()},
-        "calibration_error": honesty.calibration_error,
-        "normalised_error": honesty.normalised_error,
-        "sharpness": honesty.sharpness,
+        "nll": spread.nll,
+        "crps": spread.crps,
+        **{f"coverage_{level:.0%}".rstrip("%"): share for level, share in spread.coverage.items()},
+        "calibration_error": spread.calibration_error,
+        "normalised_error": spread.normalised_error,
+        "sharpness": spread.sharpness,
     }
 
 
-def judge_curves(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Curves:
-    """Curves behind the figures of :func:`judge`, as JSON.
+def evaluation_curves(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Curves:
+    """Curves behind the figures of :func:`evaluate`, as JSON.
 
     ``reliability``: observed coverage of the central intervals ``levels``; ``error_against_spread``: see
     :class:`engine.metrics.calibration.SpreadCurve`; ``pit``: counts of the probability integral transform in ten bins.
@@ -51,9 +51,9 @@ def judge_curves(values: NDArray[np.float64], mean: NDArray[np.float64], std: ND
     }
 
 
-def judge_folds(
+def evaluate_folds(
     values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64], folds: NDArray[np.int64]
-) -> list[Judgement]:
+) -> list[Figures]:
     """Figures of each fold, in the order of their numbers; their scatter tells how far to trust the figures of all."""
     parts = [np.flatnonzero(folds == k) for k in np.unique(folds)]
-    return [judge(values[rows], mean[rows], std[rows]) for rows in parts]
+    return [evaluate(values[rows], mean[rows], std[rows]) for rows in parts]

@@ -79,11 +79,11 @@ class Feasibility:
         constant = np.array([_rate(y[folds != k]) for k in range(FOLDS)])[folds]
         tried = {penalty: _held_out(x, y, folds, penalty) for penalty in PENALTIES}
         best = min(tried, key=lambda penalty: _losses(y, tried[penalty]).mean())
-        judged = replace(without, constant=_scores(y, constant), classifier=_scores(y, tried[best]))
+        compared = replace(without, constant=_scores(y, constant), classifier=_scores(y, tried[best]))
         if not _is_better(y, tried[best], constant):
-            return judged
+            return compared
         intercept, weights = _logistic(x, y, best)
-        return replace(judged, intercept=intercept, weights=tuple(weights.tolist()))
+        return replace(compared, intercept=intercept, weights=tuple(weights.tolist()))
 
     @property
     def discriminates(self) -> bool:
@@ -99,7 +99,7 @@ class Feasibility:
         return expit(-(np.asarray(columns, dtype=np.float64) @ np.array(self.weights) + self.intercept))
 
     def __str__(self) -> str:
-        """Say in a sentence what is known of failures."""
+        """What is known of failures, in a sentence."""
         known = f"{self.failures} of {self.calculations} calculations failed"
         if self.constant is None or self.classifier is None:
             return f"{known}, too few to tell which will: {self.rate:.0%} for every crystal"

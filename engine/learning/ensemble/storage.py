@@ -9,22 +9,19 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from engine.exceptions import BackboneError, ModelFileError
 from engine.learning.backbones.backbone import CARD, Backbone, load_backbone
-from engine.learning.backbones.stack import AnyBackbone, mixed
-from engine.learning.ensemble.ensemble import UPPER, Ensemble, EnsembleSettings
-from engine.learning.ensemble.stacking import Blend, Partner
-from engine.learning.heads.gp import GaussianProcessHead
-from engine.learning.heads.mlp import PerceptronHead
-from engine.learning.heads.trees import Forest, Trees
-from engine.learning.networks.committee import NetworkCommittee
-from engine.learning.networks.finetune import NetworkHead
-from engine.learning.networks.training import Schedule
+from engine.learning.backbones.stack import AnyBackbone, stacked
+from engine.learning.ensemble.ensemble import Ensemble
+from engine.learning.ensemble.settings import EnsembleSettings
+from engine.learning.ensemble.stacking import Stacking
+from engine.learning.networks.schedule import Schedule
 from engine.metrics.extrapolation import TrainingDistance, Widening
 
 if TYPE_CHECKING:
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
 RECORD = "ensemble.json"
 _DISTANCE = "distance.safetensors"
 _LOWER = "lower-fidelity"
-_NETWORK = "network-"
-_TREES = "trees.safetensors"
 
 
 def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str | None = None) -> dict[str, Any]:
@@ -49,13 +44,10 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     members = []
-    for k, (head, noise) in enumerate(zip(ensemble.heads, ensemble.noise, strict=True)):
-        tensors = head.tensors
-        if ensemble.lower_fidelity is not None:
-            tensors = head.upper(ensemble.lower_fidelity.process)
+    for k, (tensors, noise) in enumerate(zip(ensemble.members.to_tensors(), ensemble.noise, strict=True)):
         written = _write_tensors(folder / f"member-{k}.safetensors", tensors)
         members.append({**written, "seed": ensemble.settings.member_seeds[k], "noise": noise})
-    files = [*_save_partners(ensemble, folder), *_save_distance(ensemble, folder)]
+    files = [*_save_stacking(ensemble, folder), *_save_distance(ensemble, folder)]
     if ensemble.lower_fidelity is not None:
         save_ensemble(ensemble.lower_fidelity, folder / _LOWER, backbones)
     record = {
@@ -64,8 +56,8 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
         "settings": asdict(ensemble.settings),
         "backbone": _save_backbone(ensemble.backbone, folder, backbones),
         "calibration": ensemble.calibration,
-        "shares": dict(ensemble.blend.shares) if ensemble.blend else {},
-        "widening": {name: list(numbers) for name, numbers in asdict(ensemble.widening).items()},
+        "shares": dict(ensemble.stacking.weights) if ensemble.stacking else {},
+        "widening": {name: list(numbers) for name, numbers in asdict(ensemble.variance_inflation).items()},
         "members": members,
         "files": files,
         "data_hash": ensemble.data_hash,
@@ -88,28 +80,28 @@ def load_ensemble(folder: Path | str) -> Ensemble:
 
     folder = Path(folder)
     record = read_record(folder)
-    backbone = mixed([_load_backbone(folder, part) for part in backbone_parts(record)])
+    backbone = stacked([_load_backbone(folder, part) for part in backbone_parts(record)])
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
-    contents = [_read_checked(folder / member["path"], member["sha256"]) for member in record["members"]]
+    tensors = [load(_read_checked(folder / member["path"], member["sha256"])) for member in record["members"]]
     lower = load_ensemble(folder / _LOWER) if (folder / _LOWER / RECORD).is_file() else None
-    heads = [_head(settings, backbone, k, load(content)) for k, content in enumerate(contents)]
+    kind, process = settings.members_class, None
     if lower is not None:
-        heads = [lower.process.with_upper(load(content), UPPER) for content in contents]
+        kind, process = kind.above_lower_fidelity(), lower.members.process
     files = {f["path"]: load(_read_checked(folder / f["path"], f["sha256"])) for f in record["files"]}
     return Ensemble(
         backbone=backbone,
         settings=settings,
         property=record["property"],
         scale=record["scale"],
-        heads=tuple(heads),
+        members=kind.from_tensors(tensors, backbone, process),
         noise=tuple(m["noise"] for m in record["members"]),
         calibration=record["calibration"],
         metrics=record["metrics"],
         data_hash=record["data_hash"],
         seen=tuple(record["seen"]),
         lower_fidelity=lower,
-        blend=_blend(record, backbone, files),
-        widening=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
+        stacking=Stacking.from_files(files, backbone, _weights(record)),
+        variance_inflation=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
 
@@ -141,7 +133,40 @@ def load_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:
     BackboneError
         If one is named twice, or they have no element in common.
     """
-    return mixed([_start(name) for name in ([names] if isinstance(names, str | Path) else names)])
+    return stacked([_start(name) for name in ([names] if isinstance(names, str | Path) else names)])
+
+
+def cached_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:
+    """As :func:`load_starts`, but read only once for as long as the files of each folder stay what they are."""
+    given = [names] if isinstance(names, str | Path) else names
+    return _load_once(tuple(map(str, given)), tuple(_files_of(Path(name)) for name in given))
+
+
+@lru_cache(maxsize=4)
+def _load_once(names: tuple[str, ...], files: tuple[tuple[_File, ...], ...]) -> AnyBackbone:
+    return load_starts(names)
+
+
+def _files_of(folder: Path) -> tuple[_File, ...]:
+    """Files of a folder, none of a name that is no folder, e.g. of a shipped backbone."""
+    return tuple(_File.of(path, folder) for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+class _File(NamedTuple):
+    """What tells whether a file is still the same, without reading weights."""
+
+    name: str
+    size: int
+    modified: int
+    """Nanoseconds since 1970."""
+    text: bytes
+    """Of a card or record, which holds the SHA-256 of the weights beside it: a copy may keep size and time."""
+
+    @classmethod
+    def of(cls, path: Path, folder: Path) -> _File:
+        status = path.stat()
+        text = path.read_bytes() if path.suffix == ".json" else b""
+        return cls(str(path.relative_to(folder)), status.st_size, status.st_mtime_ns, text)
 
 
 def load_start(name: str | Path) -> Backbone:
@@ -157,14 +182,15 @@ def _start(name: str | Path) -> AnyBackbone:
     if not (folder / RECORD).is_file() or (folder / CARD).is_file():
         return load_backbone(name)
     ensemble = load_ensemble(folder)
-    if ensemble.settings.head != "network":
+    tuned = ensemble.members.network
+    if tuned is None:
         return ensemble.backbone
     before, property_ = ensemble.backbone.trained[0].card, ensemble.property
     stage = {"start": folder.name, "properties": [property_], "data_hash": ensemble.data_hash}
     seen = {**before.get("seen", {})}
     seen[property_] = sorted({*seen.get(property_, ()), *ensemble.seen})
     card = {**before, "lineage": [*before.get("lineage", []), stage], "seen": seen}
-    return Backbone(f"{folder.name}/member-0", ensemble.heads[0].network, card)
+    return Backbone(f"{folder.name}/member-0", tuned.network, card)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:
@@ -197,38 +223,15 @@ def _load_backbone(folder: Path, recorded: Mapping[str, str]) -> Backbone:
     return backbone
 
 
-def _head(settings: EnsembleSettings, backbone: AnyBackbone, index: int, tensors: dict[str, Tensor]) -> Any:
-    if settings.head == "network":
-        return NetworkHead.from_tensors(backbone.trained[index % len(backbone.trained)], tensors)
-    return GaussianProcessHead(tensors) if settings.head == "gp" else PerceptronHead(tensors)
+def _save_stacking(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
+    models = ensemble.stacking.models.values() if ensemble.stacking else ()
+    contents = [content for model in models for content in model.to_files().items()]
+    return [_write_tensors(folder / name, tensors) for name, tensors in contents]
 
 
-def _save_partners(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:
-    files = []
-    for partner in ensemble.blend.partners.values() if ensemble.blend else ():
-        if isinstance(partner, NetworkCommittee):
-            contents: dict[str, Mapping[str, Tensor]] = {
-                f"{_NETWORK}{k}.safetensors": n.tensors for k, n in enumerate(partner.networks)
-            }
-        else:
-            assert isinstance(partner, Trees)
-            contents = {_TREES: partner.forest.tensors}
-        files += [_write_tensors(folder / name, tensors) for name, tensors in contents.items()]
-    return files
-
-
-def _blend(record: Mapping[str, Any], backbone: AnyBackbone, files: dict[str, dict[str, Tensor]]) -> Blend | None:
-    partners: dict[str, Partner] = {}
-    trained = backbone.trained
-    tensors = [content for path, content in files.items() if path.startswith(_NETWORK)]
-    networks = [NetworkHead.from_tensors(trained[k % len(trained)], t) for k, t in enumerate(tensors)]
-    if networks:
-        partners["networks"] = NetworkCommittee(tuple(networks))
-    if _TREES in files:
-        partners["trees"] = Trees(Forest(files[_TREES]))
-    # models made before trees were blended have the networks' share alone
-    shares = record["shares"] if "shares" in record else {"networks": record["network_share"]}
-    return Blend(partners, {name: shares[name] for name in partners}) if partners else None
+def _weights(record: Mapping[str, Any]) -> dict[str, float]:
+    """Weights of the models beside the members; records made before trees were among them have the networks' alone."""
+    return dict(record["shares"]) if "shares" in record else {"networks": record["network_share"]}
 
 
 def _save_distance(ensemble: Ensemble, folder: Path) -> list[dict[str, str]]:

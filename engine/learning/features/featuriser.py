@@ -53,7 +53,7 @@ class Featuriser:
         self.keep_graphs = keep_graphs
         self.precision = precision
         self.parts = (self,)
-        """Featurisers of the backbones it is made of; see :class:`engine.learning.backbones.stack.MixedFeaturiser`."""
+        """Featurisers of the backbones it is made of; see :class:`engine.learning.backbones.stack.StackFeaturiser`."""
         folder = Path(folder)
         self._graphs = GraphStore(folder / "graphs", backbone.cutoff)
         self._type = pa.float16() if precision == "float16" else pa.float32()

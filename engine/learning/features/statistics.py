@@ -23,7 +23,7 @@ STATISTICS: tuple[str, ...] = (*COMPOSITION_STATISTICS, *BONDING_STATISTICS)
 
 @cache
 def typical_spread() -> NDArray[np.float32]:
-    """Give the standard deviation of each of the 88 statistics over the crystals of the reference, which are varied."""
+    """Standard deviation of each of the 88 statistics over the crystals of the reference, which are varied."""
     from engine.materials.reference import reference_crystals
 
     spread: NDArray[np.float32] = crystal_statistics(reference_crystals().values()).std(axis=0)

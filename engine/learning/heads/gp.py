@@ -17,9 +17,9 @@ the exact kernel's update on the labels (Matheron's rule).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,23 +27,23 @@ import torch
 from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError
-from engine.learning.backbones.column_statistics import Population
+from engine.learning.backbones.column_statistics import ColumnStatistics
+from engine.learning.heads.head_tensors import HeadTensors
+from engine.learning.heads.kernels import PriorFunctions, SummedMatern
 from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MIN_LABELS = 4
-_FIT_ROWS = 700
+MIN_GP_LABELS = 4
+"""Fewest labels that a Gaussian process is fitted to."""
+FIT_ROWS = 700
 """Hyperparameters are fitted on at most this many rows; the head is then conditioned on all of them."""
+BLOCK = 512
+"""Rows predicted together: their covariance with the training rows fits the processor's cache."""
 _SHORTEST = math.log(math.expm1(1e-3))
 """Of a length scale, as GPyTorch keeps it (inverse softplus). Where a step of the search lands far below, distances are
 so large that rounding makes the covariance indefinite."""
-_FREQUENCIES = 512
-"""Random frequencies a group of columns."""
-_BLOCK = 512
-"""Rows predicted together."""
-_SQRT5 = math.sqrt(5.0)
 _PER_COLUMN = "statistics"
 """The group with a length scale a column."""
 _CHOICE_ROWS = 200
@@ -55,31 +55,55 @@ _OUTLIER = 6.0
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianProcessHead:
-    """A fitted head; all tensors float64. ``n`` training rows, ``d`` columns, ``g`` groups."""
+class GaussianProcessTensors(HeadTensors):
+    """Of ``n`` training rows, ``d`` columns and ``g`` groups of columns; float64, indices int64."""
 
-    tensors: Mapping[str, Tensor]
-    """``centre``, ``scale`` (d): column standardisation, with widths of groups and own length scales folded in; ``x``
-    (n x d) standardised training rows; ``target`` (n) their standardised values; ``lengthscale``, ``outputscale`` (g),
-    ``noise`` and ``row_noise`` (n), in units of the standardised target; ``mean``, ``std`` of the target; ``columns``
-    (g x 2) where each group starts and stops; ``rows`` where it keeps only some of them."""
+    centre: Tensor
+    scale: Tensor
+    """Standardisation of the columns (d each), with widths of groups and own length scales folded in."""
+    x: Tensor
+    """Standardised training rows, n x d."""
+    target: Tensor
+    """Their standardised values, n."""
+    lengthscale: Tensor
+    outputscale: Tensor
+    """Length scale and variance of each group's kernel (g each), in units of the standardised target."""
+    noise: Tensor
+    """Variance of a new label's noise, in the same units."""
+    row_noise: Tensor
+    """Variance of the noise of each training label, n."""
+    mean: Tensor
+    std: Tensor
+    """Of the values."""
+    columns: Tensor
+    """Where each group's columns start and stop, g x 2."""
+    rows: Tensor | None = None
+    """Which of the rows that the hyperparameters were fitted with these are, where some were left out (n)."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcessHead:
+    """A fitted Gaussian process."""
+
+    tensors: GaussianProcessTensors
 
     @cached_property
-    def groups(self) -> list[slice]:
-        """Columns of each kernel."""
-        return [slice(start, stop) for start, stop in self.tensors["columns"].tolist()]
+    def kernel(self) -> SummedMatern:
+        """Prior covariance, in units of the standardised target."""
+        t = self.tensors
+        return SummedMatern([slice(start, stop) for start, stop in t.columns.tolist()], t.lengthscale, t.outputscale)
 
     @cached_property
     def cholesky(self) -> Tensor:
         """Lower factor (n x n) of the training covariance with noise; made when needed, since it outweighs all else."""
-        covariance = self._kernel(self.tensors["x"], self.tensors["x"])
-        covariance.diagonal().add_(self.tensors["row_noise"])
+        covariance = self.kernel(self.tensors.x, self.tensors.x)
+        covariance.diagonal().add_(self.tensors.row_noise)
         return torch.linalg.cholesky(covariance)
 
     @cached_property
     def weights(self) -> Tensor:
         """(K + noise)^-1 (y - mean), n."""
-        return torch.cholesky_solve(self.tensors["target"][:, None], self.cholesky)[:, 0]
+        return torch.cholesky_solve(self.tensors.target[:, None], self.cholesky)[:, 0]
 
     @classmethod
     def fit(
@@ -88,12 +112,12 @@ class GaussianProcessHead:
         values: NDArray[np.float64],
         groups: Mapping[str, slice],
         seed: int,
-        population: Population | None = None,
+        statistics: ColumnStatistics | None = None,
     ) -> GaussianProcessHead:
         """Fit on n embeddings (n x d) and their values (n).
 
-        ``groups`` are those of :attr:`Backbone.groups`, perhaps with more behind them; ``population`` is the yardstick
-        of the columns (d), the rows themselves if not given.
+        ``groups`` are those of :attr:`Backbone.groups`, perhaps with more behind them; ``statistics`` standardise the
+        columns (d), those of the rows themselves if not given.
 
         Raises
         ------
@@ -101,25 +125,25 @@ class GaussianProcessHead:
             With fewer than 4 rows, or if all values are equal.
         """
         y = torch.as_tensor(np.asarray(values, dtype=np.float64))
-        if len(y) < MIN_LABELS or float(y.std()) == 0.0:
+        if len(y) < MIN_GP_LABELS or float(y.std()) == 0.0:
             raise TooFewLabelsError(
-                f"a Gaussian process needs at least {MIN_LABELS} labels that differ, got {len(y)} "
+                f"a Gaussian process needs at least {MIN_GP_LABELS} labels that differ, got {len(y)} "
                 f"with standard deviation {float(y.std()) if len(y) > 1 else 0.0:g}; add labels"
             )
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
         kernels = kernel_groups(groups)
         if len(y) >= _CHOICE_ROWS:
             kernels = kernels[-1:]
-        heads = [cls._fitted(raw, y, kernel, seed, population) for kernel in kernels]
+        heads = [cls._fitted(raw, y, kernel, seed, statistics) for kernel in kernels]
         best = max(heads, key=lambda head: head.leave_one_out_density)
-        return best.doubting_outliers() if len(y) >= _ROBUST_ROWS else best
+        return best.with_outlier_noise() if len(y) >= _ROBUST_ROWS else best
 
     @classmethod
     def _fitted(
-        cls, raw: Tensor, y: Tensor, groups: Mapping[str, slice], seed: int, population: Population | None
+        cls, raw: Tensor, y: Tensor, groups: Mapping[str, slice], seed: int, statistics: ColumnStatistics | None
     ) -> GaussianProcessHead:
-        yardstick = population or Population.unknown(raw.shape[1])
-        centre, scale = (torch.from_numpy(part) for part in yardstick.standardisation(raw.numpy()))
+        known = statistics or ColumnStatistics.unknown(raw.shape[1])
+        centre, scale = (torch.from_numpy(part) for part in known.standardisation(raw.numpy()))
         scale = torch.where(scale > 1e-8, scale, torch.ones_like(scale))
         for columns in groups.values():
             scale[columns] *= math.sqrt(columns.stop - columns.start)
@@ -127,14 +151,14 @@ class GaussianProcessHead:
         mean, std = y.mean(), y.std()
         target = (y - mean) / std
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(len(y), generator=generator)[:_FIT_ROWS]
+        rows = torch.randperm(len(y), generator=generator)[:FIT_ROWS]
         with seeded(seed):  # BoTorch starts again from random hyperparameters where a fit fails
             own, lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
-        tensors = {
-            "centre": centre, "scale": scale * own, "x": x / own, "target": target, "lengthscale": lengthscale,
-            "outputscale": outputscale, "noise": noise, "row_noise": noise.expand(len(y)).clone(), "mean": mean,
-            "std": std, "columns": torch.tensor([[c.start, c.stop] for c in groups.values()]),
-        }  # fmt: skip
+        tensors = GaussianProcessTensors(
+            centre=centre, scale=scale * own, x=x / own, target=target, lengthscale=lengthscale,
+            outputscale=outputscale, noise=noise, row_noise=noise.expand(len(y)).clone(), mean=mean,
+            std=std, columns=torch.tensor([[c.start, c.stop] for c in groups.values()]),
+        )  # fmt: skip
         return cls(tensors)
 
     @property
@@ -143,18 +167,18 @@ class GaussianProcessHead:
         error, variance = self._leave_one_out()
         return float(-0.5 * (variance.log() + error.square() / variance).sum())
 
-    def doubting_outliers(self) -> GaussianProcessHead:
-        """Give the same head with more noise on labels that the others contradict."""
+    def with_outlier_noise(self) -> GaussianProcessHead:
+        """The same head with more noise on labels that the others contradict."""
         error, variance = self._leave_one_out()
         doubtful = error.square() > _OUTLIER * variance
-        noise = torch.where(doubtful, error.square() / 2, self.tensors["row_noise"]).maximum(self.tensors["noise"])
-        return GaussianProcessHead({**self.tensors, "row_noise": noise})
+        noise = torch.where(doubtful, error.square() / 2, self.tensors.row_noise).maximum(self.tensors.noise)
+        return GaussianProcessHead(replace(self.tensors, row_noise=noise))
 
     def keeping(self, rows: NDArray[np.int64]) -> GaussianProcessHead:
-        """Give the same head with only these training rows; what was fitted stays."""
-        chosen = torch.as_tensor(rows)
-        kept = {name: self.tensors[name][chosen] for name in ("x", "target", "row_noise")}
-        return GaussianProcessHead({**self.tensors, **kept, "rows": chosen})
+        """The same head with only these training rows; what was fitted stays."""
+        t, chosen = self.tensors, torch.as_tensor(rows)
+        kept = replace(t, x=t.x[chosen], target=t.target[chosen], row_noise=t.row_noise[chosen], rows=chosen)
+        return GaussianProcessHead(kept)
 
     def _leave_one_out(self) -> tuple[Tensor, Tensor]:
         """Error and variance (n each, standardised) of each label as the others predict it."""
@@ -168,40 +192,37 @@ class GaussianProcessHead:
         """
         t = self.tensors
         rows = torch.tensor(np.asarray(embeddings), dtype=torch.float32)
-        means, parts = zip(*(self._standardised(block) for block in rows.split(_BLOCK)), strict=True)
+        means, parts = zip(*(self._standardised(block) for block in rows.split(BLOCK)), strict=True)
         mean, explained = torch.cat(means).double(), torch.cat(parts).double()
-        variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
-        return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
+        variance = (self.kernel.variance - explained).clamp_min(1e-10) + t.noise
+        return (mean * t.std + t.mean).numpy(), (variance.sqrt() * t.std).numpy()
 
     def functions(self, n_functions: int, seed: int) -> PosteriorFunctions:
         """Draw functions from the posterior (noise-free); the same ``seed`` gives the same functions."""
         t = self.tensors
         generator = torch.Generator().manual_seed(seed)
-        prior = _PriorFunctions(self, n_functions, generator)
-        noise = torch.randn(n_functions, len(t["x"]), generator=generator, dtype=torch.float64) * t["row_noise"].sqrt()
+        prior = PriorFunctions(self.kernel, n_functions, generator)
+        noise = torch.randn(n_functions, len(t.x), generator=generator, dtype=torch.float64) * t.row_noise.sqrt()
         # K^-1 (y - f(x) - e): the first term, the mean's, is stored
-        correction = torch.cholesky_solve((prior(t["x"]) + noise).T, self.cholesky).T
+        correction = torch.cholesky_solve((prior(t.x) + noise).T, self.cholesky).T
         return PosteriorFunctions(self, prior, correction)
 
     @cached_property
     def _single(self) -> tuple[Tensor, ...]:
         """What prediction reads, in single precision: centre, scale, x, upper factor, weights."""
         t = self.tensors
-        return tuple(v.float().contiguous() for v in (t["centre"], t["scale"], t["x"], self.cholesky.T, self.weights))
+        return tuple(v.float().contiguous() for v in (t.centre, t.scale, t.x, self.cholesky.T, self.weights))
 
     def _standardised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Mean, and the variance that the labels explain, each N, in units of the standardised target."""
         centre, scale, x, factor, weights = self._single
-        cross = self._kernel((rows - centre) / scale, x)
+        cross = self.kernel((rows - centre) / scale, x)
         seen = torch.linalg.solve_triangular(factor, cross, upper=True, left=False)
         return cross @ weights, seen.square().sum(1)
 
     def _standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
-        return (raw - self.tensors["centre"]) / self.tensors["scale"]
-
-    def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        return _kernel(a, b, self.groups, self.tensors["lengthscale"], self.tensors["outputscale"])
+        return (raw - self.tensors.centre) / self.tensors.scale
 
 
 def kernel_groups(groups: Mapping[str, slice]) -> list[dict[str, slice]]:
@@ -214,112 +235,12 @@ def kernel_groups(groups: Mapping[str, slice]) -> list[dict[str, slice]]:
     ]
 
 
-class FoldPredictor:
-    """Predicts K heads that differ only in the training rows they leave out, with one kernel and one factorisation.
-
-    With ``C = (K + noise)^-1`` of all rows, ``a = C y`` and ``c = k(x) C``, leaving the rows H out changes the mean by
-    ``-c_H C_HH^-1 a_H`` and the variance by ``+c_H C_HH^-1 c_H^T`` (block inverse; for one row Rasmussen and Williams,
-    Gaussian Processes for Machine Learning, 2006, eq. 5.12). Every round predicts the whole pool, so that this is where
-    its time goes: single precision, a block of rows that fits the processor's cache at a time.
-
-    Parameters
-    ----------
-    heads
-        Made by :meth:`GaussianProcessHead.keeping` of one head; each row is left out by exactly one of them.
-    """
-
-    def __init__(self, heads: Sequence[GaussianProcessHead]):
-        together = union(heads)
-        everything = torch.arange(len(together.tensors["x"]))
-        left_out = [everything[~torch.isin(everything, head.tensors["rows"])] for head in heads]
-        whole = together.keeping(torch.cat(left_out).numpy())  # fold after fold, for blocks of triangular matrices
-        inverse = torch.linalg.solve_triangular(whole.cholesky, torch.eye(len(everything)).double(), upper=False)
-        precision = inverse.T @ inverse
-        self._tensors = whole.tensors
-        self._columns = _ScaledColumns.of(whole)
-        self._folds = []
-        weights = []
-        stop = 0
-        for rows in left_out:
-            start, stop = stop, stop + len(rows)
-            held = slice(start, stop)
-            without = torch.linalg.inv(precision[held, held])
-            root = torch.linalg.cholesky((without + without.T) / 2)
-            weights.append(whole.weights - precision[:, held] @ (without @ whole.weights[held]))
-            own, change = inverse[held, :stop].T, inverse[start:, held] @ root
-            self._folds.append((start, stop, own.float().contiguous(), change.float().contiguous()))
-        self._weights = torch.stack(weights, dim=1).float()
-
-    def __call__(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of a new label (noise included), each K x N, in units of the values."""
-        blocks = torch.as_tensor(np.asarray(embeddings, dtype=np.float32)).split(_BLOCK)
-        means, parts = zip(*(self._standardised(block) for block in blocks), strict=True)
-        t = self._tensors
-        mean, explained = torch.cat(means, dim=1).double(), torch.cat(parts, dim=1).double()
-        variance = (t["outputscale"].sum() - explained).clamp_min(1e-10) + t["noise"]
-        return (mean * t["std"] + t["mean"]).numpy(), (variance.sqrt() * t["std"]).numpy()
-
-    def _standardised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean, and the variance that the labels explain, each K x N, in units of the standardised target."""
-        cross = self._columns.kernel(rows)
-        seen = torch.cat([cross[:, :stop] @ own for _, stop, own, _ in self._folds], dim=1)
-        explained = seen.square().sum(1)
-        parts = [explained - (seen[:, start:] @ change).square().sum(1) for start, _, _, change in self._folds]
-        return (cross @ self._weights).T, torch.stack(parts)
-
-
-@dataclass(frozen=True, eq=False)
-class _ScaledColumns:
-    """The kernel between any rows and a head's training rows in single precision, all that is fixed worked out once."""
-
-    multiplier: Tensor
-    shift: Tensor
-    """d: what brings an embedding to length scales of its groups."""
-    groups: tuple[tuple[slice, Tensor, Tensor, float], ...]
-    """Columns, training rows (d x n), their squared norms (n) and amplitude of each group."""
-
-    @classmethod
-    def of(cls, head: GaussianProcessHead) -> _ScaledColumns:
-        t = head.tensors
-        multiplier = 1.0 / t["scale"]
-        groups = []
-        for columns, length, amplitude in zip(head.groups, t["lengthscale"], t["outputscale"], strict=True):
-            factor = _SQRT5 / length
-            multiplier[columns] *= factor
-            x = (t["x"][:, columns] * factor).float()
-            groups.append((columns, x.T.contiguous(), x.square().sum(1), float(amplitude)))
-        return cls(multiplier.float(), (-t["centre"] * multiplier).float(), tuple(groups))
-
-    def kernel(self, rows: Tensor) -> Tensor:
-        """Covariance with each training row, N x n."""
-        scaled = torch.addcmul(self.shift, rows, self.multiplier)
-        total = rows.new_zeros(len(rows), self.groups[0][1].shape[1])
-        for columns, x, norms, amplitude in self.groups:
-            own = scaled[:, columns]
-            squared = torch.addmm(norms, own, x, alpha=-2).add_(own.square().sum(1, keepdim=True))
-            distance = squared.clamp_min_(0).sqrt_()
-            polynomial = torch.addcmul(distance, distance, distance, value=1 / 3).add_(1)
-            total.addcmul_(polynomial, distance.neg_().exp_(), value=amplitude)
-        return total
-
-
-def union(heads: Sequence[GaussianProcessHead]) -> GaussianProcessHead:
-    """Put the rows of ``heads`` together again, in their order."""
-    first = heads[0].tensors
-    n = 1 + max(int(head.tensors["rows"].max()) for head in heads)
-    whole = {name: first[name].new_empty(n, *first[name].shape[1:]) for name in ("x", "target", "row_noise")}
-    for head in heads:
-        for name, tensor in whole.items():
-            tensor[head.tensors["rows"]] = head.tensors[name]
-    return GaussianProcessHead({**first, **whole})
-
-
 @dataclass(frozen=True, eq=False)
 class PosteriorFunctions:
     """F functions drawn from a head's posterior, to be evaluated at any rows, whole pools in parts."""
 
     head: GaussianProcessHead
-    prior: _PriorFunctions
+    prior: PriorFunctions
     correction: Tensor
     """F x n: what the labels, seen through each prior function, take from it."""
 
@@ -327,47 +248,10 @@ class PosteriorFunctions:
         """Mean of the posterior (N) and the functions' values (F x N) at N embeddings, in units of the values."""
         t = self.head.tensors
         x = self.head._standardise(embeddings)
-        cross = self.head._kernel(t["x"], x)
-        mean = self.head.weights @ cross * t["std"] + t["mean"]
-        deviation = (self.prior(x) - self.correction @ cross) * t["std"]
+        cross = self.head.kernel(t.x, x)
+        mean = self.head.weights @ cross * t.std + t.mean
+        deviation = (self.prior(x) - self.correction @ cross) * t.std
         return mean.numpy(), (mean + deviation).numpy()
-
-
-class _PriorFunctions:
-    """Random functions with the head's prior covariance, as Fourier features common to all of them.
-
-    Sines and cosines of the same frequencies, which are exact at distance 0, rather than cosines of random phase: near
-    labelled rows the posterior is a small difference of large prior terms.
-    """
-
-    def __init__(self, head: GaussianProcessHead, n_functions: int, generator: torch.Generator):
-        t, f = head.tensors, _FREQUENCIES
-        normal = partial(torch.randn, generator=generator, dtype=torch.float64)
-        self.parts = []
-        for columns, length, amplitude in zip(head.groups, t["lengthscale"], t["outputscale"], strict=True):
-            width = columns.stop - columns.start
-            chi_square = normal(5, f).square().sum(0)
-            frequency = normal(width, f) * (5.0 / chi_square).sqrt() / length
-            weight = normal(n_functions, 2 * f) * (amplitude / f).sqrt()
-            self.parts.append((columns, frequency, weight))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``n_functions`` x N values at standardised rows (N x d)."""
-        total = torch.zeros((), dtype=x.dtype)
-        for columns, frequency, weight in self.parts:
-            angle = x[:, columns] @ frequency
-            total = total + weight @ torch.cat([torch.cos(angle), torch.sin(angle)], dim=1).T
-        return total
-
-
-def _kernel(a: Tensor, b: Tensor, groups: Sequence[slice], lengthscale: Tensor, outputscale: Tensor) -> Tensor:
-    total = a.new_zeros(len(a), len(b))
-    for columns, length, amplitude in zip(groups, lengthscale, outputscale, strict=True):
-        factor = _SQRT5 / float(length)
-        distance = torch.cdist(a[:, columns] * factor, b[:, columns] * factor)
-        polynomial = torch.addcmul(distance, distance, distance, value=1 / 3).add_(1)
-        total.addcmul_(polynomial, distance.neg_().exp_(), value=float(amplitude))
-    return total
 
 
 def _fit_hyperparameters(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.learning.heads.members import Members, TrainingData
 from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.heads.multifidelity import MultiFidelityHead
+    from engine.learning.networks.graph_data import Crystals
 
 _HIDDEN = (128, 64)
 _EPOCHS = 120
@@ -27,8 +32,14 @@ _WEIGHT_DECAY = 1e-3
 class PerceptronHead:
     """A fitted head: standardised embedding (d) -> 128 -> 64 -> 1, SiLU, trained with smooth L1."""
 
-    tensors: Mapping[str, Tensor]
-    """``centre``, ``scale`` (d), ``mean``, ``std`` of the values, and the layers' weights."""
+    centre: Tensor
+    scale: Tensor
+    """Standardisation of the columns, d each."""
+    mean: Tensor
+    std: Tensor
+    """Of the values."""
+    layers: Mapping[str, Tensor]
+    """Weights of the layers by their names in a file, such as ``0.weight``."""
 
     @classmethod
     def fit(cls, embeddings: NDArray[np.float32], values: NDArray[np.float64], seed: int) -> PerceptronHead:
@@ -56,20 +67,60 @@ class PerceptronHead:
                 optimiser.step()
                 cycle.step()
             with torch.no_grad():
-                judged = held if len(held) else used
-                held_loss = nn.functional.l1_loss(network(x[judged])[:, 0], y[judged]).item()
+                measured = held if len(held) else used
+                held_loss = nn.functional.l1_loss(network(x[measured])[:, 0], y[measured]).item()
             if held_loss < best_loss:
                 best, best_loss = {k: v.clone() for k, v in network.state_dict().items()}, held_loss
-        return cls({"centre": centre, "scale": scale, "mean": mean, "std": std, **best})
+        return cls(centre, scale, mean, std, best)
 
     def predict(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """Predicted values at N embeddings (N x d)."""
-        t = self.tensors
-        network = _layers(len(t["centre"]))
-        network.load_state_dict({k: v for k, v in t.items() if k[0].isdigit()})
+        network = _layers(len(self.centre))
+        network.load_state_dict(dict(self.layers))
         with torch.no_grad():
-            x = (torch.as_tensor(np.asarray(embeddings, dtype=np.float32)) - t["centre"]).div_(t["scale"])
-            return (network(x)[:, 0] * t["std"] + t["mean"]).double().numpy()
+            x = (torch.as_tensor(np.asarray(embeddings, dtype=np.float32)) - self.centre).div_(self.scale)
+            return (network(x)[:, 0] * self.std + self.mean).double().numpy()
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Tensors by the names they have in a file."""
+        return {"centre": self.centre, "scale": self.scale, "mean": self.mean, "std": self.std, **self.layers}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PerceptronHead:
+        """Inverse of :meth:`to_tensors`."""
+        layers = {name: tensor for name, tensor in tensors.items() if name[0].isdigit()}
+        return cls(tensors["centre"], tensors["scale"], tensors["mean"], tensors["std"], layers)
+
+
+@dataclass(frozen=True, eq=False)
+class PerceptronMembers(Members[PerceptronHead]):
+    """Perceptrons on embeddings, which know no standard deviation of their own."""
+
+    kind: ClassVar[str] = "mlp"
+
+    @classmethod
+    def fit_heads(cls, data: TrainingData) -> Iterable[PerceptronHead]:
+        """See :meth:`Members.fit_heads`."""
+        for rows, seed in zip(data.jobs, data.seeds, strict=True):
+            yield PerceptronHead.fit(data.embeddings[rows], data.values[rows], seed)
+
+    @classmethod
+    def predict_head(
+        cls, head: PerceptronHead, crystals: Crystals, number: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], None]:
+        """See :meth:`Members.predict_head`."""
+        return head.predict(crystals.embeddings[rows]), None
+
+    def to_tensors(self) -> list[dict[str, Tensor]]:
+        """See :meth:`Members.to_tensors`."""
+        return [head.to_tensors() for head in self.heads]
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
+    ) -> PerceptronMembers:
+        """See :meth:`Members.from_tensors`."""
+        return cls(tuple(PerceptronHead.from_tensors(t) for t in tensors))
 
 
 def _layers(width: int) -> nn.Sequential:

@@ -18,7 +18,6 @@ top adds a row (Schur complement). Processes that stand on one thus share its fa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,48 +25,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning.heads.gp import (
-    _BLOCK,
-    _FIT_ROWS,
-    _SQRT5,
-    MIN_LABELS,
-    GaussianProcessHead,
-    _kernel,
-    _PriorFunctions,
-)
+from engine.learning.heads.discrepancy import fit_discrepancy
+from engine.learning.heads.gp import BLOCK, FIT_ROWS, MIN_GP_LABELS, GaussianProcessHead
+from engine.learning.heads.kernels import PriorFunctions, SummedMatern
+from engine.learning.heads.multifidelity_tensors import MultiFidelityTensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# prior of each hyperparameter, mean and standard deviation, in units of the lowest fidelity's spread
-_SLOPE = (1.0, 0.3)
-_NOISE = (-4.0, 1.0)
-"""Of the logarithm of a label's noise variance; the same as of the lowest fidelity."""
-_AMPLITUDE = (math.log(0.3), 1.0)
-"""Of the logarithm of a discrepancy's variance, for each kernel."""
-_LENGTH = (0.0, 1.0)
-"""Of the logarithm of a length scale."""
-_CONSTANT = 1.0
-"""Variance of a discrepancy's constant."""
-_ROWS = ("x", "target", "level", "row_noise")
-"""Tensors with a row for each label."""
-_GROWING = (*_ROWS, "columns", "kernel_level", "lengthscale", "outputscale", "slope", "noise", "mean")
-"""Tensors that grow with every fidelity."""
-
 
 @dataclass(frozen=True, eq=False)
 class MultiFidelityHead:
-    """A fitted head; all tensors float64 or int64. ``n`` labels, ``d`` columns, ``g`` kernels, ``t`` fidelities."""
+    """A fitted process of all fidelities."""
 
-    tensors: Mapping[str, Tensor]
-    """``centre``, ``scale`` (d): standardisation of the columns; ``x`` (n x d) standardised rows; ``level`` (n) the
-    fidelity of each; ``target`` (n) standardised values; ``row_noise`` (n) in units of them; ``columns`` (g x 2),
-    ``lengthscale``, ``outputscale``, ``kernel_level`` (g): where each kernel's columns start and stop (nowhere: a
-    constant), its hyperparameters, and the discrepancy that it is of; ``slope``, ``noise``, ``mean`` (t); ``std``."""
+    tensors: MultiFidelityTensors
     fidelities: tuple[str, ...]
     """From the cheapest to the one that is wanted."""
     built_on: MultiFidelityHead | None = field(default=None, repr=False)
@@ -104,7 +78,9 @@ class MultiFidelityHead:
                 "the labels out"
             )
         if order[-1] not in names:
-            raise TooFewLabelsError(f"no label of {order[-1]}, the fidelity that is wanted; add {MIN_LABELS} or more")
+            raise TooFewLabelsError(
+                f"no label of {order[-1]}, the fidelity that is wanted; add {MIN_GP_LABELS} or more"
+            )
         rows = {name: np.flatnonzero(names == name) for name in order if name in names}
         lowest, *above = rows
         head = GaussianProcessHead.fit(embeddings[rows[lowest]], values[rows[lowest]], groups, seed)
@@ -115,17 +91,18 @@ class MultiFidelityHead:
 
     @classmethod
     def of(cls, head: GaussianProcessHead, fidelity: str) -> MultiFidelityHead:
-        """Take a head trained on one fidelity as the lowest one."""
+        """Process whose only fidelity is the one that ``head`` was trained on."""
         t = head.tensors
-        tensors = {
-            **{name: t[name] for name in ("centre", "scale", "x", "target", "row_noise", "columns", "std")},
-            **{name: t[name] for name in ("lengthscale", "outputscale")},
-            "level": torch.zeros(len(t["x"]), dtype=torch.int64),
-            "kernel_level": torch.zeros(len(t["columns"]), dtype=torch.int64),
-            "slope": t["noise"].new_zeros(1),
-            "noise": t["noise"].reshape(1),
-            "mean": t["mean"].reshape(1),
-        }
+        tensors = MultiFidelityTensors(
+            **{name: vars(t)[name] for name in ("centre", "scale", "x", "target", "row_noise", "columns", "std")},
+            lengthscale=t.lengthscale,
+            outputscale=t.outputscale,
+            level=torch.zeros(len(t.x), dtype=torch.int64),
+            kernel_level=torch.zeros(len(t.columns), dtype=torch.int64),
+            slope=t.noise.new_zeros(1),
+            noise=t.noise.reshape(1),
+            mean=t.mean.reshape(1),
+        )
         return cls(tensors, (fidelity,))
 
     def above(
@@ -136,7 +113,7 @@ class MultiFidelityHead:
         seed: int,
         sight: Tensor | None = None,
     ) -> MultiFidelityHead:
-        """Give this process with one more fidelity on top, learned from n embeddings and their values.
+        """Process with one more fidelity on top, learned from n embeddings and their values.
 
         ``sight`` is :meth:`sees` of the embeddings, for members that share most of them.
 
@@ -145,9 +122,9 @@ class MultiFidelityHead:
         TooFewLabelsError
             With fewer than 4 labels.
         """
-        if len(values) < MIN_LABELS:
+        if len(values) < MIN_GP_LABELS:
             raise TooFewLabelsError(
-                f"a fidelity needs at least {MIN_LABELS} labels, {fidelity} has {len(values)}; add labels, or leave "
+                f"a fidelity needs at least {MIN_GP_LABELS} labels, {fidelity} has {len(values)}; add labels, or leave "
                 "these out"
             )
         t, level = self.tensors, len(self.fidelities)
@@ -155,15 +132,15 @@ class MultiFidelityHead:
         sight = self.sees(embeddings) if sight is None else sight
         below = sight @ self._target
         covariance = self._covariance(x, level - 1, x, level - 1) - sight @ sight.T
-        mean = (y - below * t["std"]).mean()
-        target = (y - mean) / t["std"]
-        some = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:_FIT_ROWS]
-        fitted = _fit_level(x[some], target[some], below[some], covariance[some][:, some], self._discrepancy(0).groups)
+        mean = (y - below * t.std).mean()
+        target = (y - mean) / t.std
+        some = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:FIT_ROWS]
+        groups = self._discrepancy(0).groups
+        fitted = fit_discrepancy(x[some], target[some], below[some], covariance[some][:, some], groups)
         added = {
-            "x": x, "target": target, "row_noise": fitted["noise"].expand(len(x)), "columns": fitted["columns"],
-            "level": torch.full((len(x),), level), "kernel_level": torch.full((len(fitted["columns"]),), level),
-            "lengthscale": fitted["lengthscale"], "outputscale": fitted["outputscale"], "slope": fitted["slope"],
-            "noise": fitted["noise"], "mean": mean.reshape(1),
+            **fitted._asdict(), "x": x, "target": target, "row_noise": fitted.noise.expand(len(x)),
+            "level": torch.full((len(x),), level), "kernel_level": torch.full((len(fitted.columns),), level),
+            "mean": mean.reshape(1),
         }  # fmt: skip
         return self.with_upper(added, fidelity, sight)
 
@@ -173,21 +150,17 @@ class MultiFidelityHead:
 
     def upper(self, lower: MultiFidelityHead) -> dict[str, Tensor]:
         """Tensors that this process has beyond those of ``lower``, which it was built on."""
-        t, beneath = self.tensors, lower.tensors
-        return {name: t[name][len(beneath[name]) :].contiguous() for name in _GROWING}
+        return self.tensors.beyond(lower.tensors)
 
     def with_upper(
         self, tensors: Mapping[str, Tensor], fidelity: str, sight: Tensor | None = None
     ) -> MultiFidelityHead:
-        """Give the process whose :meth:`upper` tensors over this one are these."""
-        joined = {name: torch.cat([self.tensors[name], tensors[name]]) for name in _GROWING}
-        return MultiFidelityHead({**self.tensors, **joined}, (*self.fidelities, fidelity), self, sight)
+        """Process whose :meth:`upper` tensors over this one are these."""
+        return MultiFidelityHead(self.tensors.joined(tensors), (*self.fidelities, fidelity), self, sight)
 
     def keeping(self, rows: NDArray[np.int64]) -> MultiFidelityHead:
-        """Give the same process with only these labels; what was fitted stays."""
-        chosen = torch.as_tensor(rows)
-        kept = {name: self.tensors[name][chosen] for name in _ROWS}
-        return MultiFidelityHead({**self.tensors, **kept}, self.fidelities)
+        """The same process with only these labels; what was fitted stays."""
+        return MultiFidelityHead(self.tensors.labels(torch.as_tensor(rows)), self.fidelities)
 
     def predict(
         self, embeddings: NDArray[np.float32], fidelity: str | None = None
@@ -204,12 +177,12 @@ class MultiFidelityHead:
         t = self.tensors
         generator = torch.Generator().manual_seed(seed)
         discrepancies = [
-            _PriorFunctions(self._discrepancy(level), n_functions, generator) for level in range(len(self.fidelities))
+            PriorFunctions(self._discrepancy(level), n_functions, generator) for level in range(len(self.fidelities))
         ]
-        noise = torch.randn(n_functions, len(t["x"]), generator=generator, dtype=torch.float64) * t["row_noise"].sqrt()
+        noise = torch.randn(n_functions, len(t.x), generator=generator, dtype=torch.float64) * t.row_noise.sqrt()
         at_labels = torch.empty_like(noise)
         for loadings, rows in zip(self._loadings, self._rows, strict=True):
-            at_labels[:, rows] = _prior(discrepancies, loadings, t["x"][rows])
+            at_labels[:, rows] = _prior(discrepancies, loadings, t.x[rows])
         return MultiFidelityFunctions(self, discrepancies, self._whitened(at_labels + noise))
 
     def variance_reduction(
@@ -223,7 +196,7 @@ class MultiFidelityHead:
         level, wanted = self._level(fidelity), self._level(None)
         x = self._standardise(embeddings)
         seen = self._seen(x, level)
-        variance = self._prior_covariance(level, level) - seen.square().sum(1) + self.tensors["noise"][level]
+        variance = self._prior_covariance(level, level) - seen.square().sum(1) + self.tensors.noise[level]
         if reference is None:
             shared = self._prior_covariance(level, wanted) - (seen * self._seen(x, wanted)).sum(1)
             fall = shared.square() / variance
@@ -231,29 +204,25 @@ class MultiFidelityHead:
             at = self._standardise(reference)
             shared = self._covariance(x, level, at, wanted) - seen @ self._seen(at, wanted).T
             fall = shared.square().mean(1) / variance
-        return (fall * self.tensors["std"].square()).numpy()
+        return (fall * self.tensors.std.square()).numpy()
 
     @cached_property
     def lower(self) -> MultiFidelityHead | None:
         """Process of the fidelities beneath the highest, conditioned on their labels alone."""
         if self.built_on is not None or len(self.fidelities) == 1:
             return self.built_on
-        t, top = self.tensors, len(self.fidelities) - 1
-        kernels, labels = t["kernel_level"] < top, t["level"] < top
-        beneath = {name: t[name][kernels] for name in ("columns", "kernel_level", "lengthscale", "outputscale")}
-        beneath |= {name: t[name][labels] for name in _ROWS} | {n: t[n][:top] for n in ("slope", "noise", "mean")}
-        return MultiFidelityHead({**t, **beneath}, self.fidelities[:-1])
+        return MultiFidelityHead(self.tensors.beneath(len(self.fidelities) - 1), self.fidelities[:-1])
 
     @cached_property
     def _own(self) -> _Own:
         """What the labels of the highest fidelity add to those beneath."""
         t, top = self.tensors, len(self.fidelities) - 1
         rows = self._rows[top]
-        x = t["x"][rows]
+        x = t.x[rows]
         link = self._beneath(x, top, self.sight)
         covariance = self._covariance(x, top, x, top) - link @ link.T
-        covariance.diagonal().add_(t["row_noise"][rows])
-        return _Own(t["centre"], t["scale"], x, torch.linalg.cholesky(covariance).T.contiguous(), link)
+        covariance.diagonal().add_(t.row_noise[rows])
+        return _Own(t.centre, t.scale, x, torch.linalg.cholesky(covariance).T.contiguous(), link)
 
     @cached_property
     def _own_single(self) -> _Own:
@@ -263,22 +232,22 @@ class MultiFidelityHead:
     @cached_property
     def _target(self) -> Tensor:
         """Whitened targets of the labels, fidelity by fidelity, n."""
-        return self._whitened(self.tensors["target"][None])[0]
+        return self._whitened(self.tensors.target[None])[0]
 
     @cached_property
     def _groups(self) -> list[slice]:
-        return [slice(start, stop) for start, stop in self.tensors["columns"].tolist()]
+        return [slice(start, stop) for start, stop in self.tensors.columns.tolist()]
 
     @cached_property
     def _rows(self) -> list[Tensor]:
         """Labels of each fidelity."""
-        return [torch.nonzero(self.tensors["level"] == level)[:, 0] for level in range(len(self.fidelities))]
+        return [torch.nonzero(self.tensors.level == level)[:, 0] for level in range(len(self.fidelities))]
 
     @cached_property
     def _loadings(self) -> Tensor:
         """How much of each discrepancy (columns) is in each fidelity (rows), t x t."""
         loadings = torch.eye(len(self.fidelities), dtype=torch.float64)
-        for level, slope in enumerate(self.tensors["slope"][1:], start=1):
+        for level, slope in enumerate(self.tensors.slope[1:], start=1):
             loadings[level] += slope * loadings[level - 1]
         return loadings
 
@@ -294,14 +263,14 @@ class MultiFidelityHead:
 
     def _standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
-        return (raw - self.tensors["centre"]) / self.tensors["scale"]
+        return (raw - self.tensors.centre) / self.tensors.scale
 
     def _whitened(self, values: Tensor) -> Tensor:
         """Values at the labels (F x n, as the tensors have them) times the inverse factor, fidelity by fidelity."""
         own, top = self._own, len(self.fidelities) - 1
         beneath = values[:, :0]
         if self.lower is not None:
-            beneath = self.lower._whitened(values[:, self.tensors["level"] < top])
+            beneath = self.lower._whitened(values[:, self.tensors.level < top])
         rest = values[:, self._rows[top]] - beneath @ own.link.T
         return torch.cat([beneath, torch.linalg.solve_triangular(own.factor, rest, upper=True, left=False)], dim=1)
 
@@ -319,7 +288,7 @@ class MultiFidelityHead:
         """Whitened covariance of a fidelity at standardised rows with the labels beneath the highest, N x m."""
         if known is None:
             known = self._seen_by_lower(x, level)
-        return float(self.tensors["slope"][level]) * known if level == len(self.fidelities) - 1 else known
+        return float(self.tensors.slope[level]) * known if level == len(self.fidelities) - 1 else known
 
     def _seen_by_lower(self, x: Tensor, level: int) -> Tensor:
         """See the part of a fidelity that the process beneath knows, N x m."""
@@ -332,7 +301,7 @@ class MultiFidelityHead:
         amplitude = self._amplitudes(level, other)
         used = torch.nonzero(amplitude)[:, 0]
         groups = [self._groups[k] for k in used.tolist()]
-        return _kernel(a, b, groups, self.tensors["lengthscale"][used], amplitude[used])
+        return SummedMatern(groups, self.tensors.lengthscale[used], amplitude[used])(a, b)
 
     def _prior_covariance(self, level: int, other: int) -> Tensor:
         """Prior covariance of two fidelities at the same place."""
@@ -341,14 +310,13 @@ class MultiFidelityHead:
     def _amplitudes(self, level: int, other: int) -> Tensor:
         """Weight of each kernel (g) in the covariance of two fidelities."""
         t = self.tensors
-        return t["outputscale"] * (self._loadings[level] * self._loadings[other])[t["kernel_level"]]
+        return t.outputscale * (self._loadings[level] * self._loadings[other])[t.kernel_level]
 
-    def _discrepancy(self, level: int) -> GaussianProcessHead:
+    def _discrepancy(self, level: int) -> SummedMatern:
         """Prior of one discrepancy by itself."""
-        own = self.tensors["kernel_level"] == level
-        return GaussianProcessHead(
-            {name: self.tensors[name][own] for name in ("columns", "lengthscale", "outputscale")}
-        )
+        t, own = self.tensors, self.tensors.kernel_level == level
+        groups = [slice(start, stop) for start, stop in t.columns[own].tolist()]
+        return SummedMatern(groups, t.lengthscale[own], t.outputscale[own])
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,7 +324,7 @@ class MultiFidelityFunctions:
     """F functions of every fidelity drawn from the joint posterior, to be evaluated at any rows."""
 
     head: MultiFidelityHead
-    discrepancies: Sequence[_PriorFunctions]
+    discrepancies: Sequence[PriorFunctions]
     error: Tensor
     """F x n: whitened difference of each prior function from the labels' means, fidelity by fidelity."""
 
@@ -370,9 +338,9 @@ class MultiFidelityFunctions:
     def _evaluate(self, x: Tensor, level: int, known: Tensor) -> tuple[Tensor, Tensor]:
         t = self.head.tensors
         seen = self.head._seen(x, level, known)
-        mean = seen @ self.head._target * t["std"] + t["mean"][level]
+        mean = seen @ self.head._target * t.std + t.mean[level]
         prior = _prior(self.discrepancies, self.head._loadings[level], x)
-        return mean, mean + (prior - self.error @ seen.T) * t["std"]
+        return mean, mean + (prior - self.error @ seen.T) * t.std
 
 
 class _Own(NamedTuple):
@@ -399,7 +367,7 @@ def predict_all(
     first = processes[0]
     level = first._level(fidelity)
     centre, scale = first._own_single[:2]
-    blocks = torch.tensor(np.asarray(embeddings), dtype=torch.float32).split(_BLOCK)
+    blocks = torch.tensor(np.asarray(embeddings), dtype=torch.float32).split(BLOCK)
     means, explained = [], []
     for block in blocks:
         x = (block - centre) / scale
@@ -408,12 +376,12 @@ def predict_all(
         means.append(torch.stack([s @ p._target.float() for s, p in zip(seen, processes, strict=True)]))
         explained.append(torch.stack([s.square().sum(1) for s in seen]))
     mean, part = torch.cat(means, dim=1).double(), torch.cat(explained, dim=1).double()
-    std = first.tensors["std"]
+    std = first.tensors.std
     offset, noise, prior = (
         torch.stack(numbers)[:, None]
         for numbers in (
-            [p.tensors["mean"][level] for p in processes],
-            [p.tensors["noise"][level] for p in processes],
+            [p.tensors.mean[level] for p in processes],
+            [p.tensors.noise[level] for p in processes],
             [p._prior_covariance(level, level) for p in processes],
         )
     )
@@ -433,43 +401,7 @@ def evaluate_all(
     return torch.stack(means).numpy(), torch.cat(values).numpy()
 
 
-def _prior(discrepancies: Sequence[_PriorFunctions], loadings: Tensor, x: Tensor) -> Tensor:
+def _prior(discrepancies: Sequence[PriorFunctions], loadings: Tensor, x: Tensor) -> Tensor:
     """Prior functions of a fidelity at standardised rows, F x N."""
     parts = [loading * functions(x) for loading, functions in zip(loadings, discrepancies, strict=True) if loading]
     return torch.stack(parts).sum(0)
-
-
-def _fit_level(
-    x: Tensor, target: Tensor, below: Tensor, covariance: Tensor, groups: Sequence[slice]
-) -> dict[str, Tensor]:
-    """Slope, kernels of the discrepancy and noise by penalised likelihood of n labels given those beneath.
-
-    ``below`` (n) and ``covariance`` (n x n) are the posterior of the fidelity beneath at the labels' rows (n x d).
-    """
-    distances = [torch.cdist(x[:, columns], x[:, columns]) for columns in groups]
-    g = len(groups)
-    start = torch.tensor([_SLOPE[0], _NOISE[0], *[_AMPLITUDE[0]] * g, *[_LENGTH[0]] * g], dtype=torch.float64)
-    width = torch.tensor([_SLOPE[1], _NOISE[1], *[_AMPLITUDE[1]] * g, *[_LENGTH[1]] * g], dtype=torch.float64)
-
-    def penalty(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        p = torch.tensor(parameters, requires_grad=True)
-        slope, noise, amplitudes, lengths = p[0], p[1].exp(), p[2 : 2 + g].exp(), p[2 + g :].exp()
-        total = slope.square() * covariance + _CONSTANT + noise * torch.eye(len(x), dtype=x.dtype)
-        for distance, amplitude, length in zip(distances, amplitudes, lengths, strict=True):
-            r = _SQRT5 * distance / length
-            total = total + amplitude * (1 + r + r.square() / 3) * torch.exp(-r)
-        factor = torch.linalg.cholesky(total)
-        error = torch.linalg.solve_triangular(factor, (target - slope * below)[:, None], upper=False)
-        loss = 0.5 * error.square().sum() + factor.diagonal().log().sum() + 0.5 * ((p - start) / width).square().sum()
-        return loss.item(), torch.autograd.grad(loss, p)[0].numpy()
-
-    bounds = list(zip((start - 5 * width).tolist(), (start + 5 * width).tolist(), strict=True))
-    found = minimize(penalty, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
-    slope, noise, amplitudes, lengths = torch.from_numpy(found.x).split([1, 1, g, g])
-    return {
-        "columns": torch.tensor([[0, 0], *([columns.start, columns.stop] for columns in groups)]),
-        "outputscale": torch.cat([torch.tensor([_CONSTANT], dtype=x.dtype), amplitudes.exp()]),
-        "lengthscale": torch.cat([torch.ones(1, dtype=x.dtype), lengths.exp()]),
-        "slope": slope,
-        "noise": noise.exp(),
-    }

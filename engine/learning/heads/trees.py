@@ -10,35 +10,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.learning.heads.head_tensors import HeadTensors
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sklearn.tree._tree import Tree
 
-    from engine.learning.backbones.stack import AnyFeaturiser
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.networks.graph_data import Crystals
 
 _TREES = 50
 """Of the forest that scores pools."""
 _FOLD_TREES = 30
-"""Of each forest that leaves a fold out, to be judged."""
+"""Of each forest that leaves a fold out, whose errors decide the weight in the mean."""
 _MAX_FEATURES = 0.5
 """Share of the columns tried at each split."""
-_BLOCK = 2048
+BLOCK = 2048
 """Rows that go down a tree together."""
+_FILE = "trees.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """A forest as a partner of Gaussian processes.
+    """A forest that stands beside Gaussian processes.
 
-    It knows all labels; forests that did not know a fold's were judged in its place.
+    It knows all labels; forests that did not know those of a fold gave the held-out estimates.
     """
 
+    kind: ClassVar[str] = "trees"
     forest: Forest
 
     @classmethod
@@ -63,21 +68,35 @@ class Trees:
             held_out[rows[held]] = forest.predict(x[held])
         return cls(Forest.fit(x, y, seed, _TREES)), held_out
 
-    def estimate(
-        self, featuriser: AnyFeaturiser, keys: Sequence[str], embeddings: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
+    def estimate(self, crystals: Crystals) -> NDArray[np.float64]:
         """Estimate of N crystals by their embeddings (N x d)."""
-        return self.forest.predict(embeddings)
+        return self.forest.predict(crystals.embeddings)
+
+    def to_files(self) -> dict[str, Mapping[str, Tensor]]:
+        """Tensors by file name."""
+        return {_FILE: self.forest.to_tensors()}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, Mapping[str, Tensor]], backbone: AnyBackbone) -> Trees | None:
+        """Inverse of :meth:`to_files`; ``None`` if there is no such file."""
+        return cls(Forest.from_tensors(files[_FILE])) if _FILE in files else None
 
 
 @dataclass(frozen=True, eq=False)
-class Forest:
+class Forest(HeadTensors):
     """T trees of m nodes together; level by level, the right child of a node right behind the left one."""
 
-    tensors: Mapping[str, Tensor]
-    """``left`` (m): left child, within the tree, a leaf is its own; ``feature`` (m): column that a node asks for;
-    ``threshold`` (m): largest value that goes left, infinite at a leaf; ``value`` (m): mean of the labels; ``nodes``,
-    ``depth`` (T): of each tree."""
+    left: Tensor
+    """Left child of each node (m), by its number within the tree; a leaf is its own."""
+    feature: Tensor
+    """Column that each node compares, m."""
+    threshold: Tensor
+    """Largest value that goes left, m; infinite at a leaf."""
+    value: Tensor
+    """Mean of the labels at each node, m."""
+    nodes: Tensor
+    depth: Tensor
+    """Number of nodes and depth of each tree, T."""
 
     @classmethod
     def fit(cls, columns: NDArray[np.float32], values: NDArray[np.float64], seed: int, n_trees: int) -> Forest:
@@ -92,44 +111,40 @@ class Forest:
         """Copy what scikit-learn has grown."""
         parts = [_nodes(tree) for tree in trees]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        nodes, depth = ([getattr(t, name) for t in trees] for name in ("node_count", "max_depth"))
-        return cls({**tensors, "nodes": torch.tensor(nodes), "depth": torch.tensor(depth)})
+        nodes, depth = [t.node_count for t in trees], [t.max_depth for t in trees]
+        return cls(**tensors, nodes=torch.tensor(nodes), depth=torch.tensor(depth))
 
     def predict(self, columns: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean of the trees at N rows (N x d), in units of the values."""
         columns = np.asarray(columns, dtype=np.float32)
         total = np.zeros(len(columns))
-        for start in range(0, len(columns), _BLOCK):
-            block = columns[start : start + _BLOCK]
+        for start in range(0, len(columns), BLOCK):
+            block = columns[start : start + BLOCK]
             flat, rows = np.ascontiguousarray(block.T).ravel(), np.arange(len(block))
             for tree in self._trees:
                 node, column = np.zeros(len(block), dtype=np.intp), tree.feature * len(block)
                 for _ in range(tree.depth):
                     goes_right = flat.take(column.take(node) + rows) > tree.threshold.take(node)
                     node = tree.left.take(node) + goes_right
-                total[start : start + _BLOCK] += tree.value.take(node)
+                total[start : start + BLOCK] += tree.value.take(node)
         return total / len(self._trees)
 
     @cached_property
     def _trees(self) -> list[_Arrays]:
         # copies: a tensor that is sent to another process moves to shared memory and leaves its views behind
-        stops = self.tensors["nodes"].cumsum(0).tolist()
+        stops = self.nodes.cumsum(0).tolist()
         starts = [0, *stops[:-1]]
-        arrays = {name: self.tensors[name].numpy() for name in ("left", "feature", "threshold", "value")}
+        left, feature, threshold, value = (t.numpy() for t in (self.left, self.feature, self.threshold, self.value))
         return [
             _Arrays(
-                arrays["left"][a:b].astype(np.intp),
-                arrays["feature"][a:b].astype(np.intp),
-                arrays["threshold"][a:b].copy(),
-                arrays["value"][a:b].copy(),
-                depth,
+                left[a:b].astype(np.intp), feature[a:b].astype(np.intp), threshold[a:b].copy(), value[a:b].copy(), depth
             )
-            for a, b, depth in zip(starts, stops, self.tensors["depth"].tolist(), strict=True)
+            for a, b, depth in zip(starts, stops, self.depth.tolist(), strict=True)
         ]
 
 
 class _Arrays(NamedTuple):
-    """One tree, as :attr:`Forest.tensors`."""
+    """One tree, as :class:`Forest` has them."""
 
     left: NDArray[np.intp]
     feature: NDArray[np.intp]

@@ -24,7 +24,7 @@ from engine.learning.networks.strategies import LAYOUTS, Strategy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.learning.networks.training import GraphData
+    from engine.learning.networks.graph_data import GraphData
 
 MAX_BYTES_IN_MEMORY = 1 << 30
 """Larger activations are in a temporary file, mapped into memory."""

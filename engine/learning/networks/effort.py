@@ -16,9 +16,9 @@ import numpy as np
 if TYPE_CHECKING:
     from engine.learning.backbones.backbone import Backbone
     from engine.learning.backbones.stack import AnyFeaturiser
-    from engine.learning.ensemble.ensemble import EnsembleSettings
+    from engine.learning.ensemble.settings import EnsembleSettings
+    from engine.learning.networks.graph_data import GraphData
     from engine.learning.networks.strategies import Strategy
-    from engine.learning.networks.training import GraphData
 
 SAMPLE = 16
 """Crystals of the step."""
@@ -27,7 +27,7 @@ WORTH_SAYING = 600.0
 
 
 def effort_warning(featuriser: AnyFeaturiser, keys: Sequence[str], settings: EnsembleSettings, workers: int = 1) -> str:
-    """Say how long the networks of an ensemble on crystals ``keys`` will train, if it is long; else nothing."""
+    """Warning of how long the networks of an ensemble will train on crystals ``keys``; empty if it is not long."""
     if not settings.networks:
         return ""
     workers = min(workers, settings.members)
@@ -45,7 +45,7 @@ def effort_warning(featuriser: AnyFeaturiser, keys: Sequence[str], settings: Ens
 def expected_seconds(featuriser: AnyFeaturiser, keys: Sequence[str], settings: EnsembleSettings) -> float:
     """Estimate the seconds of one process in which the networks of an ensemble train."""
     from engine.learning.networks import strategies
-    from engine.learning.networks.committee import network_data
+    from engine.learning.networks.graph_data import network_data
 
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(len(keys), min(SAMPLE, len(keys)), replace=False))
@@ -57,8 +57,8 @@ def expected_seconds(featuriser: AnyFeaturiser, keys: Sequence[str], settings: E
         frozen, step = _seconds(backbone, graphs, strategy)
         heads = math.ceil((settings.members - number) / len(backbones))
         passes = (settings.members - 1) / settings.members  # over the crystals: a fold is left out
-        if settings.head == "gp":
-            passes += 1  # those of a blend are trained once more, on all labels
+        if settings.members_class.is_stacked:
+            passes += 1  # those beside Gaussian processes are trained once more, on all labels
         total += (frozen + heads * passes * settings.schedule.epochs * step) * len(keys) / len(rows)
     return total
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError
 from engine.execution import ExecutionSettings, executor
 from engine.learning.backbones.network import GraphNetwork
 from engine.learning.networks.activations import Activations, frozen_activations
+from engine.learning.networks.graph_data import GraphData
 from engine.learning.networks.losses import Loss
+from engine.learning.networks.schedule import FineTuning, Schedule
 from engine.learning.networks.strategies import FULL, Strategy, parse
-from engine.learning.networks.training import Epoch, GraphData, Schedule, predict_both, train_network
+from engine.learning.networks.training import Epoch, predict_both, train_network
 from engine.learning.seeding import one_thread, seeded
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def start_network(
     trunk_size: int,
     keep_trunk: bool,
     loss: Loss = "huber",
-    imitated: int = 0,
+    teacher_columns: int = 0,
 ) -> tuple[GraphNetwork, Loaded]:
     """Make a network with the body of ``start``, its trunk if it is kept, and new heads; says what was loaded.
 
@@ -97,7 +99,7 @@ def start_network(
     """
     with seeded(seed):
         body = copy.deepcopy(start.body)
-        network = GraphNetwork(body, start.network.readout_size, properties, trunk_size, loss == "nll", imitated)
+        network = GraphNetwork(body, start.network.readout_size, properties, trunk_size, loss == "nll", teacher_columns)
     own = list(network.state_dict())
     needed = [name for name in own if name.startswith("body.")]
     given = {name: t for name, t in start.network.state_dict().items() if name.startswith("body.")}
@@ -153,39 +155,26 @@ class NetworkHead:
         backbone: Backbone,
         data: GraphData,
         rows: NDArray[np.int64],
-        schedule: Schedule,
-        seed: int,
+        tuning: FineTuning,
         on_epoch: Callable[[Epoch], None] | None = None,
         *,
-        strategy: Strategy = FULL,
-        loss: Loss = "huber",
         activations: Activations | None = None,
     ) -> NetworkHead:
         """Fine-tune a copy of ``backbone`` on ``rows`` of ``data``, whose targets (N x P) are in learned units.
 
         The first column is the property; others, NaN where unknown, are auxiliaries that the network learns beside it.
-        What ``strategy`` leaves frozen is computed once, unless given as ``activations``.
+        What the strategy leaves frozen is computed once, unless given as ``activations``.
         """
         values = data.targets[rows].astype(np.float64)
         if len(values) < 2 or np.ptp(values[:, 0]) == 0:
             raise TooFewLabelsError(f"{len(values)} training labels with nothing to tell apart; add labels that differ")
         mean, std = np.nanmean(values, axis=0), np.maximum(np.nanstd(values, axis=0), 1e-6)
-        network = new_network(backbone, seed, strategy, loss, values.shape[1] - 1)
-        if strategy.name == "head" or not backbone.network.trunk_size:
+        network = new_network(backbone, tuning.seed, tuning.strategy, tuning.loss, values.shape[1] - 1)
+        if tuning.strategy.name == "head" or not backbone.network.trunk_size:
             network.fit_statistics(torch.from_numpy(data.statistics[rows]))
         standardised = replace(data, targets=((data.targets - mean) / std).astype(np.float32))
-        activations = activations or frozen_activations(network, data, rows, strategy)
-        train_network(
-            network,
-            standardised,
-            rows,
-            schedule,
-            seed,
-            on_epoch,
-            strategy=strategy,
-            loss=loss,
-            activations=activations,
-        )
+        activations = activations or frozen_activations(network, data, rows, tuning.strategy)
+        train_network(network, standardised, rows, tuning, on_epoch, activations=activations)
         return cls(network, float(mean[0]), float(std[0]))
 
     def predict(self, data: GraphData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -202,8 +191,7 @@ class NetworkHead:
             return values, None
         return values, np.exp(0.5 * log_variance[:, 0].astype(np.float64)) * self.std
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
+    def to_tensors(self) -> dict[str, Tensor]:
         """All that :meth:`from_tensors` needs."""
         scale = {"mean": self.mean, "std": self.std}
         output = {_OUTPUT + name: torch.tensor(value, dtype=torch.float64) for name, value in scale.items()}
@@ -220,11 +208,10 @@ class NetworkHead:
 
 
 def fine_tuning(epochs: int = 30) -> Schedule:
-    """Give the schedule of an ensemble's networks.
+    """Schedule of an ensemble's networks.
 
     None of their rows is set aside to choose an epoch: the last one of a cycle is the best or next to it, and the fold
-    that a network leaves out judges it anyway. Of 681 AGL crystals, after 2,725 others, networks erred by .110 instead
-    of .115, and by .0965 instead of .098 beside a Gaussian process.
+    that a network leaves out measures its error anyway.
     """
     return Schedule(epochs, batch_size=32, validation_fraction=0.0)
 
@@ -233,26 +220,24 @@ def fit_heads(
     backbone: Backbone,
     data: GraphData,
     jobs: Sequence[tuple[NDArray[np.int64], int]],
-    schedule: Schedule,
+    tuning: FineTuning,
     workers: int = 1,
     *,
-    strategy: Strategy = FULL,
-    loss: Loss = "huber",
     run: Run | None = None,
 ) -> Iterator[NetworkHead]:
-    """Fit one head a job (training rows and seed), in order: here, in ``workers`` processes, or where ``run`` says.
+    """Fit one head a job, in order: here, in ``workers`` processes, or where ``run`` says.
 
-    The numbers are the same everywhere if torch runs on one thread here too. What the strategy leaves frozen is
-    computed once a process.
+    A job is training rows, and the seed in place of that of ``tuning``. The numbers are the same everywhere if torch
+    runs on one thread here too. What the strategy leaves frozen is computed once a process.
     """
     rows = np.unique(np.concatenate([rows for rows, _ in jobs]))
     workers = min(workers, len(jobs))
     if run is None and workers == 1:
-        fitter = _Fitter(backbone, data, schedule, strategy, loss, rows)
+        fitter = _Fitter(backbone, data, tuning, rows)
         for job in jobs:
             yield fitter.fit(job)
         return
-    start = _Start(_files(backbone), data, schedule, strategy, loss, rows)
+    start = _Start(_files(backbone), data, tuning, rows)
     with executor(ExecutionSettings(workers=workers)) if run is None else nullcontext(run) as ready:
         for stored in _in_order(ready.map_unordered(_fit_stored, enumerate(jobs), start)):
             yield NetworkHead.from_tensors(backbone, load(stored))
@@ -261,29 +246,20 @@ def fit_heads(
 class _Fitter:
     """Fits heads that share what is frozen below them."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        data: GraphData,
-        schedule: Schedule,
-        strategy: Strategy,
-        loss: Loss,
-        rows: NDArray[np.int64],
-    ):
-        self._given = (backbone, data)
-        self._schedule, self._strategy, self._loss = schedule, strategy, loss
-        network = new_network(backbone, seed=0, strategy=strategy, loss=loss)
-        self._activations = frozen_activations(network, data, rows, strategy)
+    def __init__(self, backbone: Backbone, data: GraphData, tuning: FineTuning, rows: NDArray[np.int64]):
+        self._backbone, self._data, self._tuning = backbone, data, tuning
+        network = new_network(backbone, seed=0, strategy=tuning.strategy, loss=tuning.loss)
+        self._activations = frozen_activations(network, data, rows, tuning.strategy)
 
     def fit(self, job: tuple[NDArray[np.int64], int]) -> NetworkHead:
-        backbone, data = self._given
         rows, seed = job
-        options: dict[str, Any] = {"strategy": self._strategy, "loss": self._loss, "activations": self._activations}
+        tuning = replace(self._tuning, seed=seed)
         try:
-            return NetworkHead.fit(backbone, data, rows, self._schedule, seed, _tell, **options)
+            return NetworkHead.fit(self._backbone, self._data, rows, tuning, _tell, activations=self._activations)
         except DivergedError as error:
             raise DivergedError(
-                f"a network of seed {seed} on {backbone.name} (strategy {self._strategy}): {error}; nothing was written"
+                f"a network of seed {seed} on {self._backbone.name} (strategy {tuning.strategy}): {error}; "
+                "nothing was written"
             ) from error
 
 
@@ -294,9 +270,7 @@ class _Start:
     backbone: dict[str, bytes]
     """Files of the backbone by name."""
     data: GraphData
-    schedule: Schedule
-    strategy: Strategy
-    loss: Loss
+    tuning: FineTuning
     rows: NDArray[np.int64]
 
 
@@ -308,14 +282,14 @@ def _fitter(start: _Start) -> _Fitter:
         for name, content in start.backbone.items():
             (Path(folder) / name).write_bytes(content)
         backbone = load_backbone(folder)
-    return _Fitter(backbone, start.data, start.schedule, start.strategy, start.loss, start.rows)
+    return _Fitter(backbone, start.data, start.tuning, start.rows)
 
 
 def _fit_stored(item: tuple[int, tuple[NDArray[np.int64], int]], start: _Start) -> tuple[int, bytes]:
     index, job = item
     with _training, one_thread():
         head = _fitter(start).fit(job)
-    return index, save({name: tensor.contiguous() for name, tensor in head.tensors.items()})
+    return index, save({name: tensor.contiguous() for name, tensor in head.to_tensors().items()})
 
 
 _training = threading.Lock()
@@ -323,7 +297,7 @@ _training = threading.Lock()
 
 
 def _tell(epoch: Epoch) -> None:
-    """Say what deserves saying of an epoch, whichever process this is."""
+    """Log the note of an epoch, if it has one; also in a worker process."""
     if epoch.note:
         logging.getLogger(__name__).warning("epoch %d: %s", epoch.number, epoch.note)
 

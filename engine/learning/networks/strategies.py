@@ -164,7 +164,7 @@ class Strategy:
         return [name for name, p in network.named_parameters() if p.requires_grad and _below(name, paths)]
 
     def set_training(self, network: GraphNetwork) -> None:
-        """Put what learns into training mode; what stays must not change from pass to pass, as with dropout."""
+        """Set what learns to training mode; frozen layers must give the same in every pass, so dropout is off there."""
         learning = self.parts(network)
         network.train()
         for name, paths in network_parts(network).items():

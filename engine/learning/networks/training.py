@@ -12,8 +12,8 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,75 +22,23 @@ import torch
 from torch import Tensor, nn
 
 from engine.exceptions import DivergedError, TooFewLabelsError, TrainingError
-from engine.graphs.crystal_graph import CrystalGraph, collate, pack
+from engine.graphs.crystal_graph import pack
 from engine.learning.device import device, random_states, set_random_states
 from engine.learning.memory import in_halves, is_out_of_memory, release, single_crystal_too_large
 from engine.learning.networks.activations import Activations, Trunk, from_graphs
-from engine.learning.networks.losses import Balance, Loss, check_loss, masked_loss
-from engine.learning.networks.strategies import FULL, Strategy
+from engine.learning.networks.graph_data import GraphData
+from engine.learning.networks.losses import masked_loss
+from engine.learning.networks.schedule import FineTuning
 from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch_geometric.data import Data
 
     from engine.learning.backbones.network import GraphNetwork
 
 CHECKPOINT = "training.pt"
 _FORMAT = 2
 """Of the checkpoint; one of another format is that of another training."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a network learns."""
-
-    epochs: int = 30
-    learning_rate: float = 1e-3
-    """Peak of the one-cycle schedule; 1e-3 is the sound default of Devi et al. 2024, 1e-5 fails."""
-    batch_size: int = 64
-    weight_decay: float = 1e-5
-    clip_norm: float = 1.0
-    validation_fraction: float = 0.1
-    """Part of the training rows set aside to choose the epoch."""
-    patience: int | None = None
-    """Epochs without a better validation loss after which training stops; never early if not given."""
-    bf16: bool = False
-    """Passes in bfloat16 where torch deems it safe; worth it on a GPU."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be followed."""
-        for name, lowest in (("epochs", 1), ("batch_size", 1), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise TrainingError(f"{name} of a schedule must be at least {lowest}, got {value}")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise TrainingError(f"{name} of a schedule must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.validation_fraction < 1:
-            raise TrainingError(f"validation_fraction of a schedule must be in [0, 1), got {self.validation_fraction}")
-
-
-@dataclass(frozen=True)
-class GraphData:
-    """N crystals ready for a network: graphs, statistics (N x 88) and targets (N x P, NaN where unknown)."""
-
-    graphs: Sequence[CrystalGraph]
-    statistics: NDArray[np.float32]
-    targets: NDArray[np.float32]
-    node_types: NDArray[np.int64] = field(repr=False)
-    """Element index of the model by atomic number."""
-    taught: NDArray[np.float32] | None = field(default=None, repr=False)
-    """Standardised columns of teachers (N x C), for a network with ``imitated`` columns."""
-
-    def batch(self, rows: NDArray[np.int64], where: torch.device) -> tuple[Data, Tensor]:
-        """Graphs and statistics of ``rows`` as tensors on a device."""
-        graphs = collate([self.graphs[i] for i in rows], self.node_types)
-        return graphs.to(where), torch.from_numpy(self.statistics[rows]).to(where)
-
-    def labels(self, rows: NDArray[np.int64], where: torch.device) -> Tensor:
-        """Targets of ``rows`` on a device."""
-        return torch.from_numpy(self.targets[rows]).to(where)
 
 
 @dataclass(frozen=True)
@@ -111,13 +59,9 @@ def train_network(
     network: GraphNetwork,
     data: GraphData,
     rows: NDArray[np.int64],
-    schedule: Schedule,
-    seed: int,
+    tuning: FineTuning,
     on_epoch: Callable[[Epoch], None] | None = None,
     *,
-    strategy: Strategy = FULL,
-    loss: Loss = "huber",
-    balance: Balance = "equal",
     activations: Activations | None = None,
     checkpoint: Path | None = None,
 ) -> list[Epoch]:
@@ -125,8 +69,10 @@ def train_network(
 
     Parameters
     ----------
-    strategy
-        Which of its weights learn.
+    tuning
+        Which of its weights learn, how, and for how long.
+    on_epoch
+        Called after every epoch.
     activations
         What :func:`engine.learning.networks.activations.frozen_activations` computed of ``rows`` for this strategy;
         without them every pass begins at the graphs, to the same numbers.
@@ -143,10 +89,9 @@ def train_network(
     TrainingError
         If the checkpoint belongs to another training or was changed, or one crystal alone does not fit into memory.
     """
-    check_loss(loss, balance)
     _check_labels(network, data, rows)
-    with seeded(seed):  # dropout, where the body has it
-        run = _Run(network, data, rows, schedule, seed, strategy, loss, balance, activations)
+    with seeded(tuning.seed):  # dropout, where the body has it
+        run = TrainingRun(network, data, rows, tuning, activations)
         if checkpoint is not None:
             run.keep_in(checkpoint)
         return run.train(on_epoch)
@@ -173,7 +118,7 @@ def predict_both(
     return outputs[0], None if network.noise is None else outputs[1]
 
 
-class _Run:
+class TrainingRun:
     """One training: all that changes from step to step, so that it can be written down and taken up again."""
 
     def __init__(
@@ -181,26 +126,24 @@ class _Run:
         network: GraphNetwork,
         data: GraphData,
         rows: NDArray[np.int64],
-        schedule: Schedule,
-        seed: int,
-        strategy: Strategy,
-        loss: Loss,
-        balance: Balance,
+        tuning: FineTuning,
         activations: Activations | None,
     ):
-        self.network, self.data, self.schedule = network, data, schedule
-        self.strategy, self.loss, self.balance = strategy, loss, balance
-        self.identity = _identity(network, data, rows, schedule, seed, strategy, loss, balance)
-        self.generator = np.random.default_rng(seed)
-        self.validation, self.training = _split(rows, schedule.validation_fraction, self.generator)
-        self.judged = bool(np.isfinite(data.targets[self.validation]).any())
+        self.network, self.data, self.schedule = network, data, tuning.schedule
+        self.strategy, self.loss, self.balance = tuning.strategy, tuning.loss, tuning.balance
+        self.identity = _identity(network, data, rows, tuning)
+        self.generator = np.random.default_rng(tuning.seed)
+        self.validation, self.training = _split(rows, self.schedule.validation_fraction, self.generator)
+        self.validated = bool(np.isfinite(data.targets[self.validation]).any())
         self.device = device()
         network.to(self.device)
         self.trunk = activations.resume(network, data) if activations else from_graphs(network, data)
         self.log_noise = (
-            nn.Parameter(torch.zeros(len(network.properties), device=self.device)) if balance == "uncertainty" else None
+            nn.Parameter(torch.zeros(len(network.properties), device=self.device))
+            if self.balance == "uncertainty"
+            else None
         )
-        self.steps = math.ceil(len(self.training) / schedule.batch_size)
+        self.steps = math.ceil(len(self.training) / self.schedule.batch_size)
         self._make_optimiser()
         self.parts = 1  # in which a batch is computed, more when memory is short
         self.notes: list[str] = []
@@ -229,11 +172,12 @@ class _Run:
         )
 
     def train(self, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
+        """Train to the end, and leave the network with its best weights on the CPU."""
         try:
             while not self.finished:
                 epoch = self._epoch(len(self.history) + 1)
                 self.history.append(epoch)
-                if epoch.validation_loss <= self.best_loss or not self.judged:
+                if epoch.validation_loss <= self.best_loss or not self.validated:
                     self.best_weights, self.best_loss = copy.deepcopy(self.network.state_dict()), epoch.validation_loss
                     self.best_epoch = epoch.number
                 if self.file is not None:
@@ -252,7 +196,7 @@ class _Run:
         """Whether all epochs are done, or as many without a better one as patience allows."""
         if len(self.history) >= self.schedule.epochs:
             return True
-        if self.schedule.patience is None or not self.judged or not self.history:
+        if self.schedule.patience is None or not self.validated or not self.history:
             return False
         losses = [epoch.validation_loss for epoch in self.history]
         # the last of equal ones, as for the weights that are kept
@@ -276,7 +220,7 @@ class _Run:
         if not all(bool(torch.isfinite(p).all()) for p in self.learning):
             raise self._diverged(f"a weight was no number after epoch {number}")
         validation = self._evaluate()
-        if self.judged and not math.isfinite(validation):
+        if self.validated and not math.isfinite(validation):
             raise self._diverged(f"the validation loss became {validation} after epoch {number}")
         notes, self.notes = "; ".join(self.notes), []
         return Epoch(number, float(np.mean(losses)), validation, notes)
@@ -317,7 +261,7 @@ class _Run:
         return total
 
     def _loss(self, shared: Tensor, rows: NDArray[np.int64], labels: Tensor, n_batch: int) -> Tensor:
-        """Part that ``rows`` have in the loss of a batch of ``n_batch``: of the properties, and of the teachers."""
+        """Part that ``rows`` have in the loss of a batch of ``n_batch``: of the properties, and of distillation."""
         target = self.data.labels(rows, self.device)
         log_variance = None if self.network.noise is None else self.network.noise(shared)
         loss = masked_loss(
@@ -329,10 +273,10 @@ class _Run:
             log_noise=self.log_noise,
             labels=labels,
         )
-        if self.network.imitation is None or self.data.taught is None:
+        if self.network.imitation is None or self.data.teacher_columns is None:
             return loss
-        taught = torch.from_numpy(self.data.taught[rows]).to(self.device)
-        differences = (self.network.imitation(shared) - taught).abs().mean(1)
+        wanted = torch.from_numpy(self.data.teacher_columns[rows]).to(self.device)
+        differences = (self.network.imitation(shared) - wanted).abs().mean(1)
         return loss + differences.sum() / n_batch
 
     def _halve(self, chosen: NDArray[np.int64], words: str) -> None:
@@ -346,7 +290,7 @@ class _Run:
         ]
 
     def _evaluate(self) -> float:
-        """Give the validation loss, without learned weights of properties, which change from epoch to epoch."""
+        """Validation loss, without learned weights of properties, which change from epoch to epoch."""
         if not len(self.validation):
             return math.nan
         mean, log_variance = predict_both(self.network, self.data, self.validation, self.trunk)
@@ -435,11 +379,12 @@ def _split(
     return shuffled[:n], shuffled[n:]
 
 
-def _identity(network: GraphNetwork, data: GraphData, rows: NDArray[np.int64], *settings: Any) -> str:
+def _identity(network: GraphNetwork, data: GraphData, rows: NDArray[np.int64], tuning: FineTuning) -> str:
     """SHA-256 of all that decides a training: settings, rows with graphs and targets, starting weights."""
+    settings = (tuning.schedule, tuning.seed, tuning.strategy, tuning.loss, tuning.balance)  # as format 2 has them
     digest = hashlib.sha256(repr((_FORMAT, settings, network.properties)).encode())
-    taught = [] if data.taught is None else [data.taught[rows]]
-    for array in (rows, data.statistics[rows], data.targets[rows], *taught):
+    distilled = [] if data.teacher_columns is None else [data.teacher_columns[rows]]
+    for array in (rows, data.statistics[rows], data.targets[rows], *distilled):
         digest.update(np.ascontiguousarray(array).tobytes())
     for i in rows.tolist():
         graph = data.graphs[i]

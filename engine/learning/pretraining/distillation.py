@@ -49,7 +49,7 @@ def load_teachers(names: Sequence[str]) -> tuple[Backbone, ...]:
     return tuple(load_start(name) for name in names)
 
 
-def taught_columns(
+def teacher_columns(
     teachers: Sequence[Backbone],
     materials: Sequence[Material],
     training: NDArray[np.bool_],

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from engine.exceptions import TrainingError
-from engine.learning.networks.training import Schedule
-from engine.learning.pretraining.stages import Recipe, Stage
+from engine.learning.networks.schedule import Schedule
+from engine.learning.pretraining.stage import Recipe, Stage
 from engine.learning.pretraining.tasks import PropertyTask
 
 _PARTS = {"tasks": PropertyTask, "schedule": Schedule}
@@ -26,7 +26,7 @@ def read_recipe(name: str | Path) -> Recipe:
     """Read a recipe shipped with this package (by name) or a JSON file.
 
     A recipe is ``{"description": ..., "stages": [{...}, ...]}``, a stage with the fields of
-    :class:`engine.learning.pretraining.stages.Stage`; one of a single stage may be that stage alone.
+    :class:`engine.learning.pretraining.stage.Stage`; one of a single stage may be that stage alone.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _recipe(name: str, data: Any) -> Recipe:
 
 
 def _explain(problem: Any) -> str:
-    """Say one problem of a stage with the place of its key."""
+    """Message of one problem of a stage, with the place of its key."""
     *above, key = [str(part) for part in problem["loc"][1:]] or ["it"]
     where = "".join(f" in {part}" for part in above[:1])
     if problem["type"] != "unexpected_keyword_argument":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from campaigns.exceptions import CampaignError
 from campaigns.studies import common
 from campaigns.studies.common import Cells, Columns, judge, random_splits, read_sources
-from engine.learning.backbones.column_statistics import Population
+from engine.learning.backbones.column_statistics import ColumnStatistics
 from tests.engine.learning.bodies import small_backbone
 
 
@@ -72,7 +72,7 @@ def test_leave_one_out_is_that_of_refitting():
     y = np.sin(x[:, 0]) + 0.1 * rng.normal(size=30)
     head = GaussianProcessHead.fit(x, y, {"composition": slice(0, 4), "bonding": slice(4, 4)}, 0)
     kernel = (head.cholesky @ head.cholesky.T).numpy()
-    target = head.tensors["target"].numpy() * float(head.tensors["std"])
+    target = head.tensors.target.numpy() * float(head.tensors.std)
     errors = []
     for i in range(30):
         rest = np.arange(30) != i
@@ -92,8 +92,8 @@ def test_columns():
 def test_columns_keep_their_yardstick():
     """Of a column that is joined nothing is known."""
     groups = {"composition": slice(0, 2), "readout": slice(2, 4), "trunk": slice(4, 5)}
-    columns = Columns(np.zeros((3, 5), np.float32), groups, Population(np.arange(5.0), np.full(5, 2.0)))
-    found = columns.statistics.joined("agl", np.zeros(3))[np.array([0])].population
+    columns = Columns(np.zeros((3, 5), np.float32), groups, ColumnStatistics(np.arange(5.0), np.full(5, 2.0)))
+    found = columns.statistics.joined("agl", np.zeros(3))[np.array([0])].column_statistics
     np.testing.assert_array_equal(found.mean, [0.0, 1.0, np.nan])
     np.testing.assert_array_equal(found.std, [2.0, 2.0, np.nan])
 

@@ -61,7 +61,7 @@ def crystals_of(materials):
     """Give the sixty crystals as a backbone's graphs with standardised log10 kappa, and their rows."""
     from engine.graphs.crystal_graph import build_graph
     from engine.learning.features.statistics import crystal_statistics
-    from engine.learning.networks.training import GraphData
+    from engine.learning.networks.graph_data import GraphData
 
     values = np.log10([float(m.properties["kappa"]) for m in materials])
     targets = ((values - values.mean()) / values.std())[:, None].astype(np.float32)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from engine.exceptions import BackboneError, UnknownElementError
-from engine.learning.backbones.stack import Mixture, make_featuriser, mixed
-from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
+from engine.learning.backbones.stack import BackboneStack, make_featuriser, stacked
+from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.ensemble.storage import backbone_parts, load_ensemble, load_start, load_starts, save_ensemble
+from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
-from engine.learning.networks.training import Schedule
+from engine.learning.networks.schedule import Schedule
 from tests.engine.learning.bodies import small_backbone
 
 SCHEDULE = Schedule(epochs=2, batch_size=8)
@@ -27,8 +28,8 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def mixture(parts) -> Mixture:
-    return mixed(parts)
+def mixture(parts) -> BackboneStack:
+    return stacked(parts)
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +43,19 @@ def featuriser(mixture, materials, tmp_path_factory):
 def ensembles(featuriser, labelled):
     keys, values = labelled.keys[:24], labelled.values[:24]
     return {
-        name: train_ensemble(featuriser, keys, values, settings, property="kappa", scale="log10")
+        name: train_ensemble(featuriser, Labels(keys, values, "kappa", "log10"), settings)
         for name, settings in SETTINGS.items()
     }
 
 
 def test_one_backbone_alone_stays_what_it_is(backbone, labelled, tmp_path):
-    assert mixed([backbone]) is backbone
+    assert stacked([backbone]) is backbone
     assert type(make_featuriser(backbone, tmp_path)) is Featuriser
     assert load_starts("megnet-multiproperty").sha256 == load_starts(["megnet-multiproperty"]).sha256 == backbone.sha256
     settings = SETTINGS["gp"]
     keys, values = labelled.keys[:20], labelled.values[:20]
     save_ensemble(
-        train_ensemble(labelled.featuriser, keys, values, settings, property="kappa", scale="log10"), tmp_path / "model"
+        train_ensemble(labelled.featuriser, Labels(keys, values, "kappa", "log10"), settings), tmp_path / "model"
     )
     assert {p.name for p in (tmp_path / "model").iterdir() if p.is_dir()} == {"backbone"}
 
@@ -77,7 +78,7 @@ def test_columns_stand_side_by_side(mixture, parts, featuriser, materials):
 def test_each_backbone_keeps_its_own_embeddings(featuriser, parts, materials, tmp_path):
     crystals = {m.content_hash: m.crystal for m in materials[:3]}
     Featuriser(parts[0], tmp_path).add(crystals)
-    both = make_featuriser(mixed(parts[:2]), tmp_path)
+    both = make_featuriser(stacked(parts[:2]), tmp_path)
     assert both.missing(list(crystals)) == list(crystals), "the second has none yet"
     both.add(crystals)
     assert not both.missing(list(crystals))
@@ -106,7 +107,7 @@ def test_a_model_holds_its_backbones(ensembles, tmp_path):
 
 
 def test_networks_take_turns(ensembles, parts, tmp_path):
-    bodies = [type(head.network.body).__name__ for head in ensembles["network"].heads]
+    bodies = [type(head.network.body).__name__ for head in ensembles["network"].members.heads]
     assert bodies == ["MEGNet", "TensorNet", "M3GNet"]
     save_ensemble(ensembles["network"], tmp_path / "tuned")
     start = load_start(tmp_path / "tuned")
@@ -115,7 +116,7 @@ def test_networks_take_turns(ensembles, parts, tmp_path):
 
 
 def test_a_gaussian_process_has_a_length_scale_for_each_backbone(ensembles):
-    groups = ensembles["gp"].heads[0].groups
+    groups = ensembles["gp"].members.heads[0].kernel.groups
     assert len(groups) == 5, "statistics, readout, trunk, readout_2, readout_3"
 
 
@@ -123,10 +124,10 @@ def test_potentials_are_read_beside_others_and_not_trained(parts):
     from engine.learning.backbones.backbone import Backbone
 
     potential = Backbone("pes", parts[1].network, {"potential": {}})
-    assert mixed([parts[0], potential]).trained == (parts[0],)
-    assert not mixed([parts[0], potential]).is_potential
+    assert stacked([parts[0], potential]).trained == (parts[0],)
+    assert not stacked([parts[0], potential]).is_potential
     auto = EnsembleSettings(strategy="auto")
-    assert auto.resolved(3000, mixed([parts[0], potential])).strategy == "full"
+    assert auto.resolved(3000, stacked([parts[0], potential])).strategy == "full"
     assert auto.resolved(3000, potential).strategy == "frozen"
 
 
@@ -135,19 +136,19 @@ def test_what_all_have_seen_counts(parts):
 
     one = Backbone("one", parts[0].network, {"seen": {"kappa": ["a"]}, "lineage": [{"stage": "first"}]})
     two = Backbone("two", parts[1].network, {"seen": {"kappa": ["b"], "gap": ["c"]}, "lineage": [{"stage": "second"}]})
-    card = mixed([one, two]).card
+    card = stacked([one, two]).card
     assert card["seen"] == {"kappa": ["a", "b"], "gap": ["c"]}
     assert [(s["stage"], s["backbone"]) for s in card["lineage"]] == [("first", "one"), ("second", "two")]
 
 
 def test_wrong_mixtures(parts, materials):
     with pytest.raises(BackboneError, match=r"small-MEGNet \+ small-MEGNet names the same weights twice"):
-        mixed([parts[0], parts[0]])
+        stacked([parts[0], parts[0]])
     few, other = small_backbone("TensorNet"), small_backbone("M3GNet")
     few.body.element_types, other.body.element_types = ("Na", "Cl"), ("Mg", "O")
     with pytest.raises(BackboneError, match="no element in common"):
-        mixed([few, other])
-    narrow = mixed([parts[0], small_backbone("M3GNet", element_types=("Na", "Cl", "Mg", "O", "Li", "F"))])
+        stacked([few, other])
+    narrow = stacked([parts[0], small_backbone("M3GNet", element_types=("Na", "Cl", "Mg", "O", "Li", "F"))])
     assert narrow.elements == {"Na", "Cl", "Mg", "O", "Li", "F"}
     unknown = next(m.crystal for m in materials if set(m.crystal.symbols) - narrow.elements)
     with pytest.raises(UnknownElementError, match="backbone small-M3GNet does not know"):

@@ -10,21 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning.ensemble.ensemble import (
-    EnsembleSettings,
-    MemberTable,
-    assign_folds,
-    labels_hash,
-    minimum_labels,
-    train_ensemble,
-)
-from engine.learning.ensemble.ensemble import ensemble as module
-from engine.learning.ensemble.ensemble import stacking as blend
+from engine.learning.ensemble import ensemble as module
+from engine.learning.ensemble import settings as settings_module
+from engine.learning.ensemble import stacking
+from engine.learning.ensemble import training as training_module
+from engine.learning.ensemble.ensemble import MemberTable
+from engine.learning.ensemble.settings import EnsembleSettings, minimum_labels
+from engine.learning.ensemble.training import Labels, assign_folds, labels_hash, train_ensemble
 from engine.learning.heads.gp import GaussianProcessHead
-from engine.learning.networks.committee import network_data
 from engine.learning.networks.finetune import NetworkHead
-from engine.learning.networks.strategies import FULL
-from engine.learning.networks.training import Schedule
+from engine.learning.networks.graph_data import Crystals, network_data
+from engine.learning.networks.schedule import Schedule
 from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import held_out_distances
 
@@ -39,8 +35,9 @@ SETTINGS = {
 
 def train(labelled, settings, values=None, **options):
     values = labelled.values if values is None else values
-    given = {"property": "kappa", "scale": "log10", **options}
-    return train_ensemble(labelled.featuriser, labelled.keys, values, settings, **given)
+    known = {name: options.pop(name) for name in ("property", "scale", "auxiliaries") if name in options}
+    labels = Labels(labelled.keys, values, **{"property": "kappa", "scale": "log10", **known})
+    return train_ensemble(labelled.featuriser, labels, settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +126,7 @@ class TestEveryStrategy:
             std = _std_without_own_fold(ensemble, labelled, folds)
         else:
             std = np.array([np.sqrt(np.mean(error[folds != k] ** 2)) for k in range(3)])[folds]
-        widened = std * ensemble.widening(held_out_distances(labelled.embeddings, folds, seed=5))
+        widened = std * ensemble.variance_inflation(held_out_distances(labelled.embeddings, folds, seed=5))
         assert ensemble.calibration == pytest.approx(shrunk_scale(error / widened), rel=1e-3)
 
     def test_joint_draws_are_centred_and_as_wide_as_the_marginals(self, ensembles, labelled, name):
@@ -189,9 +186,7 @@ def test_progress_and_lineage(labelled):
 def test_too_few_and_useless_labels(labelled):
     def few(n, members=3, values=labelled.values):
         settings = EnsembleSettings(members=members)
-        return train_ensemble(
-            labelled.featuriser, labelled.keys[:n], values[:n], settings, property="kappa", scale="log10"
-        )
+        return train_ensemble(labelled.featuriser, Labels(labelled.keys[:n], values[:n], "kappa", "log10"), settings)
 
     assert minimum_labels(3) == 8
     assert minimum_labels(12) == 12
@@ -239,14 +234,12 @@ class TestOtherModels:
         assert after == pytest.approx(before, abs=1e-6)
 
     def test_networks_that_score_the_pool_have_seen_all_labels(self, labelled, monkeypatch):
-        monkeypatch.setattr(blend, "SMALLEST", -1.0)  # kept, whatever their share
+        monkeypatch.setattr(stacking, "SMALLEST_WEIGHT", -1.0)  # kept, whatever their share
         settings = SETTINGS["blended"]
-        network = train(labelled, settings).blend.partners["networks"].networks[1]
+        network = train(labelled, settings).stacking.models["networks"].networks[1]
         (data,) = network_data(labelled.featuriser, labelled.keys, labelled.values[:, None])
-        everything, seed = np.arange(len(labelled.values)), settings.member_seeds[1]
-        alone = NetworkHead.fit(
-            labelled.featuriser.backbone, data, everything, settings.schedule, seed, strategy=FULL, loss=settings.loss
-        )
+        everything, tuning = np.arange(len(labelled.values)), replace(settings.tuning, seed=settings.member_seeds[1])
+        alone = NetworkHead.fit(labelled.featuriser.backbone, data, everything, tuning)
         np.testing.assert_array_equal(network.predict(data, everything), alone.predict(data, everything))
 
     def test_a_cheaper_fidelity_carries_a_dear_one(self, labelled):
@@ -254,12 +247,9 @@ class TestOtherModels:
         low = train(labelled, SETTINGS["gp"])
         some = slice(0, 12)
         dear = labelled.values + 0.5
-        options = {"property": "kappa", "scale": "log10"}
+        labels = Labels(labelled.keys[some], dear[some], "kappa", "log10")
         alone, helped = (
-            train_ensemble(
-                labelled.featuriser, labelled.keys[some], dear[some], SETTINGS["gp"], lower_fidelity=cheap, **options
-            )
-            for cheap in (None, low)
+            train_ensemble(labelled.featuriser, labels, SETTINGS["gp"], lower_fidelity=cheap) for cheap in (None, low)
         )
         errors = [
             np.abs(e.predict(labelled.featuriser, labelled.keys[12:]).mean.mean(0) - dear[12:]).mean()
@@ -274,29 +264,29 @@ class TestOtherModels:
         np.testing.assert_array_equal(cheaper.draws(rows[[7, 3]]), drawn[:, [7, 3]])
         together = [np.corrcoef(wanted[:, k], drawn[:, k])[0, 1] for k in rows]
         assert np.mean(together) > 0.15
-        told = helped.share_told(labelled.featuriser, labelled.keys)
-        assert ((told >= 0) & (told < 1.2)).all()
+        ratio = helped.information_ratio(labelled.featuriser, labelled.keys)
+        assert ((ratio >= 0) & (ratio < 1.2)).all()
 
     def test_auxiliaries_change_the_networks_alone(self, labelled):
         values = labelled.values
         other = {"stiffness": np.where(np.arange(60) % 3 == 0, np.nan, values**2)}
-        plain, helped = (train(labelled, SETTINGS["network"], auxiliaries=a) for a in (None, other))
-        assert helped.heads[0].network.properties == ("target", "auxiliary_0")
+        plain, helped = (train(labelled, SETTINGS["network"], auxiliaries=a) for a in ({}, other))
+        assert helped.members.heads[0].network.properties == ("target", "auxiliary_0")
         assert np.abs(plain.held_out - helped.held_out).max() > 1e-4
 
 
 class TestAuto:
     def test_few_labels_leave_no_choice(self, labelled):
         ensemble = train(labelled, EnsembleSettings(strategy="auto", members=3, seed=5))
-        assert ensemble.metrics["chosen"] == f"frozen gp, trees' share {ensemble.blend.shares['trees']:.2f}"
+        assert ensemble.metrics["chosen"] == f"frozen gp, trees' share {ensemble.stacking.weights['trees']:.2f}"
         assert ensemble.settings.strategy == "frozen"
 
     def test_enough_labels_bring_networks_with_the_share_that_helps(self, ensembles, labelled, monkeypatch):
-        monkeypatch.setattr(module, "NETWORK_LABELS", 40)
-        monkeypatch.setattr(blend, "SMALLEST", -1.0)
+        monkeypatch.setattr(settings_module, "NETWORK_LABELS", 40)
+        monkeypatch.setattr(stacking, "SMALLEST_WEIGHT", -1.0)
         settings = EnsembleSettings(strategy="auto", members=3, seed=5, schedule=SHORT, trees=False)
         ensemble = train(labelled, settings)
-        share = ensemble.blend.shares["networks"]
+        share = ensemble.stacking.weights["networks"]
         assert ensemble.settings.strategy == "full"
         assert ensemble.metrics["chosen"] == f"full gp, networks' share {share:.2f}"
         networks = train(labelled, replace(settings, head="network")).held_out[:, 0]
@@ -316,17 +306,18 @@ def blended(labelled):
 class TestTrees:
     def test_they_are_blended_at_the_share_that_is_told(self, ensembles, blended, labelled):
         ensemble, lines = blended
-        share = ensemble.blend.shares["trees"]
+        share = ensemble.stacking.weights["trees"]
         assert 0.05 <= share < 1
         assert ensemble.metrics["chosen"] == f"frozen gp, trees' share {share:.2f}"
         assert lines[-1].startswith(f"trees' share {share:.2f}: held-out error 0.")
         alone = ensembles["gp"].predict(labelled.featuriser, labelled.keys)
-        trees = ensemble.blend.partners["trees"].estimate(labelled.featuriser, labelled.keys, labelled.embeddings)
+        crystals = Crystals(labelled.featuriser, labelled.keys)
+        trees = ensemble.stacking.models["trees"].estimate(crystals)
         found = ensemble.predict(labelled.featuriser, labelled.keys)
         np.testing.assert_allclose(
             found.mean.mean(axis=0), (1 - share) * alone.mean.mean(axis=0) + share * trees, atol=1e-9
         )
-        widened = [e.widening_factors(labelled.featuriser, labelled.keys) for e in (ensemble, ensembles["gp"])]
+        widened = [e.inflation_factors(crystals) for e in (ensemble, ensembles["gp"])]
         np.testing.assert_allclose(found.std / widened[0], alone.std / widened[1])
 
     def test_members_and_draws_move_with_the_mean(self, blended, labelled):
@@ -340,28 +331,26 @@ class TestTrees:
         order = np.random.default_rng(0).permutation(60)
         keys = [labelled.keys[i] for i in order]
         settings = EnsembleSettings(members=3, seed=5)
-        again = train_ensemble(
-            labelled.featuriser, keys, labelled.values[order], settings, property="kappa", scale="log10"
-        )
-        first, second = (e.blend.partners["trees"].forest.tensors for e in (blended[0], again))
+        again = train_ensemble(labelled.featuriser, Labels(keys, labelled.values[order], "kappa", "log10"), settings)
+        first, second = (e.stacking.models["trees"].forest.to_tensors() for e in (blended[0], again))
         for name in first:
             np.testing.assert_array_equal(first[name], second[name])
-        assert again.blend.shares == pytest.approx(blended[0].blend.shares)
+        assert again.stacking.weights == pytest.approx(blended[0].stacking.weights)
 
     def test_many_labels_and_settings_do_without(self, labelled, monkeypatch):
-        monkeypatch.setattr(module, "TREE_LABELS", 59)
+        monkeypatch.setattr(training_module, "TREE_LABELS", 59)
         ensemble = train(labelled, EnsembleSettings(members=3, seed=5))
-        assert ensemble.blend is None
+        assert ensemble.stacking is None
         assert ensemble.metrics["chosen"] == "frozen gp"
 
     def test_above_a_cheaper_fidelity_there_are_none(self, blended, labelled):
         """They would draw the mean back to the cheaper value where a few dear labels say otherwise."""
         some = slice(0, 12)
         ensemble = train_ensemble(
-            labelled.featuriser, labelled.keys[some], labelled.values[some] + 0.5, EnsembleSettings(members=3, seed=5),
-            property="kappa", scale="log10", lower_fidelity=blended[0],
+            labelled.featuriser, Labels(labelled.keys[some], labelled.values[some] + 0.5, "kappa", "log10"),
+            EnsembleSettings(members=3, seed=5), lower_fidelity=blended[0],
         )  # fmt: skip
-        assert ensemble.blend is None
+        assert ensemble.stacking is None
         assert ensemble.metrics["chosen"] == "frozen gp"
 
 
@@ -372,6 +361,6 @@ def _std_without_own_fold(ensemble, labelled, folds):
     for k, seed in enumerate(ensemble.settings.member_seeds):
         kept = folds != k
         values = labelled.values[kept]
-        head = GaussianProcessHead.fit(embeddings[kept], values, backbone.groups, seed, backbone.population)
+        head = GaussianProcessHead.fit(embeddings[kept], values, backbone.groups, seed, backbone.column_statistics)
         std[~kept] = head.predict(embeddings[~kept])[1]
     return std

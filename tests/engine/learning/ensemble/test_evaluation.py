@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from engine.learning.ensemble.baselines import baseline_metrics
-from engine.learning.ensemble.evaluation import judge, judge_curves, judge_folds
+from engine.learning.ensemble.evaluation import evaluate, evaluate_folds, evaluation_curves
 
 
 def test_a_judgement_is_plain_json():
     rng = np.random.default_rng(0)
     values = rng.normal(size=500)
-    found = judge(values, values + 0.2 * rng.normal(size=500), np.full(500, 0.2))
+    found = evaluate(values, values + 0.2 * rng.normal(size=500), np.full(500, 0.2))
     assert json.loads(json.dumps(found)) == found
     assert found["rows"] == 500
     assert found["mae"] == pytest.approx(0.2 * np.sqrt(2 / np.pi), rel=0.1)
@@ -31,7 +31,7 @@ def test_curves_agree_with_the_figures():
     rng = np.random.default_rng(2)
     std = rng.uniform(0.1, 0.5, 300)
     values = std * rng.normal(size=300)
-    figures, curves = judge(values, 0 * std, std), judge_curves(values, 0 * std, std)
+    figures, curves = evaluate(values, 0 * std, std), evaluation_curves(values, 0 * std, std)
     assert json.loads(json.dumps(curves)) == curves
     reliability = curves["reliability"]
     assert dict(zip(reliability["levels"], reliability["observed"], strict=True))[0.9] == figures["coverage_90"]
@@ -42,19 +42,19 @@ def test_curves_agree_with_the_figures():
 
 def test_folds_are_judged_apart():
     values, mean = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.1, 0.2, 1.5, 1.5])
-    found = judge_folds(values, mean, np.ones(4), np.array([0, 1, 1, 0]))
+    found = evaluate_folds(values, mean, np.ones(4), np.array([0, 1, 1, 0]))
     assert [fold["rows"] for fold in found] == [2, 2]
     assert [fold["mae"] for fold in found] == pytest.approx([0.3, 0.35])
 
 
 def test_one_row_has_no_rank():
-    found = judge(np.array([1.0]), np.array([1.5]), np.array([0.3]))
+    found = evaluate(np.array([1.0]), np.array([1.5]), np.array([0.3]))
     assert found["r2"] is None
     assert found["spearman"] is None
 
 
 def test_values_of_hundreds_do_not_overflow():
-    found = judge(np.array([100.0, 900.0]), np.array([800.0, 200.0]), np.array([50.0, 50.0]))
+    found = evaluate(np.array([100.0, 900.0]), np.array([800.0, 200.0]), np.array([50.0, 50.0]))
     assert found["mae"] == 700
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from engine.exceptions import BackboneError, ModelFileError, TrainingError
-from engine.learning.ensemble.ensemble import EnsembleSettings, train_ensemble
-from engine.learning.ensemble.storage import RECORD, load_ensemble, load_start, read_record, save_ensemble
+from engine.learning.ensemble.settings import EnsembleSettings
+from engine.learning.ensemble.storage import (
+    RECORD,
+    cached_starts,
+    load_ensemble,
+    load_start,
+    read_record,
+    save_ensemble,
+)
+from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
-from engine.learning.networks.training import Schedule
+from engine.learning.networks.schedule import Schedule
+from tests.engine.learning.bodies import small_backbone
 
 SETTINGS = {
     "gp": EnsembleSettings(members=2, seed=1, trees=False),
@@ -27,24 +38,13 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def ensembles(labelled):
-    keys, values = labelled.keys[:20], labelled.values[:20]
-    return {
-        name: train_ensemble(labelled.featuriser, keys, values, settings, property="kappa", scale="log10")
-        for name, settings in SETTINGS.items()
-    }
+    labels = Labels(labelled.keys[:20], labelled.values[:20], "kappa", "log10")
+    return {name: train_ensemble(labelled.featuriser, labels, settings) for name, settings in SETTINGS.items()}
 
 
 def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, tmp_path):
-    keys, values = labelled.keys[20:40], labelled.values[20:40] + 0.3
-    first = train_ensemble(
-        labelled.featuriser,
-        keys,
-        values,
-        SETTINGS["trees"],
-        property="dear",
-        scale="log10",
-        lower_fidelity=ensembles["trees"],
-    )
+    labels = Labels(labelled.keys[20:40], labelled.values[20:40] + 0.3, "dear", "log10")
+    first = train_ensemble(labelled.featuriser, labels, SETTINGS["trees"], lower_fidelity=ensembles["trees"])
     save_ensemble(first, tmp_path / "model")
     again = load_ensemble(tmp_path / "model")
     assert again.lower_fidelity.data_hash == ensembles["trees"].data_hash
@@ -52,9 +52,9 @@ def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, t
     np.testing.assert_array_equal(found.mean, expected.mean)
     np.testing.assert_array_equal(found.std, expected.std)
     with pytest.raises(TrainingError, match="both models need head 'gp'"):
-        train_ensemble(
-            labelled.featuriser, keys, values, SETTINGS["mlp"], property="dear", scale="log10", lower_fidelity=first
-        )
+        train_ensemble(labelled.featuriser, labels, SETTINGS["mlp"], lower_fidelity=first)
+    with pytest.raises(TrainingError, match="both models need head 'gp'"):
+        train_ensemble(labelled.featuriser, labels, SETTINGS["trees"], lower_fidelity=first)
 
 
 @pytest.fixture
@@ -148,6 +148,35 @@ def test_models_share_backbones(ensembles, tmp_path):
     assert load_ensemble(moved / "models" / "gp").backbone.sha256 == sha256
 
 
+class TestCache:
+    """Backbones stay in memory while their files stay what they are."""
+
+    def test_the_same_files_are_read_once(self, tmp_path):
+        small_backbone("MEGNet", trunk=True).save(tmp_path)
+        assert cached_starts(tmp_path) is cached_starts([str(tmp_path)])
+        assert cached_starts("megnet-multiproperty") is cached_starts("megnet-multiproperty")
+
+    def test_a_backbone_replaced_under_its_path_is_seen(self, tmp_path):
+        """Even by one of the same size and with the same times."""
+        first = small_backbone("MEGNet", trunk=True).save(tmp_path)
+        before, status = cached_starts(first), {p.name: p.stat() for p in first.iterdir()}
+        other = small_backbone("MEGNet", trunk=True)
+        with torch.no_grad():
+            other.network.heads.weight.add_(1.0)
+        other.save(first)
+        for path in first.iterdir():
+            os.utime(path, ns=(status[path.name].st_atime_ns, status[path.name].st_mtime_ns))
+        assert cached_starts(first).sha256 == other.sha256 != before.sha256
+
+    def test_weights_that_no_longer_fit_their_card_are_refused(self, tmp_path):
+        folder = small_backbone("MEGNet").save(tmp_path)
+        cached_starts(folder)
+        path = folder / "weights.safetensors"
+        path.write_bytes(path.read_bytes()[:-4])
+        with pytest.raises(BackboneError, match="SHA-256"):
+            cached_starts(folder)
+
+
 class TestStart:
     def test_from_a_backbone(self, backbone, tmp_path):
         assert load_start("megnet-multiproperty").sha256 == backbone.sha256
@@ -171,9 +200,8 @@ class TestStart:
 
         featuriser = Featuriser(start, tmp_path / "features")
         featuriser.add({m.content_hash: m.crystal for m in materials})
-        second = train_ensemble(
-            featuriser, labelled.keys, labelled.values, SETTINGS["network"], property="dft", scale="log10"
-        )
+        labels = Labels(labelled.keys, labelled.values, "dft", "log10")
+        second = train_ensemble(featuriser, labels, SETTINGS["network"])
         save_ensemble(second, tmp_path / "again")
         lineage = load_start(tmp_path / "again").card["lineage"]
         assert [stage["start"] for stage in lineage[-2:]] == ["tuned", "again"]

@@ -10,7 +10,8 @@ import torch
 
 from engine.exceptions import TooFewLabelsError
 from engine.learning.heads import gp
-from engine.learning.heads.gp import FoldPredictor, GaussianProcessHead
+from engine.learning.heads.folds import FoldPredictor
+from engine.learning.heads.gp import GaussianProcessHead
 
 SINGLE = 1e-3
 """Relative error of a variance in single precision; means are ten times as exact."""
@@ -36,17 +37,17 @@ def textbook(head: GaussianProcessHead, x, y, new):
 
     def kernel(a, b):
         total = 0.0
-        groups = zip(head.groups, head.tensors["lengthscale"], head.tensors["outputscale"], strict=True)
+        groups = zip(head.kernel.groups, head.tensors.lengthscale, head.tensors.outputscale, strict=True)
         for columns, length, amplitude in groups:
             width = columns.stop - columns.start
-            own = head.tensors["scale"].numpy() / scale / math.sqrt(width)  # 1 but for the statistics
+            own = head.tensors.scale.numpy() / scale / math.sqrt(width)  # 1 but for the statistics
             assert columns.start == 0 or own[columns] == pytest.approx(np.ones(width))
             u = ((a - centre) / scale / own)[:, None, columns] - ((b - centre) / scale / own)[None, :, columns]
             r = math.sqrt(5) * np.sqrt(np.square(u).sum(-1) / width) / float(length)
             total = total + float(amplitude) * (1 + r + r**2 / 3) * np.exp(-r)
         return total
 
-    noise = float(head.tensors["noise"])
+    noise = float(head.tensors.noise)
     inverse = np.linalg.inv(kernel(x, x) + noise * np.eye(len(x)))
     cross = kernel(new, x)
     covariance = kernel(new, new) - cross @ inverse @ cross.T
@@ -69,7 +70,7 @@ def test_members_of_one_head_are_predicted_together_as_they_are_alone(head):
     mean, std = FoldPredictor(members)(new)
     assert mean.shape == std.shape == (4, 2100)
     for k, member in enumerate(members):
-        assert len(member.tensors["x"]) == np.count_nonzero(folds != k)
+        assert len(member.tensors.x) == np.count_nonzero(folds != k)
         alone_mean, alone_std = member.predict(new)
         np.testing.assert_allclose(mean[k], alone_mean, atol=SINGLE / 10)
         np.testing.assert_allclose(std[k], alone_std, rtol=SINGLE)
@@ -118,15 +119,15 @@ def test_the_same_seed_gives_the_same_head(head):
     before = torch.get_rng_state()
     again = GaussianProcessHead.fit(*data(), GROUPS, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    for name, tensor in head.tensors.items():
-        assert torch.equal(tensor, again.tensors[name]), name
+    for name, tensor in head.tensors.to_tensors().items():
+        assert torch.equal(tensor, again.tensors.to_tensors()[name]), name
 
 
 def test_hyperparameters_come_from_a_part_of_many_rows_but_all_are_conditioned_on(monkeypatch):
-    monkeypatch.setattr(gp, "_FIT_ROWS", 30)
+    monkeypatch.setattr(gp, "FIT_ROWS", 30)
     x, y = data(90)
     head = GaussianProcessHead.fit(x, y, GROUPS, seed=0)
-    assert head.tensors["x"].shape == (90, 7)
+    assert head.tensors.x.shape == (90, 7)
     mean, _, _ = textbook(head, x, y, x[:3])
     np.testing.assert_allclose(head.predict(x[:3])[0], mean, atol=SINGLE / 10)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from safetensors.torch import load, save
 from scipy.stats import spearmanr
 
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning.heads import gp
-from engine.learning.heads.gp import GaussianProcessHead
+from engine.learning.heads import kernels
+from engine.learning.heads.gp import GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.multifidelity import MultiFidelityHead, evaluate_all, predict_all
+from engine.learning.heads.multifidelity_tensors import MultiFidelityTensors
 
 SINGLE = 1e-3
 """Relative error of a variance in single precision; means are ten times as exact."""
@@ -55,7 +57,7 @@ def three() -> MultiFidelityHead:
 
 def prior(head: MultiFidelityHead, a, s, b, t) -> np.ndarray:
     """Covariance of fidelity s at standardised ``a`` with t at ``b``, discrepancy by discrepancy, in numpy."""
-    v = {name: tensor.numpy() for name, tensor in head.tensors.items()}
+    v = {name: tensor.numpy() for name, tensor in head.tensors.to_tensors().items()}
     total = np.zeros((len(a), len(b)))
     for level in range(min(s, t) + 1):
         times = np.prod(v["slope"][level + 1 : s + 1]) * np.prod(v["slope"][level + 1 : t + 1])
@@ -69,7 +71,7 @@ def prior(head: MultiFidelityHead, a, s, b, t) -> np.ndarray:
 
 def textbook(head: MultiFidelityHead, new, t: int, other: int | None = None):
     """Mean and covariance (noise-free, perhaps with another fidelity) at new rows from all labels' joint covariance."""
-    v = {name: tensor.numpy() for name, tensor in head.tensors.items()}
+    v = {name: tensor.numpy() for name, tensor in head.tensors.to_tensors().items()}
     at = (new - v["centre"]) / v["scale"]
     parts = [np.flatnonzero(v["level"] == s) for s in range(len(head.fidelities))]
     rows = np.concatenate(parts)
@@ -89,7 +91,7 @@ def test_prediction_conditions_on_the_joint_covariance_of_all_labels(which, requ
     for t, fidelity in enumerate(head.fidelities):
         mean, std = head.predict(new, fidelity)
         expected, covariance = textbook(head, new, t)
-        noise = float(head.tensors["noise"][t] * head.tensors["std"] ** 2)
+        noise = float(head.tensors.noise[t] * head.tensors.std**2)
         np.testing.assert_allclose(mean, expected, atol=SINGLE)
         np.testing.assert_allclose(std**2, np.diag(covariance) + noise, rtol=5 * SINGLE)
     np.testing.assert_array_equal(head.predict(new)[0], mean)
@@ -132,10 +134,10 @@ def test_without_cheap_labels_it_is_the_plain_head():
 
 
 def test_with_slope_zero_fidelities_know_nothing_of_each_other(two):
-    head = MultiFidelityHead({**two.tensors, "slope": torch.zeros(2, dtype=torch.float64)}, two.fidelities)
+    head = MultiFidelityHead(replace(two.tensors, slope=torch.zeros(2, dtype=torch.float64)), two.fidelities)
     new, _ = crystals(15, 9)
     for level, fidelity in enumerate(head.fidelities):
-        own = head.keeping(np.flatnonzero(two.tensors["level"] == level))
+        own = head.keeping(np.flatnonzero(two.tensors.level == level))
         for found, expected in zip(head.predict(new, fidelity), own.predict(new, fidelity), strict=True):
             np.testing.assert_allclose(found, expected, rtol=SINGLE)
     np.testing.assert_allclose(head.variance_reduction(new, "agl"), 0, atol=1e-12)
@@ -143,16 +145,14 @@ def test_with_slope_zero_fidelities_know_nothing_of_each_other(two):
 
 def test_without_discrepancy_it_is_one_head_on_all_labels(two):
     t = two.tensors
-    same = torch.where(t["kernel_level"] == 0, t["outputscale"], 0.0)
-    head = MultiFidelityHead(
-        {**t, "outputscale": same, "slope": torch.tensor([0.0, 1.0]).double(), "noise": t["noise"][[0, 0]]},
-        two.fidelities,
-    )
-    kernels = t["kernel_level"] == 0
+    lowest = t.kernel_level == 0
+    same = torch.where(lowest, t.outputscale, 0.0)
+    slope = torch.tensor([0.0, 1.0]).double()
+    head = MultiFidelityHead(replace(t, outputscale=same, slope=slope, noise=t.noise[[0, 0]]), two.fidelities)
+    kept = {name: t.to_tensors()[name][lowest] for name in ("columns", "lengthscale", "outputscale")}
     pooled = GaussianProcessHead(
-        {**t, **{name: t[name][kernels] for name in ("columns", "lengthscale", "outputscale")},
-         "noise": t["noise"][0], "mean": t["mean"][1]}
-    )  # fmt: skip
+        GaussianProcessTensors.from_tensors({**t.to_tensors(), **kept, "noise": t.noise[0], "mean": t.mean[1]})
+    )
     new, _ = crystals(15, 9)
     for found, expected in zip(head.predict(new), pooled.predict(new), strict=True):
         np.testing.assert_allclose(found, expected, atol=SINGLE)
@@ -163,7 +163,7 @@ def test_the_slope_is_learned():
     for factor in (0.6, 1.2):
         scaled = np.where(names == "mlip", factor * y, y)
         head = MultiFidelityHead.fit(x, scaled, names, GROUPS, 0, order=("agl", "mlip"))
-        assert float(head.tensors["slope"][1]) == pytest.approx(0.8 * factor, abs=0.1)
+        assert float(head.tensors.slope[1]) == pytest.approx(0.8 * factor, abs=0.1)
 
 
 def test_a_factor_between_fidelities_is_no_error():
@@ -187,7 +187,7 @@ def test_a_process_that_holds_its_labels_together_is_the_same_in_any_order(two):
 
 def test_draws_have_the_joint_posterior_s_mean_and_covariance(monkeypatch):
     """Up to the Fourier features' error in the prior, which shows most where the posterior is narrowest."""
-    monkeypatch.setattr(gp, "_FREQUENCIES", 2048)
+    monkeypatch.setattr(kernels, "FREQUENCIES", 2048)
     counts = {"agl": 60, "mlip": 20, "dft": 10}
     head = MultiFidelityHead.fit(*labels(counts, noise=0.4), GROUPS, 0, order=ORDER)
     new, _ = crystals(20, 9)
@@ -245,11 +245,11 @@ def test_draws_are_functions(two):
 @pytest.mark.parametrize("fidelity", ORDER)
 def test_variance_reduction_is_what_the_label_brings(three, fidelity):
     level = three.fidelities.index(fidelity)
-    row = int(torch.nonzero(three.tensors["level"] == level)[1])
+    row = int(torch.nonzero(three.tensors.level == level)[1])
     # the label's noise is that of its fidelity; a doubtful label would have more
-    three = MultiFidelityHead({**three.tensors, "row_noise": three.tensors["noise"][three.tensors["level"]]}, ORDER)
+    three = MultiFidelityHead(replace(three.tensors, row_noise=three.tensors.noise[three.tensors.level]), ORDER)
     without = three.keeping(np.delete(np.arange(90), row))
-    x = (three.tensors["x"][[row]] * three.tensors["scale"] + three.tensors["centre"]).numpy()
+    x = (three.tensors.x[[row]] * three.tensors.scale + three.tensors.centre).numpy()
     falls = np.diag(textbook(without, x, 2)[1]) - np.diag(textbook(three, x, 2)[1])
     np.testing.assert_allclose(without.variance_reduction(x, fidelity), falls, rtol=1e-6, atol=1e-9)
     reference, _ = crystals(40, 9)
@@ -265,8 +265,8 @@ def test_a_label_that_is_wanted_is_worth_more_than_a_cheap_one(two):
 
 
 def test_round_trip_on_disk(two):
-    content = save({name: tensor.contiguous() for name, tensor in two.tensors.items()})
-    again = MultiFidelityHead(load(content), two.fidelities)
+    content = save({name: tensor.contiguous() for name, tensor in two.tensors.to_tensors().items()})
+    again = MultiFidelityHead(MultiFidelityTensors.from_tensors(load(content)), two.fidelities)
     new, _ = crystals(15, 9)
     for fidelity in two.fidelities:
         for found, expected in zip(again.predict(new, fidelity), two.predict(new, fidelity), strict=True):
@@ -275,8 +275,8 @@ def test_round_trip_on_disk(two):
 
 def test_the_same_seed_gives_the_same_process(two):
     again = MultiFidelityHead.fit(*labels({"agl": 60, "dft": 12}), GROUPS, 0, order=ORDER)
-    for name, tensor in two.tensors.items():
-        assert torch.equal(tensor, again.tensors[name]), name
+    for name, tensor in two.tensors.to_tensors().items():
+        assert torch.equal(tensor, again.tensors.to_tensors()[name]), name
 
 
 def test_bad_labels(two):

@@ -11,6 +11,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from engine.learning.heads import trees as module
 from engine.learning.heads.trees import Forest, Trees
+from engine.learning.networks.graph_data import Crystals
 
 
 def grown(columns: np.ndarray, values: np.ndarray, n_trees: int = 7, **options) -> ExtraTreesRegressor:
@@ -42,8 +43,8 @@ def test_on_embeddings_in_blocks_and_from_the_disk(labelled, monkeypatch):
     expected = theirs.predict(labelled.embeddings)
     np.testing.assert_array_equal(forest.predict(labelled.embeddings), expected)
     np.testing.assert_allclose(expected[:40], labelled.values[:40])
-    again = Forest(load(save(dict(forest.tensors))))
-    monkeypatch.setattr(module, "_BLOCK", 7)
+    again = Forest.from_tensors(load(save(forest.to_tensors())))
+    monkeypatch.setattr(module, "BLOCK", 7)
     np.testing.assert_array_equal(again.predict(labelled.embeddings), expected)
     assert again.predict(labelled.embeddings[:0]).shape == (0,)
 
@@ -77,7 +78,7 @@ class TestPartner:
             [labelled.keys[i] for i in order], labelled.embeddings[order], labelled.values[order], folds[order], seed=1
         )
         np.testing.assert_array_equal(mixed, held_out[order])
-        found, expected = (t.estimate(None, labelled.keys, labelled.embeddings) for t in (again, trees))
+        found, expected = (t.estimate(Crystals(labelled.featuriser, labelled.keys)) for t in (again, trees))
         np.testing.assert_array_equal(found, expected)
 
     def test_another_seed_grows_other_trees(self, labelled):
@@ -91,7 +92,7 @@ def test_what_is_sent_to_another_process_stays_what_it_was(labelled):
     """Torch moves a tensor that it sends to shared memory, away from under NumPy's views of it."""
     forest = Forest.fit(labelled.embeddings[:40], labelled.values[:40], seed=3, n_trees=20)
     before = forest.predict(labelled.embeddings)
-    for tensor in forest.tensors.values():
+    for tensor in forest.to_tensors().values():
         tensor.share_memory_()
     scratch = [np.full(200_000, np.nan) for _ in range(50)]  # takes the room that was left
     np.testing.assert_array_equal(forest.predict(labelled.embeddings), before)

@@ -9,8 +9,9 @@ import torch
 from engine.learning.networks import activations
 from engine.learning.networks.activations import CutFeatures, Readouts, from_graphs, frozen_activations
 from engine.learning.networks.finetune import NetworkHead, new_network
+from engine.learning.networks.schedule import FineTuning, Schedule
 from engine.learning.networks.strategies import parse
-from engine.learning.networks.training import Schedule, predict_network, train_network
+from engine.learning.networks.training import predict_network, train_network
 from tests.engine.learning.bodies import SMALL, small_backbone
 
 SCHEDULE = Schedule(epochs=4, batch_size=8)
@@ -26,7 +27,7 @@ def test_cached_training_gives_the_same_numbers(kind, text, crystals_of):
     for cached in (False, True):
         network = new_network(backbone, 1, strategy)
         cache = frozen_activations(network, data, rows, strategy) if cached else None
-        histories.append(train_network(network, data, rows, SCHEDULE, 1, strategy=strategy, activations=cache))
+        histories.append(train_network(network, data, rows, FineTuning(SCHEDULE, 1, strategy), activations=cache))
         networks.append(network)
     plain, cached = (predict_network(network, data, rows) for network in networks)
     np.testing.assert_allclose(cached, plain, atol=1e-5)
@@ -79,7 +80,7 @@ def test_frozen_layers_do_not_drop_out(crystals_of):
     data, rows = crystals_of(backbone)
     strategy = parse("frozen")
     heads = [
-        NetworkHead.fit(backbone, data, rows[:30], SCHEDULE, 1, strategy=strategy, activations=cache).predict(
+        NetworkHead.fit(backbone, data, rows[:30], FineTuning(SCHEDULE, 1, strategy), activations=cache).predict(
             data, rows
         )
         for cache in (None, frozen_activations(new_network(backbone, 1, strategy), data, rows, strategy))
@@ -106,5 +107,5 @@ def _passes_of(backbone, data, rows, strategy, resting, cached) -> int:
     calls = []
     for block in network.body.blocks[resting]:
         block.register_forward_hook(lambda module, *_: calls.append(module))
-    train_network(network, data, rows, Schedule(epochs=2), 1, strategy=strategy, activations=cache)
+    train_network(network, data, rows, FineTuning(Schedule(epochs=2), 1, strategy), activations=cache)
     return len(calls)

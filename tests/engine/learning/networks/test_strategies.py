@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from engine.exceptions import BackboneError, TrainingError
 from engine.learning.backbones.network import GraphNetwork
 from engine.learning.networks.finetune import load_weights, new_network
+from engine.learning.networks.schedule import FineTuning, Schedule
 from engine.learning.networks.strategies import STRATEGIES, Strategy, n_blocks, network_parts, parse
-from engine.learning.networks.training import Schedule, train_network
+from engine.learning.networks.training import train_network
 from tests.engine.learning.bodies import SMALL, small_backbone
 
 NAMES = ("full", "frozen", "last", "head", "blocks:1", "blocks:2", "embedding_frozen", "gradual")
@@ -66,7 +67,7 @@ def test_it_trains_that_and_nothing_else(kind, text, crystals_of):
     before = {name: t.clone() for name, t in network.state_dict().items()}
     learnable = {name for name, p in network.named_parameters() if p.requires_grad}
     schedule = Schedule(epochs=3, batch_size=8, validation_fraction=0.0)
-    train_network(network, data, rows[:24], schedule, 0, strategy=parse(text))
+    train_network(network, data, rows[:24], FineTuning(schedule, strategy=parse(text)))
     moved = {name for name, t in network.state_dict().items() if not torch.equal(t, before[name])}
     assert moved <= set(plan.tensors)
     # some have no gradient: the antisymmetric part of TensorNet in symmetric crystals, edges of M3GNet's last block

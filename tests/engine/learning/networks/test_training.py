@@ -15,9 +15,11 @@ from engine.learning.backbones.network import GraphNetwork
 from engine.learning.device import device, random_states, set_random_states
 from engine.learning.networks.activations import frozen_activations
 from engine.learning.networks.finetune import NetworkHead, fit_heads, new_network
+from engine.learning.networks.graph_data import GraphData
 from engine.learning.networks.losses import masked_loss
-from engine.learning.networks.strategies import FULL, parse
-from engine.learning.networks.training import GraphData, Schedule, _Run, predict_network, train_network
+from engine.learning.networks.schedule import FineTuning, Schedule
+from engine.learning.networks.strategies import parse
+from engine.learning.networks.training import TrainingRun, predict_network, train_network
 from engine.learning.seeding import one_thread
 from tests.engine.learning.bodies import SMALL, small_backbone
 
@@ -45,7 +47,7 @@ def test_the_loss_averages_over_known_labels_then_over_properties():
 
 def test_fine_tuning_learns(backbone, data, labelled):
     history = []
-    head = NetworkHead.fit(backbone, data, ROWS, Schedule(epochs=6, batch_size=8), 0, history.append)
+    head = NetworkHead.fit(backbone, data, ROWS, FineTuning(Schedule(epochs=6, batch_size=8), 0), history.append)
     assert [epoch.number for epoch in history] == [1, 2, 3, 4, 5, 6]
     assert history[-1].train_loss < 0.7 * history[0].train_loss
     error = np.abs(head.predict(data, ROWS) - labelled.values[ROWS]).mean()
@@ -54,7 +56,7 @@ def test_fine_tuning_learns(backbone, data, labelled):
 
 def test_the_backbone_itself_is_not_touched(backbone, data):
     before = {k: v.clone() for k, v in backbone.network.state_dict().items()}
-    NetworkHead.fit(backbone, data, ROWS, replace(SHORT, epochs=1), seed=0)
+    NetworkHead.fit(backbone, data, ROWS, FineTuning(replace(SHORT, epochs=1), 0))
     for name, tensor in backbone.network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
@@ -71,7 +73,7 @@ def test_the_trunk_of_the_backbone_is_kept_and_the_head_is_new(backbone):
 
 def test_a_backbone_without_trunk_gets_one_scaled_on_training_rows(backbone, data):
     bare = Backbone("bare", GraphNetwork(backbone.body, backbone.network.readout_size, ()), {})
-    head = NetworkHead.fit(bare, data, ROWS, replace(SHORT, epochs=1), seed=0)
+    head = NetworkHead.fit(bare, data, ROWS, FineTuning(replace(SHORT, epochs=1), 0))
     np.testing.assert_allclose(head.network.statistics_mean, data.statistics[ROWS].mean(0), rtol=1e-4)
 
 
@@ -80,7 +82,7 @@ def test_statistics_that_few_rows_share_do_not_blow_up(backbone, data):
     bare = Backbone("bare", GraphNetwork(backbone.body, backbone.network.readout_size, ()), {})
     alike = np.argsort(np.abs(data.statistics - data.statistics[0]).mean(1))[:7]
     assert (data.statistics[alike].std(0) < 1e-6).any()
-    head = NetworkHead.fit(bare, data, alike, replace(SHORT, epochs=1), seed=0)
+    head = NetworkHead.fit(bare, data, alike, FineTuning(replace(SHORT, epochs=1)))
     values = data.targets[alike, 0]
     assert np.abs(head.predict(data, np.arange(len(data.graphs))) - values.mean()).max() < 20 * np.ptp(values)
 
@@ -96,7 +98,7 @@ def test_bf16_passes_learn_as_well(kind, text, crystals_of):
         network, strategy = new_network(backbone, 1, parse(text)), parse(text)
         cache = frozen_activations(network, data, rows, strategy)
         schedule = Schedule(epochs=4, batch_size=16, bf16=bf16)
-        history = train_network(network, data, rows, schedule, 1, strategy=strategy, activations=cache)
+        history = train_network(network, data, rows, FineTuning(schedule, 1, strategy), activations=cache)
         assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
         losses.append([epoch.train_loss for epoch in history])
         predicted.append(predict_network(network, data, rows))
@@ -131,14 +133,14 @@ class TestDevice:
 
     def test_weights_come_back_to_the_cpu(self, backbone, data):
         network = new_network(backbone, 0)
-        train_network(network, data, ROWS, replace(SHORT, epochs=1), 0)
+        train_network(network, data, ROWS, FineTuning(replace(SHORT, epochs=1), 0))
         assert {tensor.device.type for tensor in network.state_dict().values()} == {"cpu"}
 
 
 def test_the_same_seed_gives_the_same_weights(backbone, data):
     torch.rand(5)
     before = torch.get_rng_state()
-    heads = [NetworkHead.fit(backbone, data, ROWS, SHORT, seed) for seed in (4, 4, 5)]
+    heads = [NetworkHead.fit(backbone, data, ROWS, FineTuning(SHORT, seed)) for seed in (4, 4, 5)]
     assert torch.equal(torch.get_rng_state(), before), "the global stream is left alone"
     first, again, other = (head.predict(data, ROWS) for head in heads)
     np.testing.assert_array_equal(first, again)
@@ -148,15 +150,17 @@ def test_the_same_seed_gives_the_same_weights(backbone, data):
 def test_rows_held_out_do_not_matter(backbone, data):
     changed = replace(data, targets=data.targets.copy())
     changed.targets[45:] += 10
-    first, second = (NetworkHead.fit(backbone, d, ROWS, SHORT, 0).predict(data, ROWS) for d in (data, changed))
+    first, second = (
+        NetworkHead.fit(backbone, d, ROWS, FineTuning(SHORT, 0)).predict(data, ROWS) for d in (data, changed)
+    )
     np.testing.assert_array_equal(first, second)
 
 
 def test_tensors_make_the_same_head_again(backbone, data):
-    head = NetworkHead.fit(backbone, data, ROWS, replace(SHORT, epochs=1), seed=0)
-    again = NetworkHead.from_tensors(backbone, head.tensors)
+    head = NetworkHead.fit(backbone, data, ROWS, FineTuning(replace(SHORT, epochs=1), 0))
+    again = NetworkHead.from_tensors(backbone, head.to_tensors())
     np.testing.assert_array_equal(again.predict(data, ROWS), head.predict(data, ROWS))
-    fewer = {name: t for name, t in head.tensors.items() if name != "heads.bias"}
+    fewer = {name: t for name, t in head.to_tensors().items() if name != "heads.bias"}
     with pytest.raises(RuntimeError, match=r"Missing key.*heads\.bias"):
         NetworkHead.from_tensors(backbone, fewer)
 
@@ -173,7 +177,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_weights(backb
     broken = replace(data, statistics=data.statistics.copy(), targets=data.targets.copy())
     schedule = replace(SHORT, epochs=4, validation_fraction=0.0)
     with pytest.raises(TrainingError, match=r"became nan in epoch 3.*learning rate \(now 0.001\)"):
-        train_network(network, broken, ROWS, schedule, 0, spoil)
+        train_network(network, broken, ROWS, FineTuning(schedule, 0), spoil)
     assert not network.training
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, good[name]), name
@@ -213,24 +217,24 @@ class TestLosses:
     def test_words_that_are_not_known(self, backbone, data):
         network = new_network(backbone, 0)
         with pytest.raises(TrainingError, match="unknown loss 'l2'; choose one of huber, l1, nll"):
-            train_network(network, data, ROWS, SHORT, 0, loss="l2")
+            train_network(network, data, ROWS, FineTuning(SHORT, 0, loss="l2"))
         with pytest.raises(TrainingError, match="unknown balance 'sum'; choose one of equal, size, uncertainty"):
-            train_network(network, data, ROWS, SHORT, 0, balance="sum")
+            train_network(network, data, ROWS, FineTuning(SHORT, 0, balance="sum"))
         with pytest.raises(TrainingError, match="both learn the noise"):
-            train_network(network, data, ROWS, SHORT, 0, loss="nll", balance="uncertainty")
+            train_network(network, data, ROWS, FineTuning(SHORT, 0, loss="nll", balance="uncertainty"))
         with pytest.raises(TrainingError, match="predicts_noise=True"):
-            train_network(network, data, ROWS, SHORT, 0, loss="nll")
+            train_network(network, data, ROWS, FineTuning(SHORT, 0, loss="nll"))
 
     def test_a_head_that_predicts_its_noise(self, backbone, data, labelled):
-        head = NetworkHead.fit(backbone, data, ROWS, replace(SHORT, epochs=6), 0, loss="nll")
+        head = NetworkHead.fit(backbone, data, ROWS, FineTuning(replace(SHORT, epochs=6), 0, loss="nll"))
         mean, std = head.predict_with_std(data, ROWS)
         assert (std > 0).all()
         assert (
             np.abs(mean - labelled.values[ROWS]).mean() < 0.8 * np.abs(labelled.values - labelled.values.mean()).mean()
         )
-        again = NetworkHead.from_tensors(backbone, head.tensors)
+        again = NetworkHead.from_tensors(backbone, head.to_tensors())
         np.testing.assert_array_equal(again.predict_with_std(data, ROWS)[1], std)
-        plain = NetworkHead.fit(backbone, data, ROWS, replace(SHORT, epochs=1), 0)
+        plain = NetworkHead.fit(backbone, data, ROWS, FineTuning(replace(SHORT, epochs=1), 0))
         assert plain.predict_with_std(data, ROWS)[1] is None
 
     def test_learned_weights_see_the_noise(self, crystals_of):
@@ -242,7 +246,8 @@ class TestLosses:
         both = replace(data, targets=np.concatenate([known, noise], 1))
         network = GraphNetwork(backbone.body, backbone.network.readout_size, ("known", "noise"), 16)
         network.fit_statistics(torch.from_numpy(data.statistics))
-        run = _Run(network, both, rows, Schedule(epochs=20, learning_rate=3e-2), 0, FULL, "huber", "uncertainty", None)
+        tuning = FineTuning(Schedule(epochs=20, learning_rate=3e-2), balance="uncertainty")
+        run = TrainingRun(network, both, rows, tuning, None)
         run.train(None)
         assert run.log_noise[0] < run.log_noise[1]
 
@@ -250,7 +255,7 @@ class TestLosses:
 def test_patience_stops_early_and_keeps_the_best(backbone, data):
     schedule = Schedule(epochs=40, batch_size=8, learning_rate=5e-3, patience=2, validation_fraction=0.3)
     network = new_network(backbone, 0)
-    history = train_network(network, data, ROWS, schedule, 0)
+    history = train_network(network, data, ROWS, FineTuning(schedule, 0))
     losses = [epoch.validation_loss for epoch in history]
     assert len(losses) < 40
     assert len(losses) - 1 - int(np.argmin(losses)) == 2
@@ -268,9 +273,11 @@ def test_labels_that_cannot_be_learned(backbone, data):
     network = new_network(backbone, 0)
     for targets, words in ((np.nan, "target has no label in the 40"), (1.5, "all 40 training labels of target are eq")):
         with pytest.raises(TooFewLabelsError, match=words):
-            train_network(network, replace(data, targets=np.full_like(data.targets, targets)), ROWS, SHORT, 0)
+            train_network(
+                network, replace(data, targets=np.full_like(data.targets, targets)), ROWS, FineTuning(SHORT, 0)
+            )
     with pytest.raises(TooFewLabelsError, match="nothing to tell apart"):
-        NetworkHead.fit(backbone, replace(data, targets=np.full_like(data.targets, 2.0)), ROWS, SHORT, 0)
+        NetworkHead.fit(backbone, replace(data, targets=np.full_like(data.targets, 2.0)), ROWS, FineTuning(SHORT, 0))
 
 
 def limit(network, crystals: int) -> None:
@@ -285,9 +292,9 @@ def limit(network, crystals: int) -> None:
 
 def test_memory_that_runs_out_halves_the_batch_and_changes_nothing_else(backbone, data):
     plain, short = new_network(backbone, 0), new_network(backbone, 0)
-    train_network(plain, data, ROWS, SHORT, 0)
+    train_network(plain, data, ROWS, FineTuning(SHORT, 0))
     limit(short, 3)
-    history = train_network(short, data, ROWS, SHORT, 0)
+    history = train_network(short, data, ROWS, FineTuning(SHORT, 0))
     assert "out of memory: from here on a batch of 8 is computed in 4 parts" in history[0].note
     assert not history[1].note
     np.testing.assert_allclose(predict_network(short, data, ROWS), predict_network(plain, data, ROWS), atol=2e-3)
@@ -297,13 +304,13 @@ def test_a_crystal_too_large_for_memory(backbone, data):
     network = new_network(backbone, 0)
     limit(network, 0)
     with pytest.raises(TrainingError, match="memory ran out for a single crystal"):
-        train_network(network, data, ROWS, SHORT, 0)
+        train_network(network, data, ROWS, FineTuning(SHORT, 0))
     with pytest.raises(TrainingError, match="memory ran out for a single crystal"):
         frozen_activations(network, data, ROWS, parse("frozen"))
 
 
 def test_bfloat16_learns_too(backbone, data, labelled):
-    head = NetworkHead.fit(backbone, data, ROWS, Schedule(epochs=6, batch_size=8, bf16=True), 0)
+    head = NetworkHead.fit(backbone, data, ROWS, FineTuning(Schedule(epochs=6, batch_size=8, bf16=True), 0))
     error = np.abs(head.predict(data, ROWS) - labelled.values[ROWS]).mean()
     assert error < 0.8 * np.abs(labelled.values[ROWS] - labelled.values[ROWS].mean()).mean()
     assert all(p.dtype == torch.float32 for p in head.network.parameters())
@@ -323,8 +330,9 @@ class TestResuming:
         def train(on_epoch=None, folder=None):
             network = new_network(backbone, 0, strategy)
             cache = frozen_activations(network, data, rows, strategy)
-            options = {"strategy": strategy, "balance": balance, "activations": cache, "checkpoint": folder}
-            return network, train_network(network, data, rows, self.SCHEDULE, 0, on_epoch, **options)
+            tuning = FineTuning(self.SCHEDULE, strategy=strategy, balance=balance)
+            options = {"activations": cache, "checkpoint": folder}
+            return network, train_network(network, data, rows, tuning, on_epoch, **options)
 
         expected, history = train()
 
@@ -348,28 +356,28 @@ class TestResuming:
     def test_the_checkpoint_of_another_training_is_refused(self, crystals_of, tmp_path):
         backbone = small_backbone("MEGNet")
         data, rows = crystals_of(backbone)
-        train_network(new_network(backbone, 0), data, rows, self.SCHEDULE, 0, checkpoint=tmp_path)
+        train_network(new_network(backbone, 0), data, rows, FineTuning(self.SCHEDULE), checkpoint=tmp_path)
         other = replace(data, targets=data.targets + 1)
         for different in (
-            {"seed": 1},
-            {"schedule": replace(self.SCHEDULE, epochs=5)},
+            {"tuning": FineTuning(self.SCHEDULE, seed=1)},
+            {"tuning": FineTuning(replace(self.SCHEDULE, epochs=5))},
             {"data": other},
             {"rows": rows[1:]},
         ):
-            given = {"data": data, "rows": rows, "schedule": self.SCHEDULE, "seed": 0, **different}
+            given = {"data": data, "rows": rows, "tuning": FineTuning(self.SCHEDULE), **different}
             with pytest.raises(TrainingError, match="is the checkpoint of another training"):
                 train_network(new_network(backbone, 0), **given, checkpoint=tmp_path)
 
     def test_a_changed_checkpoint_is_refused(self, crystals_of, tmp_path):
         backbone = small_backbone("MEGNet")
         data, rows = crystals_of(backbone)
-        train_network(new_network(backbone, 0), data, rows, self.SCHEDULE, 0, checkpoint=tmp_path)
+        train_network(new_network(backbone, 0), data, rows, FineTuning(self.SCHEDULE), checkpoint=tmp_path)
         path = tmp_path / "training.pt"
         content = path.read_bytes()
         for broken in (content[:-5], content[:500] + b"x" + content[501:], b""):
             path.write_bytes(broken)
             with pytest.raises(TrainingError, match=r"was changed or cut short.*remove it to train from the start"):
-                train_network(new_network(backbone, 0), data, rows, self.SCHEDULE, 0, checkpoint=tmp_path)
+                train_network(new_network(backbone, 0), data, rows, FineTuning(self.SCHEDULE), checkpoint=tmp_path)
 
 
 def test_validation_rows_without_labels_choose_nothing(backbone, data):
@@ -378,13 +386,13 @@ def test_validation_rows_without_labels_choose_nothing(backbone, data):
     network = new_network(backbone, seed=0)
     start = network.heads.weight.clone()
     rows = np.concatenate([np.arange(20), [50]])
-    history = train_network(network, sparse, rows, replace(SHORT, validation_fraction=0.01, batch_size=32), 0)
+    history = train_network(network, sparse, rows, FineTuning(replace(SHORT, validation_fraction=0.01, batch_size=32)))
     assert np.isnan([e.validation_loss for e in history]).all()
     assert not torch.equal(network.heads.weight, start)
 
 
 def test_one_epoch_of_one_batch(backbone, data):
-    history = train_network(new_network(backbone, 0), data, ROWS, Schedule(epochs=1, batch_size=64), 0)
+    history = train_network(new_network(backbone, 0), data, ROWS, FineTuning(Schedule(epochs=1, batch_size=64), 0))
     assert len(history) == 1
 
 
@@ -393,13 +401,13 @@ def test_one_epoch_of_one_batch(backbone, data):
 def test_members_in_processes_are_the_members_made_here(backbone, data, backend):
     jobs = [(ROWS, 1), (ROWS[::8], 2), (ROWS[::2], 3)]  # the second is finished first
     with one_thread():
-        here = list(fit_heads(backbone, data, jobs, SHORT))
+        here = list(fit_heads(backbone, data, jobs, FineTuning(SHORT)))
     if backend == "local":
-        there = list(fit_heads(backbone, data, jobs, SHORT, workers=2))
+        there = list(fit_heads(backbone, data, jobs, FineTuning(SHORT), workers=2))
     else:
         pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
         with executor(ExecutionSettings("dask", 2)) as run:
-            there = list(fit_heads(backbone, data, jobs, SHORT, run=run))
+            there = list(fit_heads(backbone, data, jobs, FineTuning(SHORT), run=run))
     for first, second in zip(here, there, strict=True):
-        for name, tensor in first.tensors.items():
-            assert torch.equal(tensor, second.tensors[name]), name
+        for name, tensor in first.to_tensors().items():
+            assert torch.equal(tensor, second.to_tensors()[name]), name

@@ -13,12 +13,15 @@ from engine.exceptions import BackboneError, DivergedError, TrainingError
 from engine.learning.backbones.backbone import Backbone, load_backbone
 from engine.learning.features.statistics import STATISTICS
 from engine.learning.networks.finetune import start_network
+from engine.learning.networks.schedule import FineTuning, Schedule
 from engine.learning.networks.strategies import FULL
-from engine.learning.networks.training import Schedule, _Run, train_network
-from engine.learning.pretraining.distillation import load_teachers, taught_columns
+from engine.learning.networks.training import TrainingRun, train_network
+from engine.learning.pretraining.distillation import load_teachers, teacher_columns
 from engine.learning.pretraining.recipes import read_recipe, read_stage
-from engine.learning.pretraining.stages import DataSet, Recipe, Stage, run_stages, train_stage
-from engine.learning.pretraining.tasks import PropertyTask, seen_prefixes
+from engine.learning.pretraining.stage import Recipe, Stage
+from engine.learning.pretraining.stages import run_stages
+from engine.learning.pretraining.tasks import DataSet, PropertyTask, seen_prefixes
+from engine.learning.pretraining.training import train_stage
 from tests.engine.learning.bodies import small_backbone
 
 STAGE = Stage(
@@ -66,7 +69,7 @@ class TestColumns:
     def test_standardised_on_training_rows(self, tutor, materials):
         (teacher,) = load_teachers([tutor])
         told = []
-        columns = taught_columns([teacher], materials, TRAINING, None, told.append)
+        columns = teacher_columns([teacher], materials, TRAINING, None, told.append)
         direct = says(teacher, materials)
         expected = (direct - direct[TRAINING].mean(0)) / direct[TRAINING].std(0)
         np.testing.assert_allclose(columns, expected, rtol=1e-3, atol=1e-3)
@@ -77,43 +80,43 @@ class TestColumns:
         assert told == ["teacher tutor: 60 of 60 crystals"]
 
     def test_no_teacher(self, materials, tmp_path):
-        assert taught_columns((), materials, TRAINING, tmp_path, quiet) is None
+        assert teacher_columns((), materials, TRAINING, tmp_path, quiet) is None
         assert not list(tmp_path.iterdir())
 
     def test_a_column_that_says_nothing_is_left_out(self, tutor, materials):
         (teacher,) = load_teachers([tutor])
-        every = taught_columns([teacher], materials, TRAINING, None, quiet)
+        every = teacher_columns([teacher], materials, TRAINING, None, quiet)
         with torch.no_grad():
             teacher.network.trunk[2].weight[3] = 0.0
         stuck = teacher.network.readout_size + 3
-        found = taught_columns([teacher], materials, TRAINING, None, quiet)
+        found = teacher_columns([teacher], materials, TRAINING, None, quiet)
         np.testing.assert_allclose(found, np.delete(every, stuck, axis=1), atol=1e-5)
 
     def test_teachers_that_tell_no_training_row_apart_are_refused(self, tutor, materials):
         first, *others = materials[:3]
         rows = [replace(first, id=f"copy-{i}") for i in range(3)] + others
         with pytest.raises(TrainingError, match="tutor say the same of all 3 training crystals"):
-            taught_columns(load_teachers([tutor]), rows, np.arange(5) < 3, None, quiet)
+            teacher_columns(load_teachers([tutor]), rows, np.arange(5) < 3, None, quiet)
 
     def test_two_teachers_stand_side_by_side(self, tutor, dean, materials):
         both = load_teachers([tutor, dean])
-        each = [taught_columns([teacher], materials, TRAINING, None, quiet) for teacher in both]
+        each = [teacher_columns([teacher], materials, TRAINING, None, quiet) for teacher in both]
         assert all(columns.shape[1] > 5 for columns in each)
-        found = taught_columns(both, materials, TRAINING, None, quiet)
+        found = teacher_columns(both, materials, TRAINING, None, quiet)
         np.testing.assert_array_equal(found, np.concatenate(each, axis=1))
 
     def test_nothing_is_asked_twice(self, tutor, materials, tmp_path):
         (teacher,) = load_teachers([tutor])
-        before = taught_columns([teacher], materials[:50], TRAINING[:50], tmp_path, quiet)
+        before = teacher_columns([teacher], materials[:50], TRAINING[:50], tmp_path, quiet)
 
         def refuse(module, args, kwargs):
             raise AssertionError("asked again")
 
         teacher.body.register_forward_pre_hook(refuse, with_kwargs=True)
-        again = taught_columns([teacher], materials[:50], TRAINING[:50], tmp_path, quiet)
+        again = teacher_columns([teacher], materials[:50], TRAINING[:50], tmp_path, quiet)
         np.testing.assert_array_equal(again, before)
         with pytest.raises(AssertionError, match="asked again"):
-            taught_columns([teacher], materials, TRAINING, tmp_path, quiet)
+            teacher_columns([teacher], materials, TRAINING, tmp_path, quiet)
 
 
 LONG = replace(STAGE, schedule=replace(STAGE.schedule, epochs=30, batch_size=8))
@@ -248,20 +251,24 @@ class TestLoss:
     def data(self, crystals_of, start, tutor, materials):
         data, _ = crystals_of(start)
         second = np.where(np.arange(60)[:, None] % 2, data.statistics[:, :1], np.nan)
-        columns = taught_columns(load_teachers([tutor]), materials, TRAINING, None, quiet)
-        return replace(data, targets=np.concatenate([data.targets, second], 1).astype(np.float32), taught=columns)
+        columns = teacher_columns(load_teachers([tutor]), materials, TRAINING, None, quiet)
+        return replace(
+            data, targets=np.concatenate([data.targets, second], 1).astype(np.float32), teacher_columns=columns
+        )
 
-    def network(self, start, data, imitated, loss="huber"):
-        options = {"trunk_size": 16, "keep_trunk": False, "loss": loss, "imitated": imitated}
+    def network(self, start, data, teacher_columns, loss="huber"):
+        options = {"trunk_size": 16, "keep_trunk": False, "loss": loss, "teacher_columns": teacher_columns}
         network, _ = start_network(start, ("first", "second"), 0, FULL, **options)
         network.fit_statistics(torch.from_numpy(data.statistics))
         return network
 
-    def descend(self, start, data, *, imitated=None, loss="huber", balance="equal", parts=1):
+    def descend(self, start, data, *, teacher_columns=None, loss="huber", balance="equal", parts=1):
         """Loss of one batch and its gradients."""
-        network = self.network(start, data, data.taught.shape[1] if imitated is None else imitated, loss)
+        network = self.network(
+            start, data, data.teacher_columns.shape[1] if teacher_columns is None else teacher_columns, loss
+        )
         schedule = Schedule(epochs=1, validation_fraction=0.0, clip_norm=1e9)
-        run = _Run(network, data, self.ROWS, schedule, 0, FULL, loss, balance, None)
+        run = TrainingRun(network, data, self.ROWS, FineTuning(schedule, loss=loss, balance=balance), None)
         run.parts = parts
         total = run._descend(self.ROWS)
         return total, {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -279,21 +286,21 @@ class TestLoss:
             torch.testing.assert_close(added[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
     def test_all_columns_together_count_once(self, start, data):
-        alone, _ = self.descend(start, data, imitated=0)
+        alone, _ = self.descend(start, data, teacher_columns=0)
         both, _ = self.descend(start, data)
-        network = self.network(start, data, data.taught.shape[1]).eval()
+        network = self.network(start, data, data.teacher_columns.shape[1]).eval()
         with torch.no_grad():
             said = network.imitation(network.embed(*data.batch(self.ROWS, torch.device("cpu")))[1])
-        assert both - alone == pytest.approx(np.abs(said.numpy() - data.taught[self.ROWS]).mean(), rel=1e-4)
+        assert both - alone == pytest.approx(np.abs(said.numpy() - data.teacher_columns[self.ROWS]).mean(), rel=1e-4)
 
     def test_the_checkpoint_of_what_others_taught_is_refused(self, start, data, tmp_path):
         def train(given):
-            network = self.network(start, data, data.taught.shape[1])
-            train_network(network, given, np.arange(60), Schedule(epochs=1), 0, checkpoint=tmp_path)
+            network = self.network(start, data, data.teacher_columns.shape[1])
+            train_network(network, given, np.arange(60), FineTuning(Schedule(epochs=1)), checkpoint=tmp_path)
 
         train(data)
         with pytest.raises(TrainingError, match="is the checkpoint of another training"):
-            train(replace(data, taught=data.taught + 1))
+            train(replace(data, teacher_columns=data.teacher_columns + 1))
 
 
 class TestRefusals:

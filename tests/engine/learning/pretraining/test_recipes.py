@@ -9,7 +9,7 @@ import pytest
 
 from engine.exceptions import TrainingError
 from engine.learning.pretraining.recipes import read_recipe, read_stage, shipped_recipes
-from engine.learning.pretraining.stages import Recipe, Stage
+from engine.learning.pretraining.stage import Recipe, Stage
 from engine.learning.pretraining.tasks import PropertyTask
 
 ROLES = {

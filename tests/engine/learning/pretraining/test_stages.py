@@ -11,9 +11,13 @@ import torch
 from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError, TrainingError
 from engine.learning.backbones.backbone import load_backbone
 from engine.learning.features.statistics import crystal_statistics
-from engine.learning.networks.training import Schedule
-from engine.learning.pretraining.stages import DataSet, Recipe, Stage, run_stages, scratch_backbone, train_stage
-from engine.learning.pretraining.tasks import PropertyTask, materials_hash, merge_copies
+from engine.learning.networks.graph_data import GraphData
+from engine.learning.networks.schedule import Schedule
+from engine.learning.pretraining.scratch import scratch_backbone
+from engine.learning.pretraining.stage import Recipe, Stage
+from engine.learning.pretraining.stages import run_stages
+from engine.learning.pretraining.tasks import DataSet, PropertyTask, materials_hash, merge_copies
+from engine.learning.pretraining.training import Scaling, StageData, begin_network, train_stage
 from engine.materials.identity import identify
 from engine.materials.reference import reference_crystals
 
@@ -253,14 +257,11 @@ class TestChains:
 
     def test_a_head_that_goes_on_predicts_the_same_values_at_first(self, made, pool):
         """Its scale is made up for: labels of other mean and width do not change what it says in true units."""
-        from engine.learning.pretraining.stages import _begin, _Scaling
-
         task = PropertyTask("volume")
-        other = _Scaling(np.array([7.0]), np.array([3.0]))
-        from engine.learning.networks import strategies
-
+        graphs = GraphData([], np.zeros((2, 88), np.float32), np.zeros((2, 1), np.float32), made.node_types)
+        other = StageData([], graphs, np.zeros(2, dtype=bool), Scaling(np.array([7.0]), np.array([3.0])))
         stage = replace(STAGE, keep="heads", tasks=(task,))
-        network, _ = _begin(stage, strategies.FULL, made, (task,), other, np.zeros((2, 88), dtype=np.float32))
+        network, _ = begin_network(stage, made, (task,), other)
         trunk = torch.randn(5, 16)
         before = made.card["scaling"]["volume"]
         expected = made.network.heads(trunk)[:, 0] * before["std"] + before["mean"]

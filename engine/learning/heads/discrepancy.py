@@ -1,0 +1,79 @@
+"""Hyperparameters of what one fidelity has beyond a multiple of the one beneath, by penalised likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from engine.learning.heads.kernels import SQRT5
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# prior of each hyperparameter, mean and standard deviation, in units of the lowest fidelity's spread
+_SLOPE = (1.0, 0.3)
+_NOISE = (-4.0, 1.0)
+"""Of the logarithm of a label's noise variance; the same as of the lowest fidelity."""
+_AMPLITUDE = (math.log(0.3), 1.0)
+"""Of the logarithm of a discrepancy's variance, for each kernel."""
+_LENGTH = (0.0, 1.0)
+"""Of the logarithm of a length scale."""
+_CONSTANT = 1.0
+"""Variance of a discrepancy's constant."""
+
+
+class Discrepancy(NamedTuple):
+    """Fitted hyperparameters of ``g`` groups of columns and a constant before them, in squared standardised units."""
+
+    columns: Tensor
+    """Where each kernel's columns start and stop, (1 + g) x 2; the constant's nowhere."""
+    lengthscale: Tensor
+    outputscale: Tensor
+    """Length scale and variance of each kernel, 1 + g each."""
+    slope: Tensor
+    """What the fidelity beneath is multiplied by, 1."""
+    noise: Tensor
+    """Variance of a label's noise, 1."""
+
+
+def fit_discrepancy(
+    x: Tensor, target: Tensor, below: Tensor, covariance: Tensor, groups: Sequence[slice]
+) -> Discrepancy:
+    """Fit slope, kernels and noise to n labels, given those beneath.
+
+    ``x`` are standardised rows (n x d) and ``target`` their standardised values (n); ``below`` (n) and ``covariance``
+    (n x n) are the posterior of the fidelity beneath at these rows.
+    """
+    distances = [torch.cdist(x[:, columns], x[:, columns]) for columns in groups]
+    g = len(groups)
+    start = torch.tensor([_SLOPE[0], _NOISE[0], *[_AMPLITUDE[0]] * g, *[_LENGTH[0]] * g], dtype=torch.float64)
+    width = torch.tensor([_SLOPE[1], _NOISE[1], *[_AMPLITUDE[1]] * g, *[_LENGTH[1]] * g], dtype=torch.float64)
+
+    def penalty(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        p = torch.tensor(parameters, requires_grad=True)
+        slope, noise, amplitudes, lengths = p[0], p[1].exp(), p[2 : 2 + g].exp(), p[2 + g :].exp()
+        total = slope.square() * covariance + _CONSTANT + noise * torch.eye(len(x), dtype=x.dtype)
+        for distance, amplitude, length in zip(distances, amplitudes, lengths, strict=True):
+            r = SQRT5 * distance / length
+            total = total + amplitude * (1 + r + r.square() / 3) * torch.exp(-r)
+        factor = torch.linalg.cholesky(total)
+        error = torch.linalg.solve_triangular(factor, (target - slope * below)[:, None], upper=False)
+        loss = 0.5 * error.square().sum() + factor.diagonal().log().sum() + 0.5 * ((p - start) / width).square().sum()
+        return loss.item(), torch.autograd.grad(loss, p)[0].numpy()
+
+    bounds = list(zip((start - 5 * width).tolist(), (start + 5 * width).tolist(), strict=True))
+    found = minimize(penalty, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
+    slope, noise, amplitudes, lengths = torch.from_numpy(found.x).split([1, 1, g, g])
+    return Discrepancy(
+        columns=torch.tensor([[0, 0], *([columns.start, columns.stop] for columns in groups)]),
+        lengthscale=torch.cat([torch.ones(1, dtype=x.dtype), lengths.exp()]),
+        outputscale=torch.cat([torch.tensor([_CONSTANT], dtype=x.dtype), amplitudes.exp()]),
+        slope=slope,
+        noise=noise.exp(),
+    )

@@ -1,0 +1,192 @@
+"""Gaussian processes as members of an ensemble, alone or above a lower fidelity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from engine.exceptions import TrainingError
+from engine.learning.heads.folds import FoldPredictor, union
+from engine.learning.heads.gp import GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
+from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
+from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.networks.graph_data import Crystals
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcessMembers(Members[GaussianProcessHead]):
+    """Exact Gaussian processes on embeddings.
+
+    Those that score the pool are one process fitted to all labels, each without the labels of its fold: they share
+    their kernel. Those that held rows out were fitted without them, hyperparameters and scalers included, and gave the
+    metrics and the calibration.
+    """
+
+    kind: ClassVar[str] = "gp"
+    is_stacked: ClassVar[bool] = True
+    has_process: ClassVar[bool] = True
+
+    @classmethod
+    def fit_heads(cls, data: TrainingData) -> Iterable[GaussianProcessHead]:
+        """See :meth:`Members.fit_heads`."""
+        groups, statistics = data.backbone.groups, data.backbone.column_statistics
+        for rows, seed in zip(data.jobs, data.seeds, strict=True):
+            yield GaussianProcessHead.fit(data.embeddings[rows], data.values[rows], groups, seed, statistics)
+
+    @classmethod
+    def predict_head(
+        cls, head: GaussianProcessHead, crystals: Crystals, number: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See :meth:`Members.predict_head`."""
+        return head.predict(crystals.embeddings[rows])
+
+    def scoring(self, data: TrainingData) -> GaussianProcessMembers:
+        """One process of all labels, as many times without a fold."""
+        backbone = data.backbone
+        whole = GaussianProcessHead.fit(
+            data.embeddings, data.values, backbone.groups, data.seed, backbone.column_statistics
+        )
+        return GaussianProcessMembers(tuple(whole.keeping(rows) for rows in data.jobs))
+
+    def predict(
+        self, crystals: Crystals, fidelity: str = TARGET_FIDELITY
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of members made by :meth:`scoring`, with one kernel for all of them."""
+        return self._together(crystals.embeddings)
+
+    def functions(self, n_draws: int, seed: int) -> ProcessFunctions:
+        """See :meth:`Members.functions`."""
+        each = math.ceil(n_draws / len(self.heads))
+        return ProcessFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
+
+    def to_tensors(self) -> list[dict[str, Tensor]]:
+        """See :meth:`Members.to_tensors`."""
+        return [head.tensors.to_tensors() for head in self.heads]
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
+    ) -> GaussianProcessMembers:
+        """See :meth:`Members.from_tensors`."""
+        return cls(tuple(GaussianProcessHead(GaussianProcessTensors.from_tensors(t)) for t in tensors))
+
+    @classmethod
+    def above_lower_fidelity(cls) -> type[MultiFidelityMembers]:
+        """See :meth:`Members.above_lower_fidelity`."""
+        return MultiFidelityMembers
+
+    @cached_property
+    def process(self) -> MultiFidelityHead:
+        """See :attr:`Members.process`."""
+        return MultiFidelityHead.of(union(self.heads), LOWER_FIDELITY)
+
+    @cached_property
+    def _together(self) -> FoldPredictor:
+        return FoldPredictor(self.heads)
+
+
+@dataclass(frozen=True, eq=False)
+class MultiFidelityMembers(Members[MultiFidelityHead]):
+    """Gaussian processes that all stand on one process of a lower fidelity, each with its own labels on top."""
+
+    kind: ClassVar[str] = "multifidelity"
+    is_stacked: ClassVar[bool] = True
+
+    @classmethod
+    def fit_heads(cls, data: TrainingData) -> Iterable[MultiFidelityHead]:
+        """See :meth:`Members.fit_heads`."""
+        lower = _known(data.lower)
+        for rows, seed in zip(data.jobs, data.seeds, strict=True):
+            yield lower.above(TARGET_FIDELITY, data.embeddings[rows], data.values[rows], seed, data.sight[rows])
+
+    @classmethod
+    def predict_head(
+        cls, head: MultiFidelityHead, crystals: Crystals, number: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See :meth:`Members.predict_head`."""
+        return head.predict(crystals.embeddings[rows])
+
+    def predict(
+        self, crystals: Crystals, fidelity: str = TARGET_FIDELITY
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of either fidelity; the process beneath is asked once."""
+        return predict_all(self.heads, crystals.embeddings, fidelity)
+
+    def functions(self, n_draws: int, seed: int) -> FidelityFunctions:
+        """See :meth:`Members.functions`."""
+        each = math.ceil(n_draws / len(self.heads))
+        return FidelityFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
+
+    def to_tensors(self) -> list[dict[str, Tensor]]:
+        """What each has beyond the process beneath, which is stored with the model of the lower fidelity."""
+        return [head.upper(_known(head.built_on)) for head in self.heads]
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
+    ) -> MultiFidelityMembers:
+        """See :meth:`Members.from_tensors`."""
+        return cls(tuple(_known(lower).with_upper(t, TARGET_FIDELITY) for t in tensors))
+
+    def information_ratio(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean over the members."""
+        fidelities = (LOWER_FIDELITY, TARGET_FIDELITY)
+        falls = [[head.variance_reduction(embeddings, name) for name in fidelities] for head in self.heads]
+        lower, own = np.mean(falls, axis=0)
+        return np.asarray(lower / np.maximum(own, 1e-300))
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessFunctions:
+    """See :class:`MemberFunctions`; ``each`` functions of every member."""
+
+    parts: Sequence[PosteriorFunctions]
+    each: int
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of functions."""
+        return self.each * len(self.parts)
+
+    def __call__(
+        self, embeddings: NDArray[np.float32], fidelity: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See :class:`MemberFunctions`."""
+        means, drawn = zip(*(functions(embeddings) for functions in self.parts), strict=True)
+        return np.stack(means), np.concatenate(drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class FidelityFunctions:
+    """See :class:`MemberFunctions`; ``each`` functions of every member, at either fidelity."""
+
+    parts: Sequence[MultiFidelityFunctions]
+    each: int
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of functions."""
+        return self.each * len(self.parts)
+
+    def __call__(
+        self, embeddings: NDArray[np.float32], fidelity: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See :class:`MemberFunctions`."""
+        return evaluate_all(self.parts, embeddings, fidelity)
+
+
+def _known(lower: MultiFidelityHead | None) -> MultiFidelityHead:
+    if lower is None:
+        raise TrainingError("these members stand on no lower fidelity; train them with one")
+    return lower

@@ -1,0 +1,202 @@
+"""What every kind of head is to an ensemble: members that each left a fold of the labels out.
+
+A new head is one class: it derives from :class:`Members`, and :func:`engine.learning.heads.registry.register` makes its
+``kind`` a value of the setting ``head``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from engine.exceptions import TrainingError
+from engine.learning.networks.committee import train_networks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from engine.execution import Run
+    from engine.learning.backbones.stack import AnyBackbone
+    from engine.learning.heads.multifidelity import MultiFidelityHead
+    from engine.learning.networks.finetune import NetworkHead
+    from engine.learning.networks.graph_data import Crystals, GraphData
+    from engine.learning.networks.schedule import FineTuning
+
+Head = TypeVar("Head")
+
+TARGET_FIDELITY, LOWER_FIDELITY = "wanted", "cheaper"
+"""The fidelity that members learn, and the one beneath it, where they stand on one."""
+ONLY_GAUSSIAN_PROCESSES = "a cheaper fidelity is learned from by Gaussian processes only; both models need head 'gp'"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """n labelled crystals in K folds, and how members are trained on them: member k without fold k."""
+
+    crystals: Crystals
+    """With what networks learn of them: the target first, then auxiliaries."""
+    values: NDArray[np.float64]
+    """Labels, n, in learned units."""
+    folds: NDArray[np.int64]
+    """Number of each crystal's fold, n."""
+    seed: int
+    """Of what is fitted to all labels."""
+    seeds: Sequence[int]
+    """Of each member, K."""
+    tuning: FineTuning | None
+    """How networks are fine-tuned; none are if ``None``."""
+    lower: MultiFidelityHead | None
+    """Process of a lower fidelity that members stand on, with all its labels."""
+    progress: Callable[[str], None]
+    workers: int = 1
+    run: Run | None = None
+    """Where networks train: in as many processes, or where ``run`` says."""
+
+    @property
+    def jobs(self) -> list[NDArray[np.int64]]:
+        """Training rows of each member."""
+        return [np.flatnonzero(self.folds != k) for k in range(self.folds.max() + 1)]
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """Of the crystals, n x d."""
+        return self.crystals.embeddings
+
+    @property
+    def graphs(self) -> list[GraphData]:
+        """Of the crystals, for the networks of each backbone."""
+        return self.crystals.graphs
+
+    @property
+    def backbone(self) -> AnyBackbone:
+        """What the crystals are embedded by."""
+        return self.crystals.featuriser.backbone
+
+    @cached_property
+    def sight(self) -> Tensor:
+        """What the process of the lower fidelity says of the crystals, n x m; see :meth:`MultiFidelityHead.sees`."""
+        if self.lower is None:
+            raise TrainingError("there is no lower fidelity to stand on; train a model of it first")
+        return self.lower.sees(self.embeddings)
+
+    @cached_property
+    def networks(self) -> tuple[NetworkHead, ...]:
+        """A network for each member, trained without its fold."""
+        return self.train_networks(self.jobs, "without its fold")
+
+    def train_networks(self, rows: Sequence[NDArray[np.int64]], which: str) -> tuple[NetworkHead, ...]:
+        """One network a member, trained on its ``rows``; ``which`` says in progress messages which these are."""
+        if self.tuning is None:
+            return ()
+        return train_networks(
+            self.backbone.trained,
+            self.graphs,
+            list(zip(rows, self.seeds, strict=True)),
+            self.tuning,
+            which=which,
+            progress=self.progress,
+            workers=self.workers,
+            run=self.run,
+        )
+
+
+class MemberFunctions(Protocol):
+    """D functions drawn from the members' posteriors, the same number from each of K members."""
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of functions."""
+
+    def __call__(
+        self, embeddings: NDArray[np.float32], fidelity: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means of the members' posteriors (K x N) and all functions' values (D x N) at N embeddings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Members(ABC, Generic[Head]):
+    """K heads of one kind."""
+
+    kind: ClassVar[str]
+    """Value of the setting ``head``."""
+    is_network: ClassVar[bool] = False
+    """Whether the heads are fine-tuned networks, so that a strategy has to say what learns."""
+    is_stacked: ClassVar[bool] = False
+    """Whether fine-tuned networks and trees may stand beside them, see :mod:`engine.learning.ensemble.stacking`."""
+
+    has_process: ClassVar[bool] = False
+    """Whether a higher fidelity may stand on :attr:`process`."""
+
+    heads: tuple[Head, ...]
+
+    @classmethod
+    @abstractmethod
+    def fit_heads(cls, data: TrainingData) -> Iterable[Head]:
+        """Fit a head on each of ``data.jobs``, with its own of ``data.seeds``, in order."""
+
+    @classmethod
+    @abstractmethod
+    def predict_head(
+        cls, head: Head, crystals: Crystals, number: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Mean and standard deviation of a new label of some ``rows`` of crystals, by the head with this number.
+
+        In units of the labels; ``None`` for the standard deviation of a head that knows none.
+        """
+
+    @abstractmethod
+    def to_tensors(self) -> list[dict[str, Tensor]]:
+        """Tensors of each member's file."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(
+        cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
+    ) -> Members[Head]:
+        """Inverse of :meth:`to_tensors`, on a backbone and perhaps above the process of a lower fidelity."""
+
+    def predict(
+        self, crystals: Crystals, fidelity: str = TARGET_FIDELITY
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Mean and standard deviation of a new label of N crystals, K x N each, as :meth:`predict_head`."""
+        rows = np.arange(len(crystals))
+        found = [self.predict_head(head, crystals, k, rows) for k, head in enumerate(self.heads)]
+        spreads = [std for _, std in found if std is not None]
+        mean = np.stack([mean for mean, _ in found])
+        return mean, np.stack(spreads) if len(spreads) == len(found) else None
+
+    def functions(self, n_draws: int, seed: int) -> MemberFunctions | None:
+        """At least ``n_draws`` functions from the members' posteriors; ``None`` for heads without a posterior."""
+        return None
+
+    def scoring(self, data: TrainingData) -> Members[Head]:
+        """Members that score pools, where they are not those that held rows out."""
+        return self
+
+    @classmethod
+    def above_lower_fidelity(cls) -> type[Members[Any]]:
+        """Kind of members that learn what labels add to the process of a lower fidelity."""
+        raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
+
+    @property
+    def process(self) -> MultiFidelityHead:
+        """One process with the labels of all members, for a higher fidelity to stand on."""
+        raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
+
+    @property
+    def network(self) -> NetworkHead | None:
+        """Network that another training may start from."""
+        return None
+
+    def information_ratio(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Variance that a label of the lower fidelity would take, in units of what one's own would take, N."""
+        raise TrainingError("these members stand on no lower fidelity; train them with one")
+
+
+AnyMembers = Members[Any]
