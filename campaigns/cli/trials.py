@@ -56,7 +56,7 @@ def backtest(
 ) -> None:
     """Replay labelled data with the production code; prints what each strategy finds, mean and spread over seeds."""
     import campaigns.backtest as bt
-    from campaigns.pool.labels import default_scale
+    from campaigns.goals import default_scale
     from engine.learning.backbones.backbone import DEFAULT_BACKBONE
 
     protocol = bt.Protocol(

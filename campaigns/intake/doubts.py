@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from campaigns.pool.labels import Scale, best_label
+from campaigns.goals import Scale
+from campaigns.pool.labels import best_label
 from campaigns.property_names import Property
 from db.records import KAPPA_UNIT, LabelRecord
 

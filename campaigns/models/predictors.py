@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
+from campaigns.goals import Scale
 from campaigns.output import Count
-from campaigns.pool.labels import Scale
 from campaigns.pool.pool import embed_pool
 
 if TYPE_CHECKING:

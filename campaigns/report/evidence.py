@@ -13,8 +13,9 @@ import numpy as np
 from campaigns.campaign import Campaign
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
+from campaigns.goals import Scale
 from campaigns.models.lineage import ROUND, kind_of
-from campaigns.pool.labels import Moment, Scale, training_labels
+from campaigns.pool.labels import Moment, training_labels
 from campaigns.round.stopping import stopping_advice
 from campaigns.status import status
 from db.states import QueueState

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.configuration import round_settings
-from campaigns.pool.labels import Scale, best_value, training_labels
+from campaigns.goals import Scale
+from campaigns.pool.labels import best_value, training_labels
 from campaigns.round.stopping import stopping_advice
 from db.states import QueueState
 from engine.learning.ensemble.evaluation import judge, judge_curves
@@ -15,7 +16,7 @@ from engine.metrics.spread import Spread
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
-    from campaigns.pool.labels import Goal
+    from campaigns.goals import Goal
     from db.records import QueueEntryRecord, RoundRecord
 
 

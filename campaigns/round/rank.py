@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaigns.goals import Scale
 from campaigns.models.predictors import FewerDraws, load_predictor
 from campaigns.pool.costs import Costs
-from campaigns.pool.labels import Scale, best_value
+from campaigns.pool.labels import best_value
 from campaigns.pool.relatives import Relatives
 from campaigns.round.cheaper_fidelity import MANY, CheaperFidelity, cheaper_fidelity
 from campaigns.round.stopping import best_found

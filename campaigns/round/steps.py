@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ import numpy as np
 from campaigns.configuration import Configuration, round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced, write_whole
+from campaigns.goals import Scale
 from campaigns.models.lineage import ROUND, answers_seen, keep_ancestors, recorded_files
 from campaigns.models.predictors import checked_models, is_model
 from campaigns.models.prior import check_prior, lower_fidelity
 from campaigns.output import Count
-from campaigns.pool.labels import Moment, Scale, training_labels
+from campaigns.pool.labels import Moment, training_labels
 from campaigns.pool.pool import Pool, embed_pool, queued_ids
 from campaigns.round.cheaper_fidelity import cheaper_fidelity, queued_cheaper
 from campaigns.round.first_batch import first_entries
@@ -34,6 +34,7 @@ from campaigns.round.prefilter import FirstPass, first_pass
 from campaigns.round.rank import rank
 from campaigns.round.score import finite_table, score_pool
 from campaigns.round.stopping import core_hours_left
+from campaigns.version import code_version
 from db.records import ArtifactRecord, MemberRecord, ModelRecord, QueueEntryRecord, RoundRecord
 from db.states import RoundState
 from engine.exceptions import AcquisitionError, DivergedError, EngineError, TooFewLabelsError
@@ -123,11 +124,6 @@ def changed_settings(settings: Configuration, record: RoundRecord) -> list[str]:
         if began[section].get(key) != keys.get(key)
     ]
     return changed + ["[[objectives]]"] * (began["objectives"] != now["objectives"])
-
-
-def code_version() -> str:
-    """Version of this program, for manifests and models."""
-    return version("kappascout")
 
 
 class RoundWork:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError
-from campaigns.pool.labels import Goal, Moment, Scale, best_value, default_scale, flaw, training_labels
+from campaigns.goals import Goal, Scale, default_scale, flaw
+from campaigns.pool.labels import Moment, best_value, training_labels
 from db.records import CampaignRecord, LabelRecord, MaterialRecord
 from db.store import Store
 from engine.acquire.objectives import Objective

@@ -14,7 +14,7 @@ import pytest
 
 from campaigns.campaign import Campaign
 from campaigns.configuration import check_configuration
-from campaigns.pool.labels import Goal, Scale
+from campaigns.goals import Goal, Scale
 from campaigns.round.rank import rank
 from campaigns.round.steps import RoundWork, open_round
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
