@@ -68,7 +68,7 @@ def archive_extract(
 @store_app.command("upgrade")
 def db_upgrade(directory: Dir) -> None:
     """Bring the store of a campaign to this program's version."""
-    from campaigns.campaign import upgrade_store
+    from campaigns.workspace import upgrade_store
 
     before, after = upgrade_store(directory)
     message(f"store of {directory}: version {before} -> {after}" if before != after else "the store is up to date")

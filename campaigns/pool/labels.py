@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,15 +28,6 @@ class Moment:
     def now(cls, store: Store) -> Moment:
         """Give the present one."""
         return cls(store.last_label(), store.last_withdrawal())
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> Moment:
-        """Give that of a round's manifest."""
-        return cls(manifest["labels_up_to"], manifest.get("withdrawals_up_to", 0))
-
-    def to_manifest(self) -> dict[str, int]:
-        """As a round's manifest keeps it."""
-        return {"labels_up_to": self.labels, "withdrawals_up_to": self.withdrawals}
 
     def counted(self, label: LabelRecord) -> bool:
         """Whether a label counted then: it was written, and not yet corrected or withdrawn."""
@@ -78,6 +69,21 @@ def training_labels(
         if other is None or rank.get(label.method, len(order)) <= rank.get(other.method, len(order)):
             chosen[label.material_id] = label
     return chosen
+
+
+def fidelity_note(store: Store, settings: Configuration) -> str | None:
+    """Say which labels of the campaign's property do not train its models, if there are any."""
+    section = settings.campaign
+    known = store.fidelities(section.property)
+    used = known.pop(section.fidelity, 0)
+    known.pop(settings.prior, None)
+    if not known:
+        return None
+    others = ", ".join(f"{n} of fidelity {name!r}" for name, n in known.items())
+    return (
+        f"labels of {section.property} that train: {used} of fidelity {section.fidelity!r}; that do not: {others} "
+        f"(one fidelity trains a campaign, set in campaign.toml)"
+    )
 
 
 def best_label(labels: Mapping[str, LabelRecord], goal: Goal) -> LabelRecord | None:
