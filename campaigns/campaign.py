@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from campaigns import budget
-from campaigns.configuration import Configuration
 from campaigns.creation import create_directory, filled_template
 from campaigns.labelers.labelers import Labeler, make_labeler
-from campaigns.pool.labels import fidelity_note
-from campaigns.queue import fail, move, queue_row, with_formula
+from campaigns.queue import fail, move
+from campaigns.views import CampaignViews
 from campaigns.workspace import Workspace
 from db.records import LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
-from db.store import Store
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from ase import Atoms
-    from pymatgen.core import Structure
-
     from campaigns.exchange.import_labels import ImportReport
     from campaigns.intake.crystals import IngestReport, LabelField
     from campaigns.loop import RunReport
     from engine.learning.backbones.stack import AnyBackbone
-    from engine.materials.crystal import Crystal
 
 
-class Campaign:
+class Campaign(CampaignViews):
     """An open campaign directory; close it, or use it as a context manager.
 
     The directory holds ``campaign.toml``, the store and ``artifacts/`` (graphs, embeddings, models, predictions), and
@@ -93,31 +84,6 @@ class Campaign:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def directory(self) -> Path:
-        """The campaign's folder."""
-        return self.workspace.directory
-
-    @property
-    def configuration(self) -> Configuration:
-        """``campaign.toml`` as it was when the campaign was opened."""
-        return self.workspace.configuration
-
-    @property
-    def store(self) -> Store:
-        """Materials, labels, models, rounds and the queue."""
-        return self.workspace.store
-
-    @property
-    def artifacts(self) -> Path:
-        """Folder of everything that is not in the store."""
-        return self.workspace.artifacts
-
-    @property
-    def features(self) -> Path:
-        """Folder of graphs and embeddings."""
-        return self.workspace.features
 
     @cached_property
     def labeler(self) -> Labeler:
@@ -244,10 +210,6 @@ class Campaign:
 
         return candidates_again(self.workspace, labels)
 
-    def fidelity_note(self) -> str | None:
-        """Say which labels of the campaign's property do not train its models, if there are any."""
-        return fidelity_note(self.store, self.configuration)
-
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(
@@ -269,21 +231,7 @@ class Campaign:
         with self.locked():  # a replay without answers stops here, before anything expensive
             return Loop(self.workspace, self.labeler, say).run(rounds, wait, go_on)
 
-    def asked(self) -> int:
-        """How many labels the campaign has asked for; withdrawn entries and a cheaper fidelity's do not count."""
-        return budget.asked(self.workspace)
-
     # -- the queue ----------------------------------------------------------------------------------------------------
-
-    def queue_entries(
-        self, states: Sequence[QueueState] | None = None, round: int | None = None
-    ) -> list[QueueEntryRecord]:
-        """List queue entries by round and rank."""
-        return self.store.queue(states, round)
-
-    def with_formula(self, entries: Sequence[QueueEntryRecord]) -> list[tuple[QueueEntryRecord, str]]:
-        """Entries with the formula of their material."""
-        return with_formula(self.store, entries)
 
     def move(
         self, ids: Sequence[str], to: QueueState, note: str = "", fidelity: str | None = None
@@ -297,34 +245,3 @@ class Campaign:
     def fail(self, ids: Sequence[str], reason: FailureReason, message: str = "") -> list[QueueEntryRecord]:
         """Record that the calculations of these materials gave no label; their queue entries are failed."""
         return fail(self.workspace, ids, reason, message)
-
-    # -- notebooks ----------------------------------------------------------------------------------------------------
-
-    def queue(self, states: Sequence[QueueState] | None = None, round: int | None = None) -> pd.DataFrame:
-        """List queue entries by round and rank, one a row, with the material's formula."""
-        import pandas as pd
-
-        columns = list(queue_row(QueueEntryRecord(rank=1, material_id="none"), ""))
-        rows = [queue_row(e, f) for e, f in self.with_formula(self.store.queue(states, round))]
-        return pd.DataFrame(rows, columns=columns)
-
-    def labels(self, property: str | None = None, fidelity: str | None = None) -> pd.DataFrame:
-        """List current labels, one a row, filtered by what is given."""
-        import pandas as pd
-
-        columns = [field.name for field in fields(LabelRecord)]
-        return pd.DataFrame([vars(label) for label in self.store.labels(property, fidelity)], columns=columns)
-
-    def crystal(self, material_id: str) -> Crystal:
-        """Give the standardised crystal of a material, known by any of its ids."""
-        from engine.materials.crystal import Crystal
-
-        return Crystal.from_dict(self.store.material(material_id).structure)
-
-    def structure(self, material_id: str) -> Structure:
-        """Give it as a pymatgen ``Structure``."""
-        return self.crystal(material_id).to_structure()
-
-    def atoms(self, material_id: str) -> Atoms:
-        """Give it as ASE ``Atoms``."""
-        return self.crystal(material_id).to_atoms()

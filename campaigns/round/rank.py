@@ -14,10 +14,11 @@ from campaigns.models.predictors import FewerDraws, load_predictor
 from campaigns.pool.costs import Costs
 from campaigns.pool.labels import best_value
 from campaigns.pool.relatives import Relatives
-from campaigns.round.cheaper_fidelity import MANY, CheaperFidelity, cheaper_fidelity
+from campaigns.round.fidelity_choice import FidelityChoice
 from campaigns.round.manifest import RoundFigures
 from campaigns.round.prefilter import promising
 from campaigns.round.score import finite_predictions
+from campaigns.round.scored_posterior import ScoredPosterior
 from campaigns.round.stopping import best_found
 from db.records import QueueEntryRecord
 from db.states import FailureReason
@@ -30,7 +31,7 @@ from engine.acquire.reasons import reason, shown
 from engine.exceptions import AcquisitionError
 from engine.metrics.extrapolation import TrainingDistance
 from engine.metrics.spread import decompose
-from engine.posteriors.posterior import Fidelities, KnownValues, PoolPosterior
+from engine.posteriors.posterior import KnownValues
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,43 +58,6 @@ def rank(context: RoundContext) -> tuple[list[QueueEntryRecord], RoundFigures]:
         For what cannot be met, such as a chance constraint that no candidate is likely to meet.
     """
     return _Ranking(context).entries()
-
-
-class ScoredPosterior:
-    """Marginals from the round's stored predictions; joint draws from the ensemble, made only when asked for."""
-
-    def __init__(self, context: RoundContext, n_draws: int):
-        self._context = context
-        self._mean, self._std = context.predicted()
-        self._asked = n_draws
-        self._joint: Any = None
-        self.n_rows = len(self._mean)
-
-    @property
-    def cheaper(self) -> PoolPosterior:
-        """The same rows at the cheaper fidelity that members stand on."""
-        found: PoolPosterior = self._draws().cheaper
-        return found
-
-    @property
-    def n_draws(self) -> int:
-        """Number of joint draws."""
-        return int(self._draws().n_draws)
-
-    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and calibrated standard deviation of these rows, as stored."""
-        return self._mean[rows], self._std[rows]
-
-    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """D x len(rows) joint draws."""
-        drawn: NDArray[np.float32] = self._draws().draws(rows)
-        return drawn
-
-    def _draws(self) -> Any:
-        if self._joint is None:
-            context = self._context
-            self._joint = context.ensemble.posterior(context.featuriser, context.pool.hashes, self._asked, context.seed)
-        return self._joint
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +92,7 @@ class _Ranking:
         self.observed = context.pool.rows_of(context.labels)
         self.relatives = Relatives.of(context.store, context.pool)
         self.posterior = ScoredPosterior(context, self.acquisition.draws)
-        self.cheaper = _Choice.of(context, self.posterior)
+        self.cheaper = FidelityChoice.of(context, self.posterior)
         best = best_value(context.labels, self.goal)
         self.best = None if best is None else float(context.scale.learned(best))
         self.kept: dict[str, Any] = {}
@@ -430,88 +394,6 @@ class _Ranking:
         if feasible is not None:
             found["feasibility"] = feasible[rows].tolist()
         return found | {extra.name: extra.shown(rows) for extra in extras}
-
-
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """The pool at the campaign's fidelity and, as rows behind, at a cheaper one."""
-
-    context: RoundContext
-    fidelity: CheaperFidelity
-    posterior: Fidelities
-
-    @classmethod
-    def of(cls, context: RoundContext, posterior: ScoredPosterior) -> _Choice | None:
-        """Give the choice where there is any: a cheaper fidelity may be queued, and members stand on it."""
-        fidelity = cheaper_fidelity(context)
-        if fidelity is None or context.ensemble.lower_fidelity is None:
-            return None
-        return cls(context, fidelity, Fidelities((posterior, posterior.cheaper)))
-
-    @property
-    def core_hours(self) -> float:
-        """Of a calculation at the cheaper fidelity."""
-        return self.fidelity.core_hours
-
-    def widened(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Give what of a request for the pool changes when its rows are there at both fidelities.
-
-        A material may be queued at the cheaper one as long as that takes less. The batch holds as many entries of the
-        campaign's own fidelity as it may, and so many of the other that all of them take no more than those would.
-        """
-        n, fidelity, cost = len(self.context.pool), self.fidelity, request["cost"]
-        batch, own = self.context.manifest.batch, request["candidates"]
-        hours = batch * float(cost[own].max())
-        dearest = cost.copy()
-        dearest[np.setdiff1d(fidelity.candidates, own)] = hours / batch  # those that have a label there
-        candidates = fidelity.candidates[fidelity.core_hours < dearest[fidelity.candidates]]
-        both = np.concatenate([own, n + candidates])
-        limits = {name: (np.tile(groups, 2), most) for name, (groups, most) in request["limits"].items()}
-        # a cheaper row is a group of its own, which no limit meets
-        limits["batch"] = (np.concatenate([np.zeros(n, dtype=np.int64), 1 + np.arange(n)]), batch)
-        embeddings, feasible, relatives = request["embeddings"], request["feasibility"], request["relatives"]
-        return {
-            "q": min(MANY * batch, len(both)),
-            "budget": hours if request["budget"] is None else min(hours, request["budget"]),
-            "candidates": both,
-            "pending": np.concatenate([request["pending"], n + fidelity.pending]),
-            "cost": np.concatenate([cost, np.full(n, fidelity.core_hours)]),
-            "feasibility": None if feasible is None else np.tile(feasible, 2),
-            "limits": limits,
-            "relatives": None if relatives is None else lambda row: np.add.outer([0, n], relatives(row % n)).ravel(),
-            "embeddings": lambda rows: embeddings(rows % n),
-            "target_of": np.tile(np.arange(n), 2),
-        }
-
-    def named(
-        self,
-        entries: Sequence[QueueEntryRecord],
-        level: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        cost: NDArray[np.float64],
-    ) -> list[QueueEntryRecord]:
-        """Give entries their fidelity, and say why it is this one.
-
-        ``level`` is 1 for the cheaper; ``cost`` is that of the pool's rows at the campaign's own.
-        """
-        context, own = self.context, self.context.settings.campaign.fidelity
-        told = context.ensemble.share_told(context.featuriser, context.hashes(rows))
-        known = {*self.fidelity.labels, *(context.pool.rows[row].material_id for row in self.fidelity.pending)}
-        found = []
-        name = self.fidelity.name
-        shares = zip(told.tolist(), (self.core_hours / cost[rows]).tolist(), strict=True)
-        for entry, cheaper, (share, price) in zip(entries, level.tolist(), shares, strict=True):
-            tells = f"{share:.0%} of what {own} would, for {price:.2g} of its core-hours"
-            if entry.material_id in context.labels:
-                words = f"{name} beside its {own}: tells how they differ"
-            elif cheaper:
-                words = f"{name} first: it tells {tells}"
-            elif entry.material_id in known:
-                words = f"{own}: {name} of it is there or awaited"
-            else:
-                words = f"{own} at once: {name} would tell {tells}"
-            found.append(replace(entry, fidelity=name if cheaper else own, reason=f"{entry.reason}; {words}"))
-        return found
 
 
 def limits_of(context: RoundContext) -> Limits:

@@ -192,9 +192,11 @@ def finish_round(workspace: Workspace, record: RoundRecord, say: Callable[[str],
     return run_steps(RoundContext.of(workspace, record, say)).record
 
 
-def run_steps(context: RoundContext, until: RoundState = RoundState.QUEUED) -> RoundContext:
-    """Do the steps after the last finished one, until the round stands at ``until``; errors of :func:`finish_round`."""
-    embedded = False
+def run_steps(context: RoundContext, until: RoundState = RoundState.QUEUED, *, embedded: bool = False) -> RoundContext:
+    """Do the steps after the last finished one, until the round stands at ``until``; errors of :func:`finish_round`.
+
+    ``embedded``: this process has looked after the embeddings already.
+    """
     for step in STEPS:
         if context.record.state is until:
             break
