@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from campaigns.budget import asked, core_hours
 from campaigns.intake.doubts import best_doubt, doubts
@@ -12,7 +12,7 @@ from engine.metrics.stopping import StoppingAdvice
 
 if TYPE_CHECKING:
     from campaigns.workspace import Workspace
-    from db.records import LabelRecord, RoundRecord
+    from db.records import Json, LabelRecord, RoundRecord
 
 HONESTY = (
     "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
@@ -21,7 +21,7 @@ HONESTY = (
 """Figures of how honest intervals are, before a round and after."""
 
 
-def label_rows(workspace: Workspace, every: bool = False, doubtful: bool = False) -> list[dict[str, Any]]:
+def label_rows(workspace: Workspace, every: bool = False, doubtful: bool = False) -> list[Json]:
     """Write labels as people read them: the current ones, or ``every`` one ever written, or the ``doubtful`` alone.
 
     ``trains`` tells whether a label is the one of its material that models learn from.
@@ -48,7 +48,7 @@ def _label_state(label: LabelRecord) -> str:
     return "current" if label.superseded_by is None else f"corrected by {label.superseded_by}"
 
 
-def round_row(record: RoundRecord) -> dict[str, Any]:
+def round_row(record: RoundRecord) -> Json:
     """Write a round as people read it: labels, error before and after, coverage, hits, best, cost."""
     before, after = record.metrics_before or {}, record.metrics_after or {}
     model = before.get("model", {})
@@ -71,7 +71,7 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-def status(workspace: Workspace) -> dict[str, Any]:
+def status(workspace: Workspace) -> Json:
     """Where a campaign stands, in plain values."""
     section, cheaper = workspace.configuration.campaign, workspace.configuration.acquisition.fidelities
     store = workspace.store

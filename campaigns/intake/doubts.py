@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from campaigns.goals import Scale
 from campaigns.pool.labels import best_label
 from campaigns.property_names import Property
 from campaigns.round.manifest import RoundManifest
-from db.records import KAPPA_UNIT, LabelRecord
+from db.records import KAPPA_UNIT, Json, LabelRecord
 
 if TYPE_CHECKING:
     from campaigns.workspace import Workspace
@@ -42,10 +42,10 @@ class Doubt:
             f"{label.fidelity}): {'; '.join(self.reasons)}"
         )
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Json:
         """As plain values."""
         names = ("id", "material_id", "property", "value", "unit", "fidelity", "method", "source")
-        return {name: getattr(self.label, name) for name in names} | {"reasons": list(self.reasons)}
+        return {name: vars(self.label)[name] for name in names} | {"reasons": list(self.reasons)}
 
 
 def doubts(store: Store) -> dict[int, Doubt]:

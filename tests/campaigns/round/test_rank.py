@@ -58,7 +58,7 @@ def ranked(
         workspace=workspace or work.workspace,
         settings=check_configuration(settings, "test"),
         manifest=work.manifest.model_copy(update=manifest or {}),
-        progress=Progress(work.record.number, said.append),
+        progress=Progress(work.record.number, lambda text: said.append(text.removeprefix("round 1: "))),
     )
     shared = ("backbone", "pool", "labels", "featuriser", "ensemble")
     vars(other).update({name: getattr(work, name) for name in shared})
@@ -97,7 +97,7 @@ def test_the_nearest_to_a_target_and_the_inside_of_a_window(scored: RoundContext
     """Greedy takes the smallest expected distance; what is wanted is in the reason in the property's unit."""
     entries, *_ = ranked(scored, campaign={"goal": "target", "target": 9.0}, acquisition={"function": "greedy"})
     mean, std = scored.predicted()
-    rows = scored.candidates()
+    rows = scored.candidates
     off, _ = Objective.target(np.log10(9.0)).moments(mean[rows], std[rows])
     nearest = {scored.pool.rows[row].material_id for row in rows[np.argsort(-off)[:4]]}
     assert {e.material_id for e in entries} == nearest
