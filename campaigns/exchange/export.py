@@ -21,7 +21,7 @@ from engine.materials.crystal import Crystal
 if TYPE_CHECKING:
     from campaigns.exchange.calculation import Calculation
     from campaigns.workspace import Workspace
-    from db.records import QueueEntryRecord
+    from db.records import Json, QueueEntryRecord
 
 FORMATS = ("cif", "csv", "json", "phono3py", "vasp")
 _EXPORTABLE = (QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
@@ -189,14 +189,14 @@ def _cifs(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Iterator
         yield f"{_folder_name(entry)}.cif", str(crystal.to_structure().to(fmt="cif"))
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_csv(path: Path, rows: list[Json]) -> None:
     with replaced(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _with_structures(workspace: Workspace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_structures(workspace: Workspace, rows: list[Json]) -> list[Json]:
     """Rows with the standardised structure in pymatgen's JSON form."""
     structures = {m.material_id: m.structure for m in workspace.store.materials([r["id"] for r in rows])}
     return [r | {"structure": Crystal.from_dict(structures[r["id"]]).to_structure().as_dict()} for r in rows]

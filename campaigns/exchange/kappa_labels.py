@@ -13,7 +13,7 @@ from campaigns.exceptions import ExchangeError
 from campaigns.exchange.judgement import Problem, Subject, judge, remarks
 from campaigns.exchange.kappa_files import COMPONENTS, Kappa, differences, listed, read_kappa
 from campaigns.property_names import Property, named_temperature
-from db.records import KAPPA_UNIT, LabelRecord
+from db.records import KAPPA_UNIT, Json, LabelRecord
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def labels_of(
     material_id: str,
     fidelity: str,
     wanted: Wanted,
-    shared: dict[str, Any],
+    shared: Json,
 ) -> Iterator[LabelRecord]:
     """One label a temperature, that of the campaign's property first: the isotropic mean, the tensor beside it."""
     property_ = workspace.configuration.campaign.property
@@ -129,7 +129,7 @@ def in_words(problems: Sequence[Problem]) -> str:
     return "; ".join(p.message for p in problems) + hint
 
 
-def overridden(forced: Sequence[str]) -> dict[str, Any]:
+def overridden(forced: Sequence[str]) -> Json:
     """Provenance of a value that was taken all the same."""
     return {"forced": list(forced)} if forced else {}
 
@@ -139,9 +139,9 @@ def wanted_temperatures(workspace: Workspace, wanted: Wanted) -> tuple[float, ..
     return tuple(dict.fromkeys([named_temperature(workspace.configuration.campaign.property), *wanted.temperatures]))
 
 
-def _provenance(kappa: Kappa, row: int, temperature: float) -> dict[str, Any]:
+def _provenance(kappa: Kappa, row: int, temperature: float) -> Json:
     lowest, highest = kappa.frequencies or (None, None)
-    found: dict[str, Any] = {
+    found: Json = {
         "tensor": _components(kappa.tensors[row]),
         "mesh": list(kappa.mesh),
         "isotope": kappa.isotope,

@@ -14,7 +14,7 @@ from typing import Any
 from campaigns.exceptions import LabelFileError
 from campaigns.property_names import Property
 from db.exceptions import LabelProblem
-from db.records import LabelRecord
+from db.records import Json, LabelRecord
 
 REQUIRED = ("id", "property", "value", "unit", "fidelity")
 OPTIONAL = ("temperature", "uncertainty", "method", "source", "cost")
@@ -58,7 +58,7 @@ def read_labels(path: Path) -> LabelFile:
     return content
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[int, Json]]:
     if not path.is_file():
         raise LabelFileError(f"{path} does not exist or is no file; give {_FORMATS}")
     try:
@@ -72,7 +72,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from _csv_rows(path, text)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Json]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = [name.strip() for name in reader.fieldnames or []]
@@ -89,7 +89,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise LabelFileError(f"{path} is no CSV near line {reader.line_num}: {error}; give {_FORMATS}") from error
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Json]]:
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
@@ -129,7 +129,7 @@ def _label(row: dict[Any, Any]) -> LabelRecord:
     )
 
 
-def _number(row: dict[Any, Any], name: str) -> float | None:
+def _number(row: Json, name: str) -> float | None:
     given = row.get(name)
     if given is None or given == "":
         return None

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from campaigns.files import share_copies
 from campaigns.version import code_version
-from db.records import MemberRecord, ModelRecord
+from db.records import Json, MemberRecord, ModelRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -122,7 +122,7 @@ def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
     """
     from engine.learning.backbones.backbone import WEIGHTS
 
-    stages: Sequence[dict[str, Any]] = backbone.card.get("lineage", [])
+    stages: Sequence[Json] = backbone.card.get("lineage", [])
     # a stage knows what it started from: what it made is what the next one started from
     made = [(str(s["start"]), str(s.get("start_sha256", ""))) for s in stages] + [(backbone.name, backbone.sha256)]
     records: list[ModelRecord] = []
@@ -173,7 +173,7 @@ def answers_seen(backbone: AnyBackbone, property: str, hashes: Iterable[str]) ->
     )
 
 
-def stage_row(record: ModelRecord) -> dict[str, Any]:
+def stage_row(record: ModelRecord) -> Json:
     """One line of a lineage: a stage with what it learned, on which data, and how well."""
     table = record.metrics.get("held_out", {})
     judged = record.metrics.get("model", {})
@@ -217,7 +217,7 @@ def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> M
     )
 
 
-def _members(record: dict[str, Any], where: str) -> tuple[MemberRecord, ...]:
+def _members(record: Json, where: str) -> tuple[MemberRecord, ...]:
     """Members of a model in the folder ``where``, from its own record."""
     return tuple(
         MemberRecord(k, m["seed"], f"{where}/{m['path']}", m["sha256"], {"held_out_rmse": m["noise"]})

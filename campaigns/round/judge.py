@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from campaigns.goals import Goal
     from campaigns.labelers.labelers import Labeler
     from campaigns.workspace import Workspace
-    from db.records import QueueEntryRecord, RoundRecord
+    from db.records import Json, QueueEntryRecord, RoundRecord
 
 
 def judge_round(
@@ -34,7 +34,7 @@ def judge_round(
         e for e in entries if e.state is QueueState.DONE and e.fidelity == settings.fidelity and e.material_id in labels
     ]
     values = np.array([labels[e.material_id].value for e in done])
-    metrics: dict[str, Any] = {
+    metrics: Json = {
         "rows": len(done),
         "failed": sum(e.state is QueueState.FAILED for e in entries),
         "withdrawn": sum(e.state is QueueState.WITHDRAWN for e in entries),
@@ -55,9 +55,9 @@ def judge_round(
     return workspace.store.set_judgement(record.number, metrics)
 
 
-def _spread(predicted: list[QueueEntryRecord]) -> dict[str, Any]:
+def _spread(predicted: list[QueueEntryRecord]) -> Json:
     """Tell what the spreads were made of, and how far from the labels the entries lay, where that was kept."""
-    found: dict[str, Any] = {}
+    found: Json = {}
     if all(name in e.details for e in predicted for name in ("between_std", "within_std")):
         parts = Spread(_detail(predicted, "between_std"), _detail(predicted, "within_std"))
         found["spread"] = parts.summary()

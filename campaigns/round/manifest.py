@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from campaigns.pool.labels import Moment
+from db.records import Json
 
 if TYPE_CHECKING:
-    from db.records import Json, RoundRecord
+    from db.records import RoundRecord
 
 
 class _Kept(BaseModel):
@@ -34,7 +35,7 @@ class QueuedCheaper(_Kept):
 class RoundManifest(_Kept):
     """All that decides a round's outcome, fixed when it begins."""
 
-    settings: dict[str, Any] = {}
+    settings: Json = {}
     """Sections of ``campaign.toml`` as they were."""
     materials: int = 0
     """Materials of the store, those with an element that the backbone does not know too."""
@@ -105,11 +106,11 @@ class RoundFigures(_Kept):
     """Of a 90 % interval, in predicted standard deviations; None: as of a normal distribution."""
     expected_hit_rate: float | None = None
     """Share of the pool that the model expects to be hits."""
-    first_pass: dict[str, Any] | None = None
+    first_pass: Json | None = None
     """What the first pass kept, and how many of the best of a random sample it lost."""
     best_found: float | None = None
     """Probability that no candidate beats the best label."""
-    feasibility: dict[str, Any] | None = None
+    feasibility: Json | None = None
     """How well failed calculations are told from others."""
     portfolio: dict[str, float] | None = None
     """Gain of each acquisition function of a portfolio, from the labels it brought in earlier rounds."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.round.context import RoundContext
+    from db.records import Json
 
 MANY = 50_000
 """Statistics of fewer crystals are made in this process."""
@@ -58,7 +59,7 @@ class FirstPass:
         full[self.sample] = True
         return full
 
-    def loss(self, utility: NDArray[np.float64]) -> dict[str, Any]:
+    def loss(self, utility: NDArray[np.float64]) -> Json:
         """Count the sample's best (by the full model's ``utility`` of each sampled row) that were filtered out."""
         best = max(1, math.ceil(BEST * len(self.sample)))
         chosen = self.sample[np.argsort(-utility, kind="stable")[:best]]
