@@ -82,7 +82,7 @@ def run_demo(directory: Path, say: Callable[[str], None]) -> DemoOutcome:
             campaign.run(rounds=1, say=say)
         if campaign.queue_entries([QueueState.PROPOSED]):
             campaign.move([], QueueState.APPROVED, "demo")
-        export_queue(campaign, directory / "queue", "cif", ROUNDS + 1)
+        export_queue(campaign.workspace, directory / "queue", "cif", ROUNDS + 1)
         queue = campaign.queue().query("round == @ROUNDS + 1").to_dict("records")
         say("writing the report")
         page = write_report(campaign, directory / "report.html")

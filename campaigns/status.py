@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from campaigns.budget import asked, core_hours
 from campaigns.intake.doubts import best_doubt, doubts
 from campaigns.pool.labels import best_value, training_labels
-from campaigns.round.stopping import core_hours
+from campaigns.round.manifest import RoundManifest
 from engine.metrics.stopping import StoppingAdvice
 
 if TYPE_CHECKING:
-    from campaigns.campaign import Campaign
-    from db.records import LabelRecord, QueueEntryRecord, RoundRecord
+    from campaigns.workspace import Workspace
+    from db.records import Json, LabelRecord, RoundRecord
 
 HONESTY = (
     "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
@@ -20,32 +21,12 @@ HONESTY = (
 """Figures of how honest intervals are, before a round and after."""
 
 
-def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Any]:
-    """Write a queue entry as people read it: one flat row."""
-    return {
-        "round": entry.round,
-        "rank": entry.rank,
-        "id": entry.material_id,
-        "formula": formula,
-        "state": str(entry.state),
-        "mean": entry.predicted_mean,
-        "lower": entry.predicted_lower,
-        "upper": entry.predicted_upper,
-        "log10_mean": entry.log10_mean,
-        "log10_std": entry.log10_std,
-        "acquisition": entry.acquisition_value,
-        "cost": entry.expected_cost,
-        "fidelity": entry.fidelity,
-        "reason": entry.reason,
-    }
-
-
-def label_rows(campaign: Campaign, every: bool = False, doubtful: bool = False) -> list[dict[str, Any]]:
+def label_rows(workspace: Workspace, every: bool = False, doubtful: bool = False) -> list[Json]:
     """Write labels as people read them: the current ones, or ``every`` one ever written, or the ``doubtful`` alone.
 
     ``trains`` tells whether a label is the one of its material that models learn from.
     """
-    store, settings = campaign.store, campaign.configuration
+    store, settings = workspace.store, workspace.configuration
     doubted = doubts(store)
     fidelities = dict.fromkeys(filter(None, (settings.campaign.fidelity, settings.lower_fidelity)))
     training = {label.id for name in fidelities for label in training_labels(store, settings, fidelity=name).values()}
@@ -67,7 +48,7 @@ def _label_state(label: LabelRecord) -> str:
     return "current" if label.superseded_by is None else f"corrected by {label.superseded_by}"
 
 
-def round_row(record: RoundRecord) -> dict[str, Any]:
+def round_row(record: RoundRecord) -> Json:
     """Write a round as people read it: labels, error before and after, coverage, hits, best, cost."""
     before, after = record.metrics_before or {}, record.metrics_after or {}
     model = before.get("model", {})
@@ -75,7 +56,7 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
     return {
         "round": record.number,
         "state": str(record.state),
-        "labels": record.manifest["labels"],
+        "labels": RoundManifest.of(record).labels,
         "cv_mae": model.get("mae"),
         "cv_mae_trees": before.get("extra_trees", {}).get("mae"),
         "cv_mae_constant": before.get("constant", {}).get("mae"),
@@ -90,12 +71,12 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-def status(campaign: Campaign) -> dict[str, Any]:
+def status(workspace: Workspace) -> Json:
     """Where a campaign stands, in plain values."""
-    section, cheaper = campaign.configuration.campaign, campaign.configuration.acquisition.fidelities
-    store = campaign.store
-    labels = training_labels(store, campaign.configuration)
-    doubt = best_doubt(campaign, labels)
+    section, cheaper = workspace.configuration.campaign, workspace.configuration.acquisition.fidelities
+    store = workspace.store
+    labels = training_labels(store, workspace.configuration)
+    doubt = best_doubt(workspace, labels)
     rounds = store.rounds()
     return {
         "campaign": section.name,
@@ -111,9 +92,9 @@ def status(campaign: Campaign) -> dict[str, Any]:
         "rounds": len(rounds),
         "last_round": str(rounds[-1].state) if rounds else None,
         "queue": {str(state): n for state, n in store.queue_counts().items() if n},
-        "asked": campaign.asked(),
+        "asked": asked(workspace),
         "budget": section.budget,
-        "core_hours": core_hours(campaign),
+        "core_hours": core_hours(workspace),
         "budget_core_hours": section.budget_core_hours,
         "advice": next((_advice(record) for record in reversed(rounds) if record.metrics_after), None),
     }

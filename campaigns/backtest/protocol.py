@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.pool.labels import Scale, flaw
+from campaigns.goals import Scale, flaw
 from engine.materials.crystal import Material
 
 if TYPE_CHECKING:

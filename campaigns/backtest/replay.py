@@ -68,37 +68,36 @@ def _run_campaign(
     protocol: Protocol, pool: LabelledPool, strategy: Strategy, run: Run, features: Path
 ) -> list[dict[str, Any]]:
     from campaigns.campaign import Campaign
+    from campaigns.configuration import parse_configuration
     from campaigns.intake.crystals import IngestReport, add_materials
+    from campaigns.labelers.labelers import Replay
     from campaigns.status import round_row
 
     cold = protocol.cold_start
     text = campaign_text(protocol, strategy, run.seed, protocol.initial if cold else protocol.batch)
     with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:
         directory = Path(name) / "campaign"
-        with Campaign.create_from(directory, text) as campaign:
+        section = parse_configuration(text, run.strategy).campaign
+        labeler = Replay(section, dict(zip(pool.ids, pool.values.tolist(), strict=True)), "backtest")
+        with Campaign.create_from(directory, text, labeler, features) as campaign:
             told = telling(pool, protocol.property)
             hidden = [_without(m, told) for m in pool.materials]
             add_materials(campaign.store, hidden, IngestReport())
             if cold:
-                run.acquired = _rounds(campaign, pool, features, 1, run)
+                run.acquired = _rounds(campaign, 1, run)
                 run.round_seconds, run.cpu_seconds = [], []
             else:
                 _label(campaign, pool, run.acquired)
         if cold:
             (directory / "campaign.toml").write_text(campaign_text(protocol, strategy, run.seed, protocol.batch))
-        with Campaign.open(directory) as campaign:
-            run.acquired += _rounds(campaign, pool, features, protocol.rounds, run)
+        with Campaign.open(directory, labeler, features) as campaign:
+            run.acquired += _rounds(campaign, protocol.rounds, run)
             rows = [round_row(record) for record in campaign.store.rounds()]
     return rows[1:] if cold else rows
 
 
-def _rounds(campaign: Campaign, pool: LabelledPool, features: Path, rounds: int, run: Run) -> list[str]:
+def _rounds(campaign: Campaign, rounds: int, run: Run) -> list[str]:
     """Run rounds of the production code, answered from the pool; ids in the order of the queue."""
-    from campaigns.labelers.labelers import Replay
-
-    campaign.features = features
-    answers = dict(zip(pool.ids, pool.values.tolist(), strict=True))
-    campaign.labeler = Replay(campaign.configuration.campaign, answers, "backtest")
     queued = []
     for _ in range(rounds):
         with _timed(run):

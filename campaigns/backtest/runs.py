@@ -24,7 +24,7 @@ from campaigns.backtest.replay import Run, replay
 from campaigns.backtest.strategies import Strategy, deciding_settings, start_of
 from campaigns.exceptions import CampaignError
 from campaigns.files import Json, write_whole
-from campaigns.round.steps import code_version
+from campaigns.version import code_version
 from engine.execution import ExecutionSettings, cores, executor
 from engine.learning.backbones.stack import make_featuriser
 from engine.learning.ensemble.storage import load_ensemble, load_starts

@@ -69,7 +69,7 @@ def archive_extract(
 @store_app.command("upgrade")
 def db_upgrade(directory: Dir) -> None:
     """Upgrade the store of a campaign to this version of the program."""
-    from campaigns.campaign import upgrade_store
+    from campaigns.workspace import upgrade_store
 
     before, after = upgrade_store(directory)
     message(f"store of {directory}: version {before} -> {after}" if before != after else "the store is up to date")

@@ -61,7 +61,7 @@ def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     from campaigns.status import status as campaign_status
 
     with open_campaign(directory) as campaign:
-        emit_one(campaign_status(campaign), format)
+        emit_one(campaign_status(campaign.workspace), format)
 
 
 def rounds(directory: Dir, format: OutFormat = Format.TABLE) -> None:

@@ -177,7 +177,7 @@ def label_list(
     from campaigns.status import label_rows
 
     with open_campaign(directory) as campaign:
-        rows = label_rows(campaign, every, doubtful)
+        rows = label_rows(campaign.workspace, every, doubtful)
     columns = ["id", "material_id", "property", "value", "unit", "fidelity", "method", "source", "trains"]
     columns += ["state"] * every + ["doubtful"] * doubtful
     if format is Format.TABLE:

@@ -28,7 +28,7 @@ def queue_list(
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List queue entries with the reason for each."""
-    from campaigns.status import queue_row
+    from campaigns.queue import queue_row
 
     with open_campaign(directory) as campaign:
         rows = [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(state or None, round))]
@@ -102,7 +102,7 @@ def queue_export(
     from campaigns.exchange.export import export_queue
 
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
-        report = export_queue(campaign, to, format, round, max_supercells, progress.say)
+        report = export_queue(campaign.workspace, to, format, round, max_supercells, progress.say)
     for entry, reason in report.passed_over:
         message(f"left out: {entry.material_id}: {reason}")
     message(f"{len(report.written)} entries written to {to}")

@@ -59,7 +59,7 @@ def backtest(
 ) -> None:
     """Replay labelled data as campaigns; prints what each strategy finds, mean and deviation over seeds."""
     import campaigns.backtest as bt
-    from campaigns.pool.labels import default_scale
+    from campaigns.goals import default_scale
     from engine.learning.backbones.backbone import DEFAULT_BACKBONE
 
     protocol = bt.Protocol(

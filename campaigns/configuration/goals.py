@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
-from campaigns.pool.labels import Goal, Scale, default_scale
+from campaigns.goals import Goal, Scale, default_scale
 from campaigns.property_names import Property
 
 GoalName = Literal["min", "max", "target", "window"]

@@ -14,14 +14,14 @@ from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, wri
 from campaigns.exchange.scripts import submit_script
 from campaigns.files import replaced, write_whole
 from campaigns.output import Count
-from campaigns.status import queue_row
+from campaigns.queue import move, queue_row, with_formula
 from db.states import QueueState
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
-    from campaigns.campaign import Campaign
     from campaigns.exchange.calculation import Calculation
-    from db.records import QueueEntryRecord
+    from campaigns.workspace import Workspace
+    from db.records import Json, QueueEntryRecord
 
 FORMATS = ("cif", "csv", "json", "phono3py", "vasp")
 _EXPORTABLE = (QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
@@ -40,7 +40,7 @@ class ExportReport:
 
 
 def export_queue(
-    campaign: Campaign,
+    workspace: Workspace,
     to: Path,
     format: str,
     round: int | None = None,
@@ -67,36 +67,36 @@ def export_queue(
     """
     if format not in FORMATS:
         raise CampaignError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
-    with campaign.locked():
-        entries = [e for e in campaign.queue_entries(_EXPORTABLE, round) if _is_for_export(campaign, e, format)]
+    with workspace.locked():
+        entries = [e for e in workspace.store.queue(_EXPORTABLE, round) if _is_for_export(workspace, e, format)]
         if not entries:
-            proposed = len(campaign.queue_entries([QueueState.PROPOSED], round))
-            approve = f"approve some first: `kappascout queue approve {campaign.directory}`"
-            hint = approve if proposed else f"do a round first: `kappascout run {campaign.directory}`"
+            proposed = len(workspace.store.queue([QueueState.PROPOSED], round))
+            approve = f"approve some first: `kappascout queue approve {workspace.directory}`"
+            hint = approve if proposed else f"do a round first: `kappascout run {workspace.directory}`"
             raise CampaignError(f"no approved entry to export ({proposed} proposed); {hint}")
         try:
             if format in ("phono3py", "vasp"):
-                report = _write_calculations(campaign, entries, to, format, max_supercells, say)
+                report = _write_calculations(workspace, entries, to, format, max_supercells, say)
             else:
-                _write_listing(campaign, entries, to, format)
+                _write_listing(workspace, entries, to, format)
                 report = ExportReport(tuple(entries))
         except OSError as error:
             raise CampaignError(f"cannot write to {to} ({error.strerror}); no entry was marked as exported") from error
         for fidelity in sorted({e.fidelity for e in report.written}):
             own = [e for e in report.written if e.fidelity == fidelity]
             if approved := [e.material_id for e in own if e.state is QueueState.APPROVED]:
-                campaign.move(approved, QueueState.EXPORTED, f"written to {to} as {format}", fidelity)
+                move(workspace, approved, QueueState.EXPORTED, f"written to {to} as {format}", fidelity)
     return report
 
 
-def export_records(campaign: Campaign) -> Path:
+def export_records(workspace: Workspace) -> Path:
     """Folder where a campaign keeps what it exported, one file a calculation, to compare results with."""
-    return campaign.artifacts / "exports"
+    return workspace.artifacts / "exports"
 
 
-def _is_for_export(campaign: Campaign, entry: QueueEntryRecord, format: str) -> bool:
+def _is_for_export(workspace: Workspace, entry: QueueEntryRecord, format: str) -> bool:
     """Whether an entry is calculated by others; inputs are written for the campaign's own fidelity only."""
-    cheaper = campaign.configuration.labeler.fidelities.get(entry.fidelity)
+    cheaper = workspace.configuration.labeler.fidelities.get(entry.fidelity)
     return cheaper is None or (cheaper.kind == "dft" and format not in ("phono3py", "vasp"))
 
 
@@ -104,7 +104,7 @@ def _is_for_export(campaign: Campaign, entry: QueueEntryRecord, format: str) -> 
 
 
 def _write_calculations(
-    campaign: Campaign,
+    workspace: Workspace,
     entries: Sequence[QueueEntryRecord],
     to: Path,
     format: Any,
@@ -113,10 +113,10 @@ def _write_calculations(
 ) -> ExportReport:
     from campaigns.exchange.calculation import plan_calculation
 
-    section, dft = campaign.configuration.campaign, campaign.configuration.dft
+    section, dft = workspace.configuration.campaign, workspace.configuration.dft
     if max_supercells is not None:
         dft = dft.model_copy(update={"max_supercells": max_supercells})
-    materials = {m.material_id: m for m in campaign.store.materials([e.material_id for e in entries])}
+    materials = {m.material_id: m for m in workspace.store.materials([e.material_id for e in entries])}
     planned: dict[str, tuple[QueueEntryRecord, Calculation]] = {}
     passed_over = []
     for i, entry in enumerate(entries, start=1):
@@ -132,14 +132,14 @@ def _write_calculations(
     present = _present(to)
     _refuse_others(to, {name: c.entry for name, (_, c) in planned.items()}, present)
     # before anything that costs time is written
-    submit = submit_script(section.name, sorted({*present, *planned}), dft, campaign.directory)
+    submit = submit_script(section.name, sorted({*present, *planned}), dft, workspace.directory)
     for i, (name, (_, calculation)) in enumerate(planned.items(), start=1):
         if name not in present:
             to.mkdir(parents=True, exist_ok=True)
             calculation.write(to / name)
             present[name] = calculation.entry
         text = present[name].to_json()
-        write_whole(export_records(campaign) / f"{text_sha256(text)}.json", text)
+        write_whole(export_records(workspace) / f"{text_sha256(text)}.json", text)
         say(Count(f"{i} of {len(planned)} calculations written"))
     write_whole(to / "entries.txt", "".join(f"{name}\n" for name in sorted(present)))
     write_whole(to / "submit.sh", submit)
@@ -168,37 +168,37 @@ def _refuse_others(to: Path, planned: dict[str, Entry], present: dict[str, Entry
 # -- listings ---------------------------------------------------------------------------------------------------------
 
 
-def _write_listing(campaign: Campaign, entries: Sequence[QueueEntryRecord], to: Path, format: str) -> None:
+def _write_listing(workspace: Workspace, entries: Sequence[QueueEntryRecord], to: Path, format: str) -> None:
     # without the state, which changes by being exported
-    rows = [queue_row(e, f) for e, f in campaign.with_formula(entries)]
+    rows = [queue_row(e, f) for e, f in with_formula(workspace.store, entries)]
     rows = [{name: value for name, value in row.items() if name != "state"} for row in rows]
     if format == "csv":
         _write_csv(to, rows)
     elif format == "json":
-        write_whole(to, json.dumps(_with_structures(campaign, rows), indent=1) + "\n")
+        write_whole(to, json.dumps(_with_structures(workspace, rows), indent=1) + "\n")
     else:
-        for name, text in _cifs(campaign, entries):
+        for name, text in _cifs(workspace, entries):
             write_whole(to / name, text)
         _write_csv(to / "queue.csv", rows)
 
 
-def _cifs(campaign: Campaign, entries: Sequence[QueueEntryRecord]) -> Iterator[tuple[str, str]]:
-    structures = {m.material_id: m.structure for m in campaign.store.materials([e.material_id for e in entries])}
+def _cifs(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Iterator[tuple[str, str]]:
+    structures = {m.material_id: m.structure for m in workspace.store.materials([e.material_id for e in entries])}
     for entry in entries:
         crystal = Crystal.from_dict(structures[entry.material_id])
         yield f"{_folder_name(entry)}.cif", str(crystal.to_structure().to(fmt="cif"))
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_csv(path: Path, rows: list[Json]) -> None:
     with replaced(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _with_structures(campaign: Campaign, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_structures(workspace: Workspace, rows: list[Json]) -> list[Json]:
     """Rows with the standardised structure in pymatgen's JSON form."""
-    structures = {m.material_id: m.structure for m in campaign.store.materials([r["id"] for r in rows])}
+    structures = {m.material_id: m.structure for m in workspace.store.materials([r["id"] for r in rows])}
     return [r | {"structure": Crystal.from_dict(structures[r["id"]]).to_structure().as_dict()} for r in rows]
 
 

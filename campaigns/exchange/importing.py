@@ -24,13 +24,14 @@ from campaigns.exchange.kappa_labels import (
 )
 from campaigns.exchange.manifest import ENTRY, Entry, differences
 from campaigns.exchange.results import Reading, Standing, read_folder
+from campaigns.queue import move_entries
 from db.exceptions import InvalidRecordError, LabelError
 from db.records import FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
 from db.states import QUEUE_MOVES, FailureReason, QueueState
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
-    from campaigns.campaign import Campaign
+    from campaigns.workspace import Workspace
     from db.store import Store
 
 _DEPTHS = (ENTRY, f"[!.]*/{ENTRY}", f"[!.]*/[!.]*/{ENTRY}")
@@ -61,7 +62,7 @@ def is_export(path: Path) -> bool:
     return path.is_dir() or is_archive(path)
 
 
-def read_exports(campaign: Campaign, paths: Iterable[Path], wanted: Wanted | None = None) -> Readings:
+def read_exports(workspace: Workspace, paths: Iterable[Path], wanted: Wanted | None = None) -> Readings:
     """Read every folder of exports; what is not the result of one of this campaign's is refused by name.
 
     Raises
@@ -70,15 +71,15 @@ def read_exports(campaign: Campaign, paths: Iterable[Path], wanted: Wanted | Non
         If a path holds no export at all.
     """
     wanted = wanted or Wanted()
-    temperatures = wanted_temperatures(campaign, wanted)
-    known = _known(campaign)
+    temperatures = wanted_temperatures(workspace, wanted)
+    known = _known(workspace)
     accepted, refused = [], []
     for path in paths:
         for folder in _folders(path):
             try:
                 reading = read_folder(folder, temperatures, wanted.as_method)
                 if reading.kappas or reading.entry.settings.phonons:
-                    require_conductivity(campaign, folder.name)
+                    require_conductivity(workspace, folder.name)
                 _require_known(reading.entry, known, folder.name)
                 accepted.append(reading)
             except MemoryError:
@@ -91,7 +92,7 @@ def read_exports(campaign: Campaign, paths: Iterable[Path], wanted: Wanted | Non
 
 
 def record_results(
-    campaign: Campaign, readings: Readings, report: LabelReport, wanted: Wanted | None = None
+    workspace: Workspace, readings: Readings, report: LabelReport, wanted: Wanted | None = None
 ) -> list[EntryOutcome]:
     """Keep what was read: labels at the property's temperature and those wanted, failures, moves.
 
@@ -100,10 +101,10 @@ def record_results(
     """
     wanted = wanted or Wanted()
     outcomes = list(readings.refused)
-    owners = campaign.store.resolve_all(reading.entry.id for reading in readings.accepted)
-    of_these = campaign.store.queue(material_ids=list(owners.values()))
+    owners = workspace.store.resolve_all(reading.entry.id for reading in readings.accepted)
+    of_these = workspace.store.queue(material_ids=list(owners.values()))
     entries = {(e.material_id, e.round, e.fidelity): e for e in of_these}
-    known = KnownLabels(campaign.store, owners.values())
+    known = KnownLabels(workspace.store, owners.values())
     for reading in sorted(readings.accepted, key=_time):
         material_id = owners[reading.entry.id]
         entry = entries.get((material_id, reading.entry.round, reading.entry.fidelity))
@@ -112,7 +113,7 @@ def record_results(
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", message))
             continue
         try:
-            outcomes.append(_record(campaign, reading, entry, wanted, report, known))
+            outcomes.append(_record(workspace, reading, entry, wanted, report, known))
         except (ExchangeError, InvalidRecordError, LabelError) as error:
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", str(error)))
     return sorted(outcomes, key=lambda o: o.folder)
@@ -140,10 +141,10 @@ class KnownLabels:
 
 
 def add_newest(
-    campaign: Campaign, labels: Iterable[LabelRecord], report: LabelReport, known: KnownLabels | None = None
+    workspace: Workspace, labels: Iterable[LabelRecord], report: LabelReport, known: KnownLabels | None = None
 ) -> None:
     """Keep labels so that the newest of a kind is the current one, in whichever order they come in."""
-    store = campaign.store
+    store = workspace.store
     known = known or KnownLabels(store)
     for label in labels:
         of_method = known.like(label)
@@ -179,10 +180,10 @@ def _folders(path: Path) -> Iterator[Path]:
         yield from found
 
 
-def _known(campaign: Campaign) -> dict[str, list[Entry]]:
+def _known(workspace: Workspace) -> dict[str, list[Entry]]:
     """Everything the campaign ever exported, by material."""
     known: dict[str, list[Entry]] = {}
-    folder = export_records(campaign)
+    folder = export_records(workspace)
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         entry = Entry.from_json(path.read_text(encoding="utf-8"), str(path))
         known.setdefault(entry.id, []).append(entry)
@@ -213,7 +214,7 @@ def _time(reading: Reading) -> str:
 
 
 def _record(
-    campaign: Campaign,
+    workspace: Workspace,
     reading: Reading,
     entry: QueueEntryRecord,
     wanted: Wanted,
@@ -224,25 +225,25 @@ def _record(
     failure = reading.failure
     labels: list[LabelRecord] = []
     if reading.standing is Standing.DONE:
-        labels, problem, said = _judged(campaign, reading, entry, wanted)
+        labels, problem, said = _judged(workspace, reading, entry, wanted)
         message = "; ".join(filter(None, [message, *said]))
         if problem:
             failure, message = problem.reason, "; ".join(filter(None, [problem.message, message]))
     if failure:
         state = str(Standing.FAILED)
-        _fail(campaign, reading, entry, failure, message)
+        _fail(workspace, reading, entry, failure, message)
         message = f"{failure}: {message}" if message else str(failure)
     elif labels:
-        add_newest(campaign, labels, report, known)
+        add_newest(workspace, labels, report, known)
         if entry.state in (QueueState.FAILED, QueueState.WITHDRAWN):
             message = "; ".join(filter(None, [f"its queue entry stays {entry.state}; the label is kept", message]))
     elif reading.standing is Standing.RUNNING and QueueState.RUNNING in QUEUE_MOVES[entry.state]:
-        campaign.move([entry.material_id], QueueState.RUNNING, f"{reading.folder} has started", entry.fidelity)
+        move_entries(workspace.store, [entry], QueueState.RUNNING, f"{reading.folder} has started")
     return EntryOutcome(reading.folder, reading.entry.id, state, message)
 
 
 def _judged(
-    campaign: Campaign, reading: Reading, entry: QueueEntryRecord, wanted: Wanted
+    workspace: Workspace, reading: Reading, entry: QueueEntryRecord, wanted: Wanted
 ) -> tuple[list[LabelRecord], Problem | None, list[str]]:
     """Labels of a finished calculation, oldest first; or why its newest value is none; and what is to be said.
 
@@ -251,8 +252,8 @@ def _judged(
     ExchangeError
         If the newest file of a method is not what it is said to be.
     """
-    subject = _subject(campaign, reading, entry)
-    temperatures = wanted_temperatures(campaign, wanted)
+    subject = _subject(workspace, reading, entry)
+    temperatures = wanted_temperatures(workspace, wanted)
     labels: list[LabelRecord] = []
     said: list[str] = []
     newest = {kappa.method: kappa for kappa in reading.kappas}
@@ -269,18 +270,18 @@ def _judged(
             "cost": reading.core_hours,
             "provenance": _origin(reading) | overridden(forced),
         }
-        labels += labels_of(campaign, kappa, entry.material_id, entry.fidelity, wanted, shared)
+        labels += labels_of(workspace, kappa, entry.material_id, entry.fidelity, wanted, shared)
         if kappa is newest[kappa.method]:
             said += [*(f"forced: {words}" for words in forced), *remarks(kappa, temperatures)]
     return labels, None, said
 
 
-def _subject(campaign: Campaign, reading: Reading, entry: QueueEntryRecord) -> Subject:
+def _subject(workspace: Workspace, reading: Reading, entry: QueueEntryRecord) -> Subject:
     phonons = reading.entry.settings.phonons
-    tolerance = (phonons or campaign.configuration.dft).imaginary_tolerance
+    tolerance = (phonons or workspace.configuration.dft).imaginary_tolerance
     if reading.exported is not None:
         return Subject(reading.exported, True, tolerance)
-    (material,) = campaign.store.materials([entry.material_id])
+    (material,) = workspace.store.materials([entry.material_id])
     return Subject(Crystal.from_dict(material.structure), False, tolerance)
 
 
@@ -295,15 +296,15 @@ def _origin(reading: Reading) -> dict[str, Any]:
     return found | ({"relaxed": reading.relaxed.to_dict()} if reading.relaxed else {})
 
 
-def _fail(campaign: Campaign, reading: Reading, entry: QueueEntryRecord, reason: FailureReason, message: str) -> None:
+def _fail(workspace: Workspace, reading: Reading, entry: QueueEntryRecord, reason: FailureReason, message: str) -> None:
     """Record a failure once; an entry that has ended already stays as it is."""
     if QueueState.FAILED not in QUEUE_MOVES[entry.state]:
         return
-    campaign.store.add_failures(
+    workspace.store.add_failures(
         [
             FailureRecord(
                 entry.material_id,
-                campaign.configuration.campaign.property,
+                workspace.configuration.campaign.property,
                 entry.fidelity,
                 reason,
                 message,
@@ -315,4 +316,4 @@ def _fail(campaign: Campaign, reading: Reading, entry: QueueEntryRecord, reason:
         ]
     )
     words = f"{reason}: {message}" if message else str(reason)
-    campaign.move([entry.material_id], QueueState.FAILED, words, entry.fidelity)
+    move_entries(workspace.store, [entry], QueueState.FAILED, words)

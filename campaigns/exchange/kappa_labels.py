@@ -13,11 +13,11 @@ from campaigns.exceptions import ExchangeError
 from campaigns.exchange.judgement import Problem, Subject, judge, remarks
 from campaigns.exchange.kappa_files import COMPONENTS, Kappa, differences, listed, read_kappa
 from campaigns.property_names import Property, named_temperature
-from db.records import KAPPA_UNIT, LabelRecord
+from db.records import KAPPA_UNIT, Json, LabelRecord
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
-    from campaigns.campaign import Campaign
+    from campaigns.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Wanted:
             raise ExchangeError(f"--as-method {self.as_method!r} begins or ends with a space; give a plain name")
 
 
-def require_conductivity(campaign: Campaign, what: str) -> None:
+def require_conductivity(workspace: Workspace, what: str) -> None:
     """Refuse results of phono3py where something else is sought.
 
     Raises
@@ -47,7 +47,7 @@ def require_conductivity(campaign: Campaign, what: str) -> None:
     ExchangeError
         If the campaign's property is no conductivity.
     """
-    property_ = campaign.configuration.campaign.property
+    property_ = workspace.configuration.campaign.property
     if not Property(property_).is_conductivity:
         raise ExchangeError(
             f"{what} holds a lattice thermal conductivity, but this campaign's property is {property_}; import it into "
@@ -56,7 +56,7 @@ def require_conductivity(campaign: Campaign, what: str) -> None:
 
 
 def kappa_labels(
-    campaign: Campaign, path: Path, material_id: str, wanted: Wanted
+    workspace: Workspace, path: Path, material_id: str, wanted: Wanted
 ) -> tuple[list[LabelRecord], list[str]]:
     """Give the labels of one ``kappa-*.hdf5`` of a material, at the fidelity of the campaign; and what is to be said.
 
@@ -65,40 +65,40 @@ def kappa_labels(
     ExchangeError
         If the file cannot be read, lacks a temperature, is of another method, or is judged not to be the material's.
     """
-    require_conductivity(campaign, path.name)
-    kappa = read_kappa(path, wanted_temperatures(campaign, wanted))
+    require_conductivity(workspace, path.name)
+    kappa = read_kappa(path, wanted_temperatures(workspace, wanted))
     other = ", ".join(differences(kappa, None))
     if other and not wanted.as_method:
         raise ExchangeError(
             f"{path} was computed by another method: {other}; keep it as a label of its own with `--as-method NAME`"
         )
     kappa = replace(kappa, given_method=wanted.as_method)
-    stored = campaign.store.resolve_all([material_id])[material_id]
-    (material,) = campaign.store.materials([stored])
-    tolerance = campaign.configuration.dft.imaginary_tolerance
+    stored = workspace.store.resolve_all([material_id])[material_id]
+    (material,) = workspace.store.materials([stored])
+    tolerance = workspace.configuration.dft.imaginary_tolerance
     subject = Subject(Crystal.from_dict(material.structure), False, tolerance)
-    standing, forced = sorted_out(judge(kappa, wanted_temperatures(campaign, wanted), subject), wanted)
+    standing, forced = sorted_out(judge(kappa, wanted_temperatures(workspace, wanted), subject), wanted)
     if standing:
         raise ExchangeError(f"{path} is no conductivity of {material_id}: {in_words(standing)}")
-    fidelity = campaign.configuration.campaign.fidelity
+    fidelity = workspace.configuration.campaign.fidelity
     shared = {"source": str(path), "provenance": overridden(forced)}
-    labels = list(labels_of(campaign, kappa, material_id, fidelity, wanted, shared))
-    said = [*(f"forced: {words}" for words in forced), *remarks(kappa, wanted_temperatures(campaign, wanted))]
+    labels = list(labels_of(workspace, kappa, material_id, fidelity, wanted, shared))
+    said = [*(f"forced: {words}" for words in forced), *remarks(kappa, wanted_temperatures(workspace, wanted))]
     return labels, said
 
 
 def labels_of(
-    campaign: Campaign,
+    workspace: Workspace,
     kappa: Kappa,
     material_id: str,
     fidelity: str,
     wanted: Wanted,
-    shared: dict[str, Any],
+    shared: Json,
 ) -> Iterator[LabelRecord]:
     """One label a temperature, that of the campaign's property first: the isotropic mean, the tensor beside it."""
-    property_ = campaign.configuration.campaign.property
+    property_ = workspace.configuration.campaign.property
     named = named_temperature(property_)
-    for temperature in wanted_temperatures(campaign, wanted):
+    for temperature in wanted_temperatures(workspace, wanted):
         row = kappa.row(temperature)
         if row is None:
             raise ExchangeError(
@@ -129,19 +129,19 @@ def in_words(problems: Sequence[Problem]) -> str:
     return "; ".join(p.message for p in problems) + hint
 
 
-def overridden(forced: Sequence[str]) -> dict[str, Any]:
+def overridden(forced: Sequence[str]) -> Json:
     """Provenance of a value that was taken all the same."""
     return {"forced": list(forced)} if forced else {}
 
 
-def wanted_temperatures(campaign: Campaign, wanted: Wanted) -> tuple[float, ...]:
+def wanted_temperatures(workspace: Workspace, wanted: Wanted) -> tuple[float, ...]:
     """Those of labels, that of the campaign's property first."""
-    return tuple(dict.fromkeys([named_temperature(campaign.configuration.campaign.property), *wanted.temperatures]))
+    return tuple(dict.fromkeys([named_temperature(workspace.configuration.campaign.property), *wanted.temperatures]))
 
 
-def _provenance(kappa: Kappa, row: int, temperature: float) -> dict[str, Any]:
+def _provenance(kappa: Kappa, row: int, temperature: float) -> Json:
     lowest, highest = kappa.frequencies or (None, None)
-    found: dict[str, Any] = {
+    found: Json = {
         "tensor": _components(kappa.tensors[row]),
         "mesh": list(kappa.mesh),
         "isotope": kappa.isotope,

@@ -17,6 +17,7 @@ from campaigns.exceptions import ExchangeError, ResultFileError
 from campaigns.exchange.kappa_files import Kappa, differences, read_kappa
 from campaigns.exchange.manifest import ENTRY, Entry, file_sha256, meaning_sha256
 from campaigns.exchange.supergroups import supergroups
+from db.records import Json
 from db.states import FailureReason
 from engine.materials.crystal import Crystal
 
@@ -123,7 +124,7 @@ def _kappa_paths(folder: Path) -> tuple[Path, ...]:
 # -- finished by hand -------------------------------------------------------------------------------------------------
 
 
-def _beside_failed(folder: Path, failed: dict[str, Any]) -> _Beside:
+def _beside_failed(folder: Path, failed: Json) -> _Beside:
     """Conductivities that were made after the script gave up."""
     limit = (folder / "FAILED").stat().st_mtime
     later = tuple(p for p in _kappa_paths(folder) if p.stat().st_mtime > limit and _is_whole(p))
@@ -160,7 +161,7 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _timestamp(marker: dict[str, Any]) -> float:
+def _timestamp(marker: Json) -> float:
     """When a marker says that it was written; endless where it does not say."""
     try:
         return datetime.fromisoformat(str(marker.get("at"))).astimezone(UTC).timestamp()
@@ -201,7 +202,7 @@ def _supercell(path: Path) -> list[list[int]] | None:
     return [[int(n) for n in re.findall(r"-?\d+", row[1:])] for row in found[1].splitlines()] if found else None
 
 
-def _check_whole(folder: Path, done: dict[str, Any]) -> None:
+def _check_whole(folder: Path, done: Json) -> None:
     """Compare the results with the hashes that the job noted when it ended."""
     files = done.get("files")
     for name, digest in (files if isinstance(files, dict) else {}).items():
@@ -245,7 +246,7 @@ def _kappas(
     return tuple(kept), f"passed over, of another method: {listed}" if others else ""
 
 
-def _dated(kappa: Kappa, done: dict[str, Any] | None) -> Kappa:
+def _dated(kappa: Kappa, done: Json | None) -> Kappa:
     """Give the time that the job noted, which outlives copying, in place of the file's own."""
     if not done or kappa.name not in (done.get("files") or {}):
         return kappa
@@ -309,7 +310,7 @@ def _contains(path: Path, words: bytes) -> bool:
 # -- markers ----------------------------------------------------------------------------------------------------------
 
 
-def _marker(path: Path) -> dict[str, Any] | None:
+def _marker(path: Path) -> Json | None:
     """Read a marker; one that a person wrote has its words as the message."""
     if not path.exists():
         return None
@@ -321,11 +322,11 @@ def _marker(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else {"message": text}
 
 
-def _reason(marker: dict[str, Any]) -> FailureReason:
+def _reason(marker: Json) -> FailureReason:
     return next((r for r in FailureReason if r == marker.get("reason")), FailureReason.CALCULATOR_ERROR)
 
 
-def _failure_message(marker: dict[str, Any]) -> str:
+def _failure_message(marker: Json) -> str:
     parts = [str(marker.get(name, "")) for name in ("stage", "message")]
     return ": ".join(part for part in parts if part)[:500]
 

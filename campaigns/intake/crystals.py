@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import CampaignError
+from campaigns.goals import default_scale, flaw
 from campaigns.intake.checkpoints import Cursor
 from campaigns.intake.label_files import TEMPERATURE_TOLERANCE
 from campaigns.output import Count
-from campaigns.pool.labels import default_scale, flaw
 from campaigns.pool.relatives import stored_material
 from campaigns.property_names import Property
 from db.labels import Limits, beyond

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from campaigns.pool.labels import Scale, best_label
+from campaigns.goals import Scale
+from campaigns.pool.labels import best_label
 from campaigns.property_names import Property
-from db.records import KAPPA_UNIT, LabelRecord
+from campaigns.round.manifest import RoundManifest
+from db.records import KAPPA_UNIT, Json, LabelRecord
 
 if TYPE_CHECKING:
-    from campaigns.campaign import Campaign
+    from campaigns.workspace import Workspace
     from db.records import Prediction
     from db.store import Store
 
@@ -40,10 +42,10 @@ class Doubt:
             f"{label.fidelity}): {'; '.join(self.reasons)}"
         )
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Json:
         """As plain values."""
         names = ("id", "material_id", "property", "value", "unit", "fidelity", "method", "source")
-        return {name: getattr(self.label, name) for name in names} | {"reasons": list(self.reasons)}
+        return {name: vars(self.label)[name] for name in names} | {"reasons": list(self.reasons)}
 
 
 def doubts(store: Store) -> dict[int, Doubt]:
@@ -68,13 +70,13 @@ def new_doubts(store: Store, ids: Collection[int]) -> list[Doubt]:
     return list(_found(new, beside, _predictions(store, materials)).values())
 
 
-def best_doubt(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> Doubt | None:
+def best_doubt(workspace: Workspace, labels: Mapping[str, LabelRecord]) -> Doubt | None:
     """Tell whether the best of the labels that train is doubtful: every candidate is measured against it."""
-    best = best_label(labels, campaign.configuration.campaign.sought)
+    best = best_label(labels, workspace.configuration.campaign.sought)
     if best is None or best.id is None:
         return None
-    beside = campaign.store.labels(best.property, material_ids=[best.material_id])
-    return _found([best], beside, _predictions(campaign.store, {best.material_id})).get(best.id)
+    beside = workspace.store.labels(best.property, material_ids=[best.material_id])
+    return _found([best], beside, _predictions(workspace.store, {best.material_id})).get(best.id)
 
 
 def _found(
@@ -144,10 +146,10 @@ def _predictions(store: Store, material_ids: Collection[str]) -> dict[tuple[str,
     rounds = store.rounds()
     if not rounds or not material_ids:
         return {}
-    sections = {record.number: record.manifest.get("settings", {}).get("campaign", {}) for record in rounds}
+    manifests = {record.number: RoundManifest.of(record) for record in rounds}
     found = {}
     for prediction in store.predictions(material_ids):
-        asked = sections[prediction.round]
-        if asked.get("fidelity", prediction.fidelity) == prediction.fidelity:  # an entry of a cheaper one has none
-            found[prediction.material_id, asked.get("property", ""), prediction.fidelity] = prediction
+        manifest = manifests[prediction.round]
+        if manifest.fidelity in (None, prediction.fidelity):  # an entry of a cheaper one has none
+            found[prediction.material_id, manifest.target, prediction.fidelity] = prediction
     return found

@@ -16,7 +16,7 @@ from typing import Any
 from campaigns.exceptions import LabelFileError
 from campaigns.property_names import Property
 from db.exceptions import LabelProblem
-from db.records import LabelRecord
+from db.records import Json, LabelRecord
 
 REQUIRED = ("id", "property", "value", "unit", "fidelity")
 OPTIONAL = ("temperature", "uncertainty", "method", "source", "cost")
@@ -60,7 +60,7 @@ def read_labels(path: Path) -> LabelFile:
     return content
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[int, Json]]:
     if not path.is_file():
         raise LabelFileError(f"{path} does not exist or is no file; give {_FORMATS}")
     try:
@@ -74,7 +74,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from _csv_rows(path, text)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Json]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = [name.strip() for name in reader.fieldnames or []]
@@ -93,7 +93,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise LabelFileError(f"{path} is no CSV near line {reader.line_num}: {error}; give {_FORMATS}") from error
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Json]]:
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
@@ -133,7 +133,7 @@ def _label(row: dict[Any, Any]) -> LabelRecord:
     )
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Turn the pairs of a JSON object into a dictionary; the same key twice would lose one in silence."""
     if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
         raise ValueError(f"the key {twice[0]!r} stands there twice; keep the one that is meant")
@@ -144,7 +144,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 """What is a number in a file; Python takes ``1_0`` and digits of other scripts too."""
 
 
-def _number(row: dict[Any, Any], name: str) -> float | None:
+def _number(row: Json, name: str) -> float | None:
     given = row.get(name)
     if given is None or given == "":
         return None

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from campaigns.exceptions import ConfigurationError
 from campaigns.exchange.calculation import natural_masses
 from campaigns.property_names import named_temperature
+from campaigns.version import code_version
 from db.labels import beyond
 from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
@@ -25,7 +26,7 @@ from engine.physics.workers import Finished
 
 if TYPE_CHECKING:
     from campaigns.configuration import Configuration, LabelerSection
-    from campaigns.pool.labels import Goal
+    from campaigns.goals import Goal
     from db.store import Store
     from engine.physics.workers import Calculation
 
@@ -124,8 +125,6 @@ class Calculator:
             self._move(store, [entry], QueueState.FAILED, f"{reason}: {message}")
 
     def _source(self) -> str:
-        from campaigns.round.steps import code_version
-
         return f"kappascout {code_version()}, {self._labeler.kind}, {Path(self._potential).name}"
 
     def _move(self, store: Store, entries: Sequence[QueueEntryRecord], to: QueueState, note: str = "") -> None:

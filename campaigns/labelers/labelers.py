@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from campaigns.exceptions import ConfigurationError
-from campaigns.pool.labels import flaw
+from campaigns.goals import flaw
 from db.labels import beyond
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
 
 if TYPE_CHECKING:
     from campaigns.configuration import CampaignSection, Configuration
-    from campaigns.pool.labels import Goal
+    from campaigns.goals import Goal
     from db.store import Store
 
 REFERENCE = "reference"

@@ -7,16 +7,18 @@ round's model is a chain of rows with the metrics of every stage.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+import shutil
+from typing import TYPE_CHECKING
 
 from campaigns.files import share_copies
-from db.records import MemberRecord, ModelRecord
+from campaigns.version import code_version
+from db.records import Json, MemberRecord, ModelRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from campaigns.round.steps import RoundWork
+    from campaigns.round.context import RoundContext
     from db.store import Store
     from engine.learning.backbones.backbone import Backbone
     from engine.learning.backbones.stack import AnyBackbone
@@ -33,7 +35,7 @@ def kind_of(record: ModelRecord) -> str:
     return str(record.stage.get("kind", ROUND))
 
 
-def keep_ancestors(work: RoundWork, ensemble: Ensemble, folder: Path) -> list[str]:
+def keep_ancestors(context: RoundContext, ensemble: Ensemble, folder: Path) -> list[str]:
     """Keep what a round's model in ``folder`` was made from, once; ids of the models that it stands on.
 
     The first is its parent: the model of a cheaper fidelity, where it has one, and the backbones.
@@ -46,9 +48,9 @@ def keep_ancestors(work: RoundWork, ensemble: Ensemble, folder: Path) -> list[st
         backbones.append(chain[-1].model_id)
     stands_on = list(backbones)
     if ensemble.lower_fidelity is not None:
-        where = (folder / _LOWER).relative_to(work.campaign.directory).as_posix()
+        where = context.workspace.relative(folder / _LOWER)
         prior = _prior(ensemble.lower_fidelity, folder / _LOWER, where, backbones)
-        models = work.campaign.artifacts / "models"  # its labels change in few rounds, and it is large
+        models = context.workspace.artifacts / "models"  # its labels change in few rounds, and it is large
         share_copies(folder / _LOWER, [*models.glob(f"{_LOWER}/*"), *models.glob(f"*/{_LOWER}")])
         records.append(prior)
         stands_on.insert(0, prior.model_id)
@@ -56,11 +58,42 @@ def keep_ancestors(work: RoundWork, ensemble: Ensemble, folder: Path) -> list[st
     for record in records:  # a backbone of a mixture may also be what another of it began as, without weights there
         if record.model_id not in each or record.members:
             each[record.model_id] = record
-    known = {record.model_id for record in work.store.models()}
+    known = {record.model_id for record in context.store.models()}
     for record in each.values():
         if record.model_id not in known:
-            work.store.add_model(record)
+            context.store.add_model(record)
     return stands_on
+
+
+def keep_model(context: RoundContext, ensemble: Ensemble) -> ModelRecord:
+    """Write a round's model to ``artifacts/models``, and say for the store how it was made."""
+    from engine.learning.ensemble.storage import save_ensemble
+
+    workspace = context.workspace
+    model_id = f"round-{context.record.number:03d}-{ensemble.data_hash[:8]}"
+    folder = workspace.artifacts / "models" / model_id
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left: its files may be others' too
+    record = save_ensemble(ensemble, folder, workspace.artifacts / "backbones")
+    where = workspace.relative(folder)
+    stands_on = keep_ancestors(context, ensemble, folder)
+    return ModelRecord(
+        model_id=model_id,
+        parent_id=stands_on[0],
+        stage={
+            "kind": ROUND,
+            "backbone": record["backbone"]["name"],
+            "stands_on": stands_on,
+            "files": recorded_files(folder, where),
+            "lineage": ensemble.backbone.card.get("lineage", []),
+        },
+        backbone_hash=ensemble.backbone.sha256,
+        data_hash=ensemble.data_hash,
+        settings={"property": ensemble.property, "scale": ensemble.scale, **record["settings"]},
+        seeds=tuple(m["seed"] for m in record["members"]),
+        code_version=code_version(),
+        metrics=ensemble.metrics,
+        members=_members(record, where),
+    )
 
 
 def recorded_files(folder: Path, where: str) -> list[dict[str, str]]:
@@ -89,7 +122,7 @@ def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
     """
     from engine.learning.backbones.backbone import WEIGHTS
 
-    stages: Sequence[dict[str, Any]] = backbone.card.get("lineage", [])
+    stages: Sequence[Json] = backbone.card.get("lineage", [])
     # a stage knows what it started from: what it made is what the next one started from
     made = [(str(s["start"]), str(s.get("start_sha256", ""))) for s in stages] + [(backbone.name, backbone.sha256)]
     records: list[ModelRecord] = []
@@ -140,7 +173,7 @@ def answers_seen(backbone: AnyBackbone, property: str, hashes: Iterable[str]) ->
     )
 
 
-def stage_row(record: ModelRecord) -> dict[str, Any]:
+def stage_row(record: ModelRecord) -> Json:
     """One line of a lineage: a stage with what it learned, on which data, and how well."""
     table = record.metrics.get("held_out", {})
     judged = record.metrics.get("model", {})
@@ -166,10 +199,6 @@ def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> M
     from engine.learning.ensemble.storage import read_record
 
     record = read_record(folder)
-    members = tuple(
-        MemberRecord(k, m["seed"], f"{where}/{m['path']}", m["sha256"], {"held_out_rmse": m["noise"]})
-        for k, m in enumerate(record["members"])
-    )
     return ModelRecord(
         model_id=f"{PRIOR}-{lower.backbone.sha256[:8]}-{lower.data_hash[:8]}",
         parent_id=backbones[0],
@@ -184,5 +213,13 @@ def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> M
         settings={"property": lower.property, "scale": lower.scale, **record["settings"]},
         seeds=tuple(m["seed"] for m in record["members"]),
         metrics=lower.metrics,
-        members=members,
+        members=_members(record, where),
+    )
+
+
+def _members(record: Json, where: str) -> tuple[MemberRecord, ...]:
+    """Members of a model in the folder ``where``, from its own record."""
+    return tuple(
+        MemberRecord(k, m["seed"], f"{where}/{m['path']}", m["sha256"], {"held_out_rmse": m["noise"]})
+        for k, m in enumerate(record["members"])
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
+from campaigns.goals import Scale
 from campaigns.output import Count
-from campaigns.pool.labels import Scale
 from campaigns.pool.pool import embed_pool
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.configuration import Configuration
-    from campaigns.round.steps import RoundWork
+    from campaigns.round.context import RoundContext
     from engine.posteriors.posterior import PoolPosterior
 
 
@@ -84,26 +84,27 @@ def is_model(directory: Path, name: str) -> bool:
     return bool(name) and (directory / name / RECORD).is_file()
 
 
-def load_predictor(work: RoundWork, folder: str, n_draws: int, seed: int) -> Predictor:
+def load_predictor(context: RoundContext, folder: str, n_draws: int, seed: int) -> Predictor:
     """Load a model that :func:`checked_models` has seen, and embed the pool for it."""
     from engine.learning.backbones.stack import make_featuriser
     from engine.learning.ensemble.storage import load_ensemble
 
-    campaign, began = work.campaign, work.manifest["models"][folder]
-    ensemble = load_ensemble(campaign.directory / folder)
+    workspace, began = context.workspace, context.manifest.models.get(folder)
+    ensemble = load_ensemble(workspace.directory / folder)
     if ensemble.data_hash != began:
         raise CampaignError(
-            f"the model in {folder} is not the one that round {work.record.number} began with; restore it from a copy"
+            f"the model in {folder} is not the one that round {context.record.number} began with; restore it from a "
+            "copy"
         )
     featuriser = make_featuriser(
         ensemble.backbone,
-        campaign.features,
+        workspace.features,
         keep_graphs=ensemble.settings.networks,
-        precision=work.settings.model.embeddings,
+        precision=context.settings.model.embeddings,
     )
-    for done in embed_pool(work.store, featuriser, work.pool, campaign.configuration.execution.settings()):
-        work.say(Count(f"{done} of {len(work.pool)} crystals embedded for {folder}"))
-    return Predictor(ensemble.posterior(featuriser, work.pool.hashes, n_draws, seed), Scale(ensemble.scale))
+    for done in embed_pool(context.store, featuriser, context.pool, workspace.configuration.execution.settings()):
+        context.say(Count(f"{done} of {len(context.pool)} crystals embedded for {folder}"))
+    return Predictor(ensemble.posterior(featuriser, context.pool.hashes, n_draws, seed), Scale(ensemble.scale))
 
 
 def _named(directory: Path, settings: Configuration) -> Iterator[tuple[str, str | None, str]]:

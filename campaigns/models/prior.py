@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
 from campaigns.models.predictors import is_model
-from campaigns.pool.labels import Moment, training_labels
+from campaigns.pool.labels import training_labels
 from engine.learning.ensemble.settings import minimum_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from campaigns.campaign import Campaign
     from campaigns.configuration import Configuration
     from campaigns.pool.pool import Pool
-    from campaigns.round.steps import RoundWork
+    from campaigns.round.context import RoundContext
+    from campaigns.workspace import Workspace
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.ensemble.ensemble import Ensemble
 
 
-def lower_fidelity(work: RoundWork) -> Ensemble | None:
+def lower_fidelity(context: RoundContext) -> Ensemble | None:
     """Load or train the model that ``[model] lower_fidelity`` names, or of the cheaper fidelity that may be queued.
 
     Labels of a fidelity train one as soon as there are enough; it is kept under the hash of its labels, so that rounds
@@ -34,19 +34,19 @@ def lower_fidelity(work: RoundWork) -> Ensemble | None:
     CampaignError
         If the model stands on another backbone, or the fidelity of ``lower_fidelity`` has too few labels.
     """
-    prior, directory = work.settings.lower_fidelity, work.campaign.directory
+    prior, directory = context.settings.lower_fidelity, context.workspace.directory
     if not prior:
         return None
     if not is_model(directory, prior):
-        return _of_fidelity(work, prior)
+        return _of_fidelity(context, prior)
     ensemble = _load(directory / prior)
-    if ensemble.backbone.sha256 != work.featuriser.backbone.sha256:
+    if ensemble.backbone.sha256 != context.featuriser.backbone.sha256:
         stands_on = [part.name for part in ensemble.backbone.parts]
-        raise _other_backbone(work.settings, stands_on, work.featuriser.backbone)
+        raise _other_backbone(context.settings, stands_on, context.featuriser.backbone)
     return ensemble
 
 
-def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
+def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None:
     """Refuse a ``[model] lower_fidelity`` that a round would fail on, before it begins and keeps its settings.
 
     Raises
@@ -56,14 +56,14 @@ def check_prior(campaign: Campaign, backbone: AnyBackbone, pool: Pool) -> None:
     """
     from engine.learning.ensemble.storage import backbone_parts, read_record
 
-    settings = campaign.configuration
+    settings = workspace.configuration
     prior = settings.model.lower_fidelity
-    if prior and is_model(campaign.directory, prior):
-        record = read_record(campaign.directory / prior)
+    if prior and is_model(workspace.directory, prior):
+        record = read_record(workspace.directory / prior)
         if record["backbone"]["sha256"] != backbone.sha256:
             raise _other_backbone(settings, [part["name"] for part in backbone_parts(record)], backbone)
     elif prior:
-        known = set(training_labels(campaign.store, settings, fidelity=prior)).intersection(pool.ids)
+        known = set(training_labels(workspace.store, settings, fidelity=prior)).intersection(pool.ids)
         if len(known) < minimum_labels(settings.model.members):
             raise _too_few(settings, len(known))
 
@@ -86,29 +86,29 @@ def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
     )
 
 
-def _of_fidelity(work: RoundWork, fidelity: str) -> Ensemble | None:
+def _of_fidelity(context: RoundContext, fidelity: str) -> Ensemble | None:
     from engine.learning.ensemble.settings import EnsembleSettings
     from engine.learning.ensemble.storage import RECORD, save_ensemble
     from engine.learning.ensemble.training import Labels, labels_hash, train_ensemble
 
-    section, members = work.settings.campaign, work.settings.model.members
-    labels = training_labels(work.store, work.settings, Moment.of(work.manifest), fidelity)
-    hashes = dict(zip(work.pool.ids, work.pool.hashes, strict=True))
+    section, members = context.settings.campaign, context.settings.model.members
+    labels = training_labels(context.store, context.settings, context.manifest.moment, fidelity)
+    hashes = dict(zip(context.pool.ids, context.pool.hashes, strict=True))
     ids = sorted(id_ for id_ in labels if id_ in hashes)
     if len(ids) < minimum_labels(members):
-        if not work.settings.model.lower_fidelity:
+        if not context.settings.model.lower_fidelity:
             return None
-        raise _too_few(work.settings, len(ids))
+        raise _too_few(context.settings, len(ids))
     keys = [hashes[id_] for id_ in ids]
-    values = work.scale.learned([labels[id_].value for id_ in ids])
+    values = context.scale.learned([labels[id_].value for id_ in ids])
     settings = EnsembleSettings(members=members, seed=section.seed)
-    name = f"{work.featuriser.backbone.sha256[:8]}-{members}-{section.seed}-{labels_hash(keys, values)[:24]}"
-    folder = work.campaign.artifacts / "models" / "lower-fidelity" / name
+    name = f"{context.featuriser.backbone.sha256[:8]}-{members}-{section.seed}-{labels_hash(keys, values)[:24]}"
+    folder = context.workspace.artifacts / "models" / "lower-fidelity" / name
     if not (folder / RECORD).is_file():
-        work.say(f"{len(ids)} labels of fidelity {fidelity} train the estimate first")
+        context.say(f"{len(ids)} labels of fidelity {fidelity} train the estimate first")
         known = Labels(keys, values, section.property, section.learned_scale)
-        ensemble = train_ensemble(work.featuriser, known, settings)
-        save_ensemble(ensemble, folder, work.campaign.artifacts / "backbones")
+        ensemble = train_ensemble(context.featuriser, known, settings)
+        save_ensemble(ensemble, folder, context.workspace.artifacts / "backbones")
     return _load(folder)
 
 

@@ -2,108 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaigns.exceptions import CampaignError
-from campaigns.property_names import Property
-
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from campaigns.configuration import Configuration
+    from campaigns.goals import Goal
     from db.records import LabelRecord
     from db.store import Store
-    from engine.acquire.objectives import Objective
-
-_ROUNDING = 1e-12
-_DECADES = 300
-_LARGEST = 1e30
-"""Squares of larger labels, which a spread is made of, leave the range of single precision."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Between values as labels give them and learned units."""
-
-    name: str
-    """``log10`` or ``linear``."""
-
-    def learned(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Values in learned units."""
-        values = np.asarray(values, dtype=np.float64)
-        if self.name == "linear":
-            return values
-        if (values <= 0).any():
-            raise CampaignError(f"{values.min():g} has no logarithm; learn this property with scale = 'linear'")
-        return np.log10(values)
-
-    def true(self, learned: ArrayLike) -> NDArray[np.float64]:
-        """Learned units back to values."""
-        learned = np.asarray(learned, dtype=np.float64)
-        # an interval of a model without any idea would leave the range of numbers, which no store takes
-        return learned if self.name == "linear" else 10.0 ** np.clip(learned, -_DECADES, _DECADES)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is wanted of a property, asked in the property's own unit; what is better has the larger utility."""
-
-    objective: Objective
-    """In learned units."""
-    scale: Scale
-
-    def utility(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Turn values into utilities: the value, its negative, or minus the distance (learned units) to the window."""
-        values = np.asarray(values, dtype=np.float64)
-        return self.objective.utility(self.scale.learned(values) if self.objective.kind == "window" else values)
-
-    def best(self, values: ArrayLike) -> float | None:
-        """Find the best value."""
-        values = np.asarray(values, dtype=np.float64)
-        return float(values[np.argmax(self.utility(values))]) if len(values) else None
-
-    def is_hit(self, values: ArrayLike, hit: float) -> NDArray[np.bool_]:
-        """Mask of the values that are as good as ``hit`` or better."""
-        return self.utility(values) >= self.utility(hit) - _ROUNDING * abs(self.utility(hit))
-
-    def hit_probability(self, mean: NDArray[np.float64], std: NDArray[np.float64], hit: float) -> NDArray[np.float64]:
-        """Probability of predictions (N, learned units) to be as good as a value ``hit`` or better."""
-        from engine.acquire.objectives import probability_inside
-
-        objective, learned = self.objective, float(self.scale.learned(hit))
-        if objective.kind == "window":
-            off = -float(self.utility(hit))
-            return probability_inside(mean, std, objective.low - off, objective.high + off)
-        return probability_inside(mean, std, *((None, learned) if objective.kind == "min" else (learned, None)))
-
-    def best_tenth(self, values: ArrayLike) -> float:
-        """Find the value that a tenth of the values equals or beats."""
-        values = np.asarray(values, dtype=np.float64)
-        if self.objective.kind != "window":
-            return float(np.quantile(values, 0.1 if self.objective.kind == "min" else 0.9, method="nearest"))
-        ranked = values[np.argsort(-self.utility(values), kind="stable")]
-        return float(ranked[round(0.1 * (len(ranked) - 1))])
-
-
-def flaw(value: object, scale: str) -> str:
-    """Say what keeps a value from being a label, or nothing if it can be one."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "is no number"
-    if not math.isfinite(value):
-        return "is not finite"
-    if scale == "log10":
-        return "is not above zero and has no logarithm" if value <= 0 else ""
-    return f"is beyond {_LARGEST:g} and cannot be learned" if abs(value) > _LARGEST else ""
-
-
-def default_scale(property: str) -> Literal["log10", "linear"]:
-    """Scale a property is learned on unless the user says otherwise."""
-    return Property(property).scale
 
 
 @dataclass(frozen=True)
@@ -119,15 +28,6 @@ class Moment:
     def now(cls, store: Store) -> Moment:
         """Give the present one."""
         return cls(store.last_label(), store.last_withdrawal())
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> Moment:
-        """Give that of a round's manifest."""
-        return cls(manifest["labels_up_to"], manifest.get("withdrawals_up_to", 0))
-
-    def to_manifest(self) -> dict[str, int]:
-        """As a round's manifest keeps it."""
-        return {"labels_up_to": self.labels, "withdrawals_up_to": self.withdrawals}
 
     def counted(self, label: LabelRecord) -> bool:
         """Whether a label counted then: it was written, and not yet corrected or withdrawn."""
@@ -169,6 +69,21 @@ def training_labels(
         if other is None or rank.get(label.method, len(order)) <= rank.get(other.method, len(order)):
             chosen[label.material_id] = label
     return chosen
+
+
+def fidelity_note(store: Store, settings: Configuration) -> str | None:
+    """Say which labels of the campaign's property do not train its models, if there are any."""
+    section = settings.campaign
+    known = store.fidelities(section.property)
+    used = known.pop(section.fidelity, 0)
+    known.pop(settings.lower_fidelity, None)
+    if not known:
+        return None
+    others = ", ".join(f"{n} of fidelity {name!r}" for name, n in known.items())
+    return (
+        f"labels of {section.property} that train: {used} of fidelity {section.fidelity!r}; that do not: {others} "
+        f"(one fidelity trains a campaign, set in campaign.toml)"
+    )
 
 
 def best_label(labels: Mapping[str, LabelRecord], goal: Goal) -> LabelRecord | None:

@@ -13,8 +13,10 @@ import numpy as np
 from campaigns.campaign import Campaign
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
+from campaigns.goals import Scale
 from campaigns.models.lineage import ROUND, kind_of
-from campaigns.pool.labels import Moment, Scale, training_labels
+from campaigns.pool.labels import training_labels
+from campaigns.round.manifest import RoundManifest
 from campaigns.round.stopping import stopping_advice
 from campaigns.status import status
 from db.states import QueueState
@@ -88,7 +90,7 @@ class Evidence:
         self.section: CampaignSection = campaign.configuration.campaign
         self.scale = Scale(self.section.learned_scale)
         self.state: CampaignState = campaign.store.campaign().state
-        self.status: dict[str, Any] = status(campaign)
+        self.status: dict[str, Any] = status(campaign.workspace)
         self.rounds: list[RoundRecord] = campaign.store.rounds()
         self.queue: list[tuple[QueueEntryRecord, str]] = campaign.with_formula(campaign.store.queue())
         self.labels: dict[str, LabelRecord] = training_labels(campaign.store, campaign.configuration)
@@ -120,8 +122,8 @@ class Evidence:
     @property
     def hit(self) -> float | None:
         """Value beyond which a label is a hit."""
-        known = [r.manifest["hit"] for r in self.rounds if r.manifest.get("hit") is not None]
-        return float(known[-1]) if known else self.section.hit
+        known = [hit for r in self.rounds if (hit := RoundManifest.of(r).hit) is not None]
+        return known[-1] if known else self.section.hit
 
     @property
     def trained(self) -> list[RoundRecord]:
@@ -131,7 +133,7 @@ class Evidence:
     @cached_property
     def advice(self) -> StoppingAdvice:
         """Whether to stop, and why."""
-        return stopping_advice(self.campaign)
+        return stopping_advice(self.campaign.workspace)
 
     @property
     def costs(self) -> list[tuple[int, float, float | None]]:
@@ -164,7 +166,7 @@ class Evidence:
     def before(self) -> Predictions | None:
         """Collect the latest model's cross-validated predictions of its own labels."""
         for record in reversed(self.trained):
-            labels = training_labels(self.campaign.store, round_settings(record), Moment.of(record.manifest))
+            labels = training_labels(self.campaign.store, round_settings(record), RoundManifest.of(record).moment)
             rows: dict[str, Any] = (record.metrics_before or {})["held_out"]
             ids = [id_ for id_ in labels if id_ in rows]
             if ids:
@@ -228,7 +230,7 @@ class Evidence:
     def _embeddings(self, record: RoundRecord) -> _Embeddings | None:
         precision = round_settings(record).model.embeddings
         suffix = "" if precision == "float32" else f"-{precision}"
-        hashes = record.manifest.get("backbones", [record.manifest["backbone_sha256"]])
+        hashes = RoundManifest.of(record).backbone_hashes
         folders = [self.campaign.features / "embeddings" / f"{sha256[:32]}{suffix}" for sha256 in hashes]
         return _Embeddings(folders) if all(any(folder.glob("*.arrow")) for folder in folders) else None
 

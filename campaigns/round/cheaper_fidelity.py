@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.pool.labels import Moment, training_labels
+from campaigns.pool.labels import training_labels
 from campaigns.pool.pool import queued_ids
+from campaigns.round.manifest import QueuedCheaper
 from engine.learning.ensemble.settings import minimum_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.campaign import Campaign
-    from campaigns.round.steps import RoundWork
+    from campaigns.round.context import RoundContext
+    from campaigns.workspace import Workspace
     from db.records import LabelRecord
 
 
@@ -39,37 +40,39 @@ class CheaperFidelity:
     pending: NDArray[np.int64]
     """Rows whose label of it is awaited."""
 
-    def is_wanted_first(self, work: RoundWork) -> bool:
+    def is_wanted_first(self, context: RoundContext) -> bool:
         """Whether too few labels of it are there to train on, and more can be had for less than the campaign's own."""
-        section = work.settings.campaign
-        few = len(self.labels) < minimum_labels(work.settings.model.members)
-        return few and len(self.candidates) > 0 and self.core_hours < work.settings.costs.get(section.fidelity, np.inf)
+        section = context.settings.campaign
+        few = len(self.labels) < minimum_labels(context.settings.model.members)
+        return (
+            few and len(self.candidates) > 0 and self.core_hours < context.settings.costs.get(section.fidelity, np.inf)
+        )
 
-    def first_batch(self, work: RoundWork) -> int:
+    def first_batch(self, context: RoundContext) -> int:
         """Entries of a batch that has no other: for what a batch of the campaign's own fidelity would take."""
-        batch, own = work.manifest["batch"], work.settings.costs.get(work.settings.campaign.fidelity, np.inf)
+        batch, own = context.manifest.batch, context.settings.costs.get(context.settings.campaign.fidelity, np.inf)
         return int(min(MANY * batch, max(batch * own / self.core_hours, batch), len(self.candidates)))
 
 
-def cheaper_fidelity(work: RoundWork) -> CheaperFidelity | None:
+def cheaper_fidelity(context: RoundContext) -> CheaperFidelity | None:
     """Give the cheaper fidelity that ``[acquisition] fidelities`` names, as it was when the round began."""
-    settings = work.settings
+    settings = context.settings
     if not settings.acquisition.fidelities:
         return None
     name = settings.acquisition.fidelities[0]
-    queued = work.manifest["cheaper"]
-    labels = training_labels(work.store, settings, Moment.of(work.manifest), name)
-    closed = work.pool.rows_of({*labels, *queued["pending"], *queued["spent"]})
+    queued = context.manifest.cheaper
+    labels = training_labels(context.store, settings, context.manifest.moment, name)
+    closed = context.pool.rows_of({*labels, *queued.pending, *queued.spent})
     return CheaperFidelity(
         name=name,
         core_hours=settings.costs[name],
         labels=labels,
-        candidates=np.setdiff1d(np.union1d(work.candidates(), work.pool.rows_of(work.labels)), closed),
-        pending=work.pool.rows_of(queued["pending"]),
+        candidates=np.setdiff1d(np.union1d(context.candidates, context.pool.rows_of(context.labels)), closed),
+        pending=context.pool.rows_of(queued.pending),
     )
 
 
-def queued_cheaper(campaign: Campaign, labels: dict[str, LabelRecord]) -> dict[str, Any]:
+def queued_cheaper(workspace: Workspace, labels: dict[str, LabelRecord]) -> dict[str, QueuedCheaper]:
     """Fix for a round's manifest what of the cheaper fidelity is awaited, and what has failed or was withdrawn.
 
     Raises
@@ -77,7 +80,7 @@ def queued_cheaper(campaign: Campaign, labels: dict[str, LabelRecord]) -> dict[s
     CampaignError
         If a model will compare both fidelities, and nothing tells what the campaign's own takes.
     """
-    settings = campaign.configuration
+    settings = workspace.configuration
     if not settings.acquisition.fidelities:
         return {}
     own = settings.campaign.fidelity
@@ -87,5 +90,5 @@ def queued_cheaper(campaign: Campaign, labels: dict[str, LabelRecord]) -> dict[s
             f"what {settings.acquisition.fidelities[0]} is worth beside {own} hangs on what {own} takes, and no label "
             f"of {own} has a cost; give [costs] {own} = CORE_HOURS, or import labels with theirs"
         )
-    pending, spent = queued_ids(campaign.store, settings.acquisition.fidelities[0])
-    return {"cheaper": {"pending": sorted(pending), "spent": sorted(spent)}}
+    pending, spent = queued_ids(workspace.store, settings.acquisition.fidelities[0])
+    return {"cheaper": QueuedCheaper(pending=sorted(pending), spent=sorted(spent))}

@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from campaigns.configuration import round_settings
-from campaigns.pool.labels import Scale, best_value, training_labels
+from campaigns.goals import Scale
+from campaigns.pool.labels import best_value, training_labels
+from campaigns.round.manifest import RoundFigures, RoundManifest
 from campaigns.round.stopping import stopping_advice
 from db.states import QueueState
 from engine.learning.ensemble.evaluation import evaluate, evaluation_curves
 from engine.metrics.spread import Spread
 
 if TYPE_CHECKING:
-    from campaigns.campaign import Campaign
-    from campaigns.pool.labels import Goal
-    from db.records import QueueEntryRecord, RoundRecord
+    from campaigns.goals import Goal
+    from campaigns.labelers.labelers import Labeler
+    from campaigns.workspace import Workspace
+    from db.records import Json, QueueEntryRecord, RoundRecord
 
 
-def judge_round(campaign: Campaign, record: RoundRecord, entries: list[QueueEntryRecord]) -> RoundRecord:
+def judge_round(
+    workspace: Workspace, labeler: Labeler, record: RoundRecord, entries: list[QueueEntryRecord]
+) -> RoundRecord:
     """Compare the predictions of a round's queue with the labels that have arrived, and keep the figures."""
     whole = round_settings(record)
     settings = whole.campaign
     scale = Scale(settings.learned_scale)
-    labels = training_labels(campaign.store, whole)
+    labels = training_labels(workspace.store, whole)
     done = [
         e for e in entries if e.state is QueueState.DONE and e.fidelity == settings.fidelity and e.material_id in labels
     ]
     values = np.array([labels[e.material_id].value for e in done])
-    metrics: dict[str, Any] = {
+    metrics: Json = {
         "rows": len(done),
         "failed": sum(e.state is QueueState.FAILED for e in entries),
         "withdrawn": sum(e.state is QueueState.WITHDRAWN for e in entries),
         "cheaper": sum(e.state is QueueState.DONE and e.fidelity != settings.fidelity for e in entries),
         "best": best_value(labels, settings.sought),
         "best_of_round": settings.sought.best(values),
-        **_costs(campaign, entries, settings.property),
-        **_hits(campaign, record, settings.sought, values),
-        "stopping": stopping_advice(campaign).to_dict(),
+        **_costs(workspace, entries, settings.property),
+        **_hits(labeler, record, settings.sought, values),
+        "stopping": stopping_advice(workspace).to_dict(),
     }
     predicted = [e for e in done if "learned_mean" in e.details]
     if predicted:
         truth = scale.learned([labels[e.material_id].value for e in predicted])
         mean, std = (_detail(predicted, name) for name in ("learned_mean", "learned_std"))
         metrics |= {**evaluate(truth, mean, std), "curves": evaluation_curves(truth, mean, std), **_spread(predicted)}
-        if half_width := (record.metrics_before or {}).get("half_width"):
+        if half_width := RoundFigures.of(record).half_width:
             metrics["conformal_coverage_90"] = float(np.mean(np.abs(truth - mean) <= half_width * std))
-    return campaign.store.set_judgement(record.number, metrics)
+    return workspace.store.set_judgement(record.number, metrics)
 
 
-def _spread(predicted: list[QueueEntryRecord]) -> dict[str, Any]:
+def _spread(predicted: list[QueueEntryRecord]) -> Json:
     """Tell what the spreads were made of, and how far from the labels the entries lay, where that was kept."""
-    found: dict[str, Any] = {}
+    found: Json = {}
     if all(name in e.details for e in predicted for name in ("between_std", "within_std")):
         parts = Spread(_detail(predicted, "between_std"), _detail(predicted, "within_std"))
         found["spread"] = parts.summary()
@@ -65,12 +70,12 @@ def _detail(entries: list[QueueEntryRecord], name: str) -> np.ndarray:
     return np.array([e.details[name] for e in entries], dtype=np.float64)
 
 
-def _costs(campaign: Campaign, entries: list[QueueEntryRecord], property: str) -> dict[str, float | None]:
+def _costs(workspace: Workspace, entries: list[QueueEntryRecord], property: str) -> dict[str, float | None]:
     """Core-hours that the round took, failed calculations too, and those expected of the entries that have ended."""
     ended = {(e.material_id, e.fidelity): e for e in entries if e.state in (QueueState.DONE, QueueState.FAILED)}
-    failures = {(f.material_id, f.fidelity): f for f in campaign.store.failures(property)}
+    failures = {(f.material_id, f.fidelity): f for f in workspace.store.failures(property)}
     # what a withdrawn label took is spent all the same
-    taken = [label for label in campaign.store.labels(property, current_only=False) if label.superseded_by is None]
+    taken = [label for label in workspace.store.labels(property, current_only=False) if label.superseded_by is None]
     labels = {(label.material_id, label.fidelity): label for label in taken}
     results = [labels.get(key) or failures.get(key) for key in ended]
     known = [e.expected_cost for e in ended.values() if e.expected_cost is not None]
@@ -80,17 +85,17 @@ def _costs(campaign: Campaign, entries: list[QueueEntryRecord], property: str) -
     }
 
 
-def _hits(campaign: Campaign, record: RoundRecord, goal: Goal, values: np.ndarray) -> dict[str, float | int | None]:
+def _hits(labeler: Labeler, record: RoundRecord, goal: Goal, values: np.ndarray) -> dict[str, float | int | None]:
     """Hits of the round, and how many times more than a random choice would have given.
 
     What random would give is the share of hits among all answers where the labeler knows them (``replay``), else the
     share that the round's own model expects in the pool.
     """
-    hit = record.manifest["hit"]
+    hit = RoundManifest.of(record).hit
     if hit is None:
         return {"hit": None, "hits": None, "enhancement": None}
     hits = int(goal.is_hit(values, hit).sum())
-    known = campaign.labeler.hit_rate(hit, goal)
-    rate = known if known is not None else (record.metrics_before or {}).get("expected_hit_rate")
+    known = labeler.hit_rate(hit, goal)
+    rate = known if known is not None else RoundFigures.of(record).expected_hit_rate
     enhancement = hits / len(values) / rate if len(values) and rate else None
     return {"hit": hit, "hits": hits, "enhancement": enhancement}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from engine.learning.features.featuriser import StatisticsStore, describe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.round.steps import RoundWork
+    from campaigns.round.context import RoundContext
+    from db.records import Json
 
 MANY = 50_000
 """Statistics of fewer crystals are made in this process."""
@@ -58,7 +59,7 @@ class FirstPass:
         full[self.sample] = True
         return full
 
-    def loss(self, utility: NDArray[np.float64]) -> dict[str, Any]:
+    def loss(self, utility: NDArray[np.float64]) -> Json:
         """Count the sample's best (by the full model's ``utility`` of each sampled row) that were filtered out."""
         best = max(1, math.ceil(BEST * len(self.sample)))
         chosen = self.sample[np.argsort(-utility, kind="stable")[:best]]
@@ -71,65 +72,79 @@ class FirstPass:
         }
 
 
-def first_pass(work: RoundWork) -> FirstPass | None:
+def first_pass(context: RoundContext) -> FirstPass | None:
     """Give the round's first pass, made once; None where it is off, pays nothing, or has too few labels."""
-    share = work.settings.acquisition.prefilter
-    candidates = work.candidates()
-    kept = max(math.ceil(share * len(candidates)), _FEWEST * work.manifest["batch"])
-    observed = work.pool.rows_of(work.labels)
-    if not share or kept + SAMPLE >= len(candidates) or len(observed) < minimum_labels(work.settings.model.members):
+    share = context.settings.acquisition.prefilter
+    if not share:
         return None
-    path = work.folder / "first_pass.npz"
+    candidates = context.candidates
+    kept = max(math.ceil(share * len(candidates)), _FEWEST * context.manifest.batch)
+    observed = context.pool.rows_of(context.labels)
+    if kept + SAMPLE >= len(candidates) or len(observed) < minimum_labels(context.settings.model.members):
+        return None
+    path = context.folder / "first_pass.npz"
     if not path.is_file():
-        made = _made(work, candidates, observed, kept)
+        made = _made(context, candidates, observed, kept)
         if made is None:
             return None
         with replaced(path) as partial, partial.open("wb") as handle:
             np.savez(handle, passed=made.passed, sample=made.sample, mean=made.mean, std=made.std)
-        work.say(f"first pass: {kept} of {len(candidates)} candidates are kept for the ensemble")
+        context.say(f"first pass: {kept} of {len(candidates)} candidates are kept for the ensemble")
     with np.load(path) as stored:
         return FirstPass(**{name: stored[name] for name in ("passed", "sample", "mean", "std")})
 
 
-def _made(work: RoundWork, candidates: NDArray[np.int64], observed: NDArray[np.int64], kept: int) -> FirstPass | None:
+def promising(context: RoundContext) -> NDArray[np.int64]:
+    """Candidates that the first pass has kept; all of them where there is none."""
+    passed = first_pass(context)
+    return context.candidates if passed is None else context.candidates[passed.passed[context.candidates]]
+
+
+def _made(
+    context: RoundContext, candidates: NDArray[np.int64], observed: NDArray[np.int64], kept: int
+) -> FirstPass | None:
     from engine.learning.heads.gp import GaussianProcessHead
 
-    statistics = StatisticsStore(work.campaign.features)
-    for done in _describe_pool(work, statistics):
-        work.say(Count(f"{done} of {len(work.pool)} crystals described"))
-    values = work.scale.learned([work.labels[id_].value for id_ in work.pool.rows.take(observed).texts("material_id")])
+    statistics = StatisticsStore(context.workspace.features)
+    for done in _describe_pool(context, statistics):
+        context.say(Count(f"{done} of {len(context.pool)} crystals described"))
+    values = context.scale.learned(
+        [context.labels[id_].value for id_ in context.pool.rows.take(observed).texts("material_id")]
+    )
     try:
-        head = GaussianProcessHead.fit(statistics.read(work.hashes(observed)), values, statistics.groups, work.seed)
+        head = GaussianProcessHead.fit(
+            statistics.read(context.hashes(observed)), values, statistics.groups, context.seed
+        )
     except TooFewLabelsError:
         return None
-    mean, std = np.empty((2, len(work.pool)), dtype=np.float32)
-    for start in range(0, len(work.pool), _ROWS):
+    mean, std = np.empty((2, len(context.pool)), dtype=np.float32)
+    for start in range(0, len(context.pool), _ROWS):
         rows = slice(start, start + _ROWS)
-        mean[rows], std[rows] = head.predict(statistics.read(work.pool.rows[rows].texts("content_hash")))
-    expected, spread = work.settings.campaign.sought.objective.moments(
+        mean[rows], std[rows] = head.predict(statistics.read(context.pool.rows[rows].texts("content_hash")))
+    expected, spread = context.settings.campaign.sought.objective.moments(
         mean[candidates].astype(np.float64), std[candidates].astype(np.float64)
     )
-    passed = np.zeros(len(work.pool), dtype=bool)
+    passed = np.zeros(len(context.pool), dtype=bool)
     passed[candidates[np.argsort(-(expected + spread), kind="stable")[:kept]]] = True
-    passed[work.pool.rows_of(_always(work))] = True
-    sample = np.sort(np.random.default_rng(work.seed).choice(candidates, SAMPLE, replace=False))
+    passed[context.pool.rows_of(_always(context))] = True
+    sample = np.sort(np.random.default_rng(context.seed).choice(candidates, SAMPLE, replace=False))
     return FirstPass(passed, sample, mean, std)
 
 
-def _always(work: RoundWork) -> set[str]:
+def _always(context: RoundContext) -> set[str]:
     """Materials with a label of the property, of whatever fidelity, and those whose label is awaited."""
-    labelled = {label.material_id for label in work.store.labels(work.settings.campaign.property)}
-    return labelled | set(work.labels) | set(work.manifest["pending"])
+    labelled = {label.material_id for label in context.store.labels(context.settings.campaign.property)}
+    return labelled | set(context.labels) | set(context.manifest.pending)
 
 
-def _describe_pool(work: RoundWork, statistics: StatisticsStore) -> Iterator[int]:
-    missing = np.flatnonzero(~statistics.holds(work.pool.hashes))
-    done = len(work.pool) - len(missing)
+def _describe_pool(context: RoundContext, statistics: StatisticsStore) -> Iterator[int]:
+    missing = np.flatnonzero(~statistics.holds(context.pool.hashes))
+    done = len(context.pool) - len(missing)
     yield done
     here = ExecutionSettings(workers=1)
-    execution = work.campaign.configuration.execution.settings() if len(missing) >= MANY else here
+    execution = context.workspace.configuration.execution.settings() if len(missing) >= MANY else here
     with executor(execution) as run:
-        for keys, described in run.map_unordered(describe, crystals_of(work.store, work.pool, missing)):
+        for keys, described in run.map_unordered(describe, crystals_of(context.store, context.pool, missing)):
             statistics.keep(keys, described)
             done += len(keys)
             yield done

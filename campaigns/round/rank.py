@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaigns.goals import Scale
 from campaigns.models.predictors import FewerDraws, load_predictor
 from campaigns.pool.costs import Costs
-from campaigns.pool.labels import Scale, best_value
+from campaigns.pool.labels import best_value
 from campaigns.pool.relatives import Relatives
-from campaigns.round.cheaper_fidelity import MANY, CheaperFidelity, cheaper_fidelity
+from campaigns.round.fidelity_choice import FidelityChoice
+from campaigns.round.manifest import RoundFigures
+from campaigns.round.prefilter import promising
+from campaigns.round.score import finite_predictions
+from campaigns.round.scored_posterior import ScoredPosterior
 from campaigns.round.stopping import best_found
 from db.records import QueueEntryRecord
 from db.states import FailureReason
@@ -26,12 +32,12 @@ from engine.acquire.request import BatchRequest, FunctionOptions, scheduled_beta
 from engine.exceptions import AcquisitionError
 from engine.metrics.extrapolation import TrainingDistance
 from engine.metrics.spread import decompose
-from engine.posteriors.posterior import Fidelities, KnownValues, PoolPosterior
+from engine.posteriors.posterior import KnownValues
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.round.steps import RoundWork
+    from campaigns.round.context import RoundContext
     from db.records import LabelRecord
     from engine.acquire.limits import GroupLimits
 
@@ -44,54 +50,15 @@ _BROKE = (
 )
 
 
-def rank(work: RoundWork) -> tuple[list[QueueEntryRecord], dict[str, Any]]:
-    """Choose a round's batch with its model; the entries, and what deserves keeping with the round.
+def rank(context: RoundContext) -> tuple[list[QueueEntryRecord], RoundFigures]:
+    """Choose a round's batch with its model; the entries, and what is kept with the round.
 
     Raises
     ------
     AcquisitionError
         For what cannot be met, such as a chance constraint that no candidate is likely to meet.
     """
-    return _Ranking(work).entries()
-
-
-class ScoredPosterior:
-    """Marginals from the round's stored predictions; joint draws from the ensemble, made only when asked for."""
-
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, work: RoundWork, n_draws: int):
-        self._work = work
-        self._mean, self._std = work.predicted()
-        self._asked = n_draws
-        self._joint: Any = None
-        self.n_rows = len(self._mean)
-
-    @property
-    def cheaper(self) -> PoolPosterior:
-        """The same rows at the cheaper fidelity that members stand on."""
-        found: PoolPosterior = self._draws().cheaper
-        return found
-
-    @property
-    def n_draws(self) -> int:
-        """Number of joint draws."""
-        return int(self._draws().n_draws)
-
-    def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and calibrated standard deviation of these rows, as stored."""
-        return self._mean[rows], self._std[rows]
-
-    def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """D x len(rows) joint draws."""
-        drawn: NDArray[np.float32] = self._draws().draws(rows)
-        return drawn
-
-    def _draws(self) -> Any:
-        if self._joint is None:
-            work = self._work
-            self._joint = work.ensemble().posterior(work.featuriser, work.pool.hashes, self._asked, work.seed)
-        return self._joint
+    return _Ranking(context).entries()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,27 +83,27 @@ class _Extra:
 
 
 class _Ranking:
-    def __init__(self, work: RoundWork):
-        self.work = work
-        self.settings = work.settings
-        self.acquisition = work.settings.acquisition
-        self.goal = work.settings.campaign.sought
-        self.candidates = work.promising()
-        self.pending = work.pool.rows_of(work.manifest["pending"])
-        self.observed = work.pool.rows_of(work.labels)
-        self.relatives = Relatives.of(work.store, work.pool)
-        self.posterior = ScoredPosterior(work, self.acquisition.draws)
-        self.cheaper = _Choice.of(work, self.posterior)
-        best = best_value(work.labels, self.goal)
-        self.best = None if best is None else float(work.scale.learned(best))
+    def __init__(self, context: RoundContext):
+        self.context = context
+        self.settings = context.settings
+        self.acquisition = context.settings.acquisition
+        self.goal = context.settings.campaign.sought
+        self.candidates = promising(context)
+        self.pending = context.pool.rows_of(context.manifest.pending)
+        self.observed = context.pool.rows_of(context.labels)
+        self.relatives = Relatives.of(context.store, context.pool)
+        self.posterior = ScoredPosterior(context, self.acquisition.draws)
+        self.cheaper = FidelityChoice.of(context, self.posterior)
+        best = best_value(context.labels, self.goal)
+        self.best = None if best is None else float(context.scale.learned(best))
         self.kept: dict[str, Any] = {}
         self._pool_cost: NDArray[np.float64] | None = None
         self.costs = Costs(
-            work.store, work.campaign.configuration, work.campaign.artifacts, _by_id(work), say=work.say,
-            fixed=work.settings.costs.get(work.settings.campaign.fidelity),
+            context.store, context.workspace.configuration, context.workspace.artifacts, _by_id(context),
+            say=context.say, fixed=context.settings.costs.get(context.settings.campaign.fidelity),
         )  # fmt: skip
 
-    def entries(self) -> tuple[list[QueueEntryRecord], dict[str, Any]]:
+    def entries(self) -> tuple[list[QueueEntryRecord], RoundFigures]:
         """Choose, and describe what was chosen."""
         open_rows = np.union1d(self.candidates, self.pending)
         self.kept["best_found"] = best_found(self.posterior, open_rows, self.best, self.goal.objective)
@@ -144,30 +111,30 @@ class _Ranking:
         extras = self._extras()
         batch, costs = self._affordable(self._choose(feasible, extras))
         for note in batch.notes:
-            self.work.say(note)
-        return self._describe(batch, costs, feasible, extras), self.kept
+            self.context.say(note)
+        return self._describe(batch, costs, feasible, extras), RoundFigures(**self.kept)
 
     # -- the request --------------------------------------------------------------------------------------------------
 
     def _choose(self, feasible: NDArray[np.float64] | None, extras: Sequence[_Extra]) -> Batch:
-        acquisition, work = self.acquisition, self.work
+        acquisition, context = self.acquisition, self.context
         costs, left = self._pool_costs()
         self._pool_cost = costs
         if costs is not None and left is not None:
             self.candidates = self._cheap_enough(costs, left)
         request: dict[str, Any] = {
             "acquisition": acquisition.function,
-            "q": min(work.manifest["batch"], len(self.candidates)),
+            "q": min(context.manifest.batch, len(self.candidates)),
             "candidates": self.candidates,
             "pending": self.pending,
-            "rng": np.random.default_rng(work.seed),
+            "rng": np.random.default_rng(context.seed),
             "feasibility": feasible,
             "cost": costs if acquisition.by_cost else None,
             "budget": left if acquisition.by_cost else None,
-            "limits": limits_of(work),
+            "limits": limits_of(context),
             "relatives": self.relatives,
             "diverse": acquisition.diversity,
-            "embeddings": lambda rows: work.featuriser.embeddings(work.hashes(rows)),
+            "embeddings": lambda rows: context.featuriser.embeddings(context.hashes(rows)),
         }
         criterion, threshold = Criterion(self.posterior, self.goal.objective), acquisition.threshold
         if acquisition.is_pareto:
@@ -180,32 +147,34 @@ class _Ranking:
             criterion = Criterion(self.cheaper.posterior, self.goal.objective)
         options = FunctionOptions(
             beta=self._beta,
-            threshold=None if threshold is None else float(work.scale.learned(threshold)),
+            threshold=None if threshold is None else float(context.scale.learned(threshold)),
             share=acquisition.share,
             epsilon=acquisition.epsilon,
             portfolio=self._gains() if acquisition.function == "portfolio" else None,
         )
-        whole = BatchRequest(best=self.best, observed=self.observed, options=options, scale=work.scale.name, **request)
+        whole = BatchRequest(
+            best=self.best, observed=self.observed, options=options, scale=context.scale.name, **request
+        )
         return choose_batch((criterion,), whole)
 
     @property
     def _beta(self) -> float:
         beta = self.acquisition.beta
-        return scheduled_beta(len(self.candidates), self.work.record.number) if beta == "schedule" else float(beta)
+        return scheduled_beta(len(self.candidates), self.context.record.number) if beta == "schedule" else float(beta)
 
     def _feasibility(self) -> NDArray[np.float64] | None:
         """Probability of each candidate to be of use (1 elsewhere), where anything is known of it."""
-        work, factors = self.work, []
+        context, factors = self.context, []
         if self.acquisition.feasibility and (success := self._success()) is not None:
             factors.append(success)
         for seed, (name, limits) in enumerate(self.settings.constraints.predicted.items(), start=1):
-            model = load_predictor(work, limits.model, self.acquisition.draws, work.seed + seed)
+            model = load_predictor(context, limits.model, self.acquisition.draws, context.seed + seed)
             low, high = (None if end is None else float(model.scale.learned(end)) for end in (limits.min, limits.max))
             chance = ChanceConstraint(name, low, high, limits.at_least)
             factors.append(chance.probability(model.posterior, self.candidates))
         if not factors:
             return None
-        feasible = np.ones(len(work.pool))
+        feasible = np.ones(len(context.pool))
         feasible[self.candidates] = np.prod(factors, axis=0)
         return feasible
 
@@ -213,21 +182,21 @@ class _Ranking:
         """Probability of each candidate's calculation to succeed, where failures tell crystals apart."""
         from engine.learning.ensemble.feasibility import Feasibility
 
-        work, section = self.work, self.settings.campaign
+        context, section = self.context, self.settings.campaign
         failed = {
             failure.material_id
-            for failure in work.store.failures(section.property)
+            for failure in context.store.failures(section.property)
             if failure.fidelity == section.fidelity
             and failure.reason not in NOT_THE_CRYSTALS
-            and (failure.id or 0) <= work.manifest.get("failures_up_to", 0)
-        } - work.labels.keys()
-        failures = work.pool.rows_of(failed)
+            and (failure.id or 0) <= context.manifest.failures_up_to
+        } - context.labels.keys()
+        failures = context.pool.rows_of(failed)
         if not len(failures):
             return None
         rows = np.concatenate([self.observed, failures])
         outcome = np.arange(len(rows)) >= len(self.observed)
-        found = Feasibility.fit(self._composition(rows), outcome, work.seed)
-        work.say(str(found))
+        found = Feasibility.fit(self._composition(rows), outcome, context.seed)
+        context.say(str(found))
         self.kept["feasibility"] = {name: v for name, v in found.to_dict().items() if name != "weights"}
         if not found.discriminates:
             return None
@@ -235,19 +204,19 @@ class _Ranking:
         return np.concatenate([found.success(self._composition(part)) for part in parts])
 
     def _composition(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        featuriser = self.work.featuriser
-        return featuriser.embeddings(self.work.hashes(rows))[:, featuriser.backbone.groups["composition"]]
+        featuriser = self.context.featuriser
+        return featuriser.embeddings(self.context.hashes(rows))[:, featuriser.backbone.groups["composition"]]
 
     def _extras(self) -> list[_Extra]:
         """Further objectives, known or predicted."""
-        work, found = self.work, []
+        context, found = self.context, []
         sections = self.settings.objectives
         names = [section.property for section in sections if not section.model]
-        known = work.pool.known(work.store, names, "[[objectives]]")
+        known = context.pool.known(context.store, names, "[[objectives]]")
         for k, section in enumerate(sections):
             if section.model:
-                seed = work.seed + 101 + k
-                predictor = load_predictor(work, section.model, self.acquisition.draws, seed)
+                seed = context.seed + 101 + k
+                predictor = load_predictor(context, section.model, self.acquisition.draws, seed)
                 posterior, scale = predictor.posterior, predictor.scale
             else:
                 scale = Scale(section.learned_scale)
@@ -261,21 +230,21 @@ class _Ranking:
     def _observed(self, extras: Sequence[_Extra]) -> NDArray[np.int64]:
         """Labelled rows whose further objectives are known."""
         names = [section.property for section in self.settings.objectives if not section.model]
-        known = self.work.pool.known(self.work.store, names, "[[objectives]]")
+        known = self.context.pool.known(self.context.store, names, "[[objectives]]")
         whole = [np.isfinite(known[name][self.observed]) for name in names]
         return self.observed[np.logical_and.reduce(whole)] if whole else self.observed
 
     def _gains(self) -> dict[str, float]:
         """Gains of the portfolio's functions from the labels that each has brought in earlier rounds."""
-        work = self.work
+        context = self.context
         gains = dict.fromkeys(self.acquisition.portfolio, 0.0)
-        asked = {e.material_id: e for e in work.store.queue() if (e.round or 0) < work.record.number}
-        utility = {id_: float(self.goal.utility(label.value)) for id_, label in work.labels.items()}
-        for record in work.store.rounds()[: work.record.number - 1]:
+        asked = {e.material_id: e for e in context.store.queue() if (e.round or 0) < context.record.number}
+        utility = {id_: float(self.goal.utility(label.value)) for id_, label in context.labels.items()}
+        for record in context.store.rounds()[: context.record.number - 1]:
             mine = [e for e in asked.values() if e.round == record.number and e.material_id in utility]
             earlier = [u for id_, u in utility.items() if id_ not in asked or (asked[id_].round or 0) < record.number]
             rules = [str(e.details.get("rule")) for e in mine]
-            if "portfolio" in (record.metrics_before or {}) and mine and earlier:
+            if RoundFigures.of(record).portfolio is not None and mine and earlier:
                 gains = updated_gains(gains, rules, _array(utility[e.material_id] for e in mine), _array(earlier))
         self.kept["portfolio"] = gains
         return gains
@@ -284,19 +253,19 @@ class _Ranking:
 
     def _pool_costs(self) -> tuple[NDArray[np.float64] | None, float | None]:
         """Estimate what each candidate costs (1 elsewhere), and say what is left, where either is asked for."""
-        work, left = self.work, self.work.manifest.get("core_hours_left")
+        context, left = self.context, self.context.manifest.core_hours_left
         if not self.acquisition.by_cost and left is None:
             return None, None
-        work.say(str(self.costs))
+        context.say(str(self.costs))
         if left is not None and not self.costs.in_core_hours:
             own = self.settings.campaign.fidelity
-            work.say(
+            context.say(
                 f"the budget of core-hours cannot limit this batch; give [costs] {own} = CORE_HOURS, or import labels "
                 "with their cost"
             )
             left = None
-        costs = np.ones(len(work.pool))
-        costs[self.candidates] = self.costs.estimated([work.pool.rows[row] for row in self.candidates])
+        costs = np.ones(len(context.pool))
+        costs[self.candidates] = self.costs.estimated([context.pool.rows[row] for row in self.candidates])
         return costs, left
 
     def _cheap_enough(self, costs: NDArray[np.float64], left: float) -> NDArray[np.int64]:
@@ -305,12 +274,12 @@ class _Ranking:
         if not fits.any():
             raise AcquisitionError(_BROKE.format(left, mine.min()))
         if not fits.all():
-            self.work.say(f"{fits.sum()} of {len(fits)} candidates fit the {left:,.0f} core-hours that are left")
+            self.context.say(f"{fits.sum()} of {len(fits)} candidates fit the {left:,.0f} core-hours that are left")
         return self.candidates[fits]
 
     def _affordable(self, batch: Batch) -> tuple[Batch, list[float | None]]:
         """Count what each row costs, and leave out what the core-hours that are left do not pay for."""
-        left = self.work.manifest.get("core_hours_left")
+        left = self.context.manifest.core_hours_left
         if not self.costs.in_core_hours:
             return batch, [None] * len(batch.rows)
         costs = self._counted(batch.rows)
@@ -332,8 +301,8 @@ class _Ranking:
 
     def _counted(self, rows: NDArray[np.int64]) -> list[float]:
         """Cost of each chosen row, at its fidelity."""
-        n = len(self.work.pool)
-        counted = iter(self.costs.counted([self.work.pool.rows[row] for row in rows[rows < n]]))
+        n = len(self.context.pool)
+        counted = iter(self.costs.counted([self.context.pool.rows[row] for row in rows[rows < n]]))
         cheaper = 0.0 if self.cheaper is None else self.cheaper.core_hours
         return [next(counted) if row < n else cheaper for row in rows.tolist()]
 
@@ -346,8 +315,8 @@ class _Ranking:
         feasible: NDArray[np.float64] | None,
         extras: Sequence[_Extra],
     ) -> list[QueueEntryRecord]:
-        work, section = self.work, self.settings.campaign
-        level, rows = np.divmod(batch.rows, len(work.pool))
+        context, section = self.context, self.settings.campaign
+        level, rows = np.divmod(batch.rows, len(context.pool))
         mean, std = self.posterior.mean_std(rows)
         details = [
             {"learned_mean": m, "learned_std": s, "rule": rule}
@@ -356,16 +325,16 @@ class _Ranking:
         for name, values in self._about(rows, std, feasible, extras).items():
             for about, value in zip(details, values, strict=True):
                 about[name] = value
-        hit, threshold = work.manifest["hit"], self.acquisition.threshold
-        context = ReasonContext(
+        hit, threshold = context.manifest.hit, self.acquisition.threshold
+        shared = ReasonContext(
             objective=self.goal.objective,
             best=self.best,
             beta=self._beta,
-            scale=work.scale.name,
+            scale=context.scale.name,
             unit=section.unit,
-            half_width=work.half_width,
-            hit=None if hit is None else float(work.scale.learned(hit)),
-            threshold=None if threshold is None else float(work.scale.learned(threshold)),
+            half_width=context.half_width,
+            hit=None if hit is None else float(context.scale.learned(hit)),
+            threshold=None if threshold is None else float(context.scale.learned(threshold)),
         )
         labelled = set(self.observed.tolist())
         entries = []
@@ -373,14 +342,33 @@ class _Ranking:
             row = ChosenRow(
                 rule=batch.rules[k], mean=mean[k], std=std[k], feasibility=about.get("feasibility"), cost=costs[k]
             )
-            words = reason(row, context)
+            words = reason(row, shared)
             words += "".join(f"; {extra.words(about[extra.name])}" for extra in extras)
             words += self.relatives.words(int(rows[k]), labelled) if self.relatives else ""
-            entries.append(work.entry(k + 1, int(rows[k]), mean[k], std[k], batch.values[k], words, about))
+            entries.append(self._entry(k + 1, int(rows[k]), float(batch.values[k]), words, about))
         entries = [replace(e, expected_cost=cost) for e, cost in zip(entries, costs, strict=True)]
         if self.cheaper is None or self._pool_cost is None:
             return entries
         return self.cheaper.named(entries, level, rows, self._pool_cost)
+
+    def _entry(self, rank: int, row: int, value: float, words: str, about: dict[str, Any]) -> QueueEntryRecord:
+        """Write a chosen row of the pool as a queue entry; ``about`` has its prediction in learned units."""
+        context, mean, std = self.context, about["learned_mean"], about["learned_std"]
+        logarithmic = context.scale.name == "log10"
+        half = context.half_width * std
+        return QueueEntryRecord(
+            rank=rank,
+            material_id=context.pool.rows[row].material_id,
+            predicted_mean=float(context.scale.true(mean)),
+            predicted_lower=float(context.scale.true(mean - half)),
+            predicted_upper=float(context.scale.true(mean + half)),
+            log10_mean=float(mean) if logarithmic else None,
+            log10_std=float(std) if logarithmic else None,
+            acquisition_value=value if math.isfinite(value) else None,
+            reason=words,
+            fidelity=self.settings.campaign.fidelity,
+            details=about,
+        )
 
     def _about(
         self,
@@ -390,116 +378,36 @@ class _Ranking:
         extras: Sequence[_Extra],
     ) -> dict[str, list[float]]:
         """Describe each row beside its prediction: what its spread is made of, how far from the labels it lies."""
-        work = self.work
-        table = work.members(work.hashes(rows))
+        context = self.context
+        table = finite_predictions(context, context.hashes(rows))
         parts = decompose(table.mean, table.std)
         parts = parts.scaled(std / parts.total)  # calibration, and what widens it far from the labels
         found = {"between_std": parts.between.tolist(), "within_std": parts.within.tolist()}
         if len(self.observed) > 1:
-            distance = TrainingDistance.fit(work.featuriser.embeddings(work.hashes(self.observed)), seed=work.seed)
-            near = distance.percentile(distance(work.featuriser.embeddings(work.hashes(rows))))
+            distance = TrainingDistance.fit(
+                context.featuriser.embeddings(context.hashes(self.observed)), seed=context.seed
+            )
+            near = distance.percentile(distance(context.featuriser.embeddings(context.hashes(rows))))
             found["distance_percentile"] = near.tolist()
         if feasible is not None:
             found["feasibility"] = feasible[rows].tolist()
         return found | {extra.name: extra.shown(rows) for extra in extras}
 
 
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """The pool at the campaign's fidelity and, as rows behind, at a cheaper one."""
-
-    work: RoundWork
-    fidelity: CheaperFidelity
-    posterior: Fidelities
-
-    @classmethod
-    def of(cls, work: RoundWork, posterior: ScoredPosterior) -> _Choice | None:
-        """Give the choice where there is any: a cheaper fidelity may be queued, and members stand on it."""
-        fidelity = cheaper_fidelity(work)
-        if fidelity is None or work.ensemble().lower_fidelity is None:
-            return None
-        return cls(work, fidelity, Fidelities((posterior, posterior.cheaper)))
-
-    @property
-    def core_hours(self) -> float:
-        """Of a calculation at the cheaper fidelity."""
-        return self.fidelity.core_hours
-
-    def widened(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Give what of a request for the pool changes when its rows are there at both fidelities.
-
-        A material may be queued at the cheaper one as long as that takes less. The batch holds as many entries of the
-        campaign's own fidelity as it may, and so many of the other that all of them take no more than those would.
-        """
-        n, fidelity, cost = len(self.work.pool), self.fidelity, request["cost"]
-        batch, own = self.work.manifest["batch"], request["candidates"]
-        hours = batch * float(cost[own].max())
-        dearest = cost.copy()
-        dearest[np.setdiff1d(fidelity.candidates, own)] = hours / batch  # those that have a label there
-        candidates = fidelity.candidates[fidelity.core_hours < dearest[fidelity.candidates]]
-        both = np.concatenate([own, n + candidates])
-        limits = {name: (np.tile(groups, 2), most) for name, (groups, most) in request["limits"].items()}
-        # a cheaper row is a group of its own, which no limit meets
-        limits["batch"] = (np.concatenate([np.zeros(n, dtype=np.int64), 1 + np.arange(n)]), batch)
-        embeddings, feasible, relatives = request["embeddings"], request["feasibility"], request["relatives"]
-        return {
-            "q": min(MANY * batch, len(both)),
-            "budget": hours if request["budget"] is None else min(hours, request["budget"]),
-            "candidates": both,
-            "pending": np.concatenate([request["pending"], n + fidelity.pending]),
-            "cost": np.concatenate([cost, np.full(n, fidelity.core_hours)]),
-            "feasibility": None if feasible is None else np.tile(feasible, 2),
-            "limits": limits,
-            "relatives": None if relatives is None else lambda row: np.add.outer([0, n], relatives(row % n)).ravel(),
-            "embeddings": lambda rows: embeddings(rows % n),
-            "target_of": np.tile(np.arange(n), 2),
-        }
-
-    def named(
-        self,
-        entries: Sequence[QueueEntryRecord],
-        level: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        cost: NDArray[np.float64],
-    ) -> list[QueueEntryRecord]:
-        """Give entries their fidelity, and say why it is this one.
-
-        ``level`` is 1 for the cheaper; ``cost`` is that of the pool's rows at the campaign's own.
-        """
-        work, own = self.work, self.work.settings.campaign.fidelity
-        told = work.ensemble().information_ratio(work.featuriser, work.hashes(rows))
-        known = {*self.fidelity.labels, *(work.pool.rows[row].material_id for row in self.fidelity.pending)}
-        found = []
-        name = self.fidelity.name
-        shares = zip(told.tolist(), (self.core_hours / cost[rows]).tolist(), strict=True)
-        for entry, cheaper, (share, price) in zip(entries, level.tolist(), shares, strict=True):
-            tells = f"{share:.0%} of what {own} would, for {price:.2g} of its core-hours"
-            if entry.material_id in work.labels:
-                words = f"{name} beside its {own}: tells how they differ"
-            elif cheaper:
-                words = f"{name} first: it tells {tells}"
-            elif entry.material_id in known:
-                words = f"{own}: {name} of it is there or awaited"
-            else:
-                words = f"{own} at once: {name} would tell {tells}"
-            found.append(replace(entry, fidelity=name if cheaper else own, reason=f"{entry.reason}; {words}"))
-        return found
-
-
-def limits_of(work: RoundWork) -> GroupLimits:
+def limits_of(context: RoundContext) -> GroupLimits:
     """Most entries of one group in a batch, by the groups of all rows."""
-    section = work.settings.constraints
+    section = context.settings.constraints
     limits: dict[str, Any] = {}
     if section.max_per_chemical_system is not None:
-        limits["chemical system"] = (work.pool.families("chemical_system"), section.max_per_chemical_system)
+        limits["chemical system"] = (context.pool.families("chemical_system"), section.max_per_chemical_system)
     if section.max_per_prototype is not None:
-        limits["prototype"] = (work.pool.families("prototype"), section.max_per_prototype)
+        limits["prototype"] = (context.pool.families("prototype"), section.max_per_prototype)
     return limits
 
 
-def _by_id(work: RoundWork) -> Mapping[str, LabelRecord]:
+def _by_id(context: RoundContext) -> Mapping[str, LabelRecord]:
     """Labels in the order of the pool, so that a fit does not hang on the order they came in."""
-    return {id_: work.labels[id_] for id_ in work.pool.ids if id_ in work.labels}
+    return {id_: context.labels[id_] for id_ in context.pool.ids if id_ in context.labels}
 
 
 def _array(values: Any) -> NDArray[np.float64]:

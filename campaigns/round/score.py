@@ -18,6 +18,7 @@ import numpy as np
 
 from campaigns.files import replaced
 from campaigns.output import Count
+from campaigns.round.prefilter import first_pass
 from engine.execution import Threads, cores, executor
 from engine.learning.ensemble.storage import RECORD
 from engine.learning.seeding import one_thread
@@ -26,7 +27,7 @@ from engine.posteriors.posterior import finite_members
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.round.steps import RoundWork
+    from campaigns.round.context import RoundContext
     from engine.execution import Run
     from engine.learning.backbones.stack import AnyFeaturiser
     from engine.learning.ensemble.ensemble import Ensemble, MemberTable
@@ -42,19 +43,19 @@ Part = tuple[int, "NDArray[np.float64]", tuple[str, ...]]
 """First row, mean and standard deviation (2 x rows), and what deserves saying."""
 
 
-def score_pool(work: RoundWork, path: Path) -> float:
+def score_pool(context: RoundContext, path: Path) -> float:
     """Write the predictions of the whole pool to ``path``; how many hits are expected among them.
 
     Workers of a cluster read embeddings and write nothing; they must see the campaign's directory under the same name.
     """
-    folder, passed = _parts_folder(work, path), work.first_pass
-    full = np.ones(len(work.pool), dtype=bool) if passed is None else passed.full
-    starts = range(0, len(work.pool), PART)
+    folder, passed = _parts_folder(context, path), first_pass(context)
+    full = np.ones(len(context.pool), dtype=bool) if passed is None else passed.full
+    starts = range(0, len(context.pool), PART)
     missing = [start for start in starts if not _part(folder, start).is_file()]
-    done = len(work.pool) - sum(min(PART, len(work.pool) - start) for start in missing)
-    items = ((start, work.hashes(start + np.flatnonzero(full[start : start + PART]))) for start in missing)
-    with _workers(work) as run:
-        for start, found, notes in run.map_unordered(predict_part, items, work.ensemble(), work.featuriser):
+    done = len(context.pool) - sum(min(PART, len(context.pool) - start) for start in missing)
+    items = ((start, context.hashes(start + np.flatnonzero(full[start : start + PART]))) for start in missing)
+    with _workers(context) as run:
+        for start, found, notes in run.map_unordered(predict_part, items, context.ensemble, context.featuriser):
             table = found
             if passed is not None:  # the cheap model's for the others
                 rows = slice(start, start + PART)
@@ -62,10 +63,10 @@ def score_pool(work: RoundWork, path: Path) -> float:
                 table[:, full[rows]] = found
             with replaced(_part(folder, start)) as partial, partial.open("wb") as handle:
                 np.save(handle, table)
-            work.note(notes)
+            context.progress.once(notes)
             done += table.shape[1]
-            work.say(Count(f"{done} of {len(work.pool)} crystals scored"))
-    expected = _join(work, path, (np.load(_part(folder, start)) for start in starts))
+            context.say(Count(f"{done} of {len(context.pool)} crystals scored"))
+    expected = _join(context, path, (np.load(_part(folder, start)) for start in starts))
     shutil.rmtree(folder, ignore_errors=True)
     return expected
 
@@ -92,11 +93,18 @@ def finite_table(
     return (table if std is None or not notes else replace(table, mean=mean, std=std)), notes
 
 
+def finite_predictions(context: RoundContext, hashes: Sequence[str]) -> MemberTable:
+    """Predict crystals as :func:`finite_table`; members that are left out are named once in a round."""
+    table, notes = finite_table(context.ensemble, context.featuriser, hashes)
+    context.progress.once(notes)
+    return table
+
+
 @contextmanager
-def _workers(work: RoundWork) -> Iterator[Run]:
+def _workers(context: RoundContext) -> Iterator[Run]:
     """Threads for what is linear algebra, processes for networks, and a cluster where there is one and it pays."""
-    execution = work.campaign.configuration.execution
-    networks, n = work.ensemble().settings.networks, len(work.pool)
+    execution = context.workspace.configuration.execution
+    networks, n = context.ensemble.settings.networks, len(context.pool)
     if n > (MANY_FOR_NETWORKS if networks else MANY) and (networks or execution.backend == "dask"):
         with executor(execution.settings()) as run:
             yield run
@@ -105,30 +113,30 @@ def _workers(work: RoundWork) -> Iterator[Run]:
             yield Threads(1 if networks else execution.workers or cores())
 
 
-def _join(work: RoundWork, path: Path, parts: Iterator[NDArray[np.float64]]) -> float:
+def _join(context: RoundContext, path: Path, parts: Iterator[NDArray[np.float64]]) -> float:
     import pyarrow as pa
     from pyarrow import parquet
 
     names = ("mean", "lower", "upper", "learned_mean", "learned_std")
     schema = pa.schema([("id", pa.string()), ("formula", pa.string()), *((name, pa.float64()) for name in names)])
-    hit, expected, start = work.manifest["hit"], 0.0, 0
+    hit, expected, start = context.manifest.hit, 0.0, 0
     with replaced(path) as partial, parquet.ParquetWriter(partial, schema, use_dictionary=["formula"]) as writer:
         for mean, std in parts:
-            rows = work.pool.rows[start : start + len(mean)]
-            half = work.half_width * std
-            true = [work.scale.true(values) for values in (mean, mean - half, mean + half)]
+            rows = context.pool.rows[start : start + len(mean)]
+            half = context.half_width * std
+            true = [context.scale.true(values) for values in (mean, mean - half, mean + half)]
             columns = [rows.column("material_id"), rows.column("formula"), *map(pa.array, (*true, mean, std))]
             writer.write_table(pa.table(columns, schema=schema))
             if hit is not None:
-                expected += float(work.settings.campaign.sought.hit_probability(mean, std, hit).sum())
+                expected += float(context.settings.campaign.sought.hit_probability(mean, std, hit).sum())
             start += len(mean)
     return expected
 
 
-def _parts_folder(work: RoundWork, path: Path) -> Path:
+def _parts_folder(context: RoundContext, path: Path) -> Path:
     """Where parts are kept, under the hash of the model that makes them."""
-    assert work.record.model_id is not None
-    record = work.campaign.artifacts / "models" / work.record.model_id / RECORD
+    assert context.record.model_id is not None
+    record = context.workspace.artifacts / "models" / context.record.model_id / RECORD
     return path.with_name(f"{path.stem}-{hashlib.sha256(record.read_bytes()).hexdigest()[:16]}")
 
 

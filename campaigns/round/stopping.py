@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaigns.budget import asked, core_hours
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.pool.labels import best_value, training_labels
-from db.states import UNFINISHED, QueueState
+from campaigns.round.manifest import RoundFigures, RoundManifest
+from db.states import QueueState
 from engine.metrics.stopping import (
     Outlook,
     StoppingAdvice,
@@ -23,8 +25,8 @@ from engine.metrics.stopping import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from campaigns.campaign import Campaign
-    from db.records import FailureRecord, LabelRecord, RoundRecord
+    from campaigns.workspace import Workspace
+    from db.records import LabelRecord, RoundRecord
     from engine.acquire.objectives import Objective
     from engine.posteriors.posterior import PoolPosterior
 
@@ -32,61 +34,43 @@ _ROWS = 65_536
 """Rows of stored predictions in memory together."""
 
 
-def stopping_advice(campaign: Campaign) -> StoppingAdvice:
+def stopping_advice(workspace: Workspace) -> StoppingAdvice:
     """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing."""
-    return advise(outlook(campaign), campaign.configuration.stopping_rule)
+    return advise(outlook(workspace), workspace.configuration.stopping_rule)
 
 
-def outlook(campaign: Campaign) -> Outlook:
+def outlook(workspace: Workspace) -> Outlook:
     """Collect what bears on stopping: labels, core-hours, hits left, whether the best is found, idle rounds."""
-    store, section = campaign.store, campaign.configuration.campaign
-    labels = training_labels(store, campaign.configuration)
+    store, section = workspace.store, workspace.configuration.campaign
+    labels = training_labels(store, workspace.configuration)
     scored = next((r for r in reversed(store.rounds()) if r.predictions is not None), None)
     return Outlook(
-        labels=campaign.asked(),
+        labels=asked(workspace),
         budget_labels=section.budget,
-        core_hours=core_hours(campaign),
-        undiscovered_hits=None if scored is None else undiscovered_hits(campaign, scored, labels),
-        best_found=None if scored is None else (scored.metrics_before or {}).get("best_found"),
-        idle_rounds=idle_rounds(_best_utilities(campaign, labels), "max"),
+        core_hours=core_hours(workspace),
+        undiscovered_hits=None if scored is None else undiscovered_hits(workspace, scored, labels),
+        best_found=None if scored is None else RoundFigures.of(scored).best_found,
+        idle_rounds=idle_rounds(_best_utilities(workspace, labels), "max"),
     )
 
 
-def core_hours(campaign: Campaign) -> float:
-    """Sum the core-hours of what the campaign asked for, finished or failed, where the cost is known."""
-    store, section = campaign.store, campaign.configuration.campaign
-    asked = {(e.material_id, e.fidelity) for e in store.queue()}
-    # what a withdrawn label took is spent, what a corrected one took is said by the one that corrects it
-    labels = [label for label in store.labels(section.property, current_only=False) if label.superseded_by is None]
-    ended: list[LabelRecord | FailureRecord] = [*labels, *store.failures(section.property)]
-    return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in asked)
-
-
-def core_hours_left(campaign: Campaign) -> float | None:
-    """Core-hours of the budget that are neither spent nor expected of what is queued; None without such a budget."""
-    budget = campaign.configuration.campaign.budget_core_hours
-    if budget is None:
-        return None
-    return budget - core_hours(campaign) - sum(e.expected_cost or 0.0 for e in campaign.store.queue(UNFINISHED))
-
-
-def undiscovered_hits(campaign: Campaign, record: RoundRecord, labels: Mapping[str, LabelRecord]) -> float | None:
+def undiscovered_hits(workspace: Workspace, record: RoundRecord, labels: Mapping[str, LabelRecord]) -> float | None:
     """Sum the probabilities of a hit, as a round's model predicted them, over materials without a label or a failure.
 
     None where what counts as a hit is not known.
     """
-    hit = record.manifest.get("hit")
+    hit = RoundManifest.of(record).hit
     if hit is None or record.predictions is None:
         return None
     from pyarrow import parquet
 
-    path = campaign.directory / record.predictions.path
+    path = workspace.directory / record.predictions.path
     if not path.is_file():
         raise CampaignError(
             f"{path} is missing, the predictions of round {record.number}; copy artifacts/ with the campaign"
         )
     goal = round_settings(record).campaign.sought
-    ended = campaign.store.queue([QueueState.FAILED, QueueState.WITHDRAWN])
+    ended = workspace.store.queue([QueueState.FAILED, QueueState.WITHDRAWN])
     closed = {*labels, *(e.material_id for e in ended if e.fidelity == round_settings(record).campaign.fidelity)}
     expected = 0.0
     with parquet.ParquetFile(path) as table:
@@ -114,11 +98,11 @@ def best_found(
     return best_found_probability(objective.utility(posterior.draws(chosen)), utility, "max")
 
 
-def _best_utilities(campaign: Campaign, labels: Mapping[str, LabelRecord]) -> list[float | None]:
+def _best_utilities(workspace: Workspace, labels: Mapping[str, LabelRecord]) -> list[float | None]:
     """Give the utility of the best label before the first round, and after each round that has brought any."""
-    goal = campaign.configuration.campaign.sought
+    goal = workspace.configuration.campaign.sought
     bought: dict[int, set[str]] = {}
-    for entry in campaign.store.queue([QueueState.DONE]):
+    for entry in workspace.store.queue([QueueState.DONE]):
         if entry.material_id in labels and entry.fidelity == labels[entry.material_id].fidelity:
             bought.setdefault(entry.round or 0, set()).add(entry.material_id)
     later = set().union(*bought.values())

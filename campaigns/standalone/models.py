@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced
+from campaigns.goals import Scale, default_scale, flaw
 from campaigns.models.lineage import answers_seen
 from campaigns.output import Count
-from campaigns.pool.labels import Scale, default_scale, flaw
 from engine.execution import cores
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material

@@ -159,23 +159,21 @@ def _whole_rounds() -> list[Measure]:
 def _round_seconds(folder: Path, function: str) -> float:
     """Train, score, rank and queue; the pool's embeddings are there."""
     from campaigns.campaign import Campaign
-    from campaigns.round.steps import RoundWork, open_round
+    from campaigns.round.context import RoundContext
+    from campaigns.round.opening import open_round
+    from campaigns.round.steps import run_steps
     from db.states import RoundState
 
     directory = folder / function
     Campaign.create(directory, fidelity="agl", batch=ROUND_BATCH, budget=1000).close()
     text = (directory / "campaign.toml").read_text()
     (directory / "campaign.toml").write_text(text.replace('function = "ucb"', f'function = "{function}"'))
-    with Campaign.open(directory) as campaign:
-        campaign.features = folder / "features"
+    with Campaign.open(directory, features=folder / "features") as campaign:
         campaign.ingest([str(path) for path in large_pool_files(folder)])
         _label(campaign)
-        work = RoundWork(campaign, open_round(campaign, ROUND_BATCH), lambda text: None)
-        work.record = work.next_step()
-        taken = 0.0
-        while work.record.state is not RoundState.QUEUED:
-            taken += processor_seconds(lambda: setattr(work, "record", work.next_step()))
-    return taken
+        record = open_round(campaign.workspace, ROUND_BATCH)
+        context = run_steps(RoundContext.of(campaign.workspace, record, lambda text: None), RoundState.EMBEDDED)
+        return processor_seconds(lambda: run_steps(context, embedded=True))
 
 
 def _plain_seconds(folder: Path) -> tuple[float, int]:

@@ -204,7 +204,9 @@ def round_of(home: Path, n: int, variant: Variant) -> list[Measure]:
     import torch
 
     from campaigns.campaign import Campaign
-    from campaigns.round.steps import RoundWork, open_round
+    from campaigns.round.context import RoundContext
+    from campaigns.round.opening import open_round
+    from campaigns.round.steps import STEPS, run_steps
     from db.states import RoundState
 
     torch.set_num_threads(1)
@@ -216,13 +218,14 @@ def round_of(home: Path, n: int, variant: Variant) -> list[Measure]:
         assert old in text, old
         text = text.replace(old, new)
     settings.write_text(text)
-    with Campaign.open(directory) as campaign:
-        campaign.features = home / "features"
+    with Campaign.open(directory, features=home / "features") as campaign:
         _label(campaign, n, variant.labels)
         record: list[Any] = []
-        taken = {"open": _timed(lambda: record.append(open_round(campaign, variant.batch)))}
-        work: list[Any] = []
-        taken["inputs"] = _timed(lambda: work.append(RoundWork(campaign, record[0], lambda text: None)))
+        taken = {"open": _timed(lambda: record.append(open_round(campaign.workspace, variant.batch)))}
+        rounds: list[RoundContext] = []
+        taken["inputs"] = _timed(
+            lambda: rounds.append(RoundContext.of(campaign.workspace, record[0], lambda text: None))
+        )
         names = {
             RoundState.STARTED: "embedded",
             RoundState.EMBEDDED: "train",
@@ -230,8 +233,11 @@ def round_of(home: Path, n: int, variant: Variant) -> list[Measure]:
             RoundState.SCORED: "rank",
             RoundState.RANKED: "queue",
         }
-        while (state := work[0].record.state) is not RoundState.QUEUED:
-            taken[names[state]] = _timed(lambda: setattr(work[0], "record", work[0].next_step()))
+        ends = [step.after for step in STEPS[1:]] + [RoundState.QUEUED]
+        for step, end in zip(STEPS, ends, strict=True):
+            taken[names[step.after]] = _timed(
+                lambda end=end: rounds.append(run_steps(rounds[-1], end, embedded=len(rounds) > 1))
+            )
         assert len(campaign.store.queue()) == variant.batch
     shutil.rmtree(directory)
     kind = f"{n:,} rows, {MEMBERS} {variant.words}, {variant.labels} labels"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tests.benchmarks.measure import REPEATS, Measure, processor_seconds
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
+    from campaigns.workspace import Workspace
     from engine.materials.crystal import Crystal
 
 LABELS = (100, 300)
@@ -80,24 +82,25 @@ def _rates(campaign: Campaign, folder: Path) -> tuple[float, float]:
     """Crystals scored a second with nothing on disk, and in the round after; the best of several pairs of rounds."""
     first, again = [], []
     for _ in range(REPEATS):
-        campaign.features = Path(tempfile.mkdtemp(dir=folder))
-        first.append(_score_seconds(campaign))
-        again.append(_score_seconds(campaign))
+        workspace = replace(campaign.workspace, features=Path(tempfile.mkdtemp(dir=folder)))
+        first.append(_score_seconds(workspace))
+        again.append(_score_seconds(workspace))
     n = len(campaign.store.material_index())
     return n / min(first), n / min(again)
 
 
-def _score_seconds(campaign: Campaign) -> float:
+def _score_seconds(workspace: Workspace) -> float:
     """Do one round; time its steps that embed and score the pool, reading and writing included."""
-    from campaigns.round.steps import RoundWork, open_round
+    from campaigns.round.context import RoundContext
+    from campaigns.round.opening import open_round
+    from campaigns.round.steps import STEPS, run_steps
     from db.states import RoundState
 
-    work = RoundWork(campaign, open_round(campaign, batch=1), lambda text: None)
+    rounds = [RoundContext.of(workspace, open_round(workspace, batch=1), lambda text: None)]
     taken = 0.0
-    while work.record.state is not RoundState.QUEUED:
-        counts = work.record.state in (RoundState.STARTED, RoundState.TRAINED)
-        spent = processor_seconds(lambda: setattr(work, "record", work.next_step()))
-        taken += spent if counts else 0.0
+    for step, end in zip(STEPS, [*(step.after for step in STEPS[1:]), RoundState.QUEUED], strict=True):
+        spent = processor_seconds(lambda end=end: rounds.append(run_steps(rounds[-1], end, embedded=len(rounds) > 1)))
+        taken += spent if step.after in (RoundState.STARTED, RoundState.TRAINED) else 0.0
     return taken
 
 

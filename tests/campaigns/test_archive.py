@@ -17,7 +17,8 @@ from campaigns.archive import COMPRESSIONS, MANIFEST, create_archive, extract_ar
 from campaigns.campaign import Campaign
 from campaigns.exceptions import ArchiveError
 from campaigns.files import write_whole
-from campaigns.round.steps import finish_round, open_round
+from campaigns.round.opening import open_round
+from campaigns.round.steps import finish_round
 from db.exceptions import InvalidRecordError, StoreError
 from db.store import Store
 from tests.campaigns.helpers import configure, done, kappascout, refused
@@ -35,7 +36,7 @@ def made(_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     configure(directory, {"labeler": {"kind": "dft", "source": str(lines.relative_to(directory))}})
     configure(directory, {"campaign": {"hit": 1.0}})
     with Campaign.open(directory) as campaign:
-        finish_round(campaign, open_round(campaign, 4), lambda text: None)
+        finish_round(campaign.workspace, open_round(campaign.workspace, 4), lambda text: None)
     write_whole(directory / "artifacts" / "models" / ".half-written", "x")
     return directory
 

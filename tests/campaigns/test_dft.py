@@ -171,12 +171,12 @@ def test_what_comes_while_a_round_is_unfinished_waits_for_the_next(
 ) -> None:
     """New labels and crystals change nothing in its queue; a label that came is not asked for again."""
     from campaigns.campaign import Campaign
-    from campaigns.round.steps import open_round
+    from campaigns.round.opening import open_round
 
     undisturbed = Path(shutil.copytree(dft, tmp_path / "undisturbed"))
     done("run", undisturbed, "--rounds", 1)
     with Campaign.open(dft) as campaign:
-        open_round(campaign, 4)
+        open_round(campaign.workspace, 4)
     done("label", "import", dft, write_lines(dft / "all.jsonl", label_rows(records[14:], source="others")))
     done("ingest", dft, "builtin:reference")
     ran = done("run", dft, "--rounds", 1)
@@ -190,10 +190,10 @@ def test_what_comes_while_a_round_is_unfinished_waits_for_the_next(
 
 def test_settings_changed_within_a_round_wait_for_the_next(dft: Path) -> None:
     from campaigns.campaign import Campaign
-    from campaigns.round.steps import open_round
+    from campaigns.round.opening import open_round
 
     with Campaign.open(dft) as campaign:
-        open_round(campaign, 4)
+        open_round(campaign.workspace, 4)
     configure(dft, {"campaign": {"batch": 7}, "acquisition": {"function": "greedy"}})
     ran = done("run", dft)
     changed = "round 1: keeps the settings it began with; changed since: [campaign] batch, [acquisition] function"
@@ -203,10 +203,10 @@ def test_settings_changed_within_a_round_wait_for_the_next(dft: Path) -> None:
 
 def test_a_round_refuses_other_inputs_than_it_began_with(dft: Path) -> None:
     from campaigns.campaign import Campaign
-    from campaigns.round.steps import open_round
+    from campaigns.round.opening import open_round
 
     with Campaign.open(dft) as campaign:
-        open_round(campaign, 4)
+        open_round(campaign.workspace, 4)
     candidates = dft / "artifacts" / "rounds" / "001" / "candidates.npy"
     kept = candidates.read_bytes()
     candidates.write_bytes(kept + b"x")

@@ -199,9 +199,8 @@ def test_stopping_stands_with_its_reasons(campaign: Campaign, page: Path) -> Non
 
 def test_a_spent_budget_is_said_first(campaign: Campaign, tmp_path: Path) -> None:
     section = campaign.configuration.campaign.model_copy(update={"budget": 11})
-    spent = Campaign(
-        campaign.directory, campaign.configuration.model_copy(update={"campaign": section}), campaign.store
-    )
+    settings = campaign.configuration.model_copy(update={"campaign": section})
+    spent = Campaign(replace(campaign.workspace, configuration=settings))
     text = _visible(write_report(spent, tmp_path / "report.html"))
     assert "It is time to stop: 11 of 11 labels of the budget are asked for" in text
 
@@ -311,7 +310,9 @@ def test_every_goal_and_setting_is_put_in_words(tmp_path: Path) -> None:
         text = text.replace("beta = 1.0 ", 'beta = "schedule" ')
         text = text.replace('backbone = "megnet-multiproperty"', 'backbone = ["megnet-multiproperty", "other"]')
         settings = parse_configuration(text, "here")
-        shown = _visible(write_report(Campaign(campaign.directory, settings, campaign.store), tmp_path / "report.html"))
+        shown = _visible(
+            write_report(Campaign(replace(campaign.workspace, configuration=settings)), tmp_path / "report.html")
+        )
     assert "kappa_300K from 0.5 to 2 W/(m K), labels of fidelity dft" in shown
     assert "beta schedule" in shown
     assert "megnet-multiproperty and other" in shown
@@ -319,7 +320,8 @@ def test_every_goal_and_setting_is_put_in_words(tmp_path: Path) -> None:
 
 def test_password_of_the_store_stays_out(campaign: Campaign, tmp_path: Path) -> None:
     store = campaign.configuration.store.model_copy(update={"url": "postgresql+psycopg://me:hush-hush@host/db"})
-    secret = Campaign(campaign.directory, campaign.configuration.model_copy(update={"store": store}), campaign.store)
+    settings = campaign.configuration.model_copy(update={"store": store})
+    secret = Campaign(replace(campaign.workspace, configuration=settings))
     assert "hush-hush" not in write_report(secret, tmp_path / "report.html").read_text()
 
 

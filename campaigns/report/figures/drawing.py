@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from campaigns.pool.labels import Scale
+from campaigns.goals import Scale
 from campaigns.report.evidence import Evidence
 from campaigns.report.numbers import significant
 

@@ -257,11 +257,12 @@ def test_what_was_withdrawn_is_asked_again_and_a_round_keeps_its_labels(
     replay: Path, records: list[dict[str, Any]]
 ) -> None:
     from campaigns.pool.labels import Moment, training_labels
+    from campaigns.round.manifest import RoundManifest
 
     done("run", replay, "--rounds", "1")
     asked = [e["id"] for e in queue(replay)]
     with Campaign.open(replay) as campaign:
-        began = Moment.of(campaign.store.rounds()[-1].manifest)
+        began = RoundManifest.of(campaign.store.rounds()[-1]).moment
         learned = training_labels(campaign.store, campaign.configuration, began)
         first = next(iter(learned.values()))
         own = campaign.store.labels(material_ids=[asked[0]])[0]

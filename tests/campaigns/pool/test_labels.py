@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError
-from campaigns.pool.labels import Goal, Moment, Scale, best_value, default_scale, flaw, training_labels
+from campaigns.goals import Goal, Scale, default_scale, flaw
+from campaigns.pool.labels import Moment, best_value, training_labels
+from campaigns.round.manifest import RoundManifest
 from db.records import CampaignRecord, LabelRecord, MaterialRecord
 from db.store import Store
 from engine.acquire.objectives import Objective
@@ -47,12 +49,13 @@ def test_labels_up_to_a_moment_are_those_of_that_moment(tmp_path_factory: Any, w
                 store.withdraw_labels([labels[0].id or 0], "somebody", "why not")
                 moments.append((Moment.now(store), _now(store)))
         for moment, expected in moments:
-            kept = Moment.of(json.loads(json.dumps(moment.to_manifest())))
+            manifest = RoundManifest(labels_up_to=moment.labels, withdrawals_up_to=moment.withdrawals)
+            kept = RoundManifest.model_validate(json.loads(json.dumps(manifest.to_json()))).moment
             assert tuple(_values(training_labels(store, s, kept)) for s in (SETTINGS, PREFERRED)) == expected
 
 
 def test_rounds_begun_before_labels_could_be_withdrawn() -> None:
-    assert Moment.of({"labels_up_to": 7}) == Moment(7, 0)
+    assert RoundManifest(labels_up_to=7).moment == Moment(7, 0)
 
 
 def _now(store: Store) -> tuple[dict[str, float], ...]:

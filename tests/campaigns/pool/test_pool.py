@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from campaigns.campaign import Campaign
+from campaigns.pool import pool as module
 from campaigns.pool.columns import MaterialColumns
 from campaigns.pool.pool import Pool, crystals_of, embed_pool
-from campaigns.pool.pool import pool as module
 from db.records import MaterialKey
 from engine.execution import ExecutionSettings
 from engine.learning.features.featuriser import Featuriser

@@ -14,8 +14,10 @@ from campaigns.campaign import Campaign
 from campaigns.exceptions import NoCandidatesError
 from campaigns.pool.pool import Pool
 from campaigns.pool.relatives import Relatives
+from campaigns.round.context import RoundContext
+from campaigns.round.opening import open_round
 from campaigns.round.rank import rank
-from campaigns.round.steps import RoundWork, open_round
+from campaigns.round.steps import run_steps
 from db.states import RoundState
 from tests.campaigns.helpers import configure, done, queue, refused, write_lines
 
@@ -76,9 +78,8 @@ def test_a_ranked_batch_holds_one_of_each(campaign: Campaign) -> None:
     """Those of a labelled compound may be chosen, and the reason says so."""
     configure(campaign.directory, {"campaign": {"batch": 60, "budget": 200}})
     with Campaign.open(campaign.directory) as opened:
-        work = RoundWork(opened, open_round(opened, 60), lambda text: None)
-        while work.record.state is not RoundState.SCORED:
-            work.record = work.next_step()
+        work = RoundContext.of(opened.workspace, open_round(opened.workspace, 60), lambda text: None)
+        work = run_steps(work, RoundState.SCORED)
         entries, _ = rank(work)
         labelled = work.labels.keys()
     ids = [e.material_id for e in entries]

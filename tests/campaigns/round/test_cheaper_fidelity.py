@@ -15,7 +15,8 @@ from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError, ConfigurationError
 from campaigns.labelers.labelers import make_labeler
 from campaigns.round.cheaper_fidelity import cheaper_fidelity
-from campaigns.round.steps import RoundWork, changed_settings, open_round
+from campaigns.round.context import RoundContext
+from campaigns.round.opening import changed_settings, open_round
 from db.states import QueueState
 from tests.campaigns.helpers import configure, done, queue, reference_records, write_lines
 
@@ -138,10 +139,10 @@ def test_a_label_without_its_cheap_one_may_get_it(campaign: Path) -> None:
         labelled = {label.material_id for label in opened.store.labels()}
         new = next(key.material_id for key in opened.store.material_index() if key.material_id not in labelled)
         opened.record(new, 3.0)
-        work = RoundWork(opened, open_round(opened, BATCH), lambda text: None)
+        work = RoundContext.of(opened.workspace, open_round(opened.workspace, BATCH), lambda text: None)
         cheaper = cheaper_fidelity(work)
         assert cheaper is not None
-        own, [row] = work.candidates(), work.pool.rows_of([new])
+        own, [row] = work.candidates, work.pool.rows_of([new])
         assert row not in own
         assert set(cheaper.candidates) == {*own, row}
         known = opened.configuration.model_copy(update={"costs": {"agl": 1.0, "mlip": 3.0}})

@@ -14,9 +14,13 @@ import pytest
 
 from campaigns.campaign import Campaign
 from campaigns.configuration import check_configuration
-from campaigns.pool.labels import Goal, Scale
+from campaigns.goals import Goal, Scale
+from campaigns.round.context import Progress, RoundContext
+from campaigns.round.manifest import RoundFigures
+from campaigns.round.opening import open_round
 from campaigns.round.rank import rank
-from campaigns.round.steps import RoundWork, open_round
+from campaigns.round.steps import run_steps
+from campaigns.workspace import Workspace
 from db.records import FailureRecord, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, RoundState
 from engine.acquire.functions import FUNCTIONS
@@ -29,45 +33,49 @@ PROPERTY = "kappa_300K"
 
 
 @pytest.fixture(scope="module")
-def scored(_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoundWork]:
+def scored(_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoundContext]:
     """Give a round whose pool has predictions, to be ranked in many ways."""
     directory = Path(shutil.copytree(_campaign, tmp_path_factory.mktemp("scored") / "c"))
     with Campaign.open(directory) as campaign:
-        work = RoundWork(campaign, open_round(campaign, 4), lambda text: None)
-        while work.record.state is not RoundState.SCORED:
-            work.record = work.next_step()
+        work = RoundContext.of(campaign.workspace, open_round(campaign.workspace, 4), lambda text: None)
+        work = run_steps(work, RoundState.SCORED)
         yield work
 
 
 def ranked(
-    work: RoundWork, manifest: dict[str, Any] | None = None, **sections: Any
-) -> tuple[list[QueueEntryRecord], dict[str, Any], list[str]]:
+    work: RoundContext,
+    manifest: dict[str, Any] | None = None,
+    workspace: Workspace | None = None,
+    **sections: Any,
+) -> tuple[list[QueueEntryRecord], RoundFigures, list[str]]:
     """Rank with other settings; the entries, what is kept, and what was said."""
     said: list[str] = []
-    before = work.settings, work.manifest, work.say
-    settings = before[0].model_dump(mode="json")
+    settings = work.settings.model_dump(mode="json")
     for name, section in sections.items():
         settings[name] = settings[name] | section if isinstance(section, dict) else section
-    work.settings, work.manifest, work.say = (
-        check_configuration(settings, "test"), before[1] | (manifest or {}), said.append,
-    )  # fmt: skip
-    try:
-        return *rank(work), said
-    finally:
-        work.settings, work.manifest, work.say = before
+    other = replace(
+        work,
+        workspace=workspace or work.workspace,
+        settings=check_configuration(settings, "test"),
+        manifest=work.manifest.model_copy(update=manifest or {}),
+        progress=Progress(work.record.number, lambda text: said.append(text.removeprefix("round 1: "))),
+    )
+    shared = ("backbone", "pool", "labels", "featuriser", "ensemble")
+    vars(other).update({name: getattr(work, name) for name in shared})
+    return *rank(other), said
 
 
 SITES = {"property": "n_sites", "goal": "min"}
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_every_function_ranks(scored: RoundWork, name: str) -> None:
+def test_every_function_ranks(scored: RoundContext, name: str) -> None:
     more = {"objectives": [SITES]} if name in ("qLogNEHVI", "qLogNParEGO") else {}
     acquisition = {"function": name, "draws": 64, "threshold": 5.0, "beta": "schedule"}
     entries, kept, _ = ranked(scored, acquisition=acquisition, **more)
     assert len({e.material_id for e in entries}) == 4
     assert not {e.material_id for e in entries} & scored.labels.keys()
-    assert 0 <= kept["best_found"] <= 1
+    assert 0 <= kept.best_found <= 1
     for e in entries:
         assert e.details["rule"] in FUNCTIONS
         assert "to be a hit" in e.reason
@@ -79,17 +87,17 @@ def test_every_function_ranks(scored: RoundWork, name: str) -> None:
 
 
 @pytest.mark.parametrize("diversity", ["hallucinate", "penalise", "determinant"])
-def test_diversity_keeps_the_first_pick(scored: RoundWork, diversity: str) -> None:
+def test_diversity_keeps_the_first_pick(scored: RoundContext, diversity: str) -> None:
     plain, *_ = ranked(scored)
     apart, *_ = ranked(scored, acquisition={"diversity": diversity, "draws": 64})
     assert apart[0].material_id == plain[0].material_id
 
 
-def test_the_nearest_to_a_target_and_the_inside_of_a_window(scored: RoundWork) -> None:
+def test_the_nearest_to_a_target_and_the_inside_of_a_window(scored: RoundContext) -> None:
     """Greedy takes the smallest expected distance; what is wanted is in the reason in the property's unit."""
     entries, *_ = ranked(scored, campaign={"goal": "target", "target": 9.0}, acquisition={"function": "greedy"})
     mean, std = scored.predicted()
-    rows = scored.candidates()
+    rows = scored.candidates
     off, _ = Objective.target(np.log10(9.0)).moments(mean[rows], std[rows])
     nearest = {scored.pool.rows[row].material_id for row in rows[np.argsort(-off)[:4]]}
     assert {e.material_id for e in entries} == nearest
@@ -98,26 +106,26 @@ def test_the_nearest_to_a_target_and_the_inside_of_a_window(scored: RoundWork) -
     assert all("wanted 4 to 6" in e.reason for e in inside)
 
 
-def test_a_target_outside_all_predictions_is_said(scored: RoundWork) -> None:
+def test_a_target_outside_all_predictions_is_said(scored: RoundContext) -> None:
     _, _, said = ranked(scored, campaign={"goal": "target", "target": 1e9})
     assert any("the target 1.00e+09 lies outside all predictions, which end at" in text for text in said)
     _, _, said = ranked(scored, campaign={"goal": "window", "window": [1e5, 1e6]})
     assert any("the window 100000 to 1000000 lies outside all predictions" in text for text in said)
 
 
-def test_a_reason_names_the_other_objectives(scored: RoundWork) -> None:
+def test_a_reason_names_the_other_objectives(scored: RoundContext) -> None:
     entries, *_ = ranked(scored, acquisition={"function": "qLogNEHVI", "draws": 64}, objectives=[SITES])
     assert all(re.search(r"\(qLogNEHVI\); n_sites [234] \(wanted low\)$", e.reason) for e in entries)
 
 
-def test_costs_that_are_known_beforehand(scored: RoundWork) -> None:
+def test_costs_that_are_known_beforehand(scored: RoundContext) -> None:
     entries, _, said = ranked(scored, {"core_hours_left": 120.0}, costs={"dft": 50.0})
     assert [e.expected_cost for e in entries] == [50.0, 50.0]
     assert "every calculation takes 50 core-hours" in said
     assert "2 of 4 rows fit the 120 core-hours that are left" in said
 
 
-def test_limits_for_each_kind(scored: RoundWork) -> None:
+def test_limits_for_each_kind(scored: RoundContext) -> None:
     entries, _, said = ranked(scored, {"batch": 40}, constraints={"max_per_prototype": 2})
     families = scored.pool.families("prototype")
     rows = scored.pool.rows_of({e.material_id for e in entries})
@@ -125,38 +133,37 @@ def test_limits_for_each_kind(scored: RoundWork) -> None:
     assert any("leave" in text for text in said)
 
 
-def test_costs_come_from_finished_calculations(scored: RoundWork) -> None:
+def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
     """By their own count of supercells; a budget leaves out what it does not pay for."""
     entries, _, said = ranked(scored, acquisition={"per_core_hour": True})
     assert any("no finished calculation tells what a force call costs: costs are atoms" in text for text in said)
     assert {e.expected_cost for e in entries} == {None}
     ids = list(scored.labels)[:5]
     before = dict(scored.labels)
-    configuration = scored.campaign.configuration
+    configuration = scored.workspace.configuration
     try:
         dft = configuration.dft.model_copy(update={"min_length": 5.0})
-        scored.campaign.configuration = configuration.model_copy(update={"dft": dft})
+        workspace = replace(scored.workspace, configuration=configuration.model_copy(update={"dft": dft}))
         for k, id_ in enumerate(ids):
             scored.labels[id_] = LabelRecord(id_, PROPERTY, 5.0, "W/(m K)", "dft", cost=100.0 + k)
-        entries, *_ = ranked(scored)
+        entries, *_ = ranked(scored, workspace=workspace)
         costs = [e.expected_cost or 0.0 for e in entries]
         assert all(10 < cost < 1000 for cost in costs)
         assert all("core-hours" in e.reason for e in entries)
         left = 2.5 * min(costs)
-        fewer, _, said = ranked(scored, {"core_hours_left": left})
+        fewer, _, said = ranked(scored, {"core_hours_left": left}, workspace)
         assert 0 < sum(e.expected_cost or 0.0 for e in fewer) <= left
         assert any("core-hours that are left" in text for text in said)
         with pytest.raises(AcquisitionError, match=r"no candidate fits the 1 core-hours .*; raise \[campaign\] budget"):
-            ranked(scored, {"core_hours_left": 1.0})
-        cheap, *_ = ranked(scored, acquisition={"per_core_hour": True})
+            ranked(scored, {"core_hours_left": 1.0}, workspace)
+        cheap, *_ = ranked(scored, workspace=workspace, acquisition={"per_core_hour": True})
         assert len(cheap) == 4
     finally:
         scored.labels.clear()
         scored.labels.update(before)
-        scored.campaign.configuration = configuration
 
 
-def test_failures_that_tell_crystals_apart_weigh(scored: RoundWork) -> None:
+def test_failures_that_tell_crystals_apart_weigh(scored: RoundContext) -> None:
     """Everything with bismuth fails, nothing else does: what is queued holds none, or is known to be unlikely."""
     store = scored.store
     bismuth = [key.material_id for key in scored.pool.rows if "Bi" in key.chemical_system.split("-")]
@@ -164,9 +171,9 @@ def test_failures_that_tell_crystals_apart_weigh(scored: RoundWork) -> None:
     store.add_failures(FailureRecord(id_, PROPERTY, "dft", FailureReason.IMAGINARY_MODES) for id_ in failed)
     up_to = max(f.id or 0 for f in store.failures(PROPERTY))
     entries, kept, said = ranked(scored, {"failures_up_to": up_to}, acquisition={"function": "qLogEI", "draws": 64})
-    assert kept["feasibility"]["failures"] == len(failed)
+    assert kept.feasibility["failures"] == len(failed)
     assert any("calculations failed" in text for text in said)
-    if kept["feasibility"]["classifier"]["log_loss"] < 0.5 * kept["feasibility"]["constant"]["log_loss"]:
+    if kept.feasibility["classifier"]["log_loss"] < 0.5 * kept.feasibility["constant"]["log_loss"]:
         chances = {e.material_id: e.details["feasibility"] for e in entries}
         assert np.mean([id_ in bismuth for id_ in chances]) < 0.5
         assert all("to be of use" in e.reason for e in entries)
@@ -321,7 +328,7 @@ def test_a_first_batch_in_turns_and_within_limits(dft: Path) -> None:
     configure(dft, settings | {"constraints": {"max_per_prototype": 1}})
     outcome = kappascout("run", dft)
     with Campaign.open(dft) as campaign:
-        work = RoundWork(campaign, campaign.store.rounds()[0], lambda text: None)
+        work = RoundContext.of(campaign.workspace, campaign.store.rounds()[0], lambda text: None)
         families = work.pool.families("prototype")
         rows = work.pool.rows_of({e["id"] for e in queue(dft)})
     assert len(set(families[rows])) == len(rows) == min(4, len(set(families)))

@@ -12,31 +12,33 @@ import pytest
 from pyarrow import parquet
 
 from campaigns.campaign import Campaign
-from campaigns.round.score import score_pool
-from campaigns.round.steps import RoundWork, open_round
-from campaigns.round.steps import prefilter as first_pass
-from campaigns.round.steps import score as module
+from campaigns.round import prefilter
+from campaigns.round import score as module
+from campaigns.round.context import RoundContext
+from campaigns.round.opening import open_round
+from campaigns.round.prefilter import first_pass, promising
+from campaigns.round.score import finite_predictions, score_pool
+from campaigns.round.steps import run_steps
 from db.states import RoundState
 from engine.execution import ExecutionSettings, executor
 from tests.campaigns.helpers import configure
 
 
 @pytest.fixture
-def work(dft: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RoundWork]:
+def work(dft: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RoundContext]:
     """Give a round with a model, its pool to be predicted in parts of 16 rows."""
     monkeypatch.setattr(module, "PART", 16)
     with Campaign.open(dft) as campaign:
-        work = RoundWork(campaign, open_round(campaign, 4), lambda text: None)
-        while work.record.state is not RoundState.TRAINED:
-            work.record = work.next_step()
+        work = RoundContext.of(campaign.workspace, open_round(campaign.workspace, 4), lambda text: None)
+        work = run_steps(work, RoundState.TRAINED)
         yield work
 
 
-def test_parts_are_kept_and_joined(work: RoundWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_kept_and_joined(work: RoundContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = score_pool(work, tmp_path / "whole.parquet")
     whole = parquet.read_table(tmp_path / "whole.parquet")
     assert whole.column("id").to_pylist() == work.pool.ids
-    mean, std = work.members(work.pool.hashes).total(work.ensemble().calibration)
+    mean, std = finite_predictions(work, work.pool.hashes).total(work.ensemble.calibration)
     np.testing.assert_allclose(whole.column("learned_mean").to_numpy(), mean, atol=1e-5)
     np.testing.assert_allclose(whole.column("learned_std").to_numpy(), std, atol=1e-5)
     assert [path.name for path in tmp_path.glob("whole*")] == ["whole.parquet"], "no parts are left"
@@ -65,7 +67,7 @@ def test_parts_are_kept_and_joined(work: RoundWork, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_processes_give_the_same_numbers(work: RoundWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_give_the_same_numbers(work: RoundContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     score_pool(work, tmp_path / "threads.parquet")
     monkeypatch.setattr(module, "_workers", lambda work: executor(ExecutionSettings(workers=2)))
     score_pool(work, tmp_path / "processes.parquet")
@@ -73,15 +75,14 @@ def test_processes_give_the_same_numbers(work: RoundWork, tmp_path: Path, monkey
     assert found.equals(expected)
 
 
-def test_damaged_embeddings_are_made_again(work: RoundWork) -> None:
+def test_damaged_embeddings_are_made_again(work: RoundContext) -> None:
     folder = work.featuriser.parts[0]._embeddings.folder
     path = min(folder.glob("*.arrow"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     said: list[str] = []
-    again = RoundWork(work.campaign, work.record, said.append)
-    again.record = again.next_step()
+    again = run_steps(RoundContext.of(work.workspace, work.record, said.append), RoundState.SCORED)
     assert again.record.state is RoundState.SCORED
     assert any(f"shard {path.name} is not what was written" in text for text in said)
     assert again.featuriser.parts[0].embedded(again.pool.hashes).all()
@@ -89,19 +90,18 @@ def test_damaged_embeddings_are_made_again(work: RoundWork) -> None:
 
 
 def test_a_first_pass_keeps_the_promising_share(dft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_pass, "SAMPLE", 10)
-    monkeypatch.setattr(first_pass, "_FEWEST", 1)
+    monkeypatch.setattr(prefilter, "SAMPLE", 10)
+    monkeypatch.setattr(prefilter, "_FEWEST", 1)
     monkeypatch.setattr(module, "PART", 16)
     shutil.rmtree(dft / "artifacts" / "embeddings")
     configure(dft, {"acquisition": {"prefilter": 0.2}})
     said: list[str] = []
     with Campaign.open(dft) as campaign:
-        work = RoundWork(campaign, open_round(campaign, 4), said.append)
-        while work.record.state is not RoundState.QUEUED:
-            work.record = work.next_step()
-        first = work.first_pass
+        work = RoundContext.of(campaign.workspace, open_round(campaign.workspace, 4), said.append)
+        work = run_steps(work, RoundState.QUEUED)
+        first = first_pass(work)
         assert first is not None
-        candidates = work.candidates()
+        candidates = work.candidates
         assert first.passed[candidates].sum() == math.ceil(0.2 * len(candidates))
         assert first.passed[work.pool.rows_of(work.labels)].all()
         embedded = work.featuriser.embedded(work.pool.hashes)
@@ -117,7 +117,7 @@ def test_a_first_pass_keeps_the_promising_share(dft: Path, monkeypatch: pytest.M
         lost = campaign.store.rounds()[0].metrics_before["first_pass"]
         assert lost["sampled"] == 10
         assert 0 <= lost["lost"] <= lost["best"] == 1
-        again = RoundWork(campaign, work.record, said.append).first_pass
+        again = first_pass(RoundContext.of(campaign.workspace, work.record, said.append))
         np.testing.assert_array_equal(again.passed, first.passed)
     assert any("of the best 1 of 10 candidates drawn at random were filtered out" in text for text in said)
 
@@ -125,6 +125,6 @@ def test_a_first_pass_keeps_the_promising_share(dft: Path, monkeypatch: pytest.M
 def test_a_small_pool_needs_no_first_pass(dft: Path) -> None:
     configure(dft, {"acquisition": {"prefilter": 0.2}})
     with Campaign.open(dft) as campaign:
-        work = RoundWork(campaign, open_round(campaign, 4), lambda text: None)
-        assert work.first_pass is None
-        assert work.promising().tolist() == work.candidates().tolist()
+        work = RoundContext.of(campaign.workspace, open_round(campaign.workspace, 4), lambda text: None)
+        assert first_pass(work) is None
+        assert promising(work).tolist() == work.candidates.tolist()

@@ -10,10 +10,11 @@ import pytest
 from pyarrow import parquet
 from scipy.stats import norm
 
+from campaigns.budget import core_hours
 from campaigns.campaign import Campaign
 from campaigns.exceptions import CampaignError
 from campaigns.pool.labels import training_labels
-from campaigns.round.stopping import best_found, core_hours, outlook, stopping_advice, undiscovered_hits
+from campaigns.round.stopping import best_found, outlook, stopping_advice, undiscovered_hits
 from db.records import FailureRecord
 from db.states import FailureReason, QueueState
 from engine.acquire.objectives import Objective
@@ -23,8 +24,8 @@ from tests.engine.posteriors.table import TablePosterior
 
 def test_a_new_campaign_knows_little(dft: Path):
     with Campaign.open(dft) as campaign:
-        found = outlook(campaign)
-        advice = stopping_advice(campaign)
+        found = outlook(campaign.workspace)
+        advice = stopping_advice(campaign.workspace)
     assert (found.labels, found.budget_labels, found.core_hours) == (0, 8, 0.0)
     assert (found.undiscovered_hits, found.best_found, found.idle_rounds) == (None, None, None)
     assert not advice.stop
@@ -34,8 +35,8 @@ def test_a_finished_campaign_says_why_to_stop(replay: Path):
     with Campaign.open(replay) as campaign:
         campaign.run()
         rounds = campaign.store.rounds()
-        advice = stopping_advice(campaign)
-        found = outlook(campaign)
+        advice = stopping_advice(campaign.workspace)
+        found = outlook(campaign.workspace)
         labels = training_labels(campaign.store, campaign.configuration)
         table = parquet.read_table(campaign.directory / rounds[-1].predictions.path).to_pandas()
     assert advice.stop
@@ -66,11 +67,11 @@ def test_rounds_keep_their_curves_and_costs(dft: Path):
         campaign.store.move([failed.id], QueueState.FAILED, "test")
         campaign.run(1)
         after = campaign.store.rounds()[0].metrics_after
-        assert after["cost"] == core_hours(campaign) == 340.0
+        assert after["cost"] == core_hours(campaign.workspace) == 340.0
         assert after["expected_cost"] is None
         assert sum(after["curves"]["pit"]) == 3
         assert after["curves"]["reliability"]["levels"][-1] == 0.95
-        advice = advise(outlook(campaign), StoppingRule(budget_core_hours=340))
+        advice = advise(outlook(campaign.workspace), StoppingRule(budget_core_hours=340))
         assert advice.stop
         assert "340 of 340 core-hours are spent" in advice.words
 
@@ -81,7 +82,7 @@ def test_missing_predictions_are_named(replay: Path):
         record = campaign.store.rounds()[-1]
         (campaign.directory / record.predictions.path).unlink()
         with pytest.raises(CampaignError, match="predictions of round 1"):
-            undiscovered_hits(campaign, record, {})
+            undiscovered_hits(campaign.workspace, record, {})
 
 
 def test_the_best_is_found_among_rows_that_could_beat_it():

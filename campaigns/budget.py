@@ -1,0 +1,53 @@
+"""What a campaign has asked for and spent, in labels and in core-hours, and what is left of its budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from db.states import UNFINISHED, QueueState
+
+if TYPE_CHECKING:
+    from campaigns.workspace import Workspace
+    from db.records import FailureRecord, LabelRecord
+
+
+def asked(workspace: Workspace) -> int:
+    """How many labels the campaign has asked for; withdrawn entries and a cheaper fidelity's do not count."""
+    if cheaper := workspace.configuration.acquisition.fidelities:
+        entries = workspace.store.queue([state for state in QueueState if state is not QueueState.WITHDRAWN])
+        return sum(e.fidelity not in cheaper for e in entries)
+    counts = workspace.store.queue_counts()
+    return sum(counts.values()) - counts[QueueState.WITHDRAWN]
+
+
+def batch_within_budget(workspace: Workspace) -> int:
+    """How many labels the next round may ask for: the batch, less what the budget no longer covers."""
+    section = workspace.configuration.campaign
+    return min(section.batch, section.budget - asked(workspace))
+
+
+def spent(workspace: Workspace) -> str:
+    """Name the budget that is spent; empty while both last."""
+    section = workspace.configuration.campaign
+    if batch_within_budget(workspace) < 1:
+        return f"the budget of {section.budget} labels"
+    left = core_hours_left(workspace)
+    return f"the budget of {section.budget_core_hours:,.0f} core-hours" if left is not None and left <= 0 else ""
+
+
+def core_hours(workspace: Workspace) -> float:
+    """Sum the core-hours of what the campaign asked for, finished or failed, where the cost is known."""
+    store, section = workspace.store, workspace.configuration.campaign
+    queued = {(e.material_id, e.fidelity) for e in store.queue()}
+    # what a withdrawn label took is spent, what a corrected one took is said by the one that corrects it
+    labels = [label for label in store.labels(section.property, current_only=False) if label.superseded_by is None]
+    ended: list[LabelRecord | FailureRecord] = [*labels, *store.failures(section.property)]
+    return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in queued)
+
+
+def core_hours_left(workspace: Workspace) -> float | None:
+    """Core-hours of the budget that are neither spent nor expected of what is queued; None without such a budget."""
+    budget = workspace.configuration.campaign.budget_core_hours
+    if budget is None:
+        return None
+    return budget - core_hours(workspace) - sum(e.expected_cost or 0.0 for e in workspace.store.queue(UNFINISHED))

@@ -1,0 +1,37 @@
+"""A campaign directory is made: a commented ``campaign.toml`` and an empty store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from campaigns.configuration import FILE, parse_configuration
+from campaigns.exceptions import CampaignError
+from campaigns.files import write_whole
+from campaigns.workspace import store_url
+from db.records import CampaignRecord
+from db.store import Store
+
+
+def create_directory(directory: Path, text: str) -> None:
+    """Make a campaign directory from the text of its ``campaign.toml``, which is written last and vouches for it all.
+
+    Raises
+    ------
+    CampaignError
+        If there is one already, or the directory cannot be written to.
+    """
+    path = directory / FILE
+    if path.exists():
+        raise CampaignError(f"{path} exists already; choose another directory, or edit it to change the campaign")
+    configuration = parse_configuration(text, str(path))
+    section = configuration.campaign
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        patience = configuration.store.timeout
+        with Store.open(store_url(configuration, directory), create=True, timeout=patience) as store:
+            left = [] if configuration.store.url else [c.name for c in store.campaigns()]
+            if section.name not in left:  # an earlier attempt may have been killed here
+                store.create_campaign(CampaignRecord(section.name, section.goal, section.property, seed=section.seed))
+        write_whole(path, text)
+    except OSError as error:
+        raise CampaignError(f"cannot write to {directory} ({error.strerror}); choose a directory of yours") from error
