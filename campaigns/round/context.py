@@ -18,7 +18,7 @@ from campaigns.pool.labels import training_labels
 from campaigns.pool.pool import Pool
 from campaigns.round.manifest import RoundFigures, RoundManifest
 from engine.learning.backbones.stack import make_featuriser
-from engine.learning.ensemble.ensemble import EnsembleSettings
+from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.networks.finetune import fine_tuning
 from engine.metrics.calibration import Z90
 
