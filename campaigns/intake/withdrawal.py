@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
 from campaigns.pool.labels import training_labels
-from campaigns.pool.pool import queued_ids
 from campaigns.queue import author
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def withdraw_labels(
 
 def candidates_again(workspace: Workspace, labels: Sequence[LabelRecord]) -> list[str]:
     """Which of these labels' materials lack a label of the campaign's property and fidelity, and may be queued."""
+    from campaigns.pool.pool import queued_ids
+
     section = workspace.configuration.campaign
     own = [x for x in labels if (x.property, x.fidelity) == (section.property, section.fidelity)]
     ids = dict.fromkeys(label.material_id for label in own)
