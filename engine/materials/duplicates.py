@@ -191,7 +191,9 @@ def _fit(a: Material, b: Material, length_strain: float, angle: float) -> bool:
 def _is_relaxation(a: Material, b: Material) -> bool:
     """Ask the matcher in one order, so that the answer is the same in both."""
     small, large = sorted((a, b), key=lambda m: m.crystal.volume)
-    return _fit(small, large, RELAXATION_LENGTH_STRAIN, RELAXATION_ANGLE)
+    # of all mappings the best: `fit` stops at the first, which strained cells may not be matched by
+    best = _matcher(RELAXATION_LENGTH_STRAIN, RELAXATION_ANGLE).get_rms_dist(_reduced(small), _reduced(large))
+    return best is not None and bool(best[0] <= MAX_SITE_DISTANCE)
 
 
 @lru_cache(maxsize=1024)

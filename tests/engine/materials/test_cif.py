@@ -326,7 +326,7 @@ REFUSED = {
         UNREADABLE,
     ),
     "a number of several settings": (
-        text((5, 6, 7, 90, 90, 90), "K1 K .1 .2 .3\nF1 F .3 .1 .8", (), "_space_group_IT_number 62"),
+        text((15, 16, 17, 90, 90, 90), "K1 K .1 .2 .3\nF1 F .3 .1 .8", (), "_space_group_IT_number 62"),
         "62",
         UNREADABLE,
     ),

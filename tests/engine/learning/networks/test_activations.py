@@ -85,7 +85,8 @@ def test_frozen_layers_do_not_drop_out(crystals_of):
         )
         for cache in (None, frozen_activations(new_network(backbone, 1, strategy), data, rows, strategy))
     ]
-    np.testing.assert_array_equal(*heads)
+    # batches of other sizes round otherwise; dropout would move them by tenths
+    np.testing.assert_allclose(*heads, rtol=0, atol=1e-5)
     network = new_network(backbone, 1, strategy)
     strategy.set_training(network)
     assert network.training
