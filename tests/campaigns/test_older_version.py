@@ -19,6 +19,7 @@ import pytest
 from alembic import command
 
 from campaigns.campaign import Campaign
+from campaigns.exceptions import RenamedSettingWarning
 from db.connection import STRUCTURES, make_engine, to_url
 from db.schema import alembic_config
 from db.tables import SCHEMA_VERSION
@@ -33,7 +34,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from sqlalchemy import Engine, event
-from campaigns.campaign import upgrade_store
+from campaigns.workspace import upgrade_store
 
 def kill(connection, cursor, statement, parameters, context, executemany):
     if statement.startswith("UPDATE alembic_version"):
@@ -86,5 +87,7 @@ def test_an_upgrade_that_was_killed_is_done_again(older: Path, version: str) -> 
     assert f"{version} -> {SCHEMA_VERSION}" in done("db", "upgrade", older).err
     assert [(entry["id"], entry["state"]) for entry in queue(older)] == FIRST
     assert len(done("label", "list", older, "--format", "json").json) == 10
-    with Campaign.open(older) as campaign:
+    with pytest.warns(RenamedSettingWarning, match="config upgrade"):
+        campaign = Campaign.open(older)
+    with campaign:
         assert [record.structure["numbers"] for record in campaign.store.materials(["L96-010"])] == [[48, 8]]

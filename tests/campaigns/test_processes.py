@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from campaigns.campaign import Campaign
+from campaigns.exchange import import_labels
 from campaigns.labelers.labelers import Dft
 from tests.campaigns.helpers import done, kappascout, label_rows, queue, refused, write_lines
 
@@ -118,7 +119,7 @@ def test_an_interrupted_import_leaves_nothing(dft: Path, records: list[dict[str,
     wanted = [r for r in records if r["id"] in {e["id"] for e in queue(dft)}]
     labels = write_lines(dft / "labels.jsonl", label_rows(wanted))
     with monkeypatch.context() as patch:
-        patch.setattr(Campaign, "_finish_entries", lambda self, note: 1 / 0)
+        patch.setattr(import_labels, "finish_entries", lambda store, note: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             kappascout("label", "import", dft, labels)
     assert len(done("label", "list", dft, "--format", "json").json) == 14

@@ -307,7 +307,10 @@ def test_the_preferred_method_trains(
 )
 def test_bad_settings(small: Path, text: str) -> None:
     path = small / "campaign.toml"
-    path.write_text(path.read_text().replace("[labels]\n", f"[labels]\n{text}\n", 1))
+    head, section, rest = path.read_text().partition("[labels]")
+    assert section
+    heading, _, keys = rest.partition("\n")
+    path.write_text(f"{head}{section}{heading}\n{text}\n{keys}")
     assert text.split(maxsplit=1)[0] in refused("status", small)
 
 

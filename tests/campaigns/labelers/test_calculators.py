@@ -244,7 +244,7 @@ def test_settings_and_potential_make_the_hash(agl: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"campaign": {"fidelity": "dft"}}, "is no 'dft'; set [campaign] fidelity = 'agl'"),
+        ({"campaign": {"fidelity": "dft"}}, "not 'dft'; set [campaign] fidelity = 'agl'"),
         ({"campaign": {"property": "band_gap_eV", "unit": "eV"}}, "gives kappa in W/(m K)"),
         ({"labeler": {"potential": ""}}, "needs potential"),
         ({"labeler": {"potential": "rigid-ion:CsCl"}}, "there is no rigid-ion:CsCl"),

@@ -158,4 +158,4 @@ def test_wrong_mixtures(parts, materials):
 def test_a_strategy_that_one_backbone_cannot_have(featuriser, labelled):
     settings = EnsembleSettings(strategy="last", head="network", members=3, schedule=SCHEDULE)
     with pytest.raises(BackboneError, match=r"small-TensorNet for strategy last match; not .*trunk"):
-        train_ensemble(featuriser, labelled.keys[:24], labelled.values[:24], settings, property="kappa", scale="log10")
+        train_ensemble(featuriser, Labels(labelled.keys[:24], labelled.values[:24], "kappa", "log10"), settings)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from engine.exceptions import BackboneError
+from engine.learning.features import featuriser as module
 from engine.learning.features.featuriser import Featuriser, chunks
-from engine.learning.features.featuriser import featuriser as module
 
 
 def test_embeddings_come_back_as_they_were_made(labelled, backbone, materials):
