@@ -131,8 +131,9 @@ def _gaps(crystal: Crystal) -> list[tuple[NDArray[np.int64], float]]:
     if not len(wide):
         return []
     heights = np.sort((crystal.frac_coords @ _PLANES[wide].T) % 1.0, axis=0)
-    between = np.diff(heights, axis=0, append=heights[:1] + 1).max(axis=0) / lengths[wide]
-    return [(_PLANES[plane], gap) for plane, gap in zip(wide, between.tolist(), strict=True) if gap > MIN_VACUUM]
+    between = np.concatenate([heights[1:], heights[:1] + 1]) - heights
+    widest = between.max(axis=0) / lengths[wide]
+    return [(_PLANES[wide[n]], float(widest[n])) for n in np.flatnonzero(widest > MIN_VACUUM)]
 
 
 # each plane once, as (h, k, l) and (-h, -k, -l) are one

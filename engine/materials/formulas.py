@@ -45,12 +45,37 @@ def check_formula(name: str, formula: str, composition: Mapping[str, int]) -> st
 @lru_cache(maxsize=4096)
 def shares(formula: str) -> dict[str, float] | None:
     """Share of each element, isotopes counted with it; None for what is free text or has charges or hydrates."""
-    from pymatgen.core import Composition
-
-    quiet_noble_gases()
     words = formula.split()
     if not words or not _PLAIN.fullmatch(formula) or not all(_WORD.match(word) for word in words):
         return None
+    if (counts := _plain_counts(words)) is None:
+        counts = _counts(formula)
+    total = sum(counts.values()) if counts else 0.0
+    return {symbol: count / total for symbol, count in counts.items()} if counts and total > 0 else None
+
+
+def _plain_counts(words: list[str]) -> dict[str, float] | None:
+    """Atoms of each element in a formula of symbols and whole numbers; None for any other, which pymatgen reads."""
+    counts: dict[str, float] = {}
+    for word in words:
+        if not _SYMBOLS_AND_NUMBERS.fullmatch(word):
+            return None
+        for symbol, number in _SYMBOL_AND_NUMBER.findall(word):
+            if symbol not in ATOMIC_NUMBERS:
+                return None
+            counts[symbol] = counts.get(symbol, 0) + float(number or 1)
+    return counts
+
+
+_SYMBOL_AND_NUMBER = re.compile(r"([A-Z][a-z]?)([1-9][0-9]{0,5})?")
+_SYMBOLS_AND_NUMBERS = re.compile(rf"({_SYMBOL_AND_NUMBER.pattern})+")
+
+
+def _counts(formula: str) -> dict[str, float] | None:
+    """Atoms of each element in a formula that pymatgen can read; None where one is no element."""
+    from pymatgen.core import Composition
+
+    quiet_noble_gases()
     try:
         composition = Composition(formula)
     except ValueError:
@@ -61,5 +86,4 @@ def shares(formula: str) -> dict[str, float] | None:
         if symbol not in ATOMIC_NUMBERS:
             return None
         counts[symbol] = counts.get(symbol, 0) + float(count)
-    total = sum(counts.values())
-    return {symbol: count / total for symbol, count in counts.items()} if total > 0 else None
+    return counts

@@ -26,6 +26,7 @@ from engine.materials.parsing import (
     Parsed,
     assemble,
     disordered,
+    distinct,
     element,
     fractional,
     left_out,
@@ -194,13 +195,15 @@ def _collected(holders: Iterable[object], more: set[str]) -> tuple[dict[str, Pro
     for holder in holders:
         if not isinstance(holder, dict):
             continue
-        ours = {k: v for k, v in holder.items() if k not in NOT_PROPERTIES and k not in more}
-        plain, others = plain_values(
-            {k: v for k, v in ours.items() if not (k.lower() in _TEXTS and is_crystal_text(v))}
-        )
+        ours = {k: v for k, v in holder.items() if not (k in NOT_PROPERTIES or k in more or _is_crystal_field(k, v))}
+        plain, others = plain_values(ours)
         values = plain | values
         dropped |= dict.fromkeys(name for name in others if name.lower() not in _PARTS)
     return values, [name for name in dropped if name not in values]
+
+
+def _is_crystal_field(name: str, value: object) -> bool:
+    return isinstance(value, str) and name.lower() in _TEXTS and is_crystal_text(value)
 
 
 # --- one reader a layout ------------------------------------------------------------------------------------------
@@ -216,7 +219,11 @@ def _from_arrays(content: dict[str, Any]) -> Parsed:
             REMEDY,
         )
     _require(content, "lattice", "species", "frac_coords")
-    numbers, isotopes = read_species([kind if isinstance(kind, dict) else element(kind) for kind in content["species"]])
+    species = content["species"]
+    for kind in distinct(species):
+        if not isinstance(kind, dict):
+            element(kind)
+    numbers, isotopes = read_species(species)
     return Parsed(assemble(content["lattice"], numbers, content["frac_coords"]), isotopes=isotopes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +45,25 @@ def read_species(species: Sequence[Any]) -> tuple[list[int], str]:
     CrystalError
         One is no element, or a mapping of occupancies.
     """
-    numbers = [atomic_number(kind) for kind in species]
-    found = Counter(nuclide for kind in species if (nuclide := _nuclide(kind)))
+    number_of: dict[object, int] = {}
+    for kind in distinct(species):
+        number_of[kind] = atomic_number(kind)
+    numbers = [number_of[kind] for kind in species]
+    nuclides = {kind: nuclide for kind in number_of if (nuclide := _nuclide(kind))}
+    if not nuclides:
+        return numbers, ""
+    found = Counter(nuclides[kind] for kind in species if kind in nuclides)
     hydrogens = numbers.count(1)
     words = [name if count == hydrogens else f"{name}:{count / hydrogens:.6g}" for name, count in sorted(found.items())]
     return numbers, ",".join(words)
+
+
+def distinct(species: Sequence[object]) -> Iterable[object]:
+    """Each species once, in order; every site's where one is a mapping of occupancies, which has no hash."""
+    try:
+        return dict.fromkeys(species)
+    except TypeError:
+        return species
 
 
 def _nuclide(species: Any) -> str:
@@ -81,7 +95,7 @@ def atomic_number(species: Any) -> int:
 
 def element(name: Any) -> str:
     """Symbol, charged or not, of an element; a label or a placeholder is none, whatever letters it starts with."""
-    if not isinstance(name, str) or not _CHARGED.fullmatch(name):
+    if not isinstance(name, str) or not (name in ATOMIC_NUMBERS or _CHARGED.fullmatch(name)):
         raise CrystalError(
             RejectionReason.UNKNOWN_ELEMENT,
             f"a site is occupied by {name!r}, which is not an element",
@@ -151,15 +165,24 @@ def scalars(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]
 
 def plain_values(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
     """Give the values a property can have, and the names of those that are something else."""
-    kept = {
-        k: v for k, v in values.items() if isinstance(v, float | int | str | bool) and _is_storable(v) and is_text(k)
-    }
-    return kept, [k for k, v in values.items() if k not in kept and v is not None and str(v) not in ("[]", "{}")]
+    kept: dict[str, PropertyValue] = {}
+    dropped = []
+    for name, value in values.items():
+        if isinstance(value, float | int | str | bool) and _is_storable(value) and is_text(name):
+            kept[name] = value
+        elif value is not None and not _is_empty(value):
+            dropped.append(name)
+    return kept, dropped
 
 
 def left_out(names: Sequence[str]) -> str:
     """Say which properties are not kept."""
     return f"property {', '.join(names)} is a list or object (or no whole number or text) and was left out"
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a value is a list, array or object without entries; long lists are not written out to see it."""
+    return not value if type(value) in (list, dict) else str(value) in ("[]", "{}")
 
 
 def _is_storable(value: PropertyValue) -> bool:
@@ -171,6 +194,8 @@ def _is_storable(value: PropertyValue) -> bool:
 
 def is_text(text: str) -> bool:
     """Tell text of whole characters: half of a surrogate pair is none, and no file or database takes it."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
