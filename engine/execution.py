@@ -23,6 +23,7 @@ from engine.exceptions import ExecutionError
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed import Future as DaskFuture
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -69,7 +70,9 @@ class Run(Protocol):
     def workers(self) -> int:
         """How many items are worked on at once."""
 
-    def map_unordered(self, function: Callable[..., Result], items: Iterable[Item], *common: Any) -> Iterator[Result]:
+    def map_unordered(
+        self, function: Callable[..., Result], items: Iterable[Item], *common: object
+    ) -> Iterator[Result]:
         """``function(item, *common)`` for each item, as each is finished; ``common`` travels once to each worker.
 
         ``function`` is importable by name. Items are taken as they are needed. What it raises is raised here, and what
@@ -124,7 +127,9 @@ class _Local:
 
     workers: int
 
-    def map_unordered(self, function: Callable[..., Result], items: Iterable[Item], *common: Any) -> Iterator[Result]:
+    def map_unordered(
+        self, function: Callable[..., Result], items: Iterable[Item], *common: object
+    ) -> Iterator[Result]:
         if self.workers == 1:
             for item in items:
                 yield function(item, *common)
@@ -164,7 +169,9 @@ class Threads:
 
     workers: int
 
-    def map_unordered(self, function: Callable[..., Result], items: Iterable[Item], *common: Any) -> Iterator[Result]:
+    def map_unordered(
+        self, function: Callable[..., Result], items: Iterable[Item], *common: object
+    ) -> Iterator[Result]:
         """See :meth:`Run.map_unordered`."""
         rest = iter(items)
         waiting: set[Future[Result]] = set()
@@ -205,7 +212,9 @@ class _Dask:
                 "or raise the timeout"
             ) from error
 
-    def map_unordered(self, function: Callable[..., Result], items: Iterable[Item], *common: Any) -> Iterator[Result]:
+    def map_unordered(
+        self, function: Callable[..., Result], items: Iterable[Item], *common: object
+    ) -> Iterator[Result]:
         import dask
         from distributed import CancelledError, KilledWorker, wait
         from distributed.comm import CommClosedError
@@ -215,7 +224,7 @@ class _Dask:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
             shared = [self._client.submit(_same, value, pure=False) for value in common]
         rest = iter(items)
-        waiting: set[Any] = set()
+        waiting: set[DaskFuture[Result]] = set()
         try:
             while True:
                 for item in islice(rest, max(0, AHEAD * self.workers - len(waiting))):
@@ -246,21 +255,21 @@ class _Dask:
                 self._client.cancel(list(waiting))
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> object:
     """The value itself, as a result that the worker holds."""
     return value
 
 
-def _call(function: Callable[..., Result], item: Any) -> Result:
+def _call(function: Callable[..., Result], item: object) -> Result:
     return function(item, *_common)
 
 
-def _remember(common: tuple[Any, ...]) -> None:
+def _remember(common: tuple[object, ...]) -> None:
     global _common  # noqa: PLW0603  # set once, when the process starts
     _common = common
 
 
-_common: tuple[Any, ...] = ()
+_common: tuple[object, ...] = ()
 """What a process was given when it started, so that it travels once and not with every item."""
 
 

@@ -74,11 +74,11 @@ class ShardStore:
     def __len__(self) -> int:
         return len(self._index[2])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Another process opens the shards itself."""
         return {"folder": self.folder, "schema": self.schema}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
         self._lock = threading.RLock()
         self._forget()

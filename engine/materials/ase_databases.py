@@ -6,7 +6,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.containers import damaged
 from engine.materials.elements import SYMBOLS
 from engine.materials.formats import Format, RawRecord
+
+if TYPE_CHECKING:
+    from ase.db.row import AtomsRow
 
 
 def read_ase_database(path: Path, stem: str, source: str) -> Iterator[RawRecord | Rejection]:
@@ -32,7 +35,7 @@ def read_ase_database(path: Path, stem: str, source: str) -> Iterator[RawRecord 
         yield damaged(source, stem, error)
 
 
-def _ase_sqlite_rows(path: Path) -> Iterator[Any]:
+def _ase_sqlite_rows(path: Path) -> Iterator[AtomsRow]:
     import ase.db
 
     with path.open("rb") as stream:
@@ -41,7 +44,7 @@ def _ase_sqlite_rows(path: Path) -> Iterator[Any]:
     yield from ase.db.connect(path, type="db", use_lock_file=False).select()
 
 
-def _ase_lmdb_rows(path: Path) -> Iterator[Any]:
+def _ase_lmdb_rows(path: Path) -> Iterator[AtomsRow]:
     """Rows of an ASE database in LMDB, which are compressed JSON."""
     import ase.db
 
@@ -64,7 +67,7 @@ def _ase_lmdb_rows(path: Path) -> Iterator[Any]:
         raise OSError(str(error)) from error
 
 
-def _ase_row(row: Any) -> dict[str, Any]:
+def _ase_row(row: AtomsRow) -> dict[str, object]:
     energy = {"energy_eV": float(row.energy)} if "energy" in row else {}
     known = {
         key: value.item() if isinstance(value, np.generic) else value for key, value in row.key_value_pairs.items()

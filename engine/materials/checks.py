@@ -95,7 +95,7 @@ def check(crystal: Crystal, allowed_elements: Collection[str] | None = None, max
     Parameters
     ----------
     crystal
-        Any cell, standardised or not.
+        The crystal in any cell, standardised or not.
     allowed_elements
         Symbols that the caller can handle, e.g. the backbone's; None admits Z = 1 to 103.
     max_sites

@@ -117,7 +117,7 @@ def content_hash(crystal: Crystal, *, primitive_sites: int, isotopes: str = "") 
     Parameters
     ----------
     crystal
-        Any cell, not idealised.
+        The crystal in any cell, not idealised.
     primitive_sites
         Number of sites in its primitive cell, which tells long polytypes apart that look alike from every site.
     isotopes
@@ -200,7 +200,7 @@ def _niggli_reduced(crystal: Crystal) -> Crystal:
     return Crystal(lattice, crystal.numbers, _wrapped(cart @ np.linalg.inv(lattice)))
 
 
-def _or_none(routine: Literal["get_symmetry_dataset", "niggli_reduce"], *args: Any, **kwargs: Any) -> Any:
+def _or_none(routine: Literal["get_symmetry_dataset", "niggli_reduce"], *args: object, **kwargs: object) -> Any:
     """Call spglib; None where it fails, whether it says so by an exception or, before version 3, by None."""
     import spglib
 

@@ -164,7 +164,7 @@ def _unreadable(source: str, name: str, error: Exception) -> Rejection:
 
 def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
     """Give the records of an object: its list's, its table's, one a member, or itself."""
-    members: dict[str, Any] = {}
+    members: dict[str, object] = {}
     streamed = False
     keys = text.keys()
     for key in keys:
@@ -188,8 +188,8 @@ def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
 
 
 def _list_of(
-    text: JsonText, members: dict[str, Any], stem: str, source: str, n: int
-) -> Generator[_Row, None, list[Any] | None]:
+    text: JsonText, members: dict[str, object], stem: str, source: str, n: int
+) -> Generator[_Row, None, list[object] | None]:
     """Give the records of a list within an object, as they stream; return a list of anything else."""
     places = text.places()
     if next(places, _NONE) is _NONE:
@@ -213,7 +213,7 @@ def _list_of(
     return None
 
 
-def _values(text: JsonText, places: Iterator[None]) -> Iterator[Any]:
+def _values(text: JsonText, places: Iterator[None]) -> Iterator[object]:
     """Items of a list; one that Python does not take is given as the error it makes."""
     for _ in places:
         try:
@@ -222,14 +222,14 @@ def _values(text: JsonText, places: Iterator[None]) -> Iterator[Any]:
             yield error
 
 
-def _value_or_none(text: JsonText) -> Any:
+def _value_or_none(text: JsonText) -> object:
     try:
         return text.value()
     except UnreadableValueError:
         return None
 
 
-def _key_column(members: dict[str, Any]) -> str:
+def _key_column(members: dict[str, object]) -> str:
     """Name of the column of keys in a table as pandas writes it with ``orient="table"``."""
     schema = members.get("schema")
     keys = schema.get("primaryKey") if isinstance(schema, dict) else None
@@ -264,11 +264,11 @@ def _is_column(value: object) -> bool:
     return isinstance(value, dict) and not holds_crystal(value) and _records_in(value) > 0
 
 
-def _records_in(members: dict[str, Any]) -> int:
+def _records_in(members: dict[str, object]) -> int:
     return sum(holds_crystal(value) or is_crystal_text(value) for value in members.values())
 
 
-def _mapped(members: dict[str, Any], stem: str, source: str) -> Iterator[_Row]:
+def _mapped(members: dict[str, object], stem: str, source: str) -> Iterator[_Row]:
     """Give the records of ``{id: record}``; numbers and words beside them are about the file."""
     rows = {k: v for k, v in members.items() if k not in _NOT_ROWS and (not _is_word(v) or is_crystal_text(v))}
     for key, value in rows.items():
@@ -280,7 +280,7 @@ def _is_word(value: object) -> bool:
     return isinstance(value, str | int | float)
 
 
-def _table(columns: list[Any], index: object, rows: Iterator[Any], stem: str, source: str) -> Iterator[_Row]:
+def _table(columns: list[object], index: object, rows: Iterator[object], stem: str, source: str) -> Iterator[_Row]:
     """Give the records of a table as pandas writes it with ``orient="split"``, as matbench has it."""
     names = ["_".join(map(str, c)) if isinstance(c, list) else str(c) for c in columns]
     keys = index if isinstance(index, list) else []

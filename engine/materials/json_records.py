@@ -161,7 +161,7 @@ def _crystal_in(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return "ours", content
 
 
-def _bare_layout(content: dict[str, Any]) -> str | None:
+def _bare_layout(content: dict[str, object]) -> str | None:
     if "sites" in content and "lattice" in content:
         return "pymatgen"
     if "lattice_mat" in content:
@@ -176,7 +176,7 @@ def _bare_layout(content: dict[str, Any]) -> str | None:
     return "ours" if _is_ours(content) else None
 
 
-def _is_ours(content: dict[str, Any]) -> bool:
+def _is_ours(content: dict[str, object]) -> bool:
     return "frac_coords" in content and "lattice" in content
 
 
@@ -281,7 +281,7 @@ def _from_pymatgen(structure: dict[str, Any]) -> Parsed:
     return Parsed(assemble(structure["lattice"]["matrix"], numbers, coords), isotopes=isotopes)
 
 
-def _symbol_at_site(species: dict[str, Any]) -> str:
+def _symbol_at_site(species: dict[str, object]) -> str:
     if species.get("@class") == "DummySpecies":
         return element(f"DummySpecies {species.get('element')}")
     return element(species.get("element"))
@@ -312,7 +312,7 @@ _LAYOUTS: dict[str, Callable[[dict[str, Any]], Parsed]] = {
 }
 
 
-def _require(content: dict[str, Any], *keys: str) -> None:
+def _require(content: dict[str, object], *keys: str) -> None:
     missing = [k for k in keys if content.get(k) is None]
     if missing:
         found = ", ".join(list(content)[:8]) or "nothing"

@@ -93,7 +93,7 @@ def _check_features(features: list[str]) -> None:
         raise _refused(why)
 
 
-def _check_counts(entry: dict[str, Any], positions: int, species: int) -> None:
+def _check_counts(entry: dict[str, object], positions: int, species: int) -> None:
     if positions != species:
         raise _refused(f"{positions} positions and {species} species_at_sites")
     nsites = entry.get("nsites")
@@ -113,7 +113,7 @@ def _compared(entry: dict[str, Any], composition: dict[str, int]) -> list[str]:
     return notes
 
 
-def _occupant(name: str, kind: dict[str, Any] | None) -> Any:
+def _occupant(name: str, kind: dict[str, Any] | None) -> str | dict[str, float]:
     """Give the symbol that a site's species stands for, or its occupancies."""
     if kind is None:
         return element(name)
@@ -125,7 +125,7 @@ def _occupant(name: str, kind: dict[str, Any] | None) -> Any:
     return dict(zip(symbols, map(float, shares), strict=True))
 
 
-def _require(entry: dict[str, Any], *keys: str) -> None:
+def _require(entry: dict[str, object], *keys: str) -> None:
     missing = [key for key in keys if entry.get(key) is None]
     if missing:
         raise _refused(f"the entry has no {', '.join(missing)} (it has {', '.join(list(entry)[:8]) or 'nothing'})")

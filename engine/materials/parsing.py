@@ -37,7 +37,7 @@ class Parsed:
     """Nuclides in place of an element's natural mixture, e.g. ``2H``; ``2H:0.5`` where half of its sites have it."""
 
 
-def read_species(species: Sequence[Any]) -> tuple[list[int], str]:
+def read_species(species: Sequence[object]) -> tuple[list[int], str]:
     """Atomic numbers of a record's species, and the isotopes among them as :attr:`Parsed.isotopes` has them.
 
     Raises
@@ -66,7 +66,7 @@ def distinct(species: Sequence[object]) -> Iterable[object]:
         return species
 
 
-def _nuclide(species: Any) -> str:
+def _nuclide(species: object) -> str:
     bare = _DECORATED.match(species) if isinstance(species, str) else None
     return ISOTOPES.get(bare[1], "") if bare else ""
 
@@ -75,7 +75,7 @@ def _nuclide(species: Any) -> str:
 _DECORATED = re.compile(r"(?!T\d+$)([A-Z][a-z]?)\d*\.?\d*[+-]?$")
 
 
-def atomic_number(species: Any) -> int:
+def atomic_number(species: object) -> int:
     """Atomic number of ``Fe``, ``Fe3+`` or ``D``; a mapping of occupancies is a mixed site."""
     number = ATOMIC_NUMBERS.get(species) if isinstance(species, str) else None
     if number is not None:
@@ -93,7 +93,7 @@ def atomic_number(species: Any) -> int:
     return ATOMIC_NUMBERS[symbol]
 
 
-def element(name: Any) -> str:
+def element(name: object) -> str:
     """Symbol, charged or not, of an element; a label or a placeholder is none, whatever letters it starts with."""
     if not isinstance(name, str) or not (name in ATOMIC_NUMBERS or _CHARGED.fullmatch(name)):
         raise CrystalError(
@@ -157,13 +157,13 @@ def disordered(occupancies: dict[str, float]) -> CrystalError:
     )
 
 
-def scalars(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
+def scalars(values: dict[str, object]) -> tuple[dict[str, PropertyValue], list[str]]:
     """Keep the values a property can have, with one note on the others; null means not known."""
     kept, dropped = plain_values(values)
     return kept, [left_out(dropped)] if dropped else []
 
 
-def plain_values(values: dict[str, Any]) -> tuple[dict[str, PropertyValue], list[str]]:
+def plain_values(values: dict[str, object]) -> tuple[dict[str, PropertyValue], list[str]]:
     """Give the values a property can have, and the names of those that are something else."""
     kept: dict[str, PropertyValue] = {}
     dropped = []
@@ -203,7 +203,7 @@ def is_text(text: str) -> bool:
     return True
 
 
-def own_id(content: dict[str, Any]) -> str:
+def own_id(content: dict[str, object]) -> str:
     """Id that a record gives itself, empty if none."""
     data = content.get("data")
     for holder in (content, data if isinstance(data, dict) else {}):

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.containers import damaged
@@ -79,7 +79,7 @@ class Header:
         delimiter = next((mark for mark in ",;\t" if mark in text), ",")
         return cls([name.strip() for name in cells(line, delimiter)], delimiter)
 
-    def holds_crystal(self, row: Any) -> bool:
+    def holds_crystal(self, row: object) -> bool:
         """Tell whether a row, by columns' names, has a crystal in one of the columns that are called so."""
         return isinstance(row, dict) and any(is_crystal_text(row.get(name.lower())) for name in self._crystals)
 
@@ -89,9 +89,9 @@ class Header:
         return bool(self._crystals)
 
 
-def row_of(header: Header, found: list[str]) -> dict[str, Any]:
+def row_of(header: Header, found: list[str]) -> dict[str, object]:
     """Give the cells of a row by their columns' names; ids, formulas and crystals stay text."""
-    row: dict[str, Any] = {}
+    row: dict[str, object] = {}
     for column, cell in zip(header.names, found, strict=False):
         lower = column.lower()
         if column and cell:

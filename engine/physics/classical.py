@@ -85,7 +85,9 @@ class PairPotential(Calculator):
         self._cutoff = cutoff
         self._charges = charges
 
-    def calculate(self, atoms: Atoms | None = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+    def calculate(
+        self, atoms: Atoms | None = None, properties: list[str] | None = None, system_changes: list[str] = all_changes
+    ) -> None:
         """Energy in eV, forces in eV/Angstrom (n x 3), stress in eV/Angstrom^3 (Voigt)."""
         super().calculate(atoms, properties, system_changes)
         pairs = _Pairs.of(self.atoms, self._cutoff)
@@ -144,7 +146,9 @@ class RigidIonCalculator(PairPotential):
         super().__init__({}, cutoff=12.0, charges={})
         self._models = {frozenset(model.charges): model for model in models.values()}
 
-    def calculate(self, atoms: Atoms | None = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+    def calculate(
+        self, atoms: Atoms | None = None, properties: list[str] | None = None, system_changes: list[str] = all_changes
+    ) -> None:
         """As of :class:`PairPotential`; raises ``CalculatorSetupError`` for a crystal that is none of the salts."""
         symbols = (self.atoms if atoms is None else atoms).get_chemical_symbols()
         model = self._models.get(frozenset(symbols))

@@ -121,7 +121,7 @@ class CostModel:
             f"atoms^{self.atom_exponent:.2f} a force call, within a factor {np.exp(self.scatter):.2g}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """JSON-ready; ``CostModel(**data)`` is the inverse."""
         return asdict(self)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from engine.physics.energy_volume import EquationOfState, equation_of_state
 from engine.physics.outcome import Calculated, CalculationError, Failed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from engine.materials.crystal import Crystal
     from engine.physics.potentials import Potential
 
@@ -96,7 +100,7 @@ def calculate_kappa(
     Parameters
     ----------
     crystal
-        Any cell; it is standardised to its primitive cell first, on which the model depends.
+        A cell in any setting; it is standardised to its primitive cell first, on which the model depends.
     potential
         Where energies come from.
     settings
@@ -112,7 +116,7 @@ def calculate_kappa(
     """
     settings = settings or DebyeSettings()
     start = time.process_time()
-    found: dict[str, Any] = {"potential": potential.describe(), "settings": asdict(settings), "version": VERSION}
+    found: dict[str, object] = {"potential": potential.describe(), "settings": asdict(settings), "version": VERSION}
     try:
         result = estimate(crystal, potential, settings)
         found["result"] = asdict(result)
@@ -146,7 +150,9 @@ def estimate(crystal: Crystal, potential: Potential, settings: DebyeSettings) ->
     return debye_model(curve, ATOMIC_MASS[primitive.numbers], settings.temperature, settings.poisson)
 
 
-def debye_model(curve: EquationOfState, masses: Any, temperature: float, poisson: float = 0.25) -> DebyeEstimate:
+def debye_model(
+    curve: EquationOfState, masses: Sequence[float] | NDArray[np.float64], temperature: float, poisson: float = 0.25
+) -> DebyeEstimate:
     """Apply the model to an equation of state of a primitive cell.
 
     Parameters

@@ -99,7 +99,7 @@ def calculate_kappa(
     Parameters
     ----------
     crystal
-        Any cell; it is standardised and relaxed.
+        A cell in any setting; it is standardised and relaxed.
     potential
         Where forces come from.
     settings
@@ -115,7 +115,7 @@ def calculate_kappa(
     """
     settings = settings or PhononSettings()
     start = time.process_time()
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "potential": potential.describe(),
         "settings": asdict(settings),
         "versions": {name: version(name) for name in PACKAGES},
@@ -130,7 +130,7 @@ def calculate_kappa(
     return Calculated(kappa, settings.temperature, method, found, time.process_time() - start)
 
 
-def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, found: dict[str, Any]) -> float:
+def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, found: dict[str, object]) -> float:
     """One step after the other; what each found goes into ``found``, so that a failure keeps it."""
     try:
         potential.check_elements(crystal)
@@ -195,7 +195,7 @@ def _refuse_large_fit(phonons: Phono3py, settings: PhononSettings) -> None:
         )
 
 
-def _set_forces(phonons: Phono3py, calculator: Calculator, found: dict[str, Any]) -> None:
+def _set_forces(phonons: Phono3py, calculator: Calculator, found: dict[str, object]) -> None:
     """Compute the forces of every displaced supercell, the drift removed; those beyond a pair cutoff stay zero."""
     from ase import Atoms
 
@@ -224,7 +224,7 @@ def _fit(phonons: Phono3py, settings: PhononSettings) -> None:
         phonons.symmetrize_fc2()
 
 
-def _refuse_imaginary_modes(phonons: Phono3py, settings: PhononSettings, found: dict[str, Any]) -> None:
+def _refuse_imaginary_modes(phonons: Phono3py, settings: PhononSettings, found: dict[str, object]) -> None:
     """Look at the finest mesh, where harmonic phonons still cost little."""
     _set_mesh(phonons, settings.last_mesh)
     phonons.init_phph_interaction()

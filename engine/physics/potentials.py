@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -297,10 +297,10 @@ def _turn_messages(embedding: Any) -> None:
         embedding.distance_proj2.bias.neg_()
 
 
-def _require_known(kind: str, name: str, known: Any) -> None:
+def _require_known(kind: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         raise PotentialError(f"there is no {kind}:{name}; there are {', '.join(f'{kind}:{k}' for k in known)}")
 
 
-def _sha256_of(numbers: Any) -> str:
+def _sha256_of(numbers: object) -> str:
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()

@@ -53,9 +53,9 @@ def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings
     Parameters
     ----------
     crystal
-        Any cell; it is standardised to its primitive cell first.
+        A cell in any setting; it is standardised to its primitive cell first.
     calculator
-        Any ASE calculator with energy, forces and stress.
+        An ASE calculator with energy, forces and stress.
     settings
         Tolerances; the defaults without.
 

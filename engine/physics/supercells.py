@@ -72,7 +72,7 @@ def supercell_matrix(crystal: Crystal | Atoms, min_length: float) -> NDArray[np.
     Parameters
     ----------
     crystal
-        Any cell of the crystal; of a cell whose vectors are no lattice vectors of the conventional one, e.g. a
+        The crystal in any cell; of a cell whose vectors are no lattice vectors of the conventional one, e.g. a
         supercell, its own axes are repeated instead.
     min_length
         Smallest distance in Angstrom between opposite faces of the supercell; 0.1 % less is accepted.

@@ -99,7 +99,7 @@ def _parse(text: str) -> tuple[str, str]:
     return endpoint, query
 
 
-def _rows(answer: Any) -> tuple[list[Any], int | None]:
+def _rows(answer: object) -> tuple[list[Any], int | None]:
     """Entries of a page, from a list or from an object with keys ``3 of 912``, which tell the number of all."""
     if isinstance(answer, dict):
         counted = [re.fullmatch(r"\d+ of (\d+)", key) for key in answer]
@@ -113,7 +113,7 @@ def _rows(answer: Any) -> tuple[list[Any], int | None]:
     raise SourceError(f"{NAME} does not understand the query: {' '.join(words.split())[:300]}")
 
 
-def _record(row: Any) -> RawRecord | Rejection:
+def _record(row: object) -> RawRecord | Rejection:
     if not isinstance(row, dict):
         return not_an_object(row, NAME, NAME)
     id_ = str(row.get("auid") or row.get("aurl") or NAME)
@@ -154,7 +154,7 @@ def _properties(row: dict[str, Any]) -> dict[str, float]:
     return {ours: float(row[theirs]) for theirs, ours in PROPERTIES.items() if _has(row, theirs)}
 
 
-def _has(row: Any, name: str) -> bool:
+def _has(row: object, name: str) -> bool:
     return isinstance(row, dict) and row.get(name) not in (None, "", [])
 
 
@@ -162,6 +162,6 @@ def _list(value: Any) -> list[Any]:
     return value.split(",") if isinstance(value, str) else list(value)
 
 
-def _date(value: Any) -> str:
+def _date(value: object) -> str:
     """When AFLOW made the entry; of several dates the last."""
     return f"aflowlib {_list(value)[-1]}"

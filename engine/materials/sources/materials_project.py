@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any
+from typing import Protocol
 
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
@@ -35,6 +35,14 @@ PROPERTIES = {
     "is_stable": "is_stable",
 }
 """Fields of a summary document to our names; energies are per atom."""
+
+
+class _Summary(Protocol):
+    """The part of mp-api's client of the summaries that is used here."""
+
+    def search(self, **criteria: object) -> list[object]:
+        """Documents that meet the criteria."""
+        ...
 
 
 class MaterialsProject:
@@ -70,7 +78,7 @@ class MaterialsProject:
         finally:
             self._server.close()
 
-    def _summary(self) -> Any:
+    def _summary(self) -> _Summary:
         """Give mp-api's client of the summaries, on our session, without models and S3."""
         from mp_api.client import MPRester
         from requests import RequestException
@@ -87,7 +95,7 @@ class MaterialsProject:
             raise SourceError(f"the {NAME} at {self._endpoint} does not answer as mp-api expects: {error}") from error
         return rester.materials.summary
 
-    def _found(self, summary: Any, number: int, version: str | None) -> Iterator[Page]:
+    def _found(self, summary: _Summary, number: int, version: str | None) -> Iterator[Page]:
         while True:
             documents = self._search(summary, **self._criteria, _page=number, chunk_size=PAGE)
             total = self._server.document.get("meta", {}).get("total_doc")
@@ -97,7 +105,7 @@ class MaterialsProject:
             if last:
                 return
 
-    def _by_id(self, summary: Any, number: int, version: str | None) -> Iterator[Page]:
+    def _by_id(self, summary: _Summary, number: int, version: str | None) -> Iterator[Page]:
         for first in range((number - 1) * IDS, len(self._ids), IDS):
             ids = self._ids[first : first + IDS]
             documents = self._search(summary, material_ids=ids, chunk_size=IDS)
@@ -107,13 +115,13 @@ class MaterialsProject:
             following = str(number) if first + IDS < len(self._ids) else None
             yield Page([*self._records(documents), *missing], following, len(self._ids), version)
 
-    def _search(self, summary: Any, **criteria: Any) -> list[Any]:
+    def _search(self, summary: _Summary, **criteria: object) -> list[object]:
         """One page through mp-api, which drops what exceeds the announced number: that is refused here."""
         from mp_api.client import MPRestError
 
         fields = ["material_id", "structure", *PROPERTIES]
         try:
-            documents: list[Any] = summary.search(
+            documents: list[object] = summary.search(
                 **criteria, num_chunks=1, all_fields=False, fields=fields, _sort_fields="material_id"
             )
         except MPRestError as error:
@@ -126,7 +134,7 @@ class MaterialsProject:
             )
         return documents
 
-    def _records(self, documents: list[Any]) -> list[RawRecord | Rejection]:
+    def _records(self, documents: list[object]) -> list[RawRecord | Rejection]:
         records: list[RawRecord | Rejection] = []
         for document in documents:
             if not isinstance(document, dict):
@@ -161,7 +169,7 @@ _ALIASES = {
 """Names in the documents to those of the search."""
 
 
-def _parse(query: str) -> tuple[list[str], dict[str, Any]]:
+def _parse(query: str) -> tuple[list[str], dict[str, object]]:
     """Ids, or criteria for the search; an item without ``=`` goes on with the list before it."""
     items = [item.strip() for item in query.split(",") if item.strip()]
     if items and "=" not in query:
@@ -203,7 +211,7 @@ def _search_fields() -> dict[str, str]:
     return {name: str(p.annotation) for name, p in parameters.items() if name not in _OWN}
 
 
-def _value(name: str, values: list[str], kind: str) -> Any:
+def _value(name: str, values: list[str], kind: str) -> object:
     """Read the words of one field as mp-api's type for it."""
     if "tuple" in kind:
         return _range(name, ",".join(values), int if "int" in kind else float)
@@ -224,7 +232,7 @@ def _value(name: str, values: list[str], kind: str) -> Any:
     return values if kind.startswith("list") or len(values) > 1 else values[0]
 
 
-def _range(name: str, text: str, number: type) -> tuple[Any, Any]:
+def _range(name: str, text: str, number: type) -> tuple[object, object]:
     """``A-B``, ``A-``, ``-B`` and ``A``, as lowest and highest; an open end is None."""
     problem = f"{name}={text} is not a range of numbers; write A-B, A- (at least), -B (at most) or A (exactly)"
     closed = re.fullmatch(rf"({_NUMBER})-({_NUMBER})", text)

@@ -1,4 +1,4 @@
-"""Any OPTIMADE provider, page by page along ``links.next``.
+"""An OPTIMADE provider, page by page along ``links.next``.
 
 Andersen et al., Sci. Data 8, 217 (2021), https://doi.org/10.1038/s41597-021-00974-z; the specification is at
 https://github.com/Materials-Consortia/OPTIMADE. Base addresses are those of the public list of providers and of the
@@ -116,7 +116,7 @@ class Optimade:
             rest = [(k, v) for k, v in parse_qsl(parts.query) if k != "page_limit"]
             return self._server.get(urlunsplit(parts._replace(query=urlencode(rest))))
 
-    def _record(self, entry: Any, prefix: str) -> RawRecord | Rejection:
+    def _record(self, entry: object, prefix: str) -> RawRecord | Rejection:
         """Entries keep their id, or the immutable one; digits alone get the provider's prefix, as others count too."""
         if not isinstance(entry, dict):
             return not_an_object(entry, self.origin, self.origin)
@@ -154,7 +154,7 @@ def _versioned(base: str) -> str:
     return base if re.search(r"/v\d+(\.\d+)*$", base) else f"{base}/v1"
 
 
-def _plain(about: dict[str, Any]) -> bool:
+def _plain(about: dict[str, object]) -> bool:
     kind = about.get("x-optimade-type") or about.get("type")
     return kind in ("float", "integer", "boolean", "string")
 

@@ -19,6 +19,9 @@ from requests.adapters import HTTPAdapter
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.sources.source import Say
 
+_Timeout = float | tuple[float | None, float | None] | None
+_Certificate = str | tuple[str, str] | None
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -86,10 +89,10 @@ class _PatientAdapter(HTTPAdapter):
         self,
         request: requests.PreparedRequest,
         stream: bool = False,
-        timeout: Any = None,
+        timeout: _Timeout = None,
         verify: bool | str = True,
-        cert: Any = None,
-        proxies: Any = None,
+        cert: _Certificate = None,
+        proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         """Send until it succeeds, is refused, or patience ends."""
         pause = self._patience.pause
@@ -107,7 +110,12 @@ class _PatientAdapter(HTTPAdapter):
         raise AssertionError("unreachable")
 
     def _attempt(
-        self, request: requests.PreparedRequest, timeout: Any, verify: bool | str, cert: Any, proxies: Any
+        self,
+        request: requests.PreparedRequest,
+        timeout: _Timeout,
+        verify: bool | str,
+        cert: _Certificate,
+        proxies: dict[str, str] | None,
     ) -> tuple[requests.Response | None, str]:
         """Send once; the answer if there is one, and what is wrong with it in a way that may pass."""
         try:

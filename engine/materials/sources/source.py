@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.exceptions import SourceError
 from engine.materials.checks import Rejection, RejectionReason
@@ -53,7 +53,7 @@ class Source(Protocol):
         """
 
 
-def not_an_object(document: Any, source: str, record_id: str) -> Rejection:
+def not_an_object(document: object, source: str, record_id: str) -> Rejection:
     """Refuse an entry of a page that is no record at all."""
     message = f"the entry is {type(document).__name__}, not an object"
     return Rejection(source, record_id, RejectionReason.UNREADABLE, message, "report it to the database")
