@@ -91,7 +91,7 @@ def collate(graphs: Sequence[CrystalGraph], node_types: NDArray[np.int64]) -> Da
 
 
 def pack(n_edges: Sequence[int], max_edges: int = 40_000, max_graphs: int = 128) -> Iterator[NDArray[np.int64]]:
-    """Give the indices of batches of similar size: sorted by edges, each batch filled up to a budget of edges.
+    """The indices of batches of similar size: sorted by edges, each batch filled up to a budget of edges.
 
     A crystal with more edges than the budget is a batch of its own.
     """

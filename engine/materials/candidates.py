@@ -99,7 +99,7 @@ def lattice_fits() -> dict[str, LatticeFit]:
 
 
 def _place(fit: LatticeFit, species: list[Species]) -> list[Candidate]:
-    """Give every composition its lattice; drop those whose distances or density no crystal has."""
+    """Crystals of all compositions, without those whose distances or density no crystal has."""
     kind = find(fit.prototype)
     known = _known_lattices(fit.prototype)
     placed = []

@@ -192,7 +192,7 @@ def _longest_forbidden_distance(crystal: Crystal) -> float:
 
 @lru_cache(maxsize=1)
 def surroundings(crystal: Crystal) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Give the :func:`neighbour_pairs` within :data:`REACH`, once for a crystal's check and its hash."""
+    """The :func:`neighbour_pairs` within :data:`REACH`, once for a crystal's check and its hash."""
     return neighbour_pairs(crystal, REACH * crystal.spacing)
 
 

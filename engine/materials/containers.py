@@ -246,7 +246,7 @@ def _link(source: str, path: PurePosixPath, target: str) -> Rejection:
 
 
 def _seekable(content: IO[bytes]) -> IO[bytes]:
-    """Give an archive within an archive as a file that can be read in any order."""
+    """An archive within an archive as a file that can be read in any order."""
     if isinstance(content, io.BytesIO):
         return content
     whole = tempfile.TemporaryFile()  # noqa: SIM115

@@ -84,14 +84,14 @@ class Crystal:
         return "-".join(sorted(self.composition))
 
     def to_structure(self) -> Structure:
-        """Give the same crystal as a pymatgen ``Structure``."""
+        """The same crystal as a pymatgen ``Structure``."""
         from pymatgen.core import Structure
 
         quiet_noble_gases()
         return Structure(self.lattice, self.symbols, self.frac_coords)
 
     def to_atoms(self) -> Atoms:
-        """Give the same crystal as ASE ``Atoms``."""
+        """The same crystal as ASE ``Atoms``."""
         from ase import Atoms
 
         return Atoms(numbers=self.numbers, cell=self.lattice, scaled_positions=self.frac_coords, pbc=True)

@@ -35,7 +35,7 @@ _KINDS = {1: "layers", 2: "chains", 3: "isolated atoms or molecules"}
 
 
 def dimensionality(crystal: Crystal) -> int:
-    """Give the number of dimensions that bonds reach in, that of the largest component where there are several."""
+    """The number of dimensions that bonds reach in, that of the largest component where there are several."""
     bonds = _Bonds(crystal, _SURE)
     if bonds.reach(_SURE) == 3:
         return 3
@@ -47,7 +47,7 @@ def dimensionality(crystal: Crystal) -> int:
 
 
 def vacuum_note(crystal: Crystal) -> str:
-    """Say that a primitive cell holds empty space, and what stands apart in it; nothing of a bulk crystal."""
+    """Note that a primitive cell has empty space, and between which parts; empty for a bulk crystal."""
     found = _gaps(crystal)
     if not found:
         return ""
@@ -71,7 +71,7 @@ class _Bonds:
         self._pairs = list(zip(first[order].tolist(), second[order].tolist(), images[order].tolist(), strict=True))
 
     def start(self, reach: int) -> float:
-        """Give the smallest ratio with which bonds reach in so many dimensions; infinite where none of these does."""
+        """The smallest ratio with which bonds reach in so many dimensions; infinite where none of these does."""
         low, high = 0, len(self.ratio)
         while low < high:
             middle = (low + high) // 2
@@ -93,7 +93,7 @@ class _Bonds:
 def _looseness(
     numbers: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64], ratio: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Give what each pair's ratio is divided by: that of the nearest neighbours of a site that has no bond."""
+    """What each pair's ratio is divided by: that of the nearest neighbours of a site that has no bond."""
     nearest = np.full(len(numbers), np.inf)
     np.minimum.at(nearest, first, ratio)
     loose = np.where((nearest > 1) & (nearest <= _LONGEST) & ~np.isin(numbers, _NOBLE), nearest, 1.0)

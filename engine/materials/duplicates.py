@@ -68,7 +68,7 @@ def same_crystal(a: Material, b: Material) -> bool:
 
 
 def told_apart(materials: Sequence[Material], known: Mapping[str, Material]) -> list[Material]:
-    """Give crystals that share a content hash with another one, and are none, hashes of their own.
+    """Assign hashes of their own to crystals that share one and are different.
 
     The hash rests on two numbers that vanish together for some crystals (sums over neighbours that cancel); where it
     is met again under another id, the surroundings of the sites decide.

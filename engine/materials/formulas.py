@@ -19,7 +19,7 @@ _WORD = re.compile(r"[A-Z(\[{]")
 
 
 def check_formula(name: str, formula: str, composition: Mapping[str, int]) -> str:
-    """Compare a formula with the atoms of a cell; gives a note where the formula cannot be read.
+    """Compare a formula with the atoms of a cell; returns a note where the formula cannot be read.
 
     Raises
     ------

@@ -59,7 +59,7 @@ def identify(
 
 
 def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, int]:
-    """Give the standardised primitive cell and the space-group number, from one call of spglib or none.
+    """The standardised primitive cell and the space-group number, from one call of spglib or none.
 
     Equal to ``spglib.standardize_cell(to_primitive=True)`` at half the price of calling that and
     ``get_symmetry_dataset``. An :class:`~engine.materials.arrangements.Arrangement` is analysed once, whatever its

@@ -70,7 +70,7 @@ def sifted(rows: Iterator[_Row], stem: str, source: str) -> Iterator[_Row]:
 
 
 def _content(row: RawRecord) -> object:
-    """Give what a record holds, or the error of one that is no JSON."""
+    """What a record holds, or the error of one that is no JSON."""
     try:
         return row.payload if isinstance(row.payload, dict) else json.loads(row.payload)
     except (ValueError, RecursionError) as error:
@@ -115,7 +115,7 @@ def _lines(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
 
 
 def _documents(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
-    """Give the records of a file, numbered through; damage ends it."""
+    """The records of a file, numbered through; damage ends it."""
     n = 0
     try:
         with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as stream:
@@ -141,7 +141,7 @@ def _document(text: JsonText, start: str, stem: str, source: str, n: int) -> Ite
 
 
 def _raw(name: str, value: object, source: str) -> RawRecord:
-    """Give a record; text of a crystal is one, and what else is no object is left for the parser to refuse."""
+    """A record; text of a crystal is one, and what else is no object is left for the parser to refuse."""
     if is_crystal_text(value):
         value = {"structure": value}
     return RawRecord(name, Format.JSON, value if isinstance(value, dict) else json.dumps(value).encode(), source)
@@ -163,7 +163,7 @@ def _unreadable(source: str, name: str, error: Exception) -> Rejection:
 
 
 def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
-    """Give the records of an object: its list's, its table's, one a member, or itself."""
+    """The records of an object: its list's, its table's, one a member, or itself."""
     members: dict[str, object] = {}
     streamed = False
     keys = text.keys()
@@ -190,7 +190,7 @@ def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
 def _list_of(
     text: JsonText, members: dict[str, object], stem: str, source: str, n: int
 ) -> Generator[_Row, None, list[object] | None]:
-    """Give the records of a list within an object, as they stream; return a list of anything else."""
+    """The records of a list within an object, as they stream; a list of anything else is returned."""
     places = text.places()
     if next(places, _NONE) is _NONE:
         return None
@@ -237,7 +237,7 @@ def _key_column(members: dict[str, object]) -> str:
 
 
 def _whole(members: dict[str, Any], stem: str, source: str, n: int) -> Iterator[_Row]:
-    """Give the records of an object that is in memory."""
+    """The records of an object that is in memory."""
     columns, rows = members.get("columns"), members.get("data")
     column = next(
         (name for name, value in members.items() if name.lower() in CRYSTAL_FIELDS and _is_column(value)), None
@@ -269,7 +269,7 @@ def _records_in(members: dict[str, object]) -> int:
 
 
 def _mapped(members: dict[str, object], stem: str, source: str) -> Iterator[_Row]:
-    """Give the records of ``{id: record}``; numbers and words beside them are about the file."""
+    """The records of ``{id: record}``; numbers and words beside them are about the file."""
     rows = {k: v for k, v in members.items() if k not in _NOT_ROWS and (not _is_word(v) or is_crystal_text(v))}
     for key, value in rows.items():
         name = stem if len(rows) == 1 and key == "1" else _named(key, stem)
@@ -281,7 +281,7 @@ def _is_word(value: object) -> bool:
 
 
 def _table(columns: list[object], index: object, rows: Iterator[object], stem: str, source: str) -> Iterator[_Row]:
-    """Give the records of a table as pandas writes it with ``orient="split"``, as matbench has it."""
+    """The records of a table as pandas writes it with ``orient="split"``, as matbench has it."""
     names = ["_".join(map(str, c)) if isinstance(c, list) else str(c) for c in columns]
     keys = index if isinstance(index, list) else []
     for n, row in enumerate(rows):

@@ -84,7 +84,7 @@ def parse_json(content: dict[str, Any]) -> Parsed:
 
 
 def holds_crystal(content: object) -> bool:
-    """Tell a record from anything else, by the names of its fields; a record may still lack something."""
+    """Whether an object is a record, by the names of its fields; some of them may still be missing."""
     if not isinstance(content, dict):
         return False
     layout, inner = _crystal_in(content)
@@ -92,12 +92,12 @@ def holds_crystal(content: object) -> bool:
 
 
 def is_crystal_text(value: object) -> bool:
-    """Tell the text of a crystal: JSON, CIF or POSCAR."""
+    """Whether a value is the text of a crystal: JSON, CIF or POSCAR."""
     return isinstance(value, str) and _TEXT.search(value) is not None
 
 
 def layout_seen(content: object) -> str:
-    """Say what a record that holds no crystal is, for whoever wrote it."""
+    """Description of a record that holds no crystal, for the message to the user."""
     if isinstance(content, list):
         return f"a list of {len(content)} values without names (pandas names them with orient='split')"
     if not isinstance(content, dict):
@@ -181,7 +181,7 @@ def _is_ours(content: dict[str, object]) -> bool:
 
 
 def _opened(properties: object) -> object:
-    """Give an object that a table holds as text."""
+    """An object that a table holds as text."""
     return json.loads(properties) if isinstance(properties, str) and properties[:1] == "{" else properties
 
 

@@ -27,7 +27,7 @@ class JsonText:
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
-        """Give the next character that is no white space; empty at the end."""
+        """The next character that is no white space; empty at the end."""
         while True:
             self._place = _SPACE.match(self._block, self._place).end()  # type: ignore[union-attr]
             if self._place < len(self._block):

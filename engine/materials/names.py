@@ -39,13 +39,13 @@ _SAYS_NOTHING = re.compile(
 
 
 def bare_name(path: PurePosixPath) -> str:
-    """Give the name in lower case, without its compression."""
+    """The name in lower case, without its compression."""
     name = path.name.lower()
     return next((name.removesuffix(end) for end in COMPRESSIONS if name.endswith(end)), name)
 
 
 def is_lock(path: PurePosixPath) -> bool:
-    """Tell a file that a database leaves beside itself."""
+    """Whether a file is the lock of a database."""
     return path.name.lower().endswith(_LOCKS)
 
 
@@ -57,18 +57,18 @@ def is_no_crystal(path: PurePosixPath) -> bool:
 
 
 def stem(path: PurePosixPath) -> str:
-    """Give the id that a file alone, with no other of its name, gives."""
+    """The id that a file alone, with no other of its name, gives."""
     words, start = _words(path)
     return "-".join(words[start:])
 
 
 def nth(name: str, n: int) -> str:
-    """Give the id of a file's n-th crystal, from 1."""
+    """The id of a file's n-th crystal, from 1."""
     return name if n == 1 else f"{name}-{n}"
 
 
 def place(path: PurePosixPath) -> PurePosixPath:
-    """Give the folder that an archive stands for in the paths of its members."""
+    """The folder that an archive stands for in the paths of its members."""
     name = path.name.lower()
     suffix = next((end for end in ARCHIVES if name.endswith(end)), "")
     return path.with_name(path.name[: len(name) - len(suffix)] or path.name)
@@ -105,7 +105,7 @@ class FileIds:
                 self._ids |= found
 
     def __getitem__(self, path: PurePosixPath) -> str:
-        """Give the id of a file."""
+        """The id of a file."""
         return self._ids.get(path) or stem(path)
 
 

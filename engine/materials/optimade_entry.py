@@ -114,7 +114,7 @@ def _compared(entry: dict[str, Any], composition: dict[str, int]) -> list[str]:
 
 
 def _occupant(name: str, kind: dict[str, Any] | None) -> str | dict[str, float]:
-    """Give the symbol that a site's species stands for, or its occupancies."""
+    """The symbol that a site's species stands for, or its occupancies."""
     if kind is None:
         return element(name)
     if kind.get("attached"):

@@ -158,13 +158,13 @@ def disordered(occupancies: dict[str, float]) -> CrystalError:
 
 
 def scalars(values: dict[str, object]) -> tuple[dict[str, PropertyValue], list[str]]:
-    """Keep the values a property can have, with one note on the others; null means not known."""
+    """Values that a property can have, with one note on the others; null means not known."""
     kept, dropped = plain_values(values)
     return kept, [left_out(dropped)] if dropped else []
 
 
 def plain_values(values: dict[str, object]) -> tuple[dict[str, PropertyValue], list[str]]:
-    """Give the values a property can have, and the names of those that are something else."""
+    """The values a property can have, and the names of those that are something else."""
     kept: dict[str, PropertyValue] = {}
     dropped = []
     for name, value in values.items():
@@ -176,7 +176,7 @@ def plain_values(values: dict[str, object]) -> tuple[dict[str, PropertyValue], l
 
 
 def left_out(names: Sequence[str]) -> str:
-    """Say which properties are not kept."""
+    """Note on the properties that are left out."""
     return f"property {', '.join(names)} is a list or object (or no whole number or text) and was left out"
 
 
@@ -186,14 +186,14 @@ def _is_empty(value: object) -> bool:
 
 
 def _is_storable(value: PropertyValue) -> bool:
-    """Tell a value that a database can keep: whole numbers of 64 bits, text of whole characters."""
+    """Whether a database can hold a value: whole numbers of 64 bits, text that can be encoded."""
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return not isinstance(value, str) or is_text(value)
 
 
 def is_text(text: str) -> bool:
-    """Tell text of whole characters: half of a surrogate pair is none, and no file or database takes it."""
+    """Whether text can be encoded; files and databases refuse half of a surrogate pair."""
     if text.isascii():
         return True
     try:

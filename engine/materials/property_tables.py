@@ -41,18 +41,18 @@ class PropertyTables:
 
     @property
     def files(self) -> set[Path]:
-        """Give the files that are tables."""
+        """The files that are tables."""
         return set(self._tables)
 
     def joined(self, record: RawRecord) -> RawRecord:
-        """Give the record with what the tables know under its id."""
+        """The record with what the tables know under its id."""
         properties: dict[str, PropertyValue] = {}
         for table in self._tables.values():
             properties = table.row(record.id) | properties
         return replace(record, properties=with_our_names(properties)) if properties else record
 
     def __enter__(self) -> PropertyTables:
-        """Give the tables."""
+        """The tables."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,7 +98,7 @@ class _Table:
         self._stream.close()
 
     def row(self, record_id: str) -> dict[str, PropertyValue]:
-        """Give the values of an id; none where it has no row."""
+        """The values of an id; none where it has no row."""
         for found in self._rows_like(record_id):
             if len(found) == len(self._header.names) and found[self._column] == record_id:
                 named = zip(self._header.names, found, strict=True)
@@ -114,7 +114,7 @@ class _Table:
 
 
 def _seekable(path: Path) -> IO[bytes]:
-    """Give the text of a file in UTF-8: the file itself, or else a temporary one."""
+    """The text of a file in UTF-8: the file itself, or else a temporary one."""
     stream = path.open("rb")
     start = stream.read(1 << 16)
     stream.seek(0)

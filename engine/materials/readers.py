@@ -135,7 +135,7 @@ def _read_stream(path: PurePosixPath, stream: IO[bytes], stem: str, source: str)
 
 
 def _named_apart(blocks: Iterator[RawRecord | Rejection], stem: str) -> Iterator[RawRecord | Rejection]:
-    """Give blocks of a CIF ids of their own: those without a name, or with one that a program gave, the file's."""
+    """Assign ids to the blocks of a CIF: those without a name, or with one that a program gave, the file's."""
     seen: set[str] = set()
     for n, block in enumerate(blocks, start=1):
         name = _id(block)

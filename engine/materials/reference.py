@@ -57,7 +57,7 @@ class ReferenceEntry:
         return build(self.prototype, self.elements, self.a, c, self.x)
 
     def label(self) -> dict[str, Any]:
-        """Give the value as a plain label record."""
+        """The value as a plain label record."""
         return {
             "id": self.id,
             "property": PROPERTY,

@@ -90,7 +90,7 @@ class Header:
 
 
 def row_of(header: Header, found: list[str]) -> dict[str, object]:
-    """Give the cells of a row by their columns' names; ids, formulas and crystals stay text."""
+    """The cells of a row by their columns' names; ids, formulas and crystals stay text."""
     row: dict[str, object] = {}
     for column, cell in zip(header.names, found, strict=False):
         lower = column.lower()
@@ -128,7 +128,7 @@ def cells(row: bytes, delimiter: str = ",") -> list[str]:
 
 
 def value(text: str) -> PropertyValue:
-    """Give what a cell says: a truth value, a number or words."""
+    """What a cell says: a truth value, a number or words."""
     if text in ("True", "False"):
         return text == "True"
     try:
@@ -149,7 +149,7 @@ def _csv_row(header: Header, line: bytes, name: str, source: str) -> RawRecord |
 
 
 def _typed(cell: str) -> PropertyValue | list[str]:
-    """Give the value of a cell; a list in Python's or JSON's writing is no property."""
+    """The value of a cell; a list in Python's or JSON's writing is no property."""
     return [cell] if cell[0] in "[{" else value(cell)
 
 

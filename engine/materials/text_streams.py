@@ -18,7 +18,7 @@ _MARKS = (
 
 
 def as_utf8(stream: IO[bytes]) -> IO[bytes]:
-    """Give a stream that is read from its start without a mark, in UTF-8; carriage returns alone become line feeds."""
+    """A stream that is read from its start without a mark, in UTF-8; carriage returns alone become line feeds."""
     start = _start(stream)
     if is_utf8(start):
         return stream

@@ -134,7 +134,7 @@ def count_displacements(
 
 
 def to_phonopy(cell: PhonopyAtoms | Crystal | Atoms) -> PhonopyAtoms:
-    """Give the same cell as phonopy's atoms, in the same order."""
+    """The same cell as phonopy's atoms, in the same order."""
     from phonopy.structure.atoms import PhonopyAtoms
 
     if isinstance(cell, PhonopyAtoms):

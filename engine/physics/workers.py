@@ -147,7 +147,7 @@ class _Worker:
             self._send()
 
     def finish(self, time_limit: float) -> Finished | None:
-        """Give the outcome if there is one by now; a process over its limit is killed."""
+        """The outcome if there is one by now; a process over its limit is killed."""
         if self.pipe.poll():
             return self._receive()
         limit = time_limit if self.loaded else STARTUP_LIMIT

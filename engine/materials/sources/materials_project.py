@@ -79,7 +79,7 @@ class MaterialsProject:
             self._server.close()
 
     def _summary(self) -> _Summary:
-        """Give mp-api's client of the summaries, on our session, without models and S3."""
+        """Client of mp-api of the summaries, on our session, without models and S3."""
         from mp_api.client import MPRester
         from requests import RequestException
 

@@ -13,7 +13,7 @@ def is_remote(text: str) -> bool:
 
 
 def open_source(text: str, say: Say) -> Source:
-    """Give the source that ``text`` names: ``mp:QUERY``, ``optimade:URL`` or ``optimade:NAME:FILTER``, ``aflow:QUERY``.
+    """The source that ``text`` names: ``mp:QUERY``, ``optimade:URL`` or ``optimade:NAME:FILTER``, ``aflow:QUERY``.
 
     Raises
     ------

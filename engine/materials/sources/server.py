@@ -181,7 +181,7 @@ def _reason(error: Exception) -> str:
 
 
 def _detail(response: requests.Response) -> str:
-    """Give what the server says is wrong: JSON:API errors, FastAPI's detail, or the first line of its text."""
+    """What the server says is wrong: JSON:API errors, FastAPI's detail, or the first line of its text."""
     status = f"{response.status_code} {response.reason}"
     try:
         document = json.loads(response.content)

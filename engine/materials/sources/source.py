@@ -60,7 +60,7 @@ def not_an_object(document: object, source: str, record_id: str) -> Rejection:
 
 
 def address(url: str) -> str:
-    """Give back an address without a password in it.
+    """An address without a password in it.
 
     Raises
     ------
