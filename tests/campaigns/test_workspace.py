@@ -49,6 +49,24 @@ def save_with_old_times(backbone: Backbone, folder: Path) -> None:
         os.utime(folder / name, ns=(time, time))
 
 
+def test_weights_replaced_with_equal_sizes_and_times_are_seen(replay: Path) -> None:
+    """By the card beside them, which holds their SHA-256."""
+    folder = replay / "mine"
+    seen, status = [], []
+    with Campaign.open(replay) as campaign:
+        for weights in (small_backbone("MEGNet"), other_weights()):
+            weights.save(folder)
+            card = folder / "card.json"
+            card.write_text(card.read_text().ljust(4096))
+            for path in folder.iterdir():
+                os.utime(path, ns=(10**18, 10**18))
+            status.append({path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()})
+            seen.append(campaign.backbone("mine").sha256)
+            assert seen[-1] == weights.sha256
+    assert status[0] == status[1]
+    assert seen[0] != seen[1]
+
+
 def test_weights_replaced_between_two_openings_in_one_process(replay: Path, pool_file: Path) -> None:
     """A round embeds by the backbone on disk, starts from the lower-fidelity model on disk, and records both."""
     folder = small_backbone("MEGNet").save(replay / "mine")
