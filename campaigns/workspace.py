@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,10 +55,11 @@ class Workspace:
 
     def backbone(self, names: str | Sequence[str]) -> AnyBackbone:
         """Load a checked backbone by name, or by a path relative to the campaign directory; or several side by side."""
+        from engine.learning.ensemble.storage import cached_starts
+
         given = [names] if isinstance(names, str) else names
         beside = [self.directory / name for name in given]
-        found = tuple(str(path) if path.exists() else n for path, n in zip(beside, given, strict=True))
-        return _backbone(found, tuple(map(_written, found)))
+        return cached_starts([path if path.exists() else n for path, n in zip(beside, given, strict=True)])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -94,17 +95,3 @@ def upgrade_store(directory: Path) -> tuple[str, str]:
     """Bring a campaign's store to this program's version; returns the versions before and after."""
     configuration = read_configuration(directory / FILE)
     return Store.upgrade(store_url(configuration, directory), configuration.store.timeout, directory / STRUCTURES)
-
-
-def _written(name: str) -> tuple[tuple[str, int, int], ...]:
-    """Which files a folder of weights holds, when each was written (ns) and its size; nothing for a shipped name."""
-    files = sorted(path for path in Path(name).rglob("*") if path.is_file())
-    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
-
-
-@lru_cache(maxsize=4)
-def _backbone(names: tuple[str, ...], written: tuple[tuple[tuple[str, int, int], ...], ...]) -> AnyBackbone:
-    """Read weights once in a process; ``written`` tells weights that were replaced on disk from those before."""
-    from engine.learning.ensemble.storage import load_starts
-
-    return load_starts(names)

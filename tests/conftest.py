@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,22 @@ settings.register_profile("kappascout", deadline=None)
 settings.load_profile("kappascout")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+LONGEST = (
+    "test_readme.py", "campaigns/test_demo.py", "campaigns/test_kill.py", "campaigns/studies/test_studies.py",
+    "campaigns/backtest/test_backtest.py", "campaigns/round/test_score.py", "campaigns/pool/test_pool.py",
+    "campaigns/round/test_stopping.py", "campaigns/standalone/test_models.py", "campaigns/test_postgresql.py",
+    "campaigns/test_mixture.py",
+)  # fmt: skip
+"""Files of few but long tests, the longest first: started last, one would run alone while the other processes idle."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files: the longest first, then those of most tests; within a file nothing changes."""
+    tests = Counter(item.path for item in items)
+    rank = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (rank.get(item.path, len(LONGEST)), -tests[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

@@ -51,9 +51,8 @@ def test_every_command_and_option_is_explained(name: str) -> None:
         assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
     shown = done(*name.split(), "--help").out
     for parameter in command.params:
-        for option in parameter.opts:
-            if option.startswith("--"):
-                assert option in shown, f"{name} {option}"
+        for option in (option for option in parameter.opts if option.startswith("--")):
+            assert option in shown, f"{name} {option}"
         for section in re.findall(r"\[\w+\]", parameter.help):  # which Rich takes for a style if not escaped
             assert section in shown, f"{name} {section}"
 

@@ -63,11 +63,12 @@ def test_the_backbone_itself_is_not_touched(backbone, data):
 
 def test_the_trunk_of_the_backbone_is_kept_and_the_head_is_new(backbone):
     network, other = new_network(backbone, 1), new_network(backbone, 2)
-    for name, tensor in network.state_dict().items():
-        if name.startswith("heads."):
-            assert tensor.shape[0] == 1
-        else:
-            assert torch.equal(tensor, backbone.network.state_dict()[name]), name
+    tensors = network.state_dict()
+    heads = {name for name in tensors if name.startswith("heads.")}
+    assert heads
+    assert {tensors[name].shape[0] for name in heads} == {1}
+    for name in tensors.keys() - heads:
+        assert torch.equal(tensors[name], backbone.network.state_dict()[name]), name
     assert not torch.equal(network.heads.weight, other.heads.weight)
 
 
