@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from campaigns.backtest.leaks import HASH_DIGITS, canonical
 from campaigns.exceptions import CampaignError
-from campaigns.models.predictors import is_model
+from campaigns.models.predictors import folder_of, is_model
 from campaigns.pool.labels import training_labels
+from campaigns.property_names import ROOM_TEMPERATURE, Property
 from engine.learning.ensemble.settings import minimum_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from campaigns.configuration import Configuration
     from campaigns.pool.pool import Pool
@@ -21,6 +27,12 @@ if TYPE_CHECKING:
     from campaigns.workspace import Workspace
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.ensemble.ensemble import Ensemble
+
+
+_OFFSET = 0.1
+"""Decades (a factor of 1.26) from which a difference between labels and model is worth a line."""
+_SUSPICIOUS = 0.7
+"""Decades (a factor of 5) from which a unit or a temperature may be wrong."""
 
 
 def lower_fidelity(context: RoundContext) -> Ensemble | None:
@@ -39,11 +51,58 @@ def lower_fidelity(context: RoundContext) -> Ensemble | None:
         return None
     if not is_model(directory, prior):
         return _of_fidelity(context, prior)
-    ensemble = _load(directory / prior)
+    ensemble = _load(folder_of(directory, prior))
     if ensemble.backbone.sha256 != context.featuriser.backbone.sha256:
         stands_on = [part.name for part in ensemble.backbone.parts]
         raise _other_backbone(context.settings, stands_on, context.featuriser.backbone)
     return ensemble
+
+
+def model_of_property(context: RoundContext) -> Ensemble | None:
+    """The model that ``[model] lower_fidelity`` names, where it predicts the campaign's own property.
+
+    It may rank the pool before there are labels enough to learn on top of it. A conductivity at another temperature is
+    another property.
+    """
+    directory, name = context.workspace.directory, context.settings.model.lower_fidelity
+    if not is_model(directory, name):
+        return None
+    ensemble = lower_fidelity(context)
+    wanted = context.settings.campaign.property
+    return ensemble if ensemble is not None and is_same_property(ensemble.property, wanted) else None
+
+
+def overlap_note(context: RoundContext, ensemble: Ensemble) -> str:
+    """How many of the pool's crystals a model was trained on; empty if none.
+
+    Their predictions repeat published values, so that finding them again shows nothing.
+    """
+    known = set(ensemble.seen)
+    count = sum(key[:HASH_DIGITS] in known for key in context.pool.hashes)
+    if not count:
+        return ""
+    return (
+        f"{context.settings.model.lower_fidelity} was trained on {count} of the {len(context.pool)} crystals of this "
+        "pool, whose values are published"
+    )
+
+
+def offset_note(context: RoundContext, ensemble: Ensemble, hashes: Sequence[str], values: NDArray[np.float64]) -> str:
+    """By which factor the campaign's labels lie off the model they stand on; empty where it is small.
+
+    Members learn the factor (and a slope) with the labels, see :mod:`engine.learning.heads.multifidelity`.
+    """
+    lower = ensemble.lower_fidelity
+    if lower is None or ensemble.scale != "log10" or not is_same_property(lower.property, ensemble.property):
+        return ""
+    difference = float(np.median(values - lower.predict(context.featuriser, hashes).mean.mean(axis=0)))
+    if abs(difference) < _OFFSET:
+        return ""
+    return (
+        f"the {len(values)} labels are {10**difference:.2g} times (median) what "
+        f"{context.settings.model.lower_fidelity} predicts; the factor is learned and corrected"
+        + ("; check their unit and temperature" if abs(difference) > _SUSPICIOUS else "")
+    )
 
 
 def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None:
@@ -59,7 +118,7 @@ def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None
     settings = workspace.configuration
     prior = settings.model.lower_fidelity
     if prior and is_model(workspace.directory, prior):
-        record = read_record(workspace.directory / prior)
+        record = read_record(folder_of(workspace.directory, prior))
         if record["backbone"]["sha256"] != backbone.sha256:
             raise _other_backbone(settings, [part["name"] for part in backbone_parts(record)], backbone)
     elif prior:
@@ -125,3 +184,10 @@ def _loaded(folder: Path, record: bytes) -> Ensemble:
     from engine.learning.ensemble.storage import load_ensemble
 
     return load_ensemble(folder)
+
+
+def is_same_property(name: str, other: str) -> bool:
+    """Whether two names mean one property: unit and spelling do not matter, the temperature of a conductivity does."""
+    one, two = Property(name), Property(other)
+    same = canonical(name) == canonical(other)
+    return same and (one.temperature or ROOM_TEMPERATURE) == (two.temperature or ROOM_TEMPERATURE)

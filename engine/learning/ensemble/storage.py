@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +34,26 @@ if TYPE_CHECKING:
 RECORD = "ensemble.json"
 _DISTANCE = "distance.safetensors"
 _LOWER = "lower-fidelity"
+_SHIPPED = "engine.learning.models"
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the trained models that are shipped."""
+    folders = Path(str(resources.files(_SHIPPED)))
+    return tuple(sorted(path.parent.name for path in folders.glob(f"*/{RECORD}")))
+
+
+def model_folder(name: str | Path, relative_to: Path | str = "") -> Path | None:
+    """Folder of a trained model: one that `train` wrote, or a shipped one by its name; ``None`` if there is neither.
+
+    ``relative_to`` is where a path that is not absolute begins.
+    """
+    if not str(name):
+        return None
+    folder = Path(relative_to) / name
+    if (folder / RECORD).is_file():
+        return folder
+    return Path(str(resources.files(_SHIPPED))) / str(name) if str(name) in shipped_models() else None
 
 
 def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str | None = None) -> dict[str, Any]:
@@ -69,7 +90,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
 
 
 def load_ensemble(folder: Path | str) -> Ensemble:
-    """Read an ensemble written by :func:`save_ensemble`.
+    """Read an ensemble written by :func:`save_ensemble`, or a shipped one by its name.
 
     Raises
     ------
@@ -78,7 +99,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     """
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = model_folder(folder) or Path(folder)
     record = read_record(folder)
     backbone = stacked([_load_backbone(folder, part) for part in backbone_parts(record)])
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
@@ -108,9 +129,12 @@ def load_ensemble(folder: Path | str) -> Ensemble:
 
 def read_record(folder: Path | str) -> dict[str, Any]:
     """Read the JSON record of a trained ensemble."""
-    path = Path(folder) / RECORD
+    path = (model_folder(folder) or Path(folder)) / RECORD
     if not path.is_file():
-        raise ModelFileError(f"{folder} holds no {RECORD}, so it is no trained model; give a folder that `train` wrote")
+        raise ModelFileError(
+            f"{folder} holds no {RECORD}, so it is no trained model; give a folder that `train` wrote, or a shipped "
+            f"model: {', '.join(shipped_models())}"
+        )
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
@@ -178,8 +202,8 @@ def load_start(name: str | Path) -> Backbone:
 
 
 def _start(name: str | Path) -> AnyBackbone:
-    folder = Path(name)
-    if not (folder / RECORD).is_file() or (folder / CARD).is_file():
+    folder = model_folder(name)
+    if folder is None or (Path(name) / CARD).is_file():
         return load_backbone(name)
     ensemble = load_ensemble(folder)
     tuned = ensemble.members.network

@@ -71,15 +71,26 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
         return ProcessFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
 
     def to_tensors(self) -> list[dict[str, Tensor]]:
-        """See :meth:`Members.to_tensors`."""
-        return [head.tensors.to_tensors() for head in self.heads]
+        """See :meth:`Members.to_tensors`; the first has the labels of all, each the rows that it keeps.
+
+        Members that do not share their kernel (those that held rows out) have their tensors each.
+        """
+        own = [head.tensors.to_tensors() for head in self.heads]
+        if any(head.tensors.rows is None for head in self.heads):
+            return own
+        shared = union(self.heads).tensors.to_tensors()
+        return [{**(shared if k == 0 else {}), "rows": each["rows"]} for k, each in enumerate(own)]
 
     @classmethod
     def from_tensors(
         cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
     ) -> GaussianProcessMembers:
-        """See :meth:`Members.from_tensors`."""
-        return cls(tuple(GaussianProcessHead(GaussianProcessTensors.from_tensors(t)) for t in tensors))
+        """See :meth:`Members.from_tensors`; reads the layout of 0.1.0 too, where each member had all its tensors."""
+        if all("x" in each for each in tensors):
+            return cls(tuple(GaussianProcessHead(GaussianProcessTensors.from_tensors(t)) for t in tensors))
+        shared = {name: tensor for name, tensor in tensors[0].items() if name != "rows"}
+        whole = GaussianProcessHead(GaussianProcessTensors.from_tensors(shared))
+        return cls(tuple(whole.keeping(each["rows"].numpy()) for each in tensors))
 
     @classmethod
     def above_lower_fidelity(cls) -> type[MultiFidelityMembers]:
