@@ -55,7 +55,23 @@ def lower_fidelity(context: RoundContext) -> Ensemble | None:
     if ensemble.backbone.sha256 != context.featuriser.backbone.sha256:
         stands_on = [part.name for part in ensemble.backbone.parts]
         raise _other_backbone(context.settings, stands_on, context.featuriser.backbone)
-    return ensemble
+    return _without_own_labels(context, ensemble)
+
+
+def _without_own_labels(context: RoundContext, ensemble: Ensemble) -> Ensemble:
+    """The model without the crystals that the campaign has labels of, which would agree with themselves."""
+    if not is_same_property(ensemble.property, context.settings.campaign.property):
+        return ensemble
+    seen = set(ensemble.seen)
+    labelled = context.hashes(context.pool.rows_of(context.labels))
+    both = [key for key in labelled if key[:HASH_DIGITS] in seen]
+    if not both or not ensemble.members.has_process:
+        return ensemble
+    context.say(
+        f"{len(both)} of {len(labelled)} labelled crystals were learned by {context.settings.model.lower_fidelity}: "
+        "their values there are left out"
+    )
+    return ensemble.without(both, context.featuriser.embeddings(both))
 
 
 def model_of_property(context: RoundContext) -> Ensemble | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 
 from engine.exceptions import TrainingError
-from engine.learning.heads.folds import FoldPredictor, union
-from engine.learning.heads.gp import GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
+from engine.learning.heads.folds import FoldPredictor, kept_rows, union
+from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
 from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.networks.graph_data import Crystals
+
+
+_SAME = 1e-6
+"""Distance of standardised embeddings below which two crystals are one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +101,16 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
     def above_lower_fidelity(cls) -> type[MultiFidelityMembers]:
         """See :meth:`Members.above_lower_fidelity`."""
         return MultiFidelityMembers
+
+    def without(self, embeddings: NDArray[np.float32]) -> GaussianProcessMembers:
+        """See :meth:`Members.without`; what was fitted stays."""
+        whole = union(self.heads)
+        t, rows = whole.tensors, whole.standardise(embeddings)
+        kept = torch.cat([(torch.cdist(part, rows) > _SAME).all(dim=1) for part in t.x.split(BLOCK)])
+        numbers = torch.cumsum(kept, 0) - 1
+        left = replace(t, x=t.x[kept], target=t.target[kept], row_noise=t.row_noise[kept], rows=None)
+        keep = [numbers[own[kept[own]]].numpy() for own in map(kept_rows, self.heads)]
+        return GaussianProcessMembers(tuple(GaussianProcessHead(left).keeping(own) for own in keep))
 
     @cached_property
     def process(self) -> MultiFidelityHead:
