@@ -17,8 +17,8 @@ WARM_START = "kappa-300K"
 
 def warm_start(property_: str) -> dict[str, object]:
     """``[model]`` settings of a campaign that begins with the shipped model; none for another property than its."""
-    from campaigns.models.prior import is_same_property
-    from engine.learning.ensemble.storage import backbone_parts, read_record
+    from campaigns.property_families import is_same_property
+    from engine.learning.ensemble.records import backbone_parts, read_record
 
     record = read_record(WARM_START)
     if not is_same_property(str(record["property"]), property_):

@@ -16,8 +16,8 @@ from campaigns.files import Json
 from campaigns.property_names import Property
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
+from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record
 from engine.learning.ensemble.settings import FROZEN
-from engine.learning.ensemble.storage import RECORD, backbone_parts, model_folder, read_record
 from engine.learning.networks import strategies
 from engine.learning.networks.strategies import STRATEGIES
 

@@ -63,7 +63,7 @@ def checked_models(directory: Path, settings: Configuration) -> dict[str, str]:
     CampaignError
         If one predicts another property than it is asked for.
     """
-    from engine.learning.ensemble.storage import read_record
+    from engine.learning.ensemble.records import read_record
 
     found = {}
     for where, property_, folder in _named(directory, settings):
@@ -79,14 +79,14 @@ def checked_models(directory: Path, settings: Configuration) -> dict[str, str]:
 
 def is_model(directory: Path, name: str) -> bool:
     """Whether this names a trained model: a folder relative to the campaign, or a shipped one."""
-    from engine.learning.ensemble.storage import model_folder
+    from engine.learning.ensemble.records import model_folder
 
     return model_folder(name, directory) is not None
 
 
 def folder_of(directory: Path, name: str) -> Path:
     """Folder of a model that ``campaign.toml`` names; one that is not there is named as it is."""
-    from engine.learning.ensemble.storage import model_folder
+    from engine.learning.ensemble.records import model_folder
 
     return model_folder(name, directory) or directory / name
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaigns.backtest.leaks import HASH_DIGITS, canonical
 from campaigns.exceptions import CampaignError
 from campaigns.models.predictors import folder_of, is_model
 from campaigns.pool.labels import training_labels
-from campaigns.property_names import ROOM_TEMPERATURE, Property
+from campaigns.property_families import is_same_property
+from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.ensemble.settings import minimum_labels
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _without_own_labels(context: RoundContext, ensemble: Ensemble) -> Ensemble:
         return ensemble
     seen = set(ensemble.seen)
     labelled = context.hashes(context.pool.rows_of(context.labels))
-    both = [key for key in labelled if key[:HASH_DIGITS] in seen]
+    both = [key for key in labelled if key[:SEEN_DIGITS] in seen]
     if not both or not ensemble.members.has_process:
         return ensemble
     context.say(
@@ -94,7 +94,7 @@ def overlap_note(context: RoundContext, ensemble: Ensemble) -> str:
     Their predictions repeat published values, so that finding them again shows nothing.
     """
     known = set(ensemble.seen)
-    count = sum(key[:HASH_DIGITS] in known for key in context.pool.hashes)
+    count = sum(key[:SEEN_DIGITS] in known for key in context.pool.hashes)
     if not count:
         return ""
     return (
@@ -129,7 +129,7 @@ def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None
     CampaignError
         As :func:`lower_fidelity`.
     """
-    from engine.learning.ensemble.storage import backbone_parts, read_record
+    from engine.learning.ensemble.records import backbone_parts, read_record
 
     settings = workspace.configuration
     prior = settings.model.lower_fidelity
@@ -162,8 +162,9 @@ def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
 
 
 def _of_fidelity(context: RoundContext, fidelity: str) -> Ensemble | None:
+    from engine.learning.ensemble.records import RECORD
     from engine.learning.ensemble.settings import EnsembleSettings
-    from engine.learning.ensemble.storage import RECORD, save_ensemble
+    from engine.learning.ensemble.storage import save_ensemble
     from engine.learning.ensemble.training import Labels, labels_hash, train_ensemble
 
     section, members = context.settings.campaign, context.settings.model.members
@@ -189,7 +190,7 @@ def _of_fidelity(context: RoundContext, fidelity: str) -> Ensemble | None:
 
 def _load(folder: Path) -> Ensemble:
     """Read a model once for all rounds, which then share what the covariance of its labels takes to work out."""
-    from engine.learning.ensemble.storage import RECORD
+    from engine.learning.ensemble.records import RECORD
 
     return _loaded(folder, (folder / RECORD).read_bytes())
 
@@ -200,10 +201,3 @@ def _loaded(folder: Path, record: bytes) -> Ensemble:
     from engine.learning.ensemble.storage import load_ensemble
 
     return load_ensemble(folder)
-
-
-def is_same_property(name: str, other: str) -> bool:
-    """Whether two names mean one property: unit and spelling do not matter, the temperature of a conductivity does."""
-    one, two = Property(name), Property(other)
-    same = canonical(name) == canonical(other)
-    return same and (one.temperature or ROOM_TEMPERATURE) == (two.temperature or ROOM_TEMPERATURE)

@@ -68,8 +68,9 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
     from engine.learning.backbones.backbone import SIDE_BY_SIDE
     from engine.learning.backbones.stack import make_featuriser
+    from engine.learning.ensemble.records import RECORD
     from engine.learning.ensemble.settings import EnsembleSettings
-    from engine.learning.ensemble.storage import RECORD, load_starts, save_ensemble
+    from engine.learning.ensemble.storage import load_starts, save_ensemble
     from engine.learning.ensemble.training import Labels, train_ensemble
     from engine.learning.networks.effort import effort_warning
     from engine.learning.networks.finetune import check_start, fine_tuning

@@ -5,8 +5,8 @@
 that a campaign on these may be rehearsed with a model that has not seen them. Labels that the others contradict (by a
 first model's held-out error) train neither, and stand in the card.
 
-``python -m tests.benchmarks.shipped --splits DATA`` trains the same kind of model on splits of ``ltc_phonix`` instead and
-prints its errors beside baselines: whole formulas held out, and the published test sets as far as the file has them
+``python -m tests.benchmarks.shipped --splits DATA`` trains the same kind of model on splits of ``ltc_phonix`` instead
+and prints its errors beside baselines: whole formulas held out, and the published test sets as far as the file has them
 (unseen space groups; values below 1 W/(m K), with labels above it alone). All labels count there.
 """
 
@@ -28,8 +28,9 @@ from campaigns.intake.crystals import REFERENCE, open_sources
 from engine.learning.backbones.backbone import shipped_backbones
 from engine.learning.backbones.stack import make_featuriser
 from engine.learning.ensemble.evaluation import contradicted
+from engine.learning.ensemble.records import RECORD
 from engine.learning.ensemble.settings import EnsembleSettings
-from engine.learning.ensemble.storage import RECORD, load_starts, save_ensemble
+from engine.learning.ensemble.storage import load_starts, save_ensemble
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.materials.crystal import Material
 from engine.materials.loading import load

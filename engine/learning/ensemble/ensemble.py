@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.features.featuriser import CHUNK, chunks
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY
 from engine.learning.networks.graph_data import Crystals
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from engine.learning.ensemble.settings import EnsembleSettings, Scale
     from engine.learning.ensemble.stacking import Stacking
     from engine.learning.heads.members import AnyMembers, MemberFunctions
-
-SEEN_DIGITS = 12
-"""Hex digits of a content hash that a model keeps of each crystal it was trained on."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ import json
 import os
 from dataclasses import asdict
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +19,7 @@ from engine.exceptions import BackboneError, ModelFileError
 from engine.learning.backbones.backbone import CARD, Backbone, load_backbone
 from engine.learning.backbones.stack import AnyBackbone, stacked
 from engine.learning.ensemble.ensemble import Ensemble
+from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record
 from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.ensemble.stacking import Stacking
 from engine.learning.networks.schedule import Schedule
@@ -31,29 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-RECORD = "ensemble.json"
 _DISTANCE = "distance.safetensors"
 _LOWER = "lower-fidelity"
-_SHIPPED = "engine.learning.models"
-
-
-def shipped_models() -> tuple[str, ...]:
-    """Names of the trained models that are shipped."""
-    folders = Path(str(resources.files(_SHIPPED)))
-    return tuple(sorted(path.parent.name for path in folders.glob(f"*/{RECORD}")))
-
-
-def model_folder(name: str | Path, relative_to: Path | str = "") -> Path | None:
-    """Folder of a trained model: one that `train` wrote, or a shipped one by its name; ``None`` if there is neither.
-
-    ``relative_to`` is where a path that is not absolute begins.
-    """
-    if not str(name):
-        return None
-    folder = Path(relative_to) / name
-    if (folder / RECORD).is_file():
-        return folder
-    return Path(str(resources.files(_SHIPPED))) / str(name) if str(name) in shipped_models() else None
 
 
 def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str | None = None) -> dict[str, Any]:
@@ -125,25 +104,6 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         variance_inflation=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
-
-
-def read_record(folder: Path | str) -> dict[str, Any]:
-    """Read the JSON record of a trained ensemble."""
-    path = (model_folder(folder) or Path(folder)) / RECORD
-    if not path.is_file():
-        raise ModelFileError(
-            f"{folder} holds no {RECORD}, so it is no trained model; give a folder that `train` wrote, or a shipped "
-            f"model: {', '.join(shipped_models())}"
-        )
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ModelFileError(f"{path} is not JSON ({error}); restore it or train again") from error
-
-
-def backbone_parts(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Name, SHA-256 and folder (relative to the model's) of each backbone that a recorded ensemble stands on."""
-    return list(record["backbone"].get("parts", [record["backbone"]]))
 
 
 def load_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:

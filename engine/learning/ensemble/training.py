@@ -22,8 +22,9 @@ import numpy as np
 
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning.ensemble.baselines import baseline_metrics
-from engine.learning.ensemble.ensemble import SEEN_DIGITS, Ensemble
+from engine.learning.ensemble.ensemble import Ensemble
 from engine.learning.ensemble.evaluation import evaluate, evaluate_folds, evaluation_curves
+from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.ensemble.settings import TREE_LABELS, EnsembleSettings, Say, Scale, minimum_labels
 from engine.learning.ensemble.stacking import StackedModel, Stacking, held_out_weights
 from engine.learning.features.statistics import STATISTICS

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from engine.learning.networks.graph_data import Crystals
 
 
-_SAME = 1e-6
-"""Distance of standardised embeddings below which two crystals are one."""
+_SAME = 0.01
+"""Distance of standardised embeddings below which two crystals are one: single precision moves an embedding by up to
+0.0003, two relaxations of a compound lie 0.1 apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,12 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
         """See :meth:`Members.without`; what was fitted stays."""
         whole = union(self.heads)
         t, rows = whole.tensors, whole.standardise(embeddings)
-        kept = torch.cat([(torch.cdist(part, rows) > _SAME).all(dim=1) for part in t.x.split(BLOCK)])
+        kept = torch.cat(
+            [
+                (torch.cdist(part, rows, compute_mode="donot_use_mm_for_euclid_dist") > _SAME).all(dim=1)
+                for part in t.x.split(BLOCK)
+            ]
+        )
         numbers = torch.cumsum(kept, 0) - 1
         left = replace(t, x=t.x[kept], target=t.target[kept], row_noise=t.row_noise[kept], rows=None)
         keep = [numbers[own[kept[own]]].numpy() for own in map(kept_rows, self.heads)]
