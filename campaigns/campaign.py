@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.configuration import campaign_toml
-from campaigns.creation import create_directory
+from campaigns.creation import create_directory, warm_start
 from campaigns.labelers.labelers import Labeler, make_labeler
 from campaigns.property_names import Property
 from campaigns.queue import fail, move
@@ -46,11 +46,13 @@ class Campaign(CampaignViews):
         property: str = "kappa_300K",
         template: str = "default",
         settings: Mapping[str, Mapping[str, object]] | None = None,
+        warm: bool = False,
         **values: object,
     ) -> Campaign:
         """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched.
 
-        ``settings`` are further settings by section, and ``values`` those of ``[campaign]``.
+        ``settings`` are further settings by section, and ``values`` those of ``[campaign]``. With ``warm``, a campaign
+        for kappa at 300 K begins with the shipped model of first-principles values, as ``kappascout init`` does.
         """
         directory = Path(directory)
         given = {
@@ -59,7 +61,10 @@ class Campaign(CampaignViews):
             "property": property,
             "unit": Property(property).unit,
         }
-        text = campaign_toml({**(settings or {}), "campaign": given | values}, template)
+        sections = {**(settings or {}), "campaign": given | values}
+        if warm:
+            sections["model"] = {**warm_start(property), **sections.get("model", {})}
+        text = campaign_toml(sections, template)
         return cls.create_from(directory, text)
 
     @classmethod

@@ -11,6 +11,20 @@ from campaigns.workspace import store_url
 from db.records import CampaignRecord
 from db.store import Store
 
+WARM_START = "kappa-300K"
+"""Shipped model of first-principles conductivity at 300 K."""
+
+
+def warm_start(property_: str) -> dict[str, object]:
+    """``[model]`` settings of a campaign that begins with the shipped model; none for another property than its."""
+    from campaigns.property_families import is_same_property
+    from engine.learning.ensemble.records import backbone_parts, read_record
+
+    record = read_record(WARM_START)
+    if not is_same_property(str(record["property"]), property_):
+        return {}
+    return {"backbone": [part["name"] for part in backbone_parts(record)], "lower_fidelity": WARM_START}
+
 
 def create_directory(directory: Path, text: str) -> None:
     """Make a campaign directory from the text of its ``campaign.toml``, which is written last and vouches for it all.

@@ -19,13 +19,13 @@ same compound relaxed by another database is another calculation.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from campaigns.property_families import canonical, family
 
 if TYPE_CHECKING:
     from campaigns.backtest.protocol import LabelledPool
@@ -35,27 +35,6 @@ NEARLY_THE_SAME = 0.9
 """Absolute Spearman correlation with the answer from which another column counts as derived from it."""
 _FEWEST = 10
 """Rows that a correlation needs."""
-
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "AGL and AEL": (
-        "agl", "ael", "debye", "gruneisen", "thermal expansion", "heat capacity", "poisson ratio", "young modulus",
-        *(f"{kind} modulus {mean}" for kind in ("bulk", "shear") for mean in ("vrh", "voigt", "reuss")),
-        "bulk modulus static", "bulk modulus isothermal", "speed of sound", "sound velocity",
-    ),
-    "lattice thermal conductivity": (
-        "kappa", "phonon lifetime", "phonon linewidth", "phonon scattering", "phonon mean free path",
-    ),
-}  # fmt: skip
-"""Words that a name of each family holds; the first family that fits."""
-_SAME_WORDS = (
-    (r"lattice thermal conductivity|thermal conductivity|\bltc\b|\bk?latt?\b", "kappa"),
-    (r"\bgrueneisen\b", "gruneisen"),
-    (r"\bmoduli\b", "modulus"),
-)
-_NO_MEANING = {
-    "k", "w", "m", "mk", "wmk", "wm", "mw", "gpa", "pa", "ev", "mev", "thz", "cm", "1", "angstrom", "at", "t",
-    "scaled", "normalised", "normalized", "log", "log10", "ln", "coefficient", "parameter",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,22 +70,6 @@ def find_leaks(pool: LabelledPool, property: str, card: Mapping[str, Any]) -> li
         if why is not None:
             leaks.append(Leak(name, ids, why))
     return sorted(leaks, key=lambda leak: (bool(leak.why), -len(leak.ids)))
-
-
-def canonical(name: str) -> str:
-    """Words of a property's name without unit, temperature and scaling, in one spelling."""
-    plain = unicodedata.normalize("NFKD", name.replace("κ", "kappa")).encode("ascii", "ignore").decode().lower()
-    words = [w for w in re.split(r"[^a-z0-9]+", plain) if w not in _NO_MEANING and not re.fullmatch(r"\d+k?", w)]
-    text = " ".join(words)
-    for pattern, word in _SAME_WORDS:
-        text = re.sub(pattern, word, text)
-    return " ".join(text.split()) or plain
-
-
-def family(name: str) -> str | None:
-    """Family of a property, or None."""
-    text = f" {canonical(name)} "
-    return next((f for f, stems in FAMILIES.items() if any(f" {stem} " in text for stem in stems)), None)
 
 
 def _kinship(seen: str, property: str, pool: LabelledPool) -> str | None:

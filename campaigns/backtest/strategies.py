@@ -16,8 +16,8 @@ from campaigns.files import Json
 from campaigns.property_names import Property
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
+from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record
 from engine.learning.ensemble.settings import FROZEN
-from engine.learning.ensemble.storage import RECORD, backbone_parts, read_record
 from engine.learning.networks import strategies
 from engine.learning.networks.strategies import STRATEGIES
 
@@ -51,7 +51,7 @@ class Strategy:
         """Folders of the models whose estimates it begins with."""
         settings = self.settings or {}
         names = {str(settings.get(section, {}).get(key, "")) for section, key in ESTIMATES}
-        return sorted(name for name in names if name and Path(name).is_dir())
+        return sorted(name for name in names if model_folder(name))
 
 
 def join(*groups: Sequence[Strategy]) -> list[Strategy]:
@@ -113,8 +113,8 @@ def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
     """
     names = [start] if isinstance(start, str) else start
     given = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
-    folder = Path(given[0])
-    if len(given) > 1 or not (folder / RECORD).is_file():
+    folder = model_folder(given[0])
+    if len(given) > 1 or folder is None:
         return given, ""
     record = read_record(folder)
     if record["settings"]["head"] != "gp":
@@ -135,9 +135,8 @@ def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
     settings = configuration.model_dump(mode="json", include=set(SECTIONS))
     del settings["model"]["backbone"]  # known by its hash
     for section, key in ESTIMATES:
-        folder = settings[section][key]
-        if folder and (record := Path(folder) / RECORD).is_file():
-            settings[section][key] = hashlib.sha256(record.read_bytes()).hexdigest()
+        if folder := model_folder(settings[section][key]):
+            settings[section][key] = hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()
     return settings
 
 

@@ -28,12 +28,21 @@ def init(
     goal: Goal = "min",
     property: Annotated[str, typer.Option("--property", help="Property to learn and rank by.")] = "kappa_300K",
     template: Annotated[str, typer.Option(help="Template of campaign.toml; there is one, default.")] = "default",
+    cold: Annotated[
+        bool,
+        typer.Option(
+            "--cold", help="Begin without the shipped model of first-principles kappa(300 K): a spread-out first batch."
+        ),
+    ] = False,
 ) -> None:
-    """Make a new campaign with a commented campaign.toml."""
+    """Make a new campaign with a commented campaign.toml; one for kappa at 300 K begins with a shipped model."""
     from campaigns.campaign import Campaign
 
-    with Campaign.create(directory, goal, property, template) as campaign:
+    with Campaign.create(directory, goal, property, template, warm=not cold) as campaign:
         unit = campaign.configuration.campaign.unit
+        warm = campaign.configuration.model.lower_fidelity
+    if warm:
+        message(f"the first batch comes from {warm}, a model of published first-principles values; --cold goes without")
     fill = "" if unit else f", give the unit of {property} in it"
     message(f"made {directory / 'campaign.toml'}; look through it{fill}, then `kappascout ingest {directory} FILE...`")
 

@@ -59,19 +59,31 @@ def train(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODELDIR", help="Folder that `train` wrote.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Crystals.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="Table to write: .csv or .parquet.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="Shipped model, e.g. kappa-300K (W/(m K) at 300 K), or a folder that `train` wrote."
+        ),
+    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Crystals: CIF, POSCAR, JSON, ...")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="PATH", help="Table to write: .csv or .parquet; without it a table is printed."),
+    ] = None,
+    format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Predict the property of crystals with a trained model."""
+    """Predict the property of crystals, with 90 % intervals, by a shipped or a trained model."""
     from campaigns.standalone.models import predict_files
 
     with Progress(quiet) as progress:
         outcome = predict_files(model, files, out, progress.say)
     for line in outcome.refused:
         message(line)
-    message(f"{outcome.predicted} predictions written to {out}, {len(outcome.refused)} records refused")
+    if out is None:
+        emit(outcome.rows, format, outcome.title, list(outcome.columns))
+    else:
+        message(f"{outcome.predicted} predictions written to {out}, {len(outcome.refused)} records refused")
 
 
 def estimate(

@@ -15,9 +15,11 @@ def backtest(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Labelled crystals.")],
     property: Field,
     goal: Goal,
-    initial: Annotated[int, typer.Option(min=1, help="Labels before the first round.")],
     batch: Annotated[int, typer.Option(min=1, help="Labels in each round.")],
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")],
+    initial: Annotated[
+        int | None, typer.Option(min=1, help="Labels before the first round; one batch if not given, with --warm.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Random seeds of the starts, separated by commas.")] = "0",
     strategy: Annotated[
         str,
@@ -40,6 +42,13 @@ def backtest(
     cost: Annotated[
         str | None, typer.Option(metavar="FIELD", help="Field with the cost of each label; adds curves by cost.")
     ] = None,
+    warm: Annotated[
+        bool,
+        typer.Option(
+            "--warm",
+            help="Begin with a trained model (--from, or the shipped kappa-300K), which chooses the first labels.",
+        ),
+    ] = False,
     start: Start = None,
     scale: Scale = None,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
@@ -59,22 +68,25 @@ def backtest(
 ) -> None:
     """Replay labelled data as campaigns; prints what each strategy finds, mean and deviation over seeds."""
     import campaigns.backtest as bt
+    from campaigns.creation import WARM_START
     from campaigns.goals import default_scale
     from engine.learning.backbones.backbone import DEFAULT_BACKBONE
 
+    if initial is None and not warm:
+        raise typer.BadParameter("give --initial, the number of labels before the first round, or --warm")
     protocol = bt.Protocol(
         files=tuple(files),
         property=property,
         goal=goal,
-        initial=initial,
+        initial=initial or batch,
         batch=batch,
         rounds=rounds,
         seeds=bt.parse_seeds(seeds),
         scale=scale or default_scale(property),
-        start=starts(start) or DEFAULT_BACKBONE,
+        start=starts(start) or (WARM_START if warm else DEFAULT_BACKBONE),
         members=members,
         initial_ids=bt.read_initial_ids(initial_ids) if initial_ids else None,
-        cold_start=cold_start,
+        cold_start=cold_start or warm,
         cost=cost,
     )
     strategies = bt.join(bt.parse_strategies(strategy), bt.parse_against(against) if against else [])

@@ -43,8 +43,9 @@ class ModelSection(Section):
     lower_fidelity: str = Field(
         default="",
         examples=["agl"],
-        description="A cheaper estimate that members learn on top of: a fidelity of labels, or a folder that "
-        "`kappascout train` wrote.",
+        description="A cheaper estimate that members learn on top of: a fidelity of labels, a shipped model "
+        "(kappa-300K: first-principles kappa at 300 K), or a folder that `kappascout train` wrote; a model of the "
+        "campaign's own property also ranks the pool while labels are too few.",
     )
     embeddings: Literal["float32", "float16"] = Field(
         default="float32",

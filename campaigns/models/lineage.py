@@ -11,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from campaigns.files import share_copies
+from campaigns.property_families import canonical, family
 from campaigns.version import code_version
 from db.records import Json, MemberRecord, ModelRecord
 
@@ -101,7 +102,7 @@ def recorded_files(folder: Path, where: str) -> list[dict[str, str]]:
 
     ``where`` is the folder relative to the campaign. The record's own hash is kept too: it has the calibration.
     """
-    from engine.learning.ensemble.storage import RECORD, read_record
+    from engine.learning.ensemble.records import RECORD, read_record
 
     own = {"path": RECORD, "sha256": hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()}
     return [{**file, "path": f"{where}/{file['path']}"} for file in (own, *read_record(folder)["files"])]
@@ -157,8 +158,6 @@ def answers_seen(backbone: AnyBackbone, property: str, hashes: Iterable[str]) ->
     met = {name: len(keys.intersection(prefixes)) for name, prefixes in backbone.card.get("seen", {}).items()}
     if not any(met.values()):
         return ""
-    from campaigns.backtest.leaks import canonical, family
-
     group = family(property)
     told = [
         f"{name} of {count}"
@@ -196,7 +195,7 @@ def stage_row(record: ModelRecord) -> Json:
 
 
 def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> ModelRecord:
-    from engine.learning.ensemble.storage import read_record
+    from engine.learning.ensemble.records import read_record
 
     record = read_record(folder)
     return ModelRecord(

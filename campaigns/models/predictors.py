@@ -63,11 +63,11 @@ def checked_models(directory: Path, settings: Configuration) -> dict[str, str]:
     CampaignError
         If one predicts another property than it is asked for.
     """
-    from engine.learning.ensemble.storage import read_record
+    from engine.learning.ensemble.records import read_record
 
     found = {}
     for where, property_, folder in _named(directory, settings):
-        record = read_record(directory / folder)
+        record = read_record(folder_of(directory, folder))
         if property_ is not None and record["property"] != property_:
             raise CampaignError(
                 f"{where}: the model in {directory / folder} predicts {record['property']}, not {property_}; name "
@@ -78,10 +78,17 @@ def checked_models(directory: Path, settings: Configuration) -> dict[str, str]:
 
 
 def is_model(directory: Path, name: str) -> bool:
-    """Whether this names a folder, relative to the campaign, that holds a trained model."""
-    from engine.learning.ensemble.storage import RECORD
+    """Whether this names a trained model: a folder relative to the campaign, or a shipped one."""
+    from engine.learning.ensemble.records import model_folder
 
-    return bool(name) and (directory / name / RECORD).is_file()
+    return model_folder(name, directory) is not None
+
+
+def folder_of(directory: Path, name: str) -> Path:
+    """Folder of a model that ``campaign.toml`` names; one that is not there is named as it is."""
+    from engine.learning.ensemble.records import model_folder
+
+    return model_folder(name, directory) or directory / name
 
 
 def load_predictor(context: RoundContext, folder: str, n_draws: int, seed: int) -> Predictor:
@@ -90,7 +97,7 @@ def load_predictor(context: RoundContext, folder: str, n_draws: int, seed: int) 
     from engine.learning.ensemble.storage import load_ensemble
 
     workspace, began = context.workspace, context.manifest.models.get(folder)
-    ensemble = load_ensemble(workspace.directory / folder)
+    ensemble = load_ensemble(folder_of(workspace.directory, folder))
     if ensemble.data_hash != began:
         raise CampaignError(
             f"the model in {folder} is not the one that round {context.record.number} began with; restore it from a "

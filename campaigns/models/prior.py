@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from campaigns.exceptions import CampaignError
-from campaigns.models.predictors import is_model
+from campaigns.models.predictors import folder_of, is_model
 from campaigns.pool.labels import training_labels
+from campaigns.property_families import is_same_property
+from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.ensemble.settings import minimum_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from campaigns.configuration import Configuration
     from campaigns.pool.pool import Pool
@@ -21,6 +27,12 @@ if TYPE_CHECKING:
     from campaigns.workspace import Workspace
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.ensemble.ensemble import Ensemble
+
+
+_OFFSET = 0.1
+"""Decades (a factor of 1.26) from which a difference between labels and model is worth a line."""
+_SUSPICIOUS = 0.7
+"""Decades (a factor of 5) from which a unit or a temperature may be wrong."""
 
 
 def lower_fidelity(context: RoundContext) -> Ensemble | None:
@@ -39,11 +51,74 @@ def lower_fidelity(context: RoundContext) -> Ensemble | None:
         return None
     if not is_model(directory, prior):
         return _of_fidelity(context, prior)
-    ensemble = _load(directory / prior)
+    ensemble = _load(folder_of(directory, prior))
     if ensemble.backbone.sha256 != context.featuriser.backbone.sha256:
         stands_on = [part.name for part in ensemble.backbone.parts]
         raise _other_backbone(context.settings, stands_on, context.featuriser.backbone)
-    return ensemble
+    return _without_own_labels(context, ensemble)
+
+
+def _without_own_labels(context: RoundContext, ensemble: Ensemble) -> Ensemble:
+    """The model without the crystals that the campaign has labels of, which would agree with themselves."""
+    if not is_same_property(ensemble.property, context.settings.campaign.property):
+        return ensemble
+    seen = set(ensemble.seen)
+    labelled = context.hashes(context.pool.rows_of(context.labels))
+    both = [key for key in labelled if key[:SEEN_DIGITS] in seen]
+    if not both or not ensemble.members.has_process:
+        return ensemble
+    context.say(
+        f"{len(both)} of {len(labelled)} labelled crystals were learned by {context.settings.model.lower_fidelity}: "
+        "their values there are left out"
+    )
+    return ensemble.without(both, context.featuriser.embeddings(both))
+
+
+def model_of_property(context: RoundContext) -> Ensemble | None:
+    """The model that ``[model] lower_fidelity`` names, where it predicts the campaign's own property.
+
+    It may rank the pool before there are labels enough to learn on top of it. A conductivity at another temperature is
+    another property.
+    """
+    directory, name = context.workspace.directory, context.settings.model.lower_fidelity
+    if not is_model(directory, name):
+        return None
+    ensemble = lower_fidelity(context)
+    wanted = context.settings.campaign.property
+    return ensemble if ensemble is not None and is_same_property(ensemble.property, wanted) else None
+
+
+def overlap_note(context: RoundContext, ensemble: Ensemble) -> str:
+    """How many of the pool's crystals a model was trained on; empty if none.
+
+    Their predictions repeat published values, so that finding them again shows nothing.
+    """
+    known = set(ensemble.seen)
+    count = sum(key[:SEEN_DIGITS] in known for key in context.pool.hashes)
+    if not count:
+        return ""
+    return (
+        f"{context.settings.model.lower_fidelity} was trained on {count} of the {len(context.pool)} crystals of this "
+        "pool, whose values are published"
+    )
+
+
+def offset_note(context: RoundContext, ensemble: Ensemble, hashes: Sequence[str], values: NDArray[np.float64]) -> str:
+    """By which factor the campaign's labels lie off the model they stand on; empty where it is small.
+
+    Members learn the factor (and a slope) with the labels, see :mod:`engine.learning.heads.multifidelity`.
+    """
+    lower = ensemble.lower_fidelity
+    if lower is None or ensemble.scale != "log10" or not is_same_property(lower.property, ensemble.property):
+        return ""
+    difference = float(np.median(values - lower.predict(context.featuriser, hashes).mean.mean(axis=0)))
+    if abs(difference) < _OFFSET:
+        return ""
+    return (
+        f"the {len(values)} labels are {10**difference:.2g} times (median) what "
+        f"{context.settings.model.lower_fidelity} predicts; the factor is learned and corrected"
+        + ("; check their unit and temperature" if abs(difference) > _SUSPICIOUS else "")
+    )
 
 
 def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None:
@@ -54,12 +129,12 @@ def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None
     CampaignError
         As :func:`lower_fidelity`.
     """
-    from engine.learning.ensemble.storage import backbone_parts, read_record
+    from engine.learning.ensemble.records import backbone_parts, read_record
 
     settings = workspace.configuration
     prior = settings.model.lower_fidelity
     if prior and is_model(workspace.directory, prior):
-        record = read_record(workspace.directory / prior)
+        record = read_record(folder_of(workspace.directory, prior))
         if record["backbone"]["sha256"] != backbone.sha256:
             raise _other_backbone(settings, [part["name"] for part in backbone_parts(record)], backbone)
     elif prior:
@@ -87,8 +162,9 @@ def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
 
 
 def _of_fidelity(context: RoundContext, fidelity: str) -> Ensemble | None:
+    from engine.learning.ensemble.records import RECORD
     from engine.learning.ensemble.settings import EnsembleSettings
-    from engine.learning.ensemble.storage import RECORD, save_ensemble
+    from engine.learning.ensemble.storage import save_ensemble
     from engine.learning.ensemble.training import Labels, labels_hash, train_ensemble
 
     section, members = context.settings.campaign, context.settings.model.members
@@ -114,7 +190,7 @@ def _of_fidelity(context: RoundContext, fidelity: str) -> Ensemble | None:
 
 def _load(folder: Path) -> Ensemble:
     """Read a model once for all rounds, which then share what the covariance of its labels takes to work out."""
-    from engine.learning.ensemble.storage import RECORD
+    from engine.learning.ensemble.records import RECORD
 
     return _loaded(folder, (folder / RECORD).read_bytes())
 

@@ -20,7 +20,7 @@ from campaigns.files import replaced
 from campaigns.output import Count
 from campaigns.round.prefilter import first_pass
 from engine.execution import Threads, cores, executor
-from engine.learning.ensemble.storage import RECORD
+from engine.learning.ensemble.records import RECORD
 from engine.learning.seeding import one_thread
 from engine.posteriors.posterior import finite_members
 

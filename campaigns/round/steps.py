@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.models.lineage import answers_seen, keep_model
-from campaigns.models.prior import lower_fidelity
+from campaigns.models.prior import lower_fidelity, model_of_property, offset_note, overlap_note
 from campaigns.output import Count
 from campaigns.pool.pool import embed_pool
 from campaigns.round.cheaper_fidelity import cheaper_fidelity
@@ -114,6 +114,8 @@ class Train:
         ids, hashes = labelled.texts("material_id"), labelled.texts("content_hash")
         needed = minimum_labels(context.settings.model.members)
         if len(ids) < needed:
+            if (given := model_of_property(context)) is not None:
+                return _by_given_model(context, given, len(ids), needed)
             context.say(f"{len(ids)} labels, a model needs {needed}: a space-filling batch instead")
             return keep_batch(context, first_entries(context))
         values = context.scale.learned([context.labels[id_].value for id_ in ids])
@@ -128,6 +130,8 @@ class Train:
         except TooFewLabelsError as error:
             context.say(f"no model can be trained ({error}): a space-filling batch instead")
             return keep_batch(context, first_entries(context))
+        if note := offset_note(context, ensemble, hashes, values):
+            context.say(note)
         held_out = dict(zip(ids, ensemble.held_out.tolist(), strict=True))
         metrics = {**ensemble.metrics, "held_out": held_out}
         if context.settings.model.intervals == "conformal":
@@ -254,6 +258,16 @@ def _trained(context: RoundContext, hashes: list[str], values: NDArray[np.float6
             progress=context.say,
             run=run,
         )
+
+
+def _by_given_model(context: RoundContext, given: Ensemble, n_labels: int, needed: int) -> StepResult:
+    """The round's model is the one that ``[model] lower_fidelity`` names: there are too few labels to learn more."""
+    name = context.settings.model.lower_fidelity
+    context.say(f"{n_labels} labels, a model of one's own needs {needed}: {name} predicts the pool")
+    if note := overlap_note(context, given):
+        context.say(note)
+    model = keep_model(context, given)
+    return StepResult(RoundState.TRAINED, {"model": model, "metrics_before": {**given.metrics, "held_out": {}}}, given)
 
 
 def _workers(context: RoundContext) -> AbstractContextManager[Run | None]:

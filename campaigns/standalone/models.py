@@ -8,6 +8,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ from campaigns.files import replaced
 from campaigns.goals import Scale, default_scale, flaw
 from campaigns.models.lineage import answers_seen
 from campaigns.output import Count
+from campaigns.property_names import Property
 from engine.execution import cores
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
@@ -37,6 +39,8 @@ _COPY = "copies of another crystal"
 _ROUNDED = 0.01
 """Values that differ by no more than this part are the same, rounded."""
 _NOT_GIVEN = "(not given)"
+_MOST_LINES = 10
+"""Doubtful labels that are named."""
 _KNOWN_SHARE = 0.8
 """A property that fewer of the materials have is not worth a head of a network."""
 
@@ -64,8 +68,9 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     """Train on labelled crystals of files and write the model; returns its record."""
     from engine.learning.backbones.backbone import SIDE_BY_SIDE
     from engine.learning.backbones.stack import make_featuriser
+    from engine.learning.ensemble.records import RECORD
     from engine.learning.ensemble.settings import EnsembleSettings
-    from engine.learning.ensemble.storage import RECORD, load_starts, save_ensemble
+    from engine.learning.ensemble.storage import load_starts, save_ensemble
     from engine.learning.ensemble.training import Labels, train_ensemble
     from engine.learning.networks.effort import effort_warning
     from engine.learning.networks.finetune import check_start, fine_tuning
@@ -102,7 +107,27 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
             progress=say,
             workers=workers,
         )
+    for line in _contradicted(materials, ensemble, Scale(scale), request.property):
+        say(line)
     return save_ensemble(ensemble, request.out)
+
+
+def _contradicted(materials: dict[str, Material], ensemble: Ensemble, scale: Scale, property_: str) -> Iterator[str]:
+    """A line for each label that the others contradict, at most ten."""
+    from engine.learning.ensemble.evaluation import contradicted
+
+    records, unit = list(materials.values()), Property(property_).unit
+    rows = contradicted(scale.learned([float(m.properties[property_]) for m in records]), ensemble.held_out)
+    for row in rows[:_MOST_LINES]:
+        m, (mean, std) = records[row], ensemble.held_out[row]
+        value = float(m.properties[property_])
+        away = abs(float(scale.learned(value)) - mean) / std
+        yield (
+            f"doubtful label: {m.id} ({m.formula}) has {property_} = {value:.3g}{f' {unit}' if unit else ''}, the "
+            f"others say {float(scale.true(mean)):.3g} ({away:.0f} standard deviations away); check it"
+        )
+    if len(rows) > _MOST_LINES:
+        yield f"... and {len(rows) - _MOST_LINES} more doubtful labels"
 
 
 @dataclass(frozen=True)
@@ -111,20 +136,43 @@ class PredictOutcome:
 
     predicted: int
     refused: tuple[str, ...]
+    title: str = ""
+    """What was predicted, in which unit, by which model."""
+    rows: Sequence[dict[str, Any]] = ()
+    """The predictions, where no file was written."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the rows; those of log10 units only where the model has learned on that scale."""
+        plain = any(row["log10_mean"] is None for row in self.rows)
+        return PREDICTION_COLUMNS[: -2 if plain else None]
 
 
-def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> PredictOutcome:
-    """Predict the crystals of ``files``, chunk by chunk, into a CSV or Parquet file."""
+def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, say: Say) -> PredictOutcome:
+    """Predict the crystals of ``files``, chunk by chunk, into a CSV or Parquet file, or into the outcome.
+
+    Parameters
+    ----------
+    model
+        Folder that ``kappascout train`` wrote, or the name of a shipped model.
+
+    Raises
+    ------
+    CampaignError
+        If no crystal can be predicted; no file is written then.
+    """
     from engine.learning.backbones.stack import make_featuriser
     from engine.learning.ensemble.storage import load_ensemble
     from engine.materials.loading import load
 
-    if out.suffix not in (".csv", ".parquet"):
+    if out is not None and out.suffix not in (".csv", ".parquet"):
         raise CampaignError(f"{out} ends in neither .csv nor .parquet; give one of these")
     ensemble = load_ensemble(model)
     refused: list[str] = []
     predicted = 0
-    with tempfile.TemporaryDirectory(prefix="kappascout-predict-") as cache, replaced(out) as partial:
+    kept: list[dict[str, Any]] = []
+    place = nullcontext(None) if out is None else replaced(out)
+    with tempfile.TemporaryDirectory(prefix="kappascout-predict-") as cache, place as partial:
         featuriser = make_featuriser(ensemble.backbone, cache)
 
         def rows() -> Iterator[list[dict[str, Any]]]:
@@ -139,13 +187,19 @@ def predict_files(model: Path, files: Sequence[Path], out: Path, say: Say) -> Pr
                 predicted += len(materials)
                 say(Count(f"{predicted} crystals predicted"))
 
-        (_write_csv if out.suffix == ".csv" else _write_parquet)(partial, rows())
+        if out is None or partial is None:
+            kept = [row for part in rows() for row in part]
+        else:
+            (_write_csv if out.suffix == ".csv" else _write_parquet)(partial, rows())
         if not predicted:
             why = (
                 f"the first: {refused[0]}" if refused else f"{', '.join(map(str, files))} hold none, not even to refuse"
             )
-            raise CampaignError(f"no crystal could be predicted, {out} was not written; {why}")
-    return PredictOutcome(predicted, tuple(refused))
+            written = f", {out} was not written" if out else ""
+            raise CampaignError(f"no crystal could be predicted{written}; {why}")
+    unit = Property(ensemble.property).unit
+    title = f"{ensemble.property}{f' in {unit}' if unit else ''} by {model}, 90 % intervals"
+    return PredictOutcome(predicted, tuple(refused), title, kept)
 
 
 @dataclass(frozen=True)

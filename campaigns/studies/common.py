@@ -267,7 +267,7 @@ def predict(backbone: Backbone, materials: Sequence[Material]) -> NDArray[np.flo
 
 def check_unseen(backbone: AnyBackbone, materials: Sequence[Material], source: Source) -> None:
     """Refuse a backbone that has learned this property, whatever its spelling, of any of ``materials``."""
-    from campaigns.backtest.leaks import canonical
+    from campaigns.property_families import canonical
 
     seen = {
         prefix

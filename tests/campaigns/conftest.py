@@ -35,7 +35,7 @@ def _campaign(records: list[dict[str, Any]], pool_file: Path, tmp_path_factory: 
     from engine.learning.features.featuriser import Featuriser
 
     directory = tmp_path_factory.mktemp("made") / "c"
-    done("init", directory, "--goal", "min", "--property", "kappa_300K")
+    done("init", directory, "--cold", "--goal", "min", "--property", "kappa_300K")
     done("ingest", directory, pool_file)
     labels = write_lines(directory / "initial.jsonl", label_rows(records[:INITIAL], source="initial"))
     done("label", "import", directory, labels)
@@ -64,7 +64,7 @@ def replay(dft: Path, pool_file: Path) -> Path:
 @pytest.fixture
 def empty(tmp_path: Path) -> Path:
     """Give a campaign without materials."""
-    done("init", tmp_path / "c")
+    done("init", tmp_path / "c", "--cold")
     return tmp_path / "c"
 
 

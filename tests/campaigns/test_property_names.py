@@ -80,7 +80,7 @@ def test_the_value_at_the_temperature_of_the_name_is_imported(tmp_path: Path) ->
         row = int(np.flatnonzero(np.isclose(handle["temperature"][:], 600))[0])
         expected = float(handle["kappa"][row][:3].mean())
     directory = tmp_path / "c"
-    done("init", directory, "--property", "kappa_600K_W_mK")
+    done("init", directory, "--cold", "--property", "kappa_600K_W_mK")
     done("ingest", directory, "builtin:reference")
     id_ = done("label", "import", directory, path, "--id", _first_id(directory), "--format", "json")
     assert id_.json["added"] == 1

@@ -150,14 +150,14 @@ def test_constraints_on_known_properties(replay: Path, records: list[dict[str, A
 
 
 def test_an_empty_campaign_says_what_to_do(tmp_path: Path) -> None:
-    done("init", tmp_path / "c")
+    done("init", tmp_path / "c", "--cold")
     assert "the campaign holds no materials; add some with `kappascout ingest" in refused("run", tmp_path / "c")
 
 
 def test_too_few_labels_give_a_space_filling_batch(tmp_path: Path, pool_file: Path) -> None:
     """Rounds without a model say so, until there are labels enough."""
     directory = tmp_path / "c"
-    done("init", directory)
+    done("init", directory, "--cold")
     done("ingest", directory, pool_file)
     settings = {"campaign": {"batch": 5, "budget": 15}, "labeler": {"kind": "replay", "source": str(pool_file)}}
     configure(directory, settings)

@@ -5,12 +5,14 @@ All values are in learned units: log10 for properties that span decades, linear 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.features.featuriser import CHUNK, chunks
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY
 from engine.learning.networks.graph_data import Crystals
@@ -90,6 +92,22 @@ class Ensemble:
         The mean over the members, which have to stand on a lower fidelity.
         """
         return self.members.information_ratio(featuriser.embeddings(keys))
+
+    def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> Ensemble:
+        """The ensemble without its labels of these crystals (N content hashes and embeddings, N x d), to stand on.
+
+        Labels of another fidelity of the same crystals then tell how the fidelities differ by what neither has seen:
+        a published value that is imported again would agree with itself.
+        """
+        dropped = {key[:SEEN_DIGITS] for key in keys}
+        text = "\n".join([self.data_hash, *sorted(dropped)])
+        return replace(
+            self,
+            members=self.members.without(embeddings),
+            data_hash=hashlib.sha256(text.encode()).hexdigest(),
+            seen=tuple(key for key in self.seen if key not in dropped),
+            stacking=None,
+        )
 
     def inflation_factors(self, crystals: Crystals) -> NDArray[np.float64]:
         """Factor of the standard deviation of each crystal by its distance to the training rows, N, at least 1."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Figures = dict[str, float | int | None]
 Curves = dict[str, Any]
+CONTRADICTED = 5.0
+"""Standard deviations between a label and its held-out prediction from which the other labels contradict it."""
 
 
 def evaluate(values: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> Figures:
@@ -57,3 +59,17 @@ def evaluate_folds(
     """Figures of each fold, in the order of their numbers; their scatter tells how far to trust the figures of all."""
     parts = [np.flatnonzero(folds == k) for k in np.unique(folds)]
     return [evaluate(values[rows], mean[rows], std[rows]) for rows in parts]
+
+
+def contradicted(values: NDArray[np.float64], held_out: NDArray[np.float64]) -> list[int]:
+    """Rows of labels that the others contradict, the farthest first.
+
+    Parameters
+    ----------
+    values
+        n labels in learned units.
+    held_out
+        n x 2: mean and calibrated standard deviation of each label by a member that had not seen it.
+    """
+    z = np.abs(values - held_out[:, 0]) / held_out[:, 1]
+    return [int(row) for row in np.argsort(-z, kind="stable") if z[row] > CONTRADICTED]

@@ -19,6 +19,7 @@ from engine.exceptions import BackboneError, ModelFileError
 from engine.learning.backbones.backbone import CARD, Backbone, load_backbone
 from engine.learning.backbones.stack import AnyBackbone, stacked
 from engine.learning.ensemble.ensemble import Ensemble
+from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record
 from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.ensemble.stacking import Stacking
 from engine.learning.networks.schedule import Schedule
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-RECORD = "ensemble.json"
 _DISTANCE = "distance.safetensors"
 _LOWER = "lower-fidelity"
 
@@ -69,7 +69,7 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
 
 
 def load_ensemble(folder: Path | str) -> Ensemble:
-    """Read an ensemble written by :func:`save_ensemble`.
+    """Read an ensemble written by :func:`save_ensemble`, or a shipped one by its name.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     """
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = model_folder(folder) or Path(folder)
     record = read_record(folder)
     backbone = stacked([_load_backbone(folder, part) for part in backbone_parts(record)])
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
@@ -104,22 +104,6 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         variance_inflation=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
-
-
-def read_record(folder: Path | str) -> dict[str, Any]:
-    """Read the JSON record of a trained ensemble."""
-    path = Path(folder) / RECORD
-    if not path.is_file():
-        raise ModelFileError(f"{folder} holds no {RECORD}, so it is no trained model; give a folder that `train` wrote")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ModelFileError(f"{path} is not JSON ({error}); restore it or train again") from error
-
-
-def backbone_parts(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Name, SHA-256 and folder (relative to the model's) of each backbone that a recorded ensemble stands on."""
-    return list(record["backbone"].get("parts", [record["backbone"]]))
 
 
 def load_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:
@@ -178,8 +162,8 @@ def load_start(name: str | Path) -> Backbone:
 
 
 def _start(name: str | Path) -> AnyBackbone:
-    folder = Path(name)
-    if not (folder / RECORD).is_file() or (folder / CARD).is_file():
+    folder = model_folder(name)
+    if folder is None or (Path(name) / CARD).is_file():
         return load_backbone(name)
     ensemble = load_ensemble(folder)
     tuned = ensemble.members.network

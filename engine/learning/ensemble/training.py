@@ -24,6 +24,7 @@ from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning.ensemble.baselines import baseline_metrics
 from engine.learning.ensemble.ensemble import Ensemble
 from engine.learning.ensemble.evaluation import evaluate, evaluate_folds, evaluation_curves
+from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.ensemble.settings import TREE_LABELS, EnsembleSettings, Say, Scale, minimum_labels
 from engine.learning.ensemble.stacking import StackedModel, Stacking, held_out_weights
 from engine.learning.features.statistics import STATISTICS
@@ -219,7 +220,7 @@ def _calibrated(
             **baselines,
         },
         data_hash=labels_hash(labels.keys, values),
-        seen=tuple(sorted(key[:12] for key in labels.keys)),
+        seen=tuple(sorted(key[:SEEN_DIGITS] for key in labels.keys)),
         lower_fidelity=lower_fidelity,
         stacking=fit.stacking,
         variance_inflation=inflation,

@@ -220,7 +220,8 @@ class GaussianProcessHead:
         seen = torch.linalg.solve_triangular(factor, cross, upper=True, left=False)
         return cross @ weights, seen.square().sum(1)
 
-    def _standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
+    def standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
+        """N embeddings (N x d) in the columns of the training rows."""
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
         return (raw - self.tensors.centre) / self.tensors.scale
 
@@ -247,7 +248,7 @@ class PosteriorFunctions:
     def __call__(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of the posterior (N) and the functions' values (F x N) at N embeddings, in units of the values."""
         t = self.head.tensors
-        x = self.head._standardise(embeddings)
+        x = self.head.standardise(embeddings)
         cross = self.head.kernel(t.x, x)
         mean = self.head.weights @ cross * t.std + t.mean
         deviation = (self.prior(x) - self.correction @ cross) * t.std

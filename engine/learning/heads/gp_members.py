@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 
 from engine.exceptions import TrainingError
-from engine.learning.heads.folds import FoldPredictor, union
-from engine.learning.heads.gp import GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
+from engine.learning.heads.folds import FoldPredictor, kept_rows, union
+from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
 from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.networks.graph_data import Crystals
+
+
+_SAME = 0.01
+"""Distance of standardised embeddings below which two crystals are one: single precision moves an embedding by up to
+0.0003, two relaxations of a compound lie 0.1 apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,20 +77,46 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
         return ProcessFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
 
     def to_tensors(self) -> list[dict[str, Tensor]]:
-        """See :meth:`Members.to_tensors`."""
-        return [head.tensors.to_tensors() for head in self.heads]
+        """See :meth:`Members.to_tensors`; the first has the labels of all, each the rows that it keeps.
+
+        Members that do not share their kernel (those that held rows out) have their tensors each.
+        """
+        own = [head.tensors.to_tensors() for head in self.heads]
+        if any(head.tensors.rows is None for head in self.heads):
+            return own
+        shared = union(self.heads).tensors.to_tensors()
+        return [{**(shared if k == 0 else {}), "rows": each["rows"]} for k, each in enumerate(own)]
 
     @classmethod
     def from_tensors(
         cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
     ) -> GaussianProcessMembers:
-        """See :meth:`Members.from_tensors`."""
-        return cls(tuple(GaussianProcessHead(GaussianProcessTensors.from_tensors(t)) for t in tensors))
+        """See :meth:`Members.from_tensors`; reads the layout of 0.1.0 too, where each member had all its tensors."""
+        if all("x" in each for each in tensors):
+            return cls(tuple(GaussianProcessHead(GaussianProcessTensors.from_tensors(t)) for t in tensors))
+        shared = {name: tensor for name, tensor in tensors[0].items() if name != "rows"}
+        whole = GaussianProcessHead(GaussianProcessTensors.from_tensors(shared))
+        return cls(tuple(whole.keeping(each["rows"].numpy()) for each in tensors))
 
     @classmethod
     def above_lower_fidelity(cls) -> type[MultiFidelityMembers]:
         """See :meth:`Members.above_lower_fidelity`."""
         return MultiFidelityMembers
+
+    def without(self, embeddings: NDArray[np.float32]) -> GaussianProcessMembers:
+        """See :meth:`Members.without`; what was fitted stays."""
+        whole = union(self.heads)
+        t, rows = whole.tensors, whole.standardise(embeddings)
+        kept = torch.cat(
+            [
+                (torch.cdist(part, rows, compute_mode="donot_use_mm_for_euclid_dist") > _SAME).all(dim=1)
+                for part in t.x.split(BLOCK)
+            ]
+        )
+        numbers = torch.cumsum(kept, 0) - 1
+        left = replace(t, x=t.x[kept], target=t.target[kept], row_noise=t.row_noise[kept], rows=None)
+        keep = [numbers[own[kept[own]]].numpy() for own in map(kept_rows, self.heads)]
+        return GaussianProcessMembers(tuple(GaussianProcessHead(left).keeping(own) for own in keep))
 
     @cached_property
     def process(self) -> MultiFidelityHead:

@@ -184,6 +184,10 @@ class Members(ABC, Generic[Head]):
         """Kind of members that learn what labels add to the process of a lower fidelity."""
         raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
 
+    def without(self, embeddings: NDArray[np.float32]) -> Members[Head]:
+        """Members that do not know the labels of the crystals with these embeddings (N x d)."""
+        raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
+
     @property
     def process(self) -> MultiFidelityHead:
         """One process with the labels of all members, for a higher fidelity to stand on."""

@@ -71,7 +71,7 @@ def test_the_queue_is_that_of_a_campaign_run_by_hand(
     """Backtests run the production path: the same crystals, labels and settings give the same queue."""
     run = next(r for r in results["runs"] if (r["strategy"], r["seed"]) == ("gp-ucb", 1))
     directory = tmp_path / "c"
-    done("init", directory)
+    done("init", directory, "--cold")
     done("ingest", directory, pool_file)
     settings = {
         "campaign": {"batch": 4, "budget": 8, "seed": 1},

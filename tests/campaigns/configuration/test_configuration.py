@@ -295,9 +295,9 @@ def _plain(value: Any) -> Any:
 
 
 def test_init_makes_what_it_says(tmp_path: Path) -> None:
-    assert "look through it, then `kappascout ingest" in done("init", tmp_path / "c").err
+    assert "look through it, then `kappascout ingest" in done("init", tmp_path / "c", "--cold").err
     assert "campaign.toml exists already" in refused("init", tmp_path / "c")
-    told = done("init", tmp_path / "g", "--goal", "max", "--property", "bulk modulus")
+    told = done("init", tmp_path / "g", "--cold", "--goal", "max", "--property", "bulk modulus")
     assert "give the unit of bulk modulus in it" in told.err
     made = read_configuration(tmp_path / "g" / "campaign.toml").campaign
     assert (made.name, made.goal, made.property, made.learned_scale) == ("g", "max", "bulk modulus", "linear")
@@ -308,7 +308,7 @@ def test_init_makes_what_it_says(tmp_path: Path) -> None:
 
 def test_init_goes_on_where_one_was_killed(tmp_path: Path) -> None:
     """``campaign.toml`` is written last; a store without it is taken up."""
-    done("init", tmp_path / "c")
+    done("init", tmp_path / "c", "--cold")
     (tmp_path / "c" / "campaign.toml").unlink()
-    done("init", tmp_path / "c")
+    done("init", tmp_path / "c", "--cold")
     assert done("status", tmp_path / "c", "--format", "json").json["materials"] == 0

@@ -106,7 +106,7 @@ def test_a_setting_under_both_names_is_refused() -> None:
 
 
 def test_the_command_rewrites_a_file_once(tmp_path: Path) -> None:
-    done("init", tmp_path / "c")
+    done("init", tmp_path / "c", "--cold")
     path = tmp_path / "c" / "campaign.toml"
     path.write_text(OLD)
     told = done("config", "upgrade", tmp_path / "c").err
@@ -119,7 +119,7 @@ def test_the_command_rewrites_a_file_once(tmp_path: Path) -> None:
 
 
 def test_a_command_tells_of_old_keys_in_one_line(tmp_path: Path) -> None:
-    done("init", tmp_path / "c")
+    done("init", tmp_path / "c", "--cold")
     (tmp_path / "c" / "campaign.toml").write_text(OLD)
     told = done("status", tmp_path / "c", "--format", "json")
     assert told.json["materials"] == 0
@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_upgraded(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_listed(tmp_path: Path) -> None:
-    done("init", tmp_path / "c", "--goal", "max")
+    done("init", tmp_path / "c", "--cold", "--goal", "max")
     rows = {(r["section"], r["key"]): r for r in done("config", "show", tmp_path / "c", "--format", "json").json}
     assert (rows["campaign", "goal"]["value"], rows["campaign", "goal"]["is_default"]) == ("max", False)
     assert {key for key, row in rows.items() if not row["is_default"]} == {("campaign", "name"), ("campaign", "goal")}

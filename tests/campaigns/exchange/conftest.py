@@ -86,7 +86,7 @@ def make_campaign(root: Path, *crystals: str | dict[str, Any], **dft: Any) -> Pa
     """Make it in ``root``; crystals are ids of the reference table or records."""
     records = [record(c) if isinstance(c, str) else c for c in crystals]
     directory = root / "c"
-    done("init", directory, "--goal", "min", "--property", "kappa_300K")
+    done("init", directory, "--cold", "--goal", "min", "--property", "kappa_300K")
     configure(directory, {"dft": SMALL | dft})
     done("ingest", directory, write_lines(root / "pool.jsonl", records))
     with Campaign.open(directory) as campaign:

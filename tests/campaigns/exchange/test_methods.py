@@ -177,7 +177,7 @@ def test_results_of_a_conductivity_in_another_campaign(exported: Exported, tmp_p
     _, folder = exported
     path = write_kappa(folder, 5.0)
     other = tmp_path / "gaps"
-    done("init", other, "--goal", "max", "--property", "band_gap_eV")
+    done("init", other, "--cold", "--goal", "max", "--property", "band_gap_eV")
     shutil.copy(tmp_path / "pool.jsonl", tmp_path / "again.jsonl")
     done("ingest", other, tmp_path / "again.jsonl")
     assert "band_gap_eV" in refused("label", "import", other, path, "--id", SILICON)

@@ -46,7 +46,7 @@ def salts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def agl(salts: Path, tmp_path: Path) -> Path:
     """Give a campaign on salts that calculates its labels."""
     directory = tmp_path / "c"
-    done("init", directory, "--goal", "max")
+    done("init", directory, "--cold", "--goal", "max")
     done("ingest", directory, salts)
     configure(directory, AGL)
     return directory
@@ -102,7 +102,7 @@ def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, salts: Path, tm
     for backend in ("local", "dask"):
         directory = agl if backend == "local" else tmp_path / "d"
         if backend == "dask":
-            done("init", directory, "--goal", "max")
+            done("init", directory, "--cold", "--goal", "max")
             done("ingest", directory, salts)
         configure(directory, AGL | {"campaign": AGL["campaign"] | {"batch": 8, "budget": 9}, "model": model})
         configure(directory, {"execution": {"backend": backend, "workers": 2}})

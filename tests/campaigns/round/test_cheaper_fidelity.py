@@ -49,7 +49,7 @@ def both(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def _made(both: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("fidelities") / "c"
-    done("init", directory, "--goal", "min")
+    done("init", directory, "--cold", "--goal", "min")
     done("ingest", directory, both)
     records = [json.loads(line) for line in both.read_text().splitlines()]
     labels = [
@@ -121,7 +121,7 @@ def test_a_fidelity_as_dear_as_the_campaigns_is_never_queued(campaign: Path) -> 
 def test_without_labels_the_cheap_ones_come_first(both: Path, campaign: Path, tmp_path: Path) -> None:
     shutil.copy(campaign / "campaign.toml", tmp_path / "campaign.toml")
     empty = tmp_path / "empty"
-    done("init", empty, "--goal", "min")
+    done("init", empty, "--cold", "--goal", "min")
     shutil.copy(tmp_path / "campaign.toml", empty / "campaign.toml")
     configure(empty, {"campaign": {"name": "empty"}})
     done("ingest", empty, both)

@@ -106,7 +106,7 @@ def test_other_files_are_not_touched(pool: Path, tmp_path: Path, out: str, conte
 def test_estimates_become_labels(pool: Path, tmp_path: Path) -> None:
     directory, out = tmp_path / "c", tmp_path / "out.jsonl.gz"
     estimate(pool, out)
-    done("init", directory)
+    done("init", directory, "--cold")
     done("ingest", directory, out, "--label", f"{KAPPA}=kappa_300K@agl:W/(m K)")
     labels = done("label", "list", directory, "--format", "json").json
     found = read(out)

@@ -7,8 +7,9 @@ import pytest
 
 from engine.exceptions import BackboneError, UnknownElementError
 from engine.learning.backbones.stack import BackboneStack, make_featuriser, stacked
+from engine.learning.ensemble.records import backbone_parts
 from engine.learning.ensemble.settings import EnsembleSettings
-from engine.learning.ensemble.storage import backbone_parts, load_ensemble, load_start, load_starts, save_ensemble
+from engine.learning.ensemble.storage import load_ensemble, load_start, load_starts, save_ensemble
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
 from engine.learning.networks.schedule import Schedule
