@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from campaigns.configuration.section import Section
 from campaigns.goals import Goal, Scale, default_scale
@@ -20,11 +20,14 @@ class CampaignSection(Section):
     name: str = Field(min_length=1, description="Name of the campaign in its store.")
     goal: GoalName = Field(
         description="Which values are wanted: min: low ones; max: high ones; target: those near `target`; window: "
-        "those "
-        "inside `window`."
+        "those inside `window`."
     )
     property: str = Field(default="kappa_300K", min_length=1, description="Property that is learned and ranked.")
-    unit: str = Field(default="W/(m K)", description="Unit of the property.")
+    unit: str = Field(
+        default="",
+        validate_default=True,
+        description="Unit of the property; W/(m K) for kappa*, and to be given for any other.",
+    )
     scale: Literal["auto", "log10", "linear"] = Field(
         default="auto",
         description="Scale the property is learned on: auto | log10 | linear; auto takes log10 for kappa* and linear "
@@ -58,6 +61,11 @@ class CampaignSection(Section):
     def _name_has_one_temperature(cls, name: str) -> str:
         _ = Property(name).temperature
         return name
+
+    @field_validator("unit")
+    @classmethod
+    def _unit_by_name(cls, unit: str, info: ValidationInfo) -> str:
+        return unit or Property(info.data.get("property", "")).unit
 
     @model_validator(mode="after")
     def _hit_has_a_logarithm(self) -> CampaignSection:

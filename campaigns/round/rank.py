@@ -128,6 +128,7 @@ class _Ranking:
             "candidates": self.candidates,
             "pending": self.pending,
             "rng": np.random.default_rng(context.seed),
+            "scale": context.scale.name,
             "feasibility": feasible,
             "cost": costs if acquisition.by_cost else None,
             "budget": left if acquisition.by_cost else None,
@@ -152,9 +153,7 @@ class _Ranking:
             epsilon=acquisition.epsilon,
             portfolio=self._gains() if acquisition.function == "portfolio" else None,
         )
-        whole = BatchRequest(
-            best=self.best, observed=self.observed, options=options, scale=context.scale.name, **request
-        )
+        whole = BatchRequest(best=self.best, observed=self.observed, options=options, **request)
         return choose_batch((criterion,), whole)
 
     @property

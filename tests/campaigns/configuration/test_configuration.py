@@ -113,7 +113,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
         (LEAST_TEXT + "[constraints.properties]\ng = {}", "give min, max or both"),
         (LEAST_TEXT + "[labeler]\nkind = 'replay'", "[labeler]: kind 'replay' needs source"),
         (
-            LEAST_TEXT + "unit = ''\n[labeler]\nkind = 'replay'\nsource = 'x'",
+            LEAST_TEXT + "property = 'gap'\n[labeler]\nkind = 'replay'\nsource = 'x'",
             "[campaign] unit is empty, and labeler 'replay' writes labels",
         ),
         (LEAST_TEXT + "[store]\ntimeout = 0", "[store] timeout = 0: Input should be greater than 0"),
