@@ -5,12 +5,13 @@ from __future__ import annotations
 import builtins
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
 from campaigns.goals import Goal, Scale, default_scale
 from campaigns.property_names import Property
 
+DEFAULT_PROPERTY = "kappa_300K"
 GoalName = Literal["min", "max", "target", "window"]
 
 
@@ -22,10 +23,9 @@ class CampaignSection(Section):
         description="Which values are wanted: min: low ones; max: high ones; target: those near `target`; window: "
         "those inside `window`."
     )
-    property: str = Field(default="kappa_300K", min_length=1, description="Property that is learned and ranked.")
+    property: str = Field(default=DEFAULT_PROPERTY, min_length=1, description="Property that is learned and ranked.")
     unit: str = Field(
-        default="",
-        validate_default=True,
+        default_factory=lambda given: Property(given.get("property", DEFAULT_PROPERTY)).unit,
         description="Unit of the property; W/(m K) for kappa*, and to be given for any other.",
     )
     scale: Literal["auto", "log10", "linear"] = Field(
@@ -61,11 +61,6 @@ class CampaignSection(Section):
     def _name_has_one_temperature(cls, name: str) -> str:
         _ = Property(name).temperature
         return name
-
-    @field_validator("unit")
-    @classmethod
-    def _unit_by_name(cls, unit: str, info: ValidationInfo) -> str:
-        return unit or Property(info.data.get("property", "")).unit
 
     @model_validator(mode="after")
     def _hit_has_a_logarithm(self) -> CampaignSection:

@@ -113,7 +113,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
         (LEAST_TEXT + "[constraints.properties]\ng = {}", "give min, max or both"),
         (LEAST_TEXT + "[labeler]\nkind = 'replay'", "[labeler]: kind 'replay' needs source"),
         (
-            LEAST_TEXT + "property = 'gap'\n[labeler]\nkind = 'replay'\nsource = 'x'",
+            LEAST_TEXT + "unit = ''\n[labeler]\nkind = 'replay'\nsource = 'x'",
             "[campaign] unit is empty, and labeler 'replay' writes labels",
         ),
         (LEAST_TEXT + "[store]\ntimeout = 0", "[store] timeout = 0: Input should be greater than 0"),
@@ -193,7 +193,11 @@ def test_a_new_file_has_the_defaults() -> None:
     shown = _switched_on(text)
     for name, section in SECTIONS.items():
         for key, field in section.model_fields.items():
-            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            default = (
+                None
+                if field.is_required()
+                else field.get_default(call_default_factory=True, validated_data=shown[name])
+            )
             if default not in (None, "", (), {}) and key != "slurm":
                 given = tuple(shown[name][key]) if isinstance(default, tuple) else shown[name][key]
                 assert given == default, f"[{name}] {key}"
