@@ -160,7 +160,7 @@ class VarianceInflation:
 
 
 def fit_variance_inflation(z: ArrayLike, distances: ArrayLike, folds: NDArray[np.int64]) -> VarianceInflation:
-    """Learn a variance inflation (see :meth:`VarianceInflation.fit`) and keep it only if it makes held-out rows likelier.
+    """Learn an inflation (see :meth:`VarianceInflation.fit`) and keep it only if it makes held-out rows likelier.
 
     Gaussian processes widen by themselves and gain nothing; heads that predict one spread for all rows do.
     """
