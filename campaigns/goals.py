@@ -29,6 +29,10 @@ class Scale:
     name: str
     """``log10`` or ``linear``."""
 
+    def unit_of_errors(self, unit: str) -> str:
+        """Unit of errors and spreads of a property in ``unit``: ``log10``, or the property's own; may be empty."""
+        return "log10" if self.name == "log10" else unit
+
     def learned(self, values: ArrayLike) -> NDArray[np.float64]:
         """Values in learned units."""
         values = np.asarray(values, dtype=np.float64)

@@ -13,6 +13,7 @@ from campaigns.backtest.curves import FEWEST_SEEDS, LEVEL, bands, pool_size, rea
 from campaigns.backtest.peers import PEERS
 from campaigns.exceptions import CampaignError
 from campaigns.files import Json, write_whole
+from campaigns.property_names import Property
 from campaigns.report.figures.drawing import GREY, Panel, faint, new_figure
 from campaigns.report.html import drawn, render
 from campaigns.report.numbers import count, percent, unbroken
@@ -68,7 +69,7 @@ def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
     sure = "Lines are means over seeds."
     if len(protocol.seeds) >= FEWEST_SEEDS:
         sure = f"Lines are means over seeds, bands their {percent(LEVEL)} confidence intervals."
-    unit = "decades" if protocol.scale == "log10" else "the property's unit"
+    unit = "decades" if protocol.scale == "log10" else Property(protocol.property).unit or "the property's unit"
     random = " The dotted line is what random buying finds."
     best = {share: top_words(pool_size(runs[0]), share) for share in (1, 5)}
     curves = [

@@ -85,7 +85,7 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
             "name": f"{strategy.name}-{seed}",
             "goal": protocol.goal,
             "property": protocol.property,
-            "unit": "W/(m K)" if Property(protocol.property).is_conductivity else "-",
+            "unit": Property(protocol.property).unit or "-",
             "scale": protocol.scale,
             "batch": batch,
             "budget": protocol.initial + protocol.batch * protocol.rounds,

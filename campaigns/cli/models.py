@@ -44,6 +44,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model outside a campaign; prints cross-validated metrics beside the baselines."""
+    from campaigns.goals import Scale
+    from campaigns.property_names import Property
     from campaigns.standalone.models import TrainRequest, train_model
 
     request = TrainRequest(
@@ -53,7 +55,8 @@ def train(
         record = train_model(request, progress.say)
     rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
     columns = ["predictor", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
-    emit(rows, format, f"cross-validated, {record['scale']} {property}", columns)
+    errors = Scale(record["scale"]).unit_of_errors(Property(property).unit) or "the property's unit"
+    emit(rows, format, f"cross-validated {property}, errors in {errors}", columns)
     message(f"members: {record['metrics']['chosen']}")
     message(f"model written to {out}")
 

@@ -11,6 +11,7 @@ from campaigns.configuration.section import Section
 from campaigns.goals import Goal, Scale, default_scale
 from campaigns.property_names import Property
 
+DEFAULT_PROPERTY = "kappa_300K"
 GoalName = Literal["min", "max", "target", "window"]
 
 
@@ -20,11 +21,13 @@ class CampaignSection(Section):
     name: str = Field(min_length=1, description="Name of the campaign in its store.")
     goal: GoalName = Field(
         description="Which values are wanted: min: low ones; max: high ones; target: those near `target`; window: "
-        "those "
-        "inside `window`."
+        "those inside `window`."
     )
-    property: str = Field(default="kappa_300K", min_length=1, description="Property that is learned and ranked.")
-    unit: str = Field(default="W/(m K)", description="Unit of the property.")
+    property: str = Field(default=DEFAULT_PROPERTY, min_length=1, description="Property that is learned and ranked.")
+    unit: str = Field(
+        default_factory=lambda given: Property(given.get("property", DEFAULT_PROPERTY)).unit,
+        description="Unit of the property; W/(m K) for kappa*, and to be given for any other.",
+    )
     scale: Literal["auto", "log10", "linear"] = Field(
         default="auto",
         description="Scale the property is learned on: auto | log10 | linear; auto takes log10 for kappa* and linear "

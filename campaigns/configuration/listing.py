@@ -26,7 +26,7 @@ def setting_rows(configuration: Configuration) -> list[Row]:
 def _rows_of(name: str, section: Section) -> Iterator[Row]:
     values = section.model_dump(mode="json")
     for key, field in type(section).model_fields.items():
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = None if field.is_required() else field.get_default(call_default_factory=True, validated_data=values)
         yield _row(name, key, values[key], default, field.description)
 
 

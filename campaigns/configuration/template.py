@@ -83,7 +83,7 @@ def _section(name: str, field: FieldInfo, given: Mapping[str, object]) -> Iterat
             yield from _line(f"# {key} = {toml_value(value)}", "")
         return
     yield from _line(f"[{name}]", annotation.__doc__ or "")
-    written = {key: annotation.model_fields[key].get_default() for key in _WRITTEN.get(name, ())} | dict(given)
+    written = {key: _default(annotation.model_fields[key], given) for key in _WRITTEN.get(name, ())} | dict(given)
     for key, setting in annotation.model_fields.items():
         if _is_table(annotation, key):
             continue
@@ -150,8 +150,13 @@ def _example_of(section: type[Section]) -> dict[str, object]:
 
 def _shown(field: FieldInfo) -> object:
     """What a key that is off shows: its default, or an example where that is empty."""
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    default = _default(field, {})
     return field.examples[0] if field.examples and default in (None, "", (), {}) else default
+
+
+def _default(field: FieldInfo, given: Mapping[str, object]) -> object:
+    """Default of a key in a section with these values; None if it must be given."""
+    return None if field.is_required() else field.get_default(call_default_factory=True, validated_data=dict(given))
 
 
 def _example(field: FieldInfo) -> dict[str, object]:

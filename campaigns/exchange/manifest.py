@@ -69,12 +69,13 @@ class Settings(_Record):
 
 
 class Predicted(_Record):
-    """The campaign's prediction, in W/(m K) and as logarithms; None where no model predicted."""
+    """The campaign's prediction in the property's unit; ``None`` where no model predicted."""
 
     mean: float | None
     lower: float | None
     upper: float | None
     log10_mean: float | None
+    """Mean of the logarithm; ``None`` for a property that is learned on a linear scale."""
     log10_std: float | None
 
 

@@ -102,7 +102,7 @@ class Evidence:
     @property
     def learned_unit(self) -> str:
         """Unit that errors and spreads are in."""
-        return "log10" if self.scale.name == "log10" else self.section.unit
+        return self.scale.unit_of_errors(self.section.unit)
 
     @cached_property
     def formulas(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from db.records import LabelRecord
 
 
-MANY = 10
+MOST_ENTRIES_BY_BATCH = 10
 """Entries of a batch at most, in units of ``[campaign] batch``, which counts the campaign's own fidelity."""
 
 
@@ -51,7 +51,7 @@ class CheaperFidelity:
     def first_batch(self, context: RoundContext) -> int:
         """Entries of a batch that has no other: for what a batch of the campaign's own fidelity would take."""
         batch, own = context.manifest.batch, context.settings.costs.get(context.settings.campaign.fidelity, np.inf)
-        return int(min(MANY * batch, max(batch * own / self.core_hours, batch), len(self.candidates)))
+        return int(min(MOST_ENTRIES_BY_BATCH * batch, max(batch * own / self.core_hours, batch), len(self.candidates)))
 
 
 def cheaper_fidelity(context: RoundContext) -> CheaperFidelity | None:

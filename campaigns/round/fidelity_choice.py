@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.round.cheaper_fidelity import MANY, CheaperFidelity, cheaper_fidelity
+from campaigns.round.cheaper_fidelity import MOST_ENTRIES_BY_BATCH, CheaperFidelity, cheaper_fidelity
 from db.records import QueueEntryRecord
 from engine.posteriors.posterior import Fidelities
 
@@ -58,7 +58,7 @@ class FidelityChoice:
         limits["batch"] = (np.concatenate([np.zeros(n, dtype=np.int64), 1 + np.arange(n)]), batch)
         embeddings, feasible, relatives = request["embeddings"], request["feasibility"], request["relatives"]
         return {
-            "q": min(MANY * batch, len(both)),
+            "q": min(MOST_ENTRIES_BY_BATCH * batch, len(both)),
             "budget": hours if request["budget"] is None else min(hours, request["budget"]),
             "candidates": both,
             "pending": np.concatenate([request["pending"], n + fidelity.pending]),

@@ -51,7 +51,7 @@ def first_entries(context: RoundContext, cheaper: CheaperFidelity | None = None)
         estimate = None
         if prior is not None:
             objective = settings.campaign.sought.objective
-            estimate = Estimate(prior[left], objective, scale=context.scale.name, unit=settings.campaign.unit)
+            estimate = Estimate(prior[left], context.scale.name, settings.campaign.unit, objective)
         request = FirstBatchRequest(
             embeddings[left],
             min(q - len(entries), len(left)),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from campaigns.round.context import RoundContext
     from db.records import Json
 
-MANY = 50_000
+ROWS_FOR_PROCESSES = 50_000
 """Statistics of fewer crystals are made in this process."""
 SAMPLE = 2_000
 """Candidates drawn at random to measure what is lost."""
@@ -37,7 +37,7 @@ BEST = 0.01
 """Share of them that counts as the best."""
 _FEWEST = 20
 """Batches of candidates that are kept at least."""
-_ROWS = 65_536
+_BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,8 @@ def _made(
     except TooFewLabelsError:
         return None
     mean, std = np.empty((2, len(context.pool)), dtype=np.float32)
-    for start in range(0, len(context.pool), _ROWS):
-        rows = slice(start, start + _ROWS)
+    for start in range(0, len(context.pool), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
         mean[rows], std[rows] = head.predict(statistics.read(context.pool.rows[rows].texts("content_hash")))
     expected, spread = context.settings.campaign.sought.objective.moments(
         mean[candidates].astype(np.float64), std[candidates].astype(np.float64)
@@ -142,7 +142,7 @@ def _describe_pool(context: RoundContext, statistics: StatisticsStore) -> Iterat
     done = len(context.pool) - len(missing)
     yield done
     here = ExecutionSettings(workers=1)
-    execution = context.workspace.configuration.execution.settings() if len(missing) >= MANY else here
+    execution = context.workspace.configuration.execution.settings() if len(missing) >= ROWS_FOR_PROCESSES else here
     with executor(execution) as run:
         for keys, described in run.map_unordered(describe, crystals_of(context.store, context.pool, missing)):
             statistics.keep(keys, described)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 NOT_THE_CRYSTALS = (FailureReason.REJECTED, FailureReason.BAD_OUTPUT)
 """Failures for reasons that tell nothing of other crystals."""
-_ROWS = 65_536
+_BLOCK_ROWS = 65_536
 _BROKE = (
     "no candidate fits the {:,.0f} core-hours that are left of the budget, the cheapest takes about {:,.0f}; raise "
     "[campaign] budget_core_hours"
@@ -128,6 +128,7 @@ class _Ranking:
             "candidates": self.candidates,
             "pending": self.pending,
             "rng": np.random.default_rng(context.seed),
+            "scale": context.scale.name,
             "feasibility": feasible,
             "cost": costs if acquisition.by_cost else None,
             "budget": left if acquisition.by_cost else None,
@@ -152,9 +153,7 @@ class _Ranking:
             epsilon=acquisition.epsilon,
             portfolio=self._gains() if acquisition.function == "portfolio" else None,
         )
-        whole = BatchRequest(
-            best=self.best, observed=self.observed, options=options, scale=context.scale.name, **request
-        )
+        whole = BatchRequest(best=self.best, observed=self.observed, options=options, **request)
         return choose_batch((criterion,), whole)
 
     @property
@@ -200,7 +199,7 @@ class _Ranking:
         self.kept["feasibility"] = {name: v for name, v in found.to_dict().items() if name != "weights"}
         if not found.discriminates:
             return None
-        parts = (self.candidates[start : start + _ROWS] for start in range(0, len(self.candidates), _ROWS))
+        parts = (self.candidates[start : start + _BLOCK_ROWS] for start in range(0, len(self.candidates), _BLOCK_ROWS))
         return np.concatenate([found.success(self._composition(part)) for part in parts])
 
     def _composition(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

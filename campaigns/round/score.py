@@ -36,7 +36,7 @@ PART = 8192
 """Rows predicted and kept together."""
 MANY_FOR_NETWORKS = 2_000
 """With networks, a larger pool is worth processes of their own: they take as long to load as to predict so many."""
-MANY = 500_000
+ROWS_FOR_CLUSTER = 500_000
 """A larger pool is worth a cluster, where there is one."""
 
 Part = tuple[int, "NDArray[np.float64]", tuple[str, ...]]
@@ -105,7 +105,7 @@ def _workers(context: RoundContext) -> Iterator[Run]:
     """Threads for what is linear algebra, processes for networks, and a cluster where there is one and it pays."""
     execution = context.workspace.configuration.execution
     networks, n = context.ensemble.settings.networks, len(context.pool)
-    if n > (MANY_FOR_NETWORKS if networks else MANY) and (networks or execution.backend == "dask"):
+    if n > (MANY_FOR_NETWORKS if networks else ROWS_FOR_CLUSTER) and (networks or execution.backend == "dask"):
         with executor(execution.settings()) as run:
             yield run
     else:

@@ -126,7 +126,9 @@ class Cells:
         """Processor time of the cells used, whenever they were made."""
         return sum(self._seconds.values())
 
-    def predicted(self, settings: Mapping[str, Any], compute: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
+    def predicted(
+        self, settings: Mapping[str, object], compute: Callable[[], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
         """Give the predictions (n) of a cell in learned units."""
         words = [str(v) for v in settings.values() if isinstance(v, str | int) and 0 < len(str(v)) <= 30]
         name = re.sub(r"[^\w.-]+", "_", "-".join(words))
@@ -152,9 +154,9 @@ class Result:
     rows: Sequence[Mapping[str, Any]]
     """Of each cell: what it was, and its figures."""
     tables: str
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
     """Rows, overlaps, fits: what is not a figure of one cell."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     seconds: float
     reductions: Sequence[str]
     """What was made smaller than in the source, in words."""
@@ -284,7 +286,7 @@ def check_unseen(backbone: AnyBackbone, materials: Sequence[Material], source: S
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class Features:
     """Features (n x d) of n crystals in named groups of columns."""
 
     values: NDArray[np.float32]
@@ -293,20 +295,20 @@ class Columns:
     """Yardstick of the columns, where the backbone has one."""
 
     @classmethod
-    def of(cls, backbone: Backbone, materials: Sequence[Material]) -> Columns:
+    def of(cls, backbone: Backbone, materials: Sequence[Material]) -> Features:
         """Embeddings of a backbone: statistics of the crystal, readout, trunk."""
         return cls(backbone.embed_crystals(m.crystal for m in materials), backbone.groups, backbone.column_statistics)
 
     @property
-    def statistics(self) -> Columns:
+    def statistics(self) -> Features:
         """Only what is known without learning."""
         stop = self.groups["readout"].start
         column_statistics = None if self.column_statistics is None else self.column_statistics.first(stop)
-        return Columns(
+        return Features(
             self.values[:, :stop], {n: c for n, c in self.groups.items() if c.stop <= stop}, column_statistics
         )
 
-    def joined(self, name: str, column: NDArray[np.float64]) -> Columns:
+    def joined(self, name: str, column: NDArray[np.float64]) -> Features:
         """Add one column (n) as a group of its own."""
         from engine.learning.backbones.column_statistics import ColumnStatistics
 
@@ -317,17 +319,17 @@ class Columns:
             if self.column_statistics is None
             else self.column_statistics.joined(ColumnStatistics.unknown(1), first=0)
         )
-        return Columns(values, {**self.groups, name: slice(width, width + 1)}, column_statistics)
+        return Features(values, {**self.groups, name: slice(width, width + 1)}, column_statistics)
 
-    def __getitem__(self, rows: Any) -> Columns:
+    def __getitem__(self, rows: NDArray[np.int64]) -> Features:
         """Those rows."""
-        return Columns(self.values[rows], self.groups, self.column_statistics)
+        return Features(self.values[rows], self.groups, self.column_statistics)
 
 
 def gaussian_process(
-    training: Columns,
+    training: Features,
     values: NDArray[np.float64],
-    test: Columns,
+    test: Features,
     seed: int,
     lines: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> tuple[NDArray[np.float64], float]:
@@ -390,9 +392,9 @@ def straight_line(
 
 def trees(
     kind: Literal["random_forest", "extra_trees"],
-    training: Columns,
+    training: Features,
     values: NDArray[np.float64],
-    test: Columns,
+    test: Features,
     seed: int,
 ) -> NDArray[np.float64]:
     """Predictions of 300 trees, 100 beyond 1,000 rows, half of the columns tried at each node."""
@@ -404,7 +406,7 @@ def trees(
     return np.asarray(fitted.predict(test.values))
 
 
-def digest(*content: Any) -> str:
+def digest(*content: object) -> str:
     """SHA-256 of anything JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -18,7 +18,7 @@ from campaigns.exceptions import CampaignError
 from campaigns.studies.common import (
     SOURCES,
     Cells,
-    Columns,
+    Features,
     Result,
     Say,
     check_unseen,
@@ -115,7 +115,7 @@ class _Study:
         for role in ("agl", "L96", "HH143"):
             check_unseen(self.start, found[role], SOURCES[role])
         self.values = values_of(self.materials, SOURCES["L96"])
-        self.features = Columns.of(self.start, self.materials)
+        self.features = Features.of(self.start, self.materials)
         self.cells = Cells(work / "cells", say)
         self._backbones: dict[tuple[int, int], Backbone] = {}
         self._estimates: dict[tuple[int, int], Array] = {}
@@ -220,7 +220,7 @@ class _Study:
         key = (m, draw % self.settings.agl_draws)
         if key not in self._processes:
             rows = self._agl_rows(*key)
-            features = Columns.of(self.start, rows)
+            features = Features.of(self.start, rows)
             head = GaussianProcessHead.fit(
                 features.values, values_of(rows, SOURCES["agl"]), features.groups, key[1], features.column_statistics
             )

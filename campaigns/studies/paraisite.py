@@ -18,8 +18,8 @@ import numpy as np
 from campaigns.studies.common import (
     SOURCES,
     Cells,
-    Columns,
     Ensembles,
+    Features,
     Result,
     Say,
     check_unseen,
@@ -192,7 +192,7 @@ class _Study:
         materials = self.sets[name]
         source = SOURCES["agl" if name == "AFLOW" else "L96"]
         values = values_of(materials, source)
-        features = Columns.of(self.shipped, materials)
+        features = Features.of(self.shipped, materials)
         for split, (training, test) in enumerate(random_splits(len(materials), self.settings.splits)):
             part = _Part(name, split, materials, values, features, training, test)
             for method in METHODS:
@@ -283,7 +283,7 @@ class _Study:
         }
         return plain[method]
 
-    def _transferred(self, part: _Part) -> Columns:
+    def _transferred(self, part: _Part) -> Features:
         return part.features if part.name == "AFLOW" else part.features.joined("agl", predict(self.agl, part.materials))
 
     def _ours(self, part: _Part, *, overlap: bool = False) -> Array:
@@ -372,11 +372,11 @@ class _Part:
     split: int
     materials: Sequence[Material]
     values: Array
-    features: Columns
+    features: Features
     training: NDArray[np.int64]
     test: NDArray[np.int64]
 
-    def trees(self, kind: Any, columns: Columns) -> Array:
+    def trees(self, kind: Any, columns: Features) -> Array:
         return trees(kind, columns[self.training], self.values[self.training], columns[self.test], self.split)
 
     def line(self, estimate: Array) -> Array:

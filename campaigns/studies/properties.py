@@ -17,8 +17,8 @@ from campaigns.exceptions import CampaignError
 from campaigns.studies.common import (
     SOURCES,
     Cells,
-    Columns,
     Ensembles,
+    Features,
     Result,
     Say,
     check_unseen,
@@ -168,8 +168,8 @@ class _Study:
         known, new = ([materials[i] for i in rows] for rows in (training, test))
         values = values_of(known, SOURCES[target])
 
-        def columns(backbone: Backbone) -> tuple[Columns, Columns]:
-            return Columns.of(backbone, known), Columns.of(backbone, new)
+        def columns(backbone: Backbone) -> tuple[Features, Features]:
+            return Features.of(backbone, known), Features.of(backbone, new)
 
         def process(backbone: Backbone) -> Array:
             a, b = columns(backbone)

@@ -29,8 +29,8 @@ class Batch:
     """Chosen rows in order; the value of each when it was chosen; the function that chose it; notes for the user.
 
     Values are those of the function, to be maximised: qLogEI the natural logarithm of the conditional expected
-    improvement in log10 kappa, top_share that of each row beyond its threshold; qUCB and qPI the joint value of pending
-    and chosen rows; ucb, greedy and thompson log10 kappa, negated when the goal is ``min``; random zero. With
+    improvement, top_share that of each row beyond its threshold; qUCB and qPI the joint value of pending and chosen
+    rows; ucb, greedy and thompson values on the model's scale, negated when the goal is ``min``; random zero. With
     feasibility, cost or diversity they are what ranked the rows.
     """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.acquire.explanation import shown
+from engine.acquire.explanation import shown, with_unit
 from engine.acquire.objectives import Objective
 from engine.exceptions import AcquisitionError
 
@@ -45,16 +45,16 @@ class Estimate:
     """
 
     values: NDArray[np.float64]
-    """On the model's scale (log10 kappa), N; NaN where there is none."""
+    """On the model's scale, N; NaN where there is none."""
+    scale: str
+    """``log10`` or ``linear``: the model's scale."""
+    unit: str
+    """Unit of the property; may be empty."""
     objective: Objective = field(default_factory=lambda: Objective("min"))
     """Low, high, a target or a window."""
     explore: float = EXPLORE
     """Share of the batch chosen by distance; the rest are the best by the estimate, from as many families as there
     are."""
-    scale: str = "log10"
-    """``log10`` or ``linear``: what the values are."""
-    unit: str = "W/(m K)"
-    """Unit of the property."""
 
     def __post_init__(self) -> None:
         """Refuse a share that is none."""
@@ -191,6 +191,6 @@ def _best_estimates(estimate: Estimate | None, q: int, turns: RoundRobin) -> tup
         rows.append(int(turns.order[pick]))
         values.append(float(ordered[pick]))
         of_family = f", number {taken[family]} of {turns.names[family]}" if turns.named else ""
-        value = f"{shown(ordered[pick], estimate.scale)} {estimate.unit}"
+        value = with_unit(shown(ordered[pick], estimate.scale), estimate.unit)
         reasons.append(f"estimated {value} without a model of its own, number {place} of {len(ranked)}{of_family}")
     return rows, values, reasons

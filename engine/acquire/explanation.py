@@ -15,7 +15,7 @@ HALF_WIDTH = float(norm.ppf(0.95))
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenRow:
-    """A row of a batch, with its prediction on the model's scale (log10 kappa)."""
+    """A row of a batch, with its prediction on the model's scale."""
 
     rule: str
     """Name of the acquisition function that chose it (:attr:`engine.acquire.batch.Batch.rules`)."""
@@ -30,17 +30,17 @@ class ChosenRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReasonContext:
-    """What the reasons of all rows of a batch share; values are on the model's scale (log10 kappa)."""
+    """What the reasons of all rows of a batch share; values are on the model's scale."""
 
     objective: Objective
     best: float | None
     """Best known value."""
     beta: float = 1.0
     """Weight of the variance, for the bound that ``ucb`` ranks by."""
-    scale: str = "log10"
-    """``log10`` or ``linear``: what the model's scale is."""
-    unit: str = "W/(m K)"
-    """Unit of the property."""
+    scale: str
+    """``log10`` or ``linear``: the model's scale."""
+    unit: str
+    """Unit of the property; may be empty."""
     half_width: float = HALF_WIDTH
     """Half width of the printed interval, in standard deviations."""
     hit: float | None = None
@@ -59,6 +59,11 @@ def shown(value: float, scale: str) -> str:
     if true != 0 and not 1e-4 <= abs(true) < 1e7:
         return f"{true:.2e}"
     return np.format_float_positional(float(f"{true:.2e}"), trim="-")
+
+
+def with_unit(numbers: str, unit: str) -> str:
+    """Write numbers with the unit behind them, where there is one."""
+    return f"{numbers} {unit}" if unit else numbers
 
 
 def shown_ends(objective: Objective, scale: str) -> str:

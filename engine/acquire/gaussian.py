@@ -245,7 +245,7 @@ class KnowledgeGradient(_Believer):
         return pool.marginal(4.0)
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Rise in log10 kappa; ``rows`` are all that may still be chosen."""
+        """Rise on the model's scale; ``rows`` are all that may still be chosen."""
         (factor, noise), target = self.all_of(rows), rows if rows.target is None else rows.target
         ends = self.sign * target.mean
         promising = np.argsort(-(ends + 2 * target.std), kind="stable")[:PROMISING_ROWS]

@@ -30,7 +30,7 @@ JITTER = 1e-10
 
 
 class PoolModel(Model):
-    """Joint draws ``D x N`` or ``D x N x m`` (log10 kappa) of N rows, and the noise variance of a label of each (N)."""
+    """Joint draws ``D x N`` or ``D x N x m`` of N rows, and the noise variance of a label of each (N)."""
 
     def __init__(self, draws: Tensor, noise: Tensor | None = None):
         super().__init__()

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 BOUND_SPREAD = 1.25
 """Bounds take the marginal spread this much larger: that of a few hundred draws is not the true one."""
 SHARPNESS = 0.01
-"""Temperature of qPI's step, log10 kappa."""
+"""Temperature of qPI's step, on the model's scale."""
 
 
 class ExpectedImprovement:
-    """``log E max(f(x) - floor, 0)``: the increment of qLogEI, or of qLogNEI, natural logarithm of log10 kappa.
+    """``log E max(f(x) - floor, 0)``: the increment of qLogEI, or of qLogNEI: a natural logarithm.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Objectives of a property: low, high, near a target, inside a window; and the chance to meet a limit.
 
-All values are on the model's scale (log10 kappa). A window's utility is minus the distance outside it, a target is a
+All values are on the model's scale. A window's utility is minus the distance outside it, a target is a
 window of no width; its moments under a Gaussian are those of a censored normal (Greene, Econometric Analysis, 8th ed.,
 2018, theorem 19.3, taken at both ends).
 """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import norm
 
-from engine.acquire.explanation import ChosenRow, ReasonContext, shown, shown_ends
+from engine.acquire.explanation import ChosenRow, ReasonContext, shown, shown_ends, with_unit
 from engine.acquire.functions import FUNCTIONS
 from engine.acquire.objectives import Objective, probability_inside
 
@@ -28,7 +28,8 @@ def reason(row: ChosenRow, context: ReasonContext) -> str:
     if row.cost is not None:
         rule += f"; about {shown(row.cost, 'linear')} core-hours"
     dash = " to " if low_end.startswith("-") else "-"
-    return f"predicted {middle} ({low_end}{dash}{high_end}) {context.unit}, {', '.join(_chances(row, context))}; {rule}"
+    predicted = with_unit(f"{middle} ({low_end}{dash}{high_end})", context.unit)
+    return f"predicted {predicted}, {', '.join(_chances(row, context))}; {rule}"
 
 
 def _chances(row: ChosenRow, context: ReasonContext) -> list[str]:

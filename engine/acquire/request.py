@@ -34,7 +34,7 @@ class FunctionOptions:
     round_number: int = 1
     """Counts from 1."""
     threshold: float | None = None
-    """Value on the model's scale (log10 kappa) whose level set ``level_set`` looks for."""
+    """Value on the model's scale whose level set ``level_set`` looks for."""
     share: float = 0.05
     """Share of the pool (candidates, labelled and pending rows) that ``top_share`` looks for."""
     epsilon: float = 0.1
@@ -69,6 +69,8 @@ class BatchRequest:
     """Name of an acquisition function (:data:`engine.acquire.functions.FUNCTIONS`)."""
     q: int | None
     """Rows to choose; ``None`` with a budget: as many as it pays for."""
+    scale: str
+    """``log10`` or ``linear``: the model's scale; with ``log10`` notes show 10 to the power of its values."""
     candidates: NDArray[np.int64]
     """Rows that may be chosen: those that meet the constraints and have no label."""
     rng: np.random.Generator
@@ -102,8 +104,6 @@ class BatchRequest:
     target_of: NDArray[np.int64] | None = None
     """For each row of the pool (N), of which several may be one material at several fidelities, the row at the target
     fidelity: GIBBON, qMES, qKG and ``variance`` then count what a label tells about those."""
-    scale: str = "linear"
-    """What the posterior's values are; with ``log10`` notes show 10 to their power."""
     chunk: int = 16_384
     """Rows whose draws are held at once; beyond the processor's cache larger is slower."""
     chosen: NDArray[np.int64] | None = None
@@ -118,7 +118,9 @@ class BatchRequest:
         if self.budget is not None and not self.budget > 0:
             raise AcquisitionError(f"a budget of {self.budget:g} core-hours buys nothing; give more than 0")
         if self.best is not None and not np.isfinite(self.best):
-            raise AcquisitionError(f"the best known log10 value is {self.best}; pass a finite number, or None")
+            raise AcquisitionError(
+                f"the best known value (on the model's scale) is {self.best}; pass a finite number, or None"
+            )
         for name in ("candidates", "chosen"):
             object.__setattr__(self, name, _rows(self.__dict__[name]))
         for name in ("pending", "observed"):

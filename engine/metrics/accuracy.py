@@ -29,7 +29,7 @@ class Accuracy:
     mape: float | None
 
 
-def accuracy(true: ArrayLike, predicted: ArrayLike, scale: Literal["log10", "linear"] = "log10") -> Accuracy:
+def accuracy(true: ArrayLike, predicted: ArrayLike, scale: Literal["log10", "linear"]) -> Accuracy:
     """Compare n predictions with n values, both in log10 of the true unit or, on a ``linear`` scale, in the unit."""
     true = np.asarray(true, dtype=np.float64)
     predicted = np.asarray(predicted, dtype=np.float64)

@@ -1,7 +1,7 @@
 """How soon a campaign finds the extremes: recall of the top, enhancement over random, acceleration, simple regret.
 
 Liang et al., npj Comput. Mater. 7, 188 (2021): ``Top%(i) = found / n_top``, ``EF(i) = Top%(i) / (i / N)``,
-``AF(a) = i_random(a) / i(a)``. Values are those of the whole labelled pool, on the model's scale (log10 kappa).
+``AF(a) = i_random(a) / i(a)``. Values are those of the whole labelled pool, on the model's scale.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def held_out_distances(
 
 
 @dataclass(frozen=True)
-class Widening:
+class VarianceInflation:
     """Factor of a predicted spread as a function of distance: 1 near the training rows, never below, never falling."""
 
     distances: tuple[float, ...] = (0.0,)
@@ -120,10 +120,10 @@ class Widening:
     @classmethod
     def fit(
         cls, z: ArrayLike, distances: ArrayLike, *, bins: int = 8, rows_a_bin: int = 12, prior_rows: int = 12
-    ) -> Widening:
+    ) -> VarianceInflation:
         """Learn from held-out standardised residuals and distances how much errors outgrow the predicted spread.
 
-        Use :func:`fit_widening`, which keeps it only where it helps.
+        Use :func:`fit_variance_inflation`, which keeps it only where it helps.
 
         Parameters
         ----------
@@ -159,23 +159,23 @@ class Widening:
         return cls(tuple(middle), tuple(np.maximum(rising, 1.0).tolist()))
 
 
-def fit_widening(z: ArrayLike, distances: ArrayLike, folds: NDArray[np.int64]) -> Widening:
-    """Learn a widening (see :meth:`Widening.fit`) and keep it only if it makes held-out rows likelier.
+def fit_variance_inflation(z: ArrayLike, distances: ArrayLike, folds: NDArray[np.int64]) -> VarianceInflation:
+    """Learn an inflation (see :meth:`VarianceInflation.fit`) and keep it only if it makes held-out rows likelier.
 
     Gaussian processes widen by themselves and gain nothing; heads that predict one spread for all rows do.
     """
     z = np.asarray(z, dtype=np.float64)
-    gains = _log_score(z, cross_widening(z, distances, folds)) > _log_score(z, np.ones_like(z))
-    return Widening.fit(z, distances) if gains else Widening()
+    gains = _log_score(z, cross_variance_inflation(z, distances, folds)) > _log_score(z, np.ones_like(z))
+    return VarianceInflation.fit(z, distances) if gains else VarianceInflation()
 
 
-def cross_widening(z: ArrayLike, distances: ArrayLike, folds: NDArray[np.int64]) -> NDArray[np.float64]:
+def cross_variance_inflation(z: ArrayLike, distances: ArrayLike, folds: NDArray[np.int64]) -> NDArray[np.float64]:
     """Factor of each held-out row (n) as the rows of the other folds ask for it, so that it can be judged honestly."""
     z, distances = np.asarray(z, dtype=np.float64), np.asarray(distances, dtype=np.float64)
     factors = np.empty_like(z)
     for k in np.unique(folds):
         held, others = folds == k, folds != k
-        factors[held] = Widening.fit(z[others], distances[others])(distances[held])
+        factors[held] = VarianceInflation.fit(z[others], distances[others])(distances[held])
     return factors
 
 

@@ -1,4 +1,4 @@
-"""Posteriors over a pool: marginals and joint draws of log10 kappa for any of its rows, as the ranking reads them.
+"""Posteriors over a pool: marginals and joint draws for any of its rows, as the ranking reads them.
 
 The draws of an ensemble are those of a low-rank Gaussian fitted to its members,
 
@@ -30,7 +30,7 @@ NOISE_BLOCK = 16  # rows that share one random stream: small enough to fetch sin
 
 
 class PoolPosterior(Protocol):
-    """A calibrated posterior over the rows ``0 .. n_rows - 1`` of a pool, in log10 kappa."""
+    """A calibrated posterior over the rows ``0 .. n_rows - 1`` of a pool, on the model's scale (log10 or linear)."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -45,10 +45,10 @@ class PoolPosterior(Protocol):
         """Number D of joint draws."""
 
     def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Calibrated marginal mean and standard deviation in log10 kappa, each ``len(rows)``."""
+        """Calibrated marginal mean and standard deviation on the model's scale, each ``len(rows)``."""
 
     def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """``D x len(rows)`` joint draws in log10 kappa.
+        """``D x len(rows)`` joint draws on the model's scale.
 
         The same D functions whatever the rows: a row's draws never depend on which other rows are asked for, so that
         rows of different chunks are jointly consistent.
@@ -57,7 +57,7 @@ class PoolPosterior(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Marginals:
-    """Mean and standard deviation of N rows, in log10 kappa."""
+    """Mean and standard deviation of N rows, on the model's scale."""
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -109,7 +109,7 @@ class MemberPosterior(_Marginals):
         n_draws: int = 128,
         rng: np.random.Generator,
     ) -> MemberPosterior:
-        """Fit the Gaussian to ``S x N`` member means and within-member standard deviations (log10 kappa).
+        """Fit the Gaussian to ``S x N`` member means and within-member standard deviations (model's scale).
 
         ``scale`` is the calibration factor of the total standard deviation; ``member_std`` may be ``None`` where
         members predict no spread of their own. A member with a prediction that is not finite is left out, which

@@ -58,6 +58,7 @@ def measure() -> list[Measure]:
         def rank(options: dict = options) -> None:
             request = BatchRequest(
                 q=BATCH,
+                scale="log10",
                 candidates=candidates,
                 best=best,
                 rng=np.random.default_rng(0),
@@ -124,7 +125,7 @@ def _joint_improvement(n_draws: int) -> list[Measure]:
                 (Criterion(Process(), Objective.of("min")),),
                 BatchRequest(
                     acquisition=acquisition, q=50, candidates=np.arange(300, len(x)), best=float(y[:300].min()),
-                    rng=np.random.default_rng(0),
+                    scale="log10", rng=np.random.default_rng(0),
                 ),
             )
         )  # fmt: skip

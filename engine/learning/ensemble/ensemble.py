@@ -16,7 +16,7 @@ from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.features.featuriser import CHUNK, chunks
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY
 from engine.learning.networks.graph_data import Crystals
-from engine.metrics.extrapolation import TrainingDistance, Widening
+from engine.metrics.extrapolation import TrainingDistance, VarianceInflation
 from engine.posteriors.posterior import MemberPosterior, PoolPosterior
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Ensemble:
     """Model of a lower fidelity that the members stand on."""
     stacking: Stacking | None = None
     """Networks or trees beside the members, where they have a weight in the mean."""
-    variance_inflation: Widening = field(default_factory=Widening)
+    variance_inflation: VarianceInflation = field(default_factory=VarianceInflation)
     """Factor of the standard deviation far from the training rows, by distance."""
     distance: TrainingDistance | None = None
     """Distance to the training rows, where the factor depends on it."""

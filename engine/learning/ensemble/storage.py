@@ -23,7 +23,7 @@ from engine.learning.ensemble.records import RECORD, backbone_parts, model_folde
 from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.ensemble.stacking import Stacking
 from engine.learning.networks.schedule import Schedule
-from engine.metrics.extrapolation import TrainingDistance, Widening
+from engine.metrics.extrapolation import TrainingDistance, VarianceInflation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,7 +101,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         seen=tuple(record["seen"]),
         lower_fidelity=lower,
         stacking=Stacking.from_files(files, backbone, _weights(record)),
-        variance_inflation=Widening(**{name: tuple(v) for name, v in record["widening"].items()}),
+        variance_inflation=VarianceInflation(**{name: tuple(v) for name, v in record["widening"].items()}),
         distance=_distance(files[_DISTANCE]) if _DISTANCE in files else None,
     )
 

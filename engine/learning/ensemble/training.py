@@ -34,7 +34,13 @@ from engine.learning.networks.committee import NetworkCommittee, held_out
 from engine.learning.networks.graph_data import Crystals
 from engine.learning.seeding import one_thread
 from engine.metrics.calibration import shrunk_scale
-from engine.metrics.extrapolation import TrainingDistance, Widening, cross_widening, fit_widening, held_out_distances
+from engine.metrics.extrapolation import (
+    TrainingDistance,
+    VarianceInflation,
+    cross_variance_inflation,
+    fit_variance_inflation,
+    held_out_distances,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,8 +205,8 @@ def _calibrated(
     """The ensemble with its calibration, its metrics and how its spread grows away from the training rows."""
     values, folds, error = data.values, data.folds, data.values - fit.mean
     distances = held_out_distances(data.embeddings, folds, seed=data.seed)
-    inflation = fit_widening(error / fit.std, distances, folds)
-    inflates = inflation != Widening()
+    inflation = fit_variance_inflation(error / fit.std, distances, folds)
+    inflates = inflation != VarianceInflation()
     factors = inflation(distances) if inflates else np.ones(len(values))
     held_out_std = _held_out_std(data, fit, distances if inflates else None)
     return Ensemble(
@@ -233,7 +239,7 @@ def _held_out_std(data: TrainingData, fit: _Fit, distances: NDArray[np.float64] 
     """Held-out spread, inflated by distance and scaled for each fold as the other folds ask for."""
     std = fit.std
     if distances is not None:
-        std = std * cross_widening((data.values - fit.mean) / std, distances, data.folds)
+        std = std * cross_variance_inflation((data.values - fit.mean) / std, distances, data.folds)
     return _cross_calibrated(data.values, fit.mean, std, data.folds)
 
 

@@ -193,7 +193,11 @@ def test_a_new_file_has_the_defaults() -> None:
     shown = _switched_on(text)
     for name, section in SECTIONS.items():
         for key, field in section.model_fields.items():
-            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            default = (
+                None
+                if field.is_required()
+                else field.get_default(call_default_factory=True, validated_data=shown[name])
+            )
             if default not in (None, "", (), {}) and key != "slurm":
                 given = tuple(shown[name][key]) if isinstance(default, tuple) else shown[name][key]
                 assert given == default, f"[{name}] {key}"

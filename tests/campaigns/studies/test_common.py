@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from campaigns.exceptions import CampaignError
 from campaigns.studies import common
-from campaigns.studies.common import Cells, Columns, judge, random_splits, read_sources
+from campaigns.studies.common import Cells, Features, judge, random_splits, read_sources
 from engine.learning.backbones.column_statistics import ColumnStatistics
 from tests.engine.learning.bodies import small_backbone
 
@@ -82,7 +82,7 @@ def test_leave_one_out_is_that_of_refitting():
 
 def test_columns():
     groups = {"composition": slice(0, 2), "readout": slice(2, 4), "trunk": slice(4, 5)}
-    columns = Columns(np.arange(15, dtype=np.float32).reshape(3, 5), groups)
+    columns = Features(np.arange(15, dtype=np.float32).reshape(3, 5), groups)
     assert columns.statistics.groups == {"composition": slice(0, 2)}
     joined = columns.statistics.joined("agl", np.array([7.0, 8.0, 9.0]))
     assert joined.groups["agl"] == slice(2, 3)
@@ -92,7 +92,7 @@ def test_columns():
 def test_columns_keep_their_yardstick():
     """Of a column that is joined nothing is known."""
     groups = {"composition": slice(0, 2), "readout": slice(2, 4), "trunk": slice(4, 5)}
-    columns = Columns(np.zeros((3, 5), np.float32), groups, ColumnStatistics(np.arange(5.0), np.full(5, 2.0)))
+    columns = Features(np.zeros((3, 5), np.float32), groups, ColumnStatistics(np.arange(5.0), np.full(5, 2.0)))
     found = columns.statistics.joined("agl", np.zeros(3))[np.array([0])].column_statistics
     np.testing.assert_array_equal(found.mean, [0.0, 1.0, np.nan])
     np.testing.assert_array_equal(found.std, [2.0, 2.0, np.nan])

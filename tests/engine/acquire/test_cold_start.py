@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from engine.acquire.cold_start import Estimate, FirstBatch, FirstBatchRequest, first_batch
 from engine.acquire.objectives import Objective
 from engine.exceptions import AcquisitionError
+from tests.engine.acquire.choosing import KAPPA
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -26,7 +27,7 @@ def chosen(embeddings: np.ndarray, q: int, generator: np.random.Generator, **opt
     if "values" in options:
         goal = Objective.of(options.pop("goal", "min"))
         of_estimate = {name: options.pop(name) for name in ("values", "explore") if name in options}
-        options["estimate"] = Estimate(objective=goal, **of_estimate)
+        options["estimate"] = Estimate(objective=goal, **KAPPA, **of_estimate)
     return first_batch(FirstBatchRequest(embeddings, q, **options), generator)
 
 

@@ -10,7 +10,7 @@ from engine.metrics.accuracy import accuracy
 
 def test_a_constant_factor_is_a_constant_log_error():
     true = np.array([0.0, 1.0, 2.0, 3.0])
-    result = accuracy(true, true + np.log10(1.5))
+    result = accuracy(true, true + np.log10(1.5), "log10")
     assert result.n == 4
     assert result.mae == pytest.approx(np.log10(1.5)) == pytest.approx(result.rmse)
     assert result.mape == pytest.approx(0.5)
@@ -19,23 +19,23 @@ def test_a_constant_factor_is_a_constant_log_error():
 
 
 def test_the_mean_has_r2_zero_and_no_rank():
-    result = accuracy([0.0, 1.0, 2.0], [1.0, 1.0, 1.0])
+    result = accuracy([0.0, 1.0, 2.0], [1.0, 1.0, 1.0], "log10")
     assert result.r2 == pytest.approx(0)
     assert result.spearman is None
 
 
 def test_constant_values_have_neither():
-    result = accuracy([1.0, 1.0], [0.5, 1.5])
+    result = accuracy([1.0, 1.0], [0.5, 1.5], "log10")
     assert result.r2 is None
     assert result.spearman is None
-    assert accuracy([1.0], [1.0]).mae == 0
+    assert accuracy([1.0], [1.0], "log10").mae == 0
 
 
 def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="same rows"):
-        accuracy([1.0, 2.0], [1.0])
+        accuracy([1.0, 2.0], [1.0], "log10")
     with pytest.raises(ValueError, match="same rows"):
-        accuracy([], [])
+        accuracy([], [], "log10")
 
 
 def test_a_linear_scale_compares_in_the_unit_itself():

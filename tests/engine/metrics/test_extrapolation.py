@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from engine.metrics.extrapolation import (
     TrainingDistance,
-    Widening,
-    cross_widening,
-    fit_widening,
+    VarianceInflation,
+    cross_variance_inflation,
+    fit_variance_inflation,
     held_out_distances,
 )
 
@@ -73,7 +73,7 @@ class TestWidening:
         rng = np.random.default_rng(4)
         distance = rng.uniform(0, 1, 4000)
         z = (1 + 2 * distance) * rng.standard_normal(4000)
-        found = fit_widening(z, distance, np.arange(4000) % 5)
+        found = fit_variance_inflation(z, distance, np.arange(4000) % 5)
         assert found(0.0) == 1.0
         assert found(0.9) == pytest.approx((1 + 2 * 0.9) / 2, rel=0.1), "relative to the average row"
         assert found(50.0) == found.factors[-1]
@@ -81,18 +81,20 @@ class TestWidening:
     def test_honest_spreads_are_left_alone(self):
         rng = np.random.default_rng(5)
         factors = [
-            max(Widening.fit(rng.standard_normal(n), rng.uniform(size=n)).factors) for n in (10, 23, 60, 500, 5000)
+            max(VarianceInflation.fit(rng.standard_normal(n), rng.uniform(size=n)).factors)
+            for n in (10, 23, 60, 500, 5000)
         ]
         assert factors[:2] == [1.0, 1.0], "too few rows for two bins"
         assert max(factors) < 1.3
         kept = [
-            fit_widening(rng.standard_normal(60), rng.uniform(size=60), np.arange(60) % 5) != Widening()
+            fit_variance_inflation(rng.standard_normal(60), rng.uniform(size=60), np.arange(60) % 5)
+            != VarianceInflation()
             for _ in range(100)
         ]
         assert np.mean(kept) < 0.4
 
     def test_few_labels_move_it_less(self):
-        sizes = [Widening.fit(np.repeat([1.0, 3.0], n), np.arange(2.0 * n)).factors[-1] for n in (12, 72, 400)]
+        sizes = [VarianceInflation.fit(np.repeat([1.0, 3.0], n), np.arange(2.0 * n)).factors[-1] for n in (12, 72, 400)]
         assert 1 < sizes[0] < sizes[1] < sizes[2] < 1.5
 
     def test_a_row_is_judged_without_its_fold(self):
@@ -100,8 +102,8 @@ class TestWidening:
         distance, folds = rng.uniform(size=200), np.arange(200) % 4
         z = (1 + distance) * rng.standard_normal(200)
         changed = np.where(folds == 1, 100.0, z)
-        assert cross_widening(z, distance, folds)[folds == 1] == pytest.approx(
-            cross_widening(changed, distance, folds)[folds == 1]
+        assert cross_variance_inflation(z, distance, folds)[folds == 1] == pytest.approx(
+            cross_variance_inflation(changed, distance, folds)[folds == 1]
         )
 
     @given(
@@ -110,12 +112,12 @@ class TestWidening:
     )
     def test_it_never_narrows_and_never_falls(self, rows: list[tuple[float, float]], new: list[float]):
         z, distance = np.array(rows).reshape(-1, 2).T
-        found = Widening.fit(z, distance)(np.sort(new))
+        found = VarianceInflation.fit(z, distance)(np.sort(new))
         assert (found >= 1).all()
         assert (np.diff(found) >= 0).all()
 
     def test_factors_that_narrow_are_refused(self):
         with pytest.raises(ValueError, match="at least 1"):
-            Widening((0.0, 1.0), (1.0, 0.9))
+            VarianceInflation((0.0, 1.0), (1.0, 0.9))
         with pytest.raises(ValueError, match="one each"):
-            Widening((0.0,), (1.0, 2.0))
+            VarianceInflation((0.0,), (1.0, 2.0))
