@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from campaigns.cli import archive, campaign, configuration, intake, models, queue, trials
+from campaigns.cli.quick_help import load_help
 from campaigns.output import message, messages_for_warnings
 
 app = typer.Typer(
@@ -51,6 +52,8 @@ for name, verbs in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of campaigns, engine and store become one message and exit code 1."""
+    if "--help" in (sys.argv[1:] if arguments is None else arguments):
+        load_help()
     try:
         with messages_for_warnings():
             app(arguments)

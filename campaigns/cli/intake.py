@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -141,7 +141,7 @@ def label_import(
             paths, material, temperature or (), as_method, force, new_property=new_property, again=again
         )
         note = campaign.fidelity_note()
-    counts: dict[str, Any] = {
+    counts: dict[str, object] = {
         "added": len(report.added),
         "unchanged": len(report.unchanged),
         "superseded": len(report.superseded),
@@ -212,7 +212,7 @@ def label_withdraw(
         message(f"candidates again, since they have no label of the campaign's property and fidelity: {shown}")
 
 
-def _doubtful(doubts: Sequence[Doubt]) -> dict[str, Any]:
+def _doubtful(doubts: Sequence[Doubt]) -> dict[str, object]:
     return {"doubtful": [doubt.row() for doubt in doubts]} if doubts else {}
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from campaigns.cli.options import Dir, Field, OutFormat, Quiet, Scale, Start, Workers, one_start, open_campaign, starts
 from campaigns.output import Format, Progress, emit, emit_one, message
+
+if TYPE_CHECKING:
+    from db.records import ModelRecord
 
 app = typer.Typer(no_args_is_help=True, help="Models of a campaign: versions, lineage, metrics and checkpoints.")
 
@@ -200,7 +203,7 @@ def _strategy(text: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
-def _model_row(record: Any) -> dict[str, Any]:
+def _model_row(record: ModelRecord) -> dict[str, object]:
     from campaigns.models.lineage import kind_of, stage_row
 
     model = record.metrics.get("model", {})

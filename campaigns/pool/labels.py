@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from campaigns.configuration import Configuration
     from campaigns.goals import Goal
@@ -88,6 +86,8 @@ def fidelity_note(store: Store, settings: Configuration) -> str | None:
 
 def best_label(labels: Mapping[str, LabelRecord], goal: Goal) -> LabelRecord | None:
     """Find the best label so far."""
+    import numpy as np
+
     found = list(labels.values())
     return found[int(np.argmax(goal.utility([label.value for label in found])))] if found else None
 
