@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 
 UNUSED = (("rich.markdown", "Markdown"), ("rich.traceback", "Traceback"))
-"""Modules that Typer's help imports, and the class it takes: for help texts in Markdown and for decorated tracebacks."""
+"""Modules that Typer's help imports, the class of each: for help in Markdown and for decorated tracebacks."""
 
 
 def load_help() -> None:
