@@ -1,7 +1,5 @@
 """Verbs on a whole campaign: begin it, run it, see where it stands."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

@@ -2,6 +2,9 @@
 
 Reports go to standard output, progress and messages to standard error. Exit codes: 0 done, 1 the request cannot be met
 (the message says what to do), 2 wrong usage.
+
+The modules of verbs do without ``from __future__ import annotations``: Typer would compile the annotations of every
+verb whenever the command starts.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from collections.abc import Sequence
 import typer
 
 from campaigns.cli import archive, campaign, configuration, intake, models, queue, trials
-from campaigns.cli.quick_help import load_help
 from campaigns.output import message, messages_for_warnings
 
 app = typer.Typer(
@@ -52,8 +54,6 @@ for name, verbs in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of campaigns, engine and store become one message and exit code 1."""
-    if "--help" in (sys.argv[1:] if arguments is None else arguments):
-        load_help()
     try:
         with messages_for_warnings():
             app(arguments)

@@ -1,7 +1,5 @@
 """Verbs that bring crystals and labels in."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -212,11 +210,11 @@ def label_withdraw(
         message(f"candidates again, since they have no label of the campaign's property and fidelity: {shown}")
 
 
-def _doubtful(doubts: Sequence[Doubt]) -> dict[str, object]:
+def _doubtful(doubts: "Sequence[Doubt]") -> dict[str, object]:
     return {"doubtful": [doubt.row() for doubt in doubts]} if doubts else {}
 
 
-def _say_doubtful(doubts: Sequence[Doubt], directory: Path) -> None:
+def _say_doubtful(doubts: "Sequence[Doubt]", directory: Path) -> None:
     for doubt in doubts[:_SHOWN]:
         message(f"doubtful: {doubt}")
     if doubts:

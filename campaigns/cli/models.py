@@ -1,7 +1,5 @@
 """Verbs on models: train and ask them outside a campaign, and look at those of one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +12,17 @@ if TYPE_CHECKING:
     from db.records import ModelRecord
 
 app = typer.Typer(no_args_is_help=True, help="Models of a campaign: versions, lineage, metrics and checkpoints.")
+
+
+def _strategy(text: str) -> str:
+    """Strategy in the engine's words; one that does not exist is wrong usage."""
+    from engine.exceptions import TrainingError
+    from engine.learning.networks.strategies import parse
+
+    try:
+        return {"none": "frozen", "auto": "auto"}.get(text) or str(parse(text))
+    except TrainingError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def train(
@@ -192,18 +201,7 @@ def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
         raise typer.Exit(1)
 
 
-def _strategy(text: str) -> str:
-    """Strategy in the engine's words; one that does not exist is wrong usage."""
-    from engine.exceptions import TrainingError
-    from engine.learning.networks.strategies import parse
-
-    try:
-        return {"none": "frozen", "auto": "auto"}.get(text) or str(parse(text))
-    except TrainingError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _model_row(record: ModelRecord) -> dict[str, object]:
+def _model_row(record: "ModelRecord") -> dict[str, object]:
     from campaigns.models.lineage import kind_of, stage_row
 
     model = record.metrics.get("model", {})

@@ -85,11 +85,16 @@ def fidelity_note(store: Store, settings: Configuration) -> str | None:
 
 
 def best_label(labels: Mapping[str, LabelRecord], goal: Goal) -> LabelRecord | None:
-    """Find the best label so far."""
+    """Best label so far, the first of several with the same value; None without labels."""
+    found = list(labels.values())
+    if not found:
+        return None
+    if goal.objective.kind != "window":
+        sign = goal.objective.sign
+        return max(found, key=lambda label: sign * label.value)
     import numpy as np
 
-    found = list(labels.values())
-    return found[int(np.argmax(goal.utility([label.value for label in found])))] if found else None
+    return found[int(np.argmax(goal.utility([label.value for label in found])))]
 
 
 def best_value(labels: Mapping[str, LabelRecord], goal: Goal) -> float | None:
