@@ -42,7 +42,7 @@ def ingest(
     quiet: Quiet = False,
 ) -> None:
     """Add candidate crystals; prints how many were added, duplicate or rejected, and why."""
-    from campaigns.intake.crystals import LabelField
+    from campaigns.intake.label_fields import LabelField
 
     fields = [LabelField.parse(text) for text in label or ()]
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
