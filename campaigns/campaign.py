@@ -20,7 +20,8 @@ from db.states import FailureReason, QueueState
 
 if TYPE_CHECKING:
     from campaigns.exchange.import_labels import ImportReport
-    from campaigns.intake.crystals import IngestReport, LabelField
+    from campaigns.intake.ingest_report import IngestReport
+    from campaigns.intake.label_fields import LabelField
     from campaigns.loop import RunReport
     from engine.learning.backbones.stack import AnyBackbone
 

@@ -17,7 +17,9 @@ from campaigns.configuration import FILE, read_configuration, with_settings
 from campaigns.exceptions import CampaignError
 from campaigns.exchange.export import export_queue
 from campaigns.files import write_whole
-from campaigns.intake.crystals import CANDIDATES, REFERENCE, IngestReport, add_materials, open_sources
+from campaigns.intake.adding import add_materials
+from campaigns.intake.ingest_report import IngestReport
+from campaigns.intake.reading import CANDIDATES, REFERENCE, open_sources
 from campaigns.report import write_report
 from db.records import LabelRecord
 from db.states import QueueState, RoundState

@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from campaigns.exceptions import CampaignError
 from campaigns.property_names import Property
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from engine.acquire.objectives import Objective
@@ -35,6 +34,8 @@ class Scale:
 
     def learned(self, values: ArrayLike) -> NDArray[np.float64]:
         """Values in learned units."""
+        import numpy as np
+
         values = np.asarray(values, dtype=np.float64)
         if self.name == "linear":
             return values
@@ -44,6 +45,8 @@ class Scale:
 
     def true(self, learned: ArrayLike) -> NDArray[np.float64]:
         """Learned units back to values."""
+        import numpy as np
+
         learned = np.asarray(learned, dtype=np.float64)
         # an interval of a model without any idea would leave the range of numbers, which no store takes
         return learned if self.name == "linear" else 10.0 ** np.clip(learned, -_DECADES, _DECADES)
@@ -59,11 +62,15 @@ class Goal:
 
     def utility(self, values: ArrayLike) -> NDArray[np.float64]:
         """Turn values into utilities: the value, its negative, or minus the distance (learned units) to the window."""
+        import numpy as np
+
         values = np.asarray(values, dtype=np.float64)
         return self.objective.utility(self.scale.learned(values) if self.objective.kind == "window" else values)
 
     def best(self, values: ArrayLike) -> float | None:
         """Find the best value."""
+        import numpy as np
+
         values = np.asarray(values, dtype=np.float64)
         return float(values[np.argmax(self.utility(values))]) if len(values) else None
 
@@ -83,6 +90,8 @@ class Goal:
 
     def best_tenth(self, values: ArrayLike) -> float:
         """Find the value that a tenth of the values equals or beats."""
+        import numpy as np
+
         values = np.asarray(values, dtype=np.float64)
         if self.objective.kind != "window":
             return float(np.quantile(values, 0.1 if self.objective.kind == "min" else 0.9, method="nearest"))

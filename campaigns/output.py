@@ -1,9 +1,10 @@
-"""What commands print: rows as a table, JSON or CSV on standard output, everything else on standard error."""
+"""What commands print: rows as a table, JSON or CSV on standard output, everything else on standard error.
+
+``csv``, ``json`` and Rich are imported by the functions that need them: help needs none of the first two.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
 import sys
@@ -32,8 +33,12 @@ class Format(StrEnum):
 def emit(rows: Sequence[Row], format: Format, title: str = "", columns: Sequence[str] | None = None) -> None:
     """Print rows; ``columns`` narrows a table to what fits a screen, JSON and CSV always hold everything."""
     if format is Format.JSON:
+        import json
+
         sys.stdout.write(json.dumps([dict(row) for row in rows], indent=1) + "\n")
     elif format is Format.CSV:
+        import csv
+
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else list(columns or ()), lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
@@ -44,6 +49,8 @@ def emit(rows: Sequence[Row], format: Format, title: str = "", columns: Sequence
 def emit_one(record: Row, format: Format) -> None:
     """Print one record: a JSON object, one CSV row, or a table of names and values."""
     if format is Format.JSON:
+        import json
+
         sys.stdout.write(json.dumps(dict(record), indent=1) + "\n")
     elif format is Format.CSV:
         emit([record], format)
@@ -160,7 +167,11 @@ def _words(text: str) -> str:
 
 
 def _cell(value: object) -> object:
-    return json.dumps(value) if isinstance(value, dict | list | tuple) else value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    import json
+
+    return json.dumps(value)
 
 
 def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:

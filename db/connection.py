@@ -40,6 +40,7 @@ STRUCTURES = Path("artifacts", "structures")
 dump_json = partial(json.dumps, allow_nan=False, separators=(",", ":"))
 IN_CHUNK = 900  # values of one IN (...): older SQLite takes 999 parameters
 Item = TypeVar("Item")
+Filled = TypeVar("Filled", str, tuple[str, ...], str | None, str | tuple[str, ...])
 URL_HELP = "write it like postgresql+psycopg://user@host/database"
 CAUSES: tuple[tuple[tuple[str, ...], type[StoreError], str], ...] = (
     (
@@ -192,7 +193,7 @@ def make_engine(url: URL, timeout: float, foreign_keys: bool = True) -> Engine:
             engine = create_engine(url, connect_args={"timeout": timeout}, json_serializer=dump_json)
         else:
             # never a plan made for any values: for long lists of ids it compares each row with each id
-            given: dict[str, Any] = {"prepare_threshold": None}
+            given: dict[str, object] = {"prepare_threshold": None}
             if "connect_timeout" not in url.query:
                 given["connect_timeout"] = max(2, math.ceil(timeout))
             # pre-ping: a connection that a restarted server has dropped is made anew
@@ -230,7 +231,7 @@ def _is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def _filled(text: Any) -> Any:
+def _filled(text: Filled) -> Filled:
     """Put environment variables in place of ``${NAME}``."""
     if isinstance(text, tuple):
         return tuple(map(_filled, text))

@@ -6,15 +6,16 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, insert, select, update
+from sqlalchemy import Row as RowOf
 from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
 from db.exceptions import IllegalMoveError, LabelError, LabelProblem, UnknownRecordError
 from db.owners import find_owners, resolve_owners
-from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, LabelReport, require_json, utc_now
+from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, LabelReport, require_json, utc_now
 from db.tables import Failure, Label, Material
 
 KAPPA_SPELLINGS = {"W/mK", "W/m/K", "W/Km", "Wm-1K-1", "WK-1m-1", "Wm⁻¹K⁻¹"}
@@ -29,6 +30,9 @@ FILLED_IN = frozenset(
     {"id", "material_id", "superseded_by", "withdrawal", "withdrawn_at", "withdrawn_by", "withdrawn_reason"}
 )
 """Fields of a record that the store alone writes."""
+Identity = tuple[object, ...]
+"""Values of :data:`KEY` or :data:`VALUE`."""
+Row = TypeVar("Row", Label, Failure)
 Limits = tuple[float | None, float | None]
 """Lowest and highest value; None where there is no limit."""
 
@@ -222,11 +226,11 @@ def _known_units(session: Session, campaign_pk: int, properties: Collection[str]
 def _problems(
     labels: Sequence[LabelRecord],
     places: Sequence[str],
-    owners: dict[str, Any],
+    owners: Mapping[str, tuple[int, str]],
     units: dict[str, str],
     limits: Mapping[str, Limits],
 ) -> Iterator[LabelProblem]:
-    seen: dict[tuple[Any, ...], tuple[str, LabelRecord]] = {}
+    seen: dict[Identity, tuple[str, LabelRecord]] = {}
     for place, label in zip(places, labels, strict=True):
         messages = list(_value_problems(label)) or [beyond(label.property, label.value, limits)]
         messages = [*filter(None, messages), *_unit_problems(label, units)]
@@ -283,13 +287,13 @@ def _unit_problems(label: LabelRecord, units: dict[str, str]) -> Iterator[str]:
         yield f"unit {unit!r}, but {label.property} is kept in {units[label.property]!r} here; convert the value"
 
 
-def _write_labels(session: Session, rows: list[dict[str, Any]], again: bool) -> LabelReport:
+def _write_labels(session: Session, rows: list[Json], again: bool) -> LabelReport:
     """Compare with the current labels of the same materials, then insert and supersede."""
     pks = {row["material_pk"] for row in rows}
     current = _current_labels(session, pks)
     withdrawn = {} if again else _withdrawn_values(session, pks)
     report = LabelReport([], [], [])
-    new: list[dict[str, Any]] = []
+    new: list[Json] = []
     replaced: list[int | None] = []
     for row in rows:
         key = _key(row)
@@ -314,11 +318,11 @@ def _write_labels(session: Session, rows: list[dict[str, Any]], again: bool) -> 
     return report
 
 
-def _current_labels(session: Session, pks: Collection[int]) -> dict[tuple[Any, ...], tuple[int | None, Any]]:
+def _current_labels(session: Session, pks: Collection[int]) -> dict[Identity, tuple[int | None, Identity]]:
     return {_key(row): (row["id"], _value(row)) for row in _labels_of(session, pks, *CURRENT)}
 
 
-def _withdrawn_values(session: Session, pks: Collection[int]) -> dict[tuple[Any, Any], int]:
+def _withdrawn_values(session: Session, pks: Collection[int]) -> dict[tuple[Identity, Identity], int]:
     """Latest withdrawn label of each kind and value."""
     rows = _labels_of(session, pks, Label.withdrawal.is_not(None))
     return {(_key(row), _value(row)): row["id"] for row in rows}
@@ -342,23 +346,23 @@ def _no_longer_current(row: Label) -> str:
     return ""
 
 
-def _key(row: Any) -> tuple[Any, ...]:
+def _key(row: Mapping[str, object] | RowMapping) -> Identity:
     return tuple(row[name] for name in ("material_pk", *KEY))
 
 
-def _value(row: Any) -> tuple[Any, ...]:
+def _value(row: Mapping[str, object] | RowMapping) -> Identity:
     return tuple(row[name] for name in VALUE)
 
 
-def _insert(session: Session, table: Any, rows: list[dict[str, Any]]) -> list[int]:
+def _insert(session: Session, table: type[Label | Failure], rows: list[Json]) -> list[int]:
     if not rows:
         return []
     return list(session.scalars(insert(table).returning(table.id, sort_by_parameter_order=True), rows))
 
 
 def _of_materials(
-    session: Session, campaign_pk: int, query: Any, table: Any, ids: Collection[str] | None
-) -> Iterator[Any]:
+    session: Session, campaign_pk: int, query: Select[Row, str], table: type[Row], ids: Collection[str] | None
+) -> Iterator[RowOf[Row, str]]:
     """Rows of ``query``, of the materials under ``ids`` only if those are given."""
     if ids is None:
         yield from session.execute(query)
@@ -368,7 +372,7 @@ def _of_materials(
         yield from session.execute(query.where(table.material_pk.in_(part)))
 
 
-def _label_row(label: LabelRecord, material_pk: int, campaign_pk: int) -> dict[str, Any]:
+def _label_row(label: LabelRecord, material_pk: int, campaign_pk: int) -> Json:
     row = {name: value for name, value in vars(label).items() if name not in FILLED_IN}
     return row | {
         "campaign_id": campaign_pk,
@@ -385,7 +389,7 @@ def _label_record(row: Label, material_id: str) -> LabelRecord:
     return LabelRecord(material_id=material_id, **{name: getattr(row, name) for name in names})
 
 
-def _failure_row(failure: FailureRecord, material_pk: int, campaign_pk: int) -> dict[str, Any]:
+def _failure_row(failure: FailureRecord, material_pk: int, campaign_pk: int) -> Json:
     row = {name: value for name, value in vars(failure).items() if name not in {"id", "material_id"}}
     return row | {"campaign_id": campaign_pk, "material_pk": material_pk, "created_at": utc_now()}
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy import Row as RowOf
 from sqlalchemy.orm import Session
 
 from db.addition import Addition, shard_pk
@@ -36,6 +37,7 @@ SOURCE_COLUMNS = tuple(getattr(Source, name) for name in SourceRecord.__dataclas
 SMALL = FULL // 4
 """Shards of fewer structures are merged when there are many."""
 MANY = 16
+Small = RowOf[int, str, int]
 Place = tuple[str, int]
 """Where a structure is: SHA-256 of a shard, and row."""
 
@@ -143,7 +145,9 @@ class Materials(StoreConnection):
                 found |= {row[0]: MaterialKey(*row) for row in session.execute(query.where(Material.id.in_(part)))}
         return [found[owners[id_][1]] for id_ in wanted]
 
-    def material_columns(self, size: int | None = None, chunk: int = 32_768) -> Iterator[tuple[tuple[Any, ...], ...]]:
+    def material_columns(
+        self, size: int | None = None, chunk: int = 32_768
+    ) -> Iterator[tuple[tuple[object, ...], ...]]:
         """Light columns of the pool (or of its first ``size`` materials) in order of insertion, part by part.
 
         Each part holds one tuple a field of :class:`MaterialKey`, of ``chunk`` materials at most.
@@ -264,7 +268,7 @@ class Materials(StoreConnection):
 
     def _read(self, session: Session, pks: Collection[int]) -> dict[int, MaterialRecord]:
         """Read whole materials by row, in order of insertion, from plain columns: faster than mapped objects."""
-        fields: dict[int, dict[str, Any]] = {}
+        fields: dict[int, Json] = {}
         places: dict[int, Place] = {}
         properties: dict[int, dict[str, PropertyValue]] = defaultdict(dict)
         sources: dict[int, list[SourceRecord]] = defaultdict(list)
@@ -321,15 +325,17 @@ def _after(last: int, campaign_pk: int) -> tuple[ColumnElement[bool], ...]:
     return Material.id > last, Material.campaign_id + 0 == campaign_pk
 
 
-def _groups(small: Sequence[Any]) -> Iterator[list[Any]]:
+def _groups(small: Sequence[Small]) -> Iterator[list[Small]]:
     """Shards to merge into one, each of at most :data:`FULL` rows."""
-    group: list[Any] = []
-    for row in [*small, None]:
-        if row is None or sum(rows for *_, rows in [*group, row]) > FULL:
+    group: list[Small] = []
+    for row in small:
+        if sum(rows for *_, rows in [*group, row]) > FULL:
             if len(group) > 1:
                 yield group
             group = []
         group.append(row)
+    if len(group) > 1:
+        yield group
 
 
 def _origins(session: Session, sha256: str) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from db.connection import StoreConnection
@@ -86,14 +85,14 @@ def _require_same(known: ModelRecord, record: ModelRecord) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """As JSON gives it back: tuples are lists."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def _full_models() -> Any:
+def _full_models() -> Select[Model]:
     return select(Model).options(selectinload(Model.members), joinedload(Model.parent))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -223,6 +222,6 @@ def _belongs(table: Table, campaign_pk: int) -> ColumnElement[bool]:
     return part_of.in_(select(whole.c.id).where(_belongs(whole, campaign_pk)))
 
 
-def _target(column: Column[Any]) -> str | None:
+def _target(column: Column[object]) -> str | None:
     """Name of the table that a column refers to."""
     return next((key.column.table.name for key in column.foreign_keys), None)

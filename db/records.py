@@ -411,7 +411,7 @@ def _require_text(noun: str, record: object, *names: str) -> None:
             raise InvalidRecordError(f"{noun} needs a {name}, received {value!r}")
 
 
-def require_json(value: Any, where: str) -> None:
+def require_json(value: object, where: str) -> None:
     """Walk a JSON value; a number that is not finite or a foreign type is named with its path."""
     if value is None or isinstance(value, str | bool | int):
         return

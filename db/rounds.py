@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from db.connection import StoreConnection
@@ -103,7 +102,7 @@ class Rounds(StoreConnection):
             return _round_record(_find_round(session, self.campaign_pk(session), number))
 
 
-def _of_campaign(campaign_pk: int) -> Any:
+def _of_campaign(campaign_pk: int) -> Select[Round]:
     return select(Round).options(joinedload(Round.model)).where(Round.campaign_id == campaign_pk)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import URL, func, select
 
@@ -27,7 +27,7 @@ from db.rounds import Rounds
 from db.states import CAMPAIGN_MOVES, CampaignState
 from db.tables import Campaign, Failure, Label, Material, Model, QueueEntry, Rejection, Round, Source
 
-COUNTED: dict[str, Any] = {
+COUNTED: dict[str, type[Material | Source | Rejection | Label | Failure | Model | Round | QueueEntry]] = {
     "materials": Material,
     "sources": Source,
     "rejections": Rejection,

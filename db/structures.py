@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from db.exceptions import BrokenShardError, StoreError, StoreNotWritableError
 from db.records import Json
@@ -61,12 +61,11 @@ class Shards:
     def write(self, structures: Sequence[Json]) -> str:
         """Write a shard, or mend the one that should hold these structures; its SHA-256."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         lattice = [[x for row in s["lattice"] for x in row] for s in structures]
         coords = [[x for row in s["frac_coords"] for x in row] for s in structures]
         columns = [lattice, [s["numbers"] for s in structures], coords]
-        return self._keep(pa.table(dict(zip(_schema().names, columns, strict=True)), schema=_schema()), pq)
+        return self._keep(pa.table(dict(zip(_schema().names, columns, strict=True)), schema=_schema()))
 
     def read(self, sha256: str, rows: Sequence[int]) -> list[Json]:
         """Structures at ``rows`` of a shard.
@@ -95,9 +94,8 @@ class Shards:
     def merge(self, shards: Iterable[str]) -> str:
         """Write one shard of the rows of several, in order; its SHA-256."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        return self._keep(pa.concat_tables([self._table(sha256) for sha256 in shards]).combine_chunks(), pq)
+        return self._keep(pa.concat_tables([self._table(sha256) for sha256 in shards]).combine_chunks())
 
     def sweep(self, used: Collection[str]) -> None:
         """Delete the shards that nobody refers to."""
@@ -106,8 +104,9 @@ class Shards:
                 if path.name.removesuffix(SUFFIX) not in used:
                     path.unlink(missing_ok=True)
 
-    def _keep(self, table: pa.Table, pq: Any) -> str:
+    def _keep(self, table: pa.Table) -> str:
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", row_group_size=FULL)
@@ -118,7 +117,7 @@ class Shards:
         self._sound.add(sha256)
         return sha256
 
-    def _write(self, content: Any, path: Path) -> None:
+    def _write(self, content: pa.Buffer, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=SUFFIX)

@@ -6,8 +6,9 @@ A change here needs a migration in ``db/migrations/versions`` and the next numbe
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -24,7 +25,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeEngine
 
+from db.records import Json, PropertyValue
 from db.states import CampaignState, FailureReason, QueueState, RoundState
 
 SCHEMA_VERSION = "0003"
@@ -34,17 +37,17 @@ SCHEMA_VERSION = "0003"
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
-class JsonText(TypeDecorator[Any]):
+class JsonText(TypeDecorator[PropertyValue]):
     """One JSON value as text: SQLite turns a bare number in a column of type JSON into its own, and 1.0 into 1."""
 
     impl = String
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
+    def process_bind_param(self, value: PropertyValue | None, dialect: Dialect) -> str:
         """Write as JSON."""
         return json.dumps(value, allow_nan=False)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+    def process_result_value(self, value: str | None, dialect: Dialect) -> PropertyValue | None:
         """Read as JSON."""
         return None if value is None else json.loads(value)
 
@@ -66,9 +69,9 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
+    type_annotation_map: ClassVar[Mapping[object, TypeEngine[object] | Enum]] = {
         float: Double(),
-        dict[str, Any]: JSON(none_as_null=True),
+        Json: JSON(none_as_null=True),
         list[int]: JSON(none_as_null=True),
         CampaignState: _states(CampaignState),
         FailureReason: _states(FailureReason),
@@ -86,7 +89,7 @@ class Campaign(Base):
     name: Mapped[str] = mapped_column(unique=True)
     goal: Mapped[str]
     property: Mapped[str]
-    settings: Mapped[dict[str, Any]]
+    settings: Mapped[Json]
     seed: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[CampaignState]
     created_at: Mapped[str]
@@ -158,7 +161,7 @@ class MaterialProperty(Base):
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     material_pk: Mapped[int] = mapped_column(ForeignKey("material.id"))
     name: Mapped[str] = mapped_column(index=True)
-    value: Mapped[Any] = mapped_column(JsonText)
+    value: Mapped[PropertyValue] = mapped_column(JsonText)
 
 
 class Rejection(Base):
@@ -199,7 +202,7 @@ class Label(Base):
     uncertainty: Mapped[float | None]
     method: Mapped[str]
     source: Mapped[str]
-    provenance: Mapped[dict[str, Any]]
+    provenance: Mapped[Json]
     cost: Mapped[float | None]
     created_at: Mapped[str]
     superseded_by: Mapped[int | None] = mapped_column(ForeignKey("label.id"))
@@ -224,7 +227,7 @@ class Failure(Base):
     message: Mapped[str]
     method: Mapped[str]
     source: Mapped[str]
-    provenance: Mapped[dict[str, Any]]
+    provenance: Mapped[Json]
     cost: Mapped[float | None]
     created_at: Mapped[str]
 
@@ -239,13 +242,13 @@ class Model(Base):
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
     model_id: Mapped[str]
     parent_pk: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
-    stage: Mapped[dict[str, Any]]
+    stage: Mapped[Json]
     backbone_hash: Mapped[str]
     data_hash: Mapped[str]
-    settings: Mapped[dict[str, Any]]
+    settings: Mapped[Json]
     seeds: Mapped[list[int]]
     code_version: Mapped[str]
-    metrics: Mapped[dict[str, Any]]
+    metrics: Mapped[Json]
     created_at: Mapped[str]
 
     parent: Mapped[Model | None] = relationship(remote_side=[id])
@@ -264,7 +267,7 @@ class Member(Base):
     seed: Mapped[int] = mapped_column(BigInteger)
     path: Mapped[str]
     sha256: Mapped[str]
-    metrics: Mapped[dict[str, Any]]
+    metrics: Mapped[Json]
 
 
 class Round(Base):
@@ -277,14 +280,14 @@ class Round(Base):
     campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
     number: Mapped[int]
     state: Mapped[RoundState]
-    manifest: Mapped[dict[str, Any]]
+    manifest: Mapped[Json]
     model_pk: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
-    metrics_before: Mapped[dict[str, Any] | None]
-    metrics_after: Mapped[dict[str, Any] | None]
+    metrics_before: Mapped[Json | None]
+    metrics_after: Mapped[Json | None]
     predictions_path: Mapped[str | None]
     predictions_sha256: Mapped[str | None]
     predictions_rows: Mapped[int | None] = mapped_column(BigInteger)
-    steps: Mapped[dict[str, Any]]
+    steps: Mapped[Json]
     started_at: Mapped[str]
     finished_at: Mapped[str | None]
 
@@ -315,7 +318,7 @@ class QueueEntry(Base):
     acquisition_value: Mapped[float | None]
     expected_cost: Mapped[float | None]
     reason: Mapped[str]
-    details: Mapped[dict[str, Any]]
+    details: Mapped[Json]
     state: Mapped[QueueState]
 
     round: Mapped[Round] = relationship()

@@ -69,7 +69,8 @@ def _run_campaign(
 ) -> list[dict[str, Any]]:
     from campaigns.campaign import Campaign
     from campaigns.configuration import parse_configuration
-    from campaigns.intake.crystals import IngestReport, add_materials
+    from campaigns.intake.adding import add_materials
+    from campaigns.intake.ingest_report import IngestReport
     from campaigns.labelers.labelers import Replay
     from campaigns.status import round_row
 

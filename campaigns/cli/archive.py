@@ -1,7 +1,5 @@
 """Verbs that keep a campaign: archives of it, and its store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

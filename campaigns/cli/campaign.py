@@ -1,14 +1,13 @@
 """Verbs on a whole campaign: begin it, run it, see where it stands."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from campaigns.cli.options import Dir, Goal, OutFormat, Quiet, open_campaign
-from campaigns.output import Format, Progress, emit, emit_one, message
+from campaigns.output import Format, Progress, Row, emit, emit_one, message
 
 
 def demo(
@@ -92,7 +91,7 @@ def report(
         typer.echo(str(write_report(campaign, out or directory / "report.html")))
 
 
-def _show_rounds(rows: list[dict[str, Any]], format: Format) -> None:
+def _show_rounds(rows: Sequence[Row], format: Format) -> None:
     cheaper = ["cheaper_labels"] if any(row["cheaper_labels"] for row in rows) else []
     columns = [
         "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "cv_crps", "new_labels", *cheaper, "mae",

@@ -2,6 +2,9 @@
 
 Reports go to standard output, progress and messages to standard error. Exit codes: 0 done, 1 the request cannot be met
 (the message says what to do), 2 wrong usage.
+
+The modules of verbs do without ``from __future__ import annotations``: Typer would compile the annotations of every
+verb whenever the command starts.
 """
 
 from __future__ import annotations

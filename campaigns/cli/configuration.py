@@ -1,7 +1,5 @@
 """Verbs on the settings of a campaign."""
 
-from __future__ import annotations
-
 import typer
 
 from campaigns.cli.options import Dir, OutFormat

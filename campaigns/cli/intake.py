@@ -1,11 +1,9 @@
 """Verbs that bring crystals and labels in."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,7 +42,7 @@ def ingest(
     quiet: Quiet = False,
 ) -> None:
     """Add candidate crystals; prints how many were added, duplicate or rejected, and why."""
-    from campaigns.intake.crystals import LabelField
+    from campaigns.intake.label_fields import LabelField
 
     fields = [LabelField.parse(text) for text in label or ()]
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
@@ -141,7 +139,7 @@ def label_import(
             paths, material, temperature or (), as_method, force, new_property=new_property, again=again
         )
         note = campaign.fidelity_note()
-    counts: dict[str, Any] = {
+    counts: dict[str, object] = {
         "added": len(report.added),
         "unchanged": len(report.unchanged),
         "superseded": len(report.superseded),
@@ -212,11 +210,11 @@ def label_withdraw(
         message(f"candidates again, since they have no label of the campaign's property and fidelity: {shown}")
 
 
-def _doubtful(doubts: Sequence[Doubt]) -> dict[str, Any]:
+def _doubtful(doubts: "Sequence[Doubt]") -> dict[str, object]:
     return {"doubtful": [doubt.row() for doubt in doubts]} if doubts else {}
 
 
-def _say_doubtful(doubts: Sequence[Doubt], directory: Path) -> None:
+def _say_doubtful(doubts: "Sequence[Doubt]", directory: Path) -> None:
     for doubt in doubts[:_SHOWN]:
         message(f"doubtful: {doubt}")
     if doubts:

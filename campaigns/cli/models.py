@@ -1,16 +1,28 @@
 """Verbs on models: train and ask them outside a campaign, and look at those of one."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from campaigns.cli.options import Dir, Field, OutFormat, Quiet, Scale, Start, Workers, one_start, open_campaign, starts
 from campaigns.output import Format, Progress, emit, emit_one, message
 
+if TYPE_CHECKING:
+    from db.records import ModelRecord
+
 app = typer.Typer(no_args_is_help=True, help="Models of a campaign: versions, lineage, metrics and checkpoints.")
+
+
+def _strategy(text: str) -> str:
+    """Strategy in the engine's words; one that does not exist is wrong usage."""
+    from engine.exceptions import TrainingError
+    from engine.learning.networks.strategies import parse
+
+    try:
+        return {"none": "frozen", "auto": "auto"}.get(text) or str(parse(text))
+    except TrainingError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def train(
@@ -204,18 +216,7 @@ def models_verify(directory: Dir, format: OutFormat = Format.TABLE) -> None:
         raise typer.Exit(1)
 
 
-def _strategy(text: str) -> str:
-    """Strategy in the engine's words; one that does not exist is wrong usage."""
-    from engine.exceptions import TrainingError
-    from engine.learning.networks.strategies import parse
-
-    try:
-        return {"none": "frozen", "auto": "auto"}.get(text) or str(parse(text))
-    except TrainingError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _model_row(record: Any) -> dict[str, Any]:
+def _model_row(record: "ModelRecord") -> dict[str, object]:
     from campaigns.models.lineage import kind_of, stage_row
 
     model = record.metrics.get("model", {})

@@ -1,7 +1,5 @@
 """Verbs on the queue: what is computed next."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Verbs that measure strategies and transfer on labelled data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -95,7 +95,7 @@ class AcquisitionSection(Section):
 
     @field_validator("beta", mode="before")
     @classmethod
-    def _beta_is_a_weight(cls, beta: Any) -> Any:
+    def _beta_is_a_weight(cls, beta: object) -> object:
         if beta != "schedule" and (isinstance(beta, bool) or not isinstance(beta, int | float) or not beta >= 0):
             raise ValueError("give a weight of the variance, 0 or more, or 'schedule'")
         return beta

@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
-from engine.materials.elements import ATOMIC_NUMBERS
+from engine.materials.element_table import TABLE
+
+ELEMENTS = frozenset(symbol for symbol, *_ in TABLE)
 
 
 class Range(Section):
@@ -103,7 +105,7 @@ class ConstraintsSection(Section):
     @field_validator("exclude_elements", "only_elements")
     @classmethod
     def _known(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [symbol for symbol in symbols if symbol not in ATOMIC_NUMBERS]
+        unknown = [symbol for symbol in symbols if symbol not in ELEMENTS]
         if unknown:
             raise ValueError(f"no element {', '.join(unknown)}; use symbols such as Mg or Si")
         return symbols

@@ -90,7 +90,7 @@ class LabelerSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _tables_are_fidelities(cls, given: Any) -> Any:
+    def _tables_are_fidelities(cls, given: object) -> object:
         if not isinstance(given, dict):
             return given
         own = {

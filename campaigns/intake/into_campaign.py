@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
-from campaigns.intake.crystals import IngestReport, LabelField, ingest
+from campaigns.intake.crystals import ingest
 from campaigns.intake.doubts import new_doubts
+from campaigns.intake.ingest_report import IngestReport
+from campaigns.intake.label_fields import LabelField
 from campaigns.intake.label_names import LabelNames
 from campaigns.intake.withdrawal import withdrawn_before
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from campaigns.configuration import Configuration
     from campaigns.goals import Goal
@@ -87,9 +85,16 @@ def fidelity_note(store: Store, settings: Configuration) -> str | None:
 
 
 def best_label(labels: Mapping[str, LabelRecord], goal: Goal) -> LabelRecord | None:
-    """Find the best label so far."""
+    """Best label so far, the first of several with the same value; None without labels."""
     found = list(labels.values())
-    return found[int(np.argmax(goal.utility([label.value for label in found])))] if found else None
+    if not found:
+        return None
+    if goal.objective.kind != "window":
+        sign = goal.objective.sign
+        return max(found, key=lambda label: sign * label.value)
+    import numpy as np
+
+    return found[int(np.argmax(goal.utility([label.value for label in found])))]
 
 
 def best_value(labels: Mapping[str, LabelRecord], goal: Goal) -> float | None:

@@ -1,14 +1,13 @@
 """Acquisition functions of a batch as a whole: on joint draws, on the joint Gaussian, for several objectives.
 
 The mathematics is in :mod:`engine.acquire.montecarlo`, ``gaussian`` and ``pareto``, imported when a batch is built:
-BoTorch takes seconds.
+BoTorch takes seconds. NumPy is imported there too: the names and goals of the functions are read by every command.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from engine.acquire.registry import AcquisitionFunction, Needs, register
 from engine.exceptions import AcquisitionError
@@ -90,7 +89,7 @@ class LogNoisyExpectedImprovement(AcquisitionFunction):
         observed = request.observed_rows
         if not len(observed):
             raise AcquisitionError("qLogNEI compares with the labelled rows, and none was given; pass observed")
-        nothing = ExpectedImprovement(-np.inf, pool.posterior.n_draws)
+        nothing = ExpectedImprovement(-math.inf, pool.posterior.n_draws)
         for start in range(0, len(observed), pool.chunk):
             nothing.take(pool.read(observed[start : start + pool.chunk], drawn=True))
         return nothing
@@ -107,6 +106,8 @@ class JointUpperConfidenceBound(AcquisitionFunction):
 
     def build(self, pool: CandidatePool, request: BatchRequest) -> UpperConfidenceBound:
         """Joint bound; with weights only what lies above the candidates' median bound counts."""
+        import numpy as np
+
         from engine.acquire.montecarlo import UpperConfidenceBound
 
         mean, std = pool.moments[0]
@@ -202,6 +203,8 @@ class VarianceReduction(AcquisitionFunction):
 
     def build(self, pool: CandidatePool, request: BatchRequest) -> Acquisition:
         """Fall of the variance averaged over candidates drawn at random, at the target fidelity."""
+        import numpy as np
+
         from engine.acquire.gaussian import IntegratedVariance, require_gaussian
 
         require_gaussian(self.name, pool.posterior.n_draws)

@@ -7,14 +7,14 @@ window of no width; its moments under a Gaussian are those of a censored normal 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
-
-import numpy as np
 
 from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from engine.posteriors.posterior import PoolPosterior
@@ -36,7 +36,7 @@ class Objective:
         """Refuse unknown kinds and windows that hold nothing."""
         if self.kind not in ("min", "max", "window"):
             raise AcquisitionError(f"unknown goal {self.kind!r}; use 'min' or 'max', or Objective.target or .window")
-        if not self.low <= self.high or np.isinf(self.low) or np.isinf(self.high):
+        if not self.low <= self.high or math.isinf(self.low) or math.isinf(self.high):
             raise AcquisitionError(
                 f"the window from {self.low:g} to {self.high:g} holds nothing or has no end; give two finite ends, "
                 "the lower first, or goal 'min' or 'max'"
@@ -67,6 +67,8 @@ class Objective:
     def utility(self, values: _Array) -> _Array:
         """Turn values of any shape into utilities."""
         if self.kind == "window":
+            import numpy as np
+
             return -np.maximum(np.maximum(self.low - values, values - self.high), 0)
         return values if self.kind == "max" else -values
 
@@ -76,6 +78,7 @@ class Objective:
         """Mean and standard deviation of the utility of Gaussian values, each n."""
         if self.kind != "window":
             return self.utility(mean), std
+        import numpy as np
         from scipy.stats import norm
 
         width = np.where(std > 0, std, 1.0)
@@ -131,6 +134,8 @@ class ChanceConstraint:
         AcquisitionError
             If no row is left.
         """
+        import numpy as np
+
         parts = [rows[start : start + chunk] for start in range(0, len(rows), chunk)]
         chance = np.concatenate([probability_inside(*posterior.mean_std(part), self.low, self.high) for part in parts])
         best = float(chance.max(initial=0.0))
@@ -147,6 +152,7 @@ def probability_inside(
     mean: ArrayLike, std: ArrayLike, low: float | None = None, high: float | None = None
 ) -> NDArray[np.float64]:
     """Gaussian probability to lie between two limits (``None`` is none); where ``std`` is 0 the mean decides."""
+    import numpy as np
     from scipy.stats import norm
 
     mean, std = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)

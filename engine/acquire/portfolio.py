@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from engine.exceptions import AcquisitionError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 MEMBERS = ("ucb", "qLogEI", "thompson", "greedy")
@@ -29,6 +28,8 @@ def probabilities(gains: Mapping[str, float], eta: float = ETA) -> dict[str, flo
     """Probability of each function, from its gain."""
     if not gains:
         raise AcquisitionError("a portfolio without functions chooses nothing; name some, such as ucb and qLogEI")
+    import numpy as np
+
     raw = np.array(list(gains.values()), dtype=np.float64)
     if not np.isfinite(raw).all():
         raise AcquisitionError(f"the gains of a portfolio are {dict(gains)}; all have to be finite, 0 to begin")
@@ -55,6 +56,8 @@ def updated_gains(
     earlier
         Utilities of all labels known before.
     """
+    import numpy as np
+
     known = np.sort(np.concatenate([earlier, utilities]))
     places = (np.searchsorted(known, utilities, "left") + np.searchsorted(known, utilities, "right")) / (2 * len(known))
     rewards = {name: float(places[[rule == name for rule in rules]].mean()) for name in gains if name in rules}

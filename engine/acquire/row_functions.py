@@ -1,10 +1,11 @@
-"""Acquisition functions of single rows (mean and spread, one draw, at random), and mixtures of functions."""
+"""Acquisition functions of single rows (mean and spread, one draw, at random), and mixtures of functions.
+
+NumPy is imported by the methods that compute: the names and goals of the functions are also read where nothing is.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from engine.acquire.portfolio import MEMBERS, probabilities
 from engine.acquire.registry import AcquisitionFunction, Needs, acquisition_function, register
@@ -67,6 +68,8 @@ class UpperConfidence(_MarginalFunction):
         """Name the bound."""
         if context.objective.kind == "window":
             return super().reason(row, context)
+        import numpy as np
+
         bound = row.mean + context.objective.sign * np.sqrt(context.beta) * row.std
         side = "low" if context.objective.kind == "min" else "high"
         return f"may be as {side} as {context.shown(bound)} ({self.name})"
@@ -85,6 +88,8 @@ class TopShare(_MarginalFunction):
 
     def rule(self, pool: CandidatePool, request: BatchRequest) -> Rule:
         """Excess over the quantile of candidates, labelled and pending rows."""
+        import numpy as np
+
         from engine.acquire.marginal import ExpectedExcess
 
         others = np.union1d(request.observed_rows, request.pending_rows)
@@ -135,6 +140,8 @@ class Thompson(AcquisitionFunction):
         When all draws have been used the second-best row of each is offered, then the third, ... Draws that have their
         best at a pending row come last.
         """
+        import numpy as np
+
         from engine.acquire.builder import best_of_each_draw
 
         ranked = best_of_each_draw(builder.pool, max(q, 2), builder.log_weights)
@@ -175,6 +182,8 @@ class Random(AcquisitionFunction):
 
     def choose(self, builder: BatchBuilder, q: int) -> int:
         """Take rows in the order of the seeded permutation that breaks ties."""
+        import numpy as np
+
         pool = builder.pool
         return builder.take_in_order(np.argsort(pool.priority), np.zeros(len(pool)), self.name, q)
 

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 CONTENDERS = 4000
@@ -121,6 +120,8 @@ def contenders(chance: ArrayLike, at_most: int = CONTENDERS) -> NDArray[np.int64
 
     ``chance`` holds the probability of each of N rows to beat it.
     """
+    import numpy as np
+
     chance = np.asarray(chance, dtype=np.float64)
     likely = np.flatnonzero(chance > _NEGLIGIBLE)
     if len(likely) > at_most:
@@ -133,6 +134,8 @@ def best_found_probability(draws: NDArray[np.float32], best: float, goal: str, t
 
     With a ``tolerance`` a row must beat it by more than so much to count. N may be 0: then nothing can.
     """
+    import numpy as np
+
     if not draws.shape[1]:
         return 1.0
     sign = _sign(goal)
@@ -144,6 +147,8 @@ def idle_rounds(bests: Sequence[float | None], goal: str) -> int | None:
 
     None before any round has brought a label.
     """
+    import numpy as np
+
     sign = _sign(goal)
     values = [np.inf if best is None else sign * best for best in bests]
     if len(values) < 2 or not np.isfinite(values[-1]):

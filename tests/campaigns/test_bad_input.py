@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from campaigns.campaign import Campaign
-from campaigns.intake import crystals as ingestion
+from campaigns.intake.reading import fetched_ahead
 from db.exceptions import StoreUnreachableError
 from engine.materials.reference import reference_crystals
 from engine.materials.sources import optimade
@@ -99,7 +99,7 @@ def test_the_next_page_is_fetched_while_one_is_processed() -> None:
             yield Page([], None)
 
     seen = 0
-    for page in ingestion._ahead(pages()):
+    for page in fetched_ahead(pages()):
         seen += 1
         assert isinstance(page, Page)
         assert len(asked) <= seen + 1

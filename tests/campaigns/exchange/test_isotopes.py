@@ -10,7 +10,7 @@ import pytest
 from campaigns.configuration import CampaignSection, DftSection
 from campaigns.exceptions import ExchangeError
 from campaigns.exchange.calculation import plan_calculation
-from campaigns.intake.crystals import material_record
+from campaigns.intake.adding import material_record
 from db.records import QueueEntryRecord
 from engine.materials.identity import identify
 from tests.engine.materials.cases import rocksalt

@@ -15,7 +15,7 @@ import pytest
 
 from campaigns.campaign import Campaign
 from campaigns.exceptions import CampaignError
-from campaigns.intake.crystals import LabelField
+from campaigns.intake.label_fields import LabelField
 from tests.campaigns.helpers import done, kappascout, refused, write_lines
 
 
@@ -406,8 +406,8 @@ def test_a_report_counts_everything_and_names_the_first(
     empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that its size does not grow with the source."""
-    monkeypatch.setattr("campaigns.intake.crystals.EXAMPLES", 3)
-    monkeypatch.setattr("campaigns.intake.crystals.BATCH", 4)
+    monkeypatch.setattr("campaigns.intake.ingest_report.EXAMPLES", 3)
+    monkeypatch.setattr("campaigns.intake.reading.BATCH", 4)
     rows = [salt("first"), *(salt(f"copy-{n}") for n in range(9)), *(salt(f"bad-{n}", lattice=None) for n in range(7))]
     report = ingest(empty, write_lines(tmp_path / "x.jsonl", rows))
     assert (report["added"], report["duplicate"], report["rejected"]) == (1, 9, 7)

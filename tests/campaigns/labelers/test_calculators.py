@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from campaigns.campaign import Campaign
-from campaigns.intake.crystals import IngestReport, add_materials
+from campaigns.intake.adding import add_materials
+from campaigns.intake.ingest_report import IngestReport
 from campaigns.labelers.calculators import Calculator
 from db.states import FailureReason, QueueState
 from engine.materials.identity import identify
