@@ -15,15 +15,15 @@ WARM_START = "kappa-300K"
 """Shipped model of first-principles conductivity at 300 K."""
 
 
-def warm_start(property_: str) -> dict[str, object]:
+def warm_start(property_: str, model: str = WARM_START) -> dict[str, object]:
     """``[model]`` settings of a campaign that begins with the shipped model; none for another property than its."""
     from campaigns.property_families import is_same_property
     from engine.learning.ensemble.records import backbone_parts, read_record
 
-    record = read_record(WARM_START)
+    record = read_record(model)
     if not is_same_property(str(record["property"]), property_):
         return {}
-    return {"backbone": [part["name"] for part in backbone_parts(record)], "lower_fidelity": WARM_START}
+    return {"backbone": [part["name"] for part in backbone_parts(record)], "lower_fidelity": model}
 
 
 def create_directory(directory: Path, text: str) -> None:

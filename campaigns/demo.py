@@ -14,6 +14,7 @@ import numpy as np
 
 from campaigns.campaign import Campaign
 from campaigns.configuration import FILE, read_configuration, with_settings
+from campaigns.creation import WARM_START, warm_start
 from campaigns.exceptions import CampaignError
 from campaigns.exchange.export import export_queue
 from campaigns.files import write_whole
@@ -34,6 +35,10 @@ _PROPERTY = "kappa_300K"
 _FIDELITY = "dft"
 _ANSWER = f"{_PROPERTY}_{_FIDELITY}"
 _REHEARSED = {"kind": "replay", "source": "reference"}
+_UNSEEN = "kappa-300K-rehearsal"
+"""Shipped model of published values that has seen none of the reference compounds."""
+_PER_SYSTEM = 2
+"""Candidates of one chemical system in the queue: a person would not compute three permutations of one compound."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,9 @@ class DemoOutcome:
         share = end.labels / self.pool
         lowest = top_words(self.pool, 5, "lowest")
         lines = [
-            f"Rehearsal on {self.pool} crystals with published first-principles kappa at 300 K, the lowest wanted:",
+            f"Rehearsal on {self.pool} crystals with published first-principles kappa at 300 K, the lowest wanted; the "
+            "first batch",
+            f"comes from {_UNSEEN}, which has learned other published values and none of these:",
             f"  labels  {lowest} found  by random choice  lowest kappa, W/(m K)",
         ]
         lines += [
@@ -96,9 +103,8 @@ def _open_or_create(directory: Path) -> Campaign:
     path = directory / FILE
     if not path.exists():
         budget = BATCH * ROUNDS + QUEUE
-        return Campaign.create(
-            directory, "min", _PROPERTY, name=NAME, settings={"labeler": _REHEARSED}, batch=BATCH, budget=budget
-        )
+        settings = {"labeler": _REHEARSED, "model": warm_start(_PROPERTY, _UNSEEN)}
+        return Campaign.create(directory, "min", _PROPERTY, name=NAME, settings=settings, batch=BATCH, budget=budget)
     if read_configuration(path).campaign.name != NAME:
         raise CampaignError(f"{directory} holds another campaign; give the demo an empty directory")
     return Campaign.open(directory)
@@ -134,7 +140,12 @@ def _reveal(campaign: Campaign, pool: dict[str, float]) -> None:
 def _switch_to_dft(directory: Path) -> None:
     """From now on labels come from calculations."""
     path = directory / FILE
-    changed: dict[str, dict[str, object]] = {"labeler": {"kind": "dft", "source": None}, "campaign": {"batch": QUEUE}}
+    changed: dict[str, dict[str, object]] = {
+        "labeler": {"kind": "dft", "source": None},
+        "campaign": {"batch": QUEUE},
+        "model": {"lower_fidelity": WARM_START},
+        "constraints": {"max_per_chemical_system": _PER_SYSTEM},
+    }
     write_whole(path, with_settings(path.read_text(encoding="utf-8"), changed))
 
 

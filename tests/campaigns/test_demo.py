@@ -25,7 +25,7 @@ def test_demo_rehearses_ranks_exports_and_reports(tmp_path: Path) -> None:
         last = campaign.store.queue(round=ROUNDS + 1)
         assert {e.state for e in last} == {QueueState.EXPORTED}
         assert all(e.material_id.startswith("GEN-") and "probability to improve" in e.reason for e in last)
-    rows = [line.split() for line in done.stdout.splitlines()[2 : 2 + ROUNDS]]
+    rows = [line.split() for line in done.stdout.splitlines()[3 : 3 + ROUNDS]]
     found, by_chance = (float(rows[-1][column].rstrip("%")) for column in (1, 2))
     assert found > 1.5 * by_chance, "the rehearsal finds the extremes no sooner than random choice"
 
