@@ -308,7 +308,7 @@ class _Hashed:
 
 @contextmanager
 def _appearing(directory: Path) -> Iterator[Path]:
-    """Give a folder beside ``directory``: it becomes ``directory`` when the block ends well, and vanishes when not."""
+    """A folder beside ``directory``: it becomes ``directory`` when the block ends well, and vanishes when not."""
     partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:
         yield partial

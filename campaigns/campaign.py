@@ -95,7 +95,7 @@ class Campaign(CampaignViews):
         return cls(Workspace.open(Path(directory), features), labeler)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         self.store.close()
 
     def __enter__(self) -> Campaign:
@@ -114,7 +114,7 @@ class Campaign(CampaignViews):
         return self.workspace.backbone(names)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from changing the campaign; the second says so and stops."""
+        """Lock that keeps other processes from changing the campaign; the second says so and stops."""
         return self.workspace.locked()
 
     # -- what comes in ------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class DemoOutcome:
     report: Path
 
     def describe(self) -> str:
-        """Give the demo's closing words."""
+        """Summary that the demo prints at its end."""
         end = self.curve[-1]
         share = end.labels / self.pool
         lowest = top_words(self.pool, 5, "lowest")
@@ -132,7 +132,7 @@ def _queued_rounds(campaign: Campaign) -> int:
 
 
 def _reveal(campaign: Campaign, pool: dict[str, float]) -> None:
-    """Let the model that ranks the candidates learn from every published value."""
+    """Train the model that ranks the candidates on every published value."""
     known = {label.material_id for label in campaign.store.labels(_PROPERTY, _FIDELITY)}
     campaign.store.add_labels(_label(id_, value) for id_, value in pool.items() if id_ not in known)
 

@@ -100,7 +100,7 @@ class Goal:
 
 
 def flaw(value: object, scale: str) -> str:
-    """Say what keeps a value from being a label, or nothing if it can be one."""
+    """What keeps a value from being a label, as text; empty if it can be one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "is no number"
     if not math.isfinite(value):

@@ -85,7 +85,7 @@ class Loop:
         self._count(last.number)
 
     def _collect(self) -> None:
-        """Let the labeler work, finish entries whose label is there, judge rounds whose entries are all finished."""
+        """Run the labeler, finish entries whose label is there, evaluate rounds whose entries are all finished."""
         store = self.workspace.store
         if entries := store.queue(UNFINISHED):
             before = store.last_label()
@@ -126,7 +126,7 @@ class Loop:
 
 
 def label_notes(workspace: Workspace) -> Iterator[str]:
-    """Say what should be known of the labels before a round begins."""
+    """Report what should be known of the labels before a round begins."""
     labels = training_labels(workspace.store, workspace.configuration)
     if note := fidelity_note(workspace.store, workspace.configuration):
         yield note
@@ -138,7 +138,7 @@ def label_notes(workspace: Workspace) -> Iterator[str]:
 
 
 def waiting_words(workspace: Workspace, left: Sequence[QueueEntryRecord]) -> str:
-    """Say how many results are awaited, and which commands come next."""
+    """Message on how many results are awaited, and which commands come next."""
     proposed = sum(e.state is QueueState.PROPOSED for e in left)
     where = workspace.directory
     steps = f"`kappascout label import {where} FILE` when results are there"

@@ -101,6 +101,6 @@ def status(workspace: Workspace) -> Json:
 
 
 def _advice(record: RoundRecord) -> str | None:
-    """Say what was advised when a round was judged."""
+    """Advice recorded when a round was evaluated."""
     kept = (record.metrics_after or {}).get("stopping")
     return StoppingAdvice.from_dict(kept).words if kept else None

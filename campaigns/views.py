@@ -55,7 +55,7 @@ class CampaignViews:
         return self.workspace.features
 
     def fidelity_note(self) -> str | None:
-        """Say which labels of the campaign's property do not train its models, if there are any."""
+        """Message on which labels of the campaign's property do not train its models, if there are any."""
         return fidelity_note(self.store, self.configuration)
 
     def asked(self) -> int:
@@ -88,15 +88,15 @@ class CampaignViews:
         return pd.DataFrame([vars(label) for label in self.store.labels(property, fidelity)], columns=columns)
 
     def crystal(self, material_id: str) -> Crystal:
-        """Give the standardised crystal of a material, known by any of its ids."""
+        """Standardised crystal of a material, known by any of its ids."""
         from engine.materials.crystal import Crystal
 
         return Crystal.from_dict(self.store.material(material_id).structure)
 
     def structure(self, material_id: str) -> Structure:
-        """Give it as a pymatgen ``Structure``."""
+        """The crystal as a pymatgen ``Structure``."""
         return self.crystal(material_id).to_structure()
 
     def atoms(self, material_id: str) -> Atoms:
-        """Give it as ASE ``Atoms``."""
+        """The crystal as ASE ``Atoms``."""
         return self.crystal(material_id).to_atoms()

@@ -63,7 +63,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from changing the campaign; the second says so and stops."""
+        """Lock that keeps other processes from changing the campaign; the second says so and stops."""
         from filelock import Timeout
 
         try:

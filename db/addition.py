@@ -141,7 +141,7 @@ class Addition:
         return self.owner_of_hash.get(record.content_hash) or next((owner for owner in owners if owner), None)
 
     def _clash(self, owner: str | None, sources: Sequence[SourceRecord]) -> str | None:
-        """Say which id is known already as another crystal, if one is."""
+        """Message that names an id known already as another crystal, if there is one."""
         for source in sources:
             known = self.hash_of_id.get(source.record_id)
             if known and known[0] != owner:
@@ -209,7 +209,7 @@ class Addition:
             self.session.execute(insert(MaterialProperty), values)
 
     def _renew(self) -> None:
-        """Give materials another structure."""
+        """Replace the structure of materials."""
         names = ("content_hash", "spacegroup")
         statement = update(Material).where(Material.id == bindparam("row"))
         for part in chunks(self.renewed.items(), FULL):

@@ -145,7 +145,7 @@ class StoreConnection:
         return pk
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
 

@@ -46,7 +46,7 @@ class Labels(StoreConnection):
     def add_labels(
         self, batch: Iterable[LabelRecord], locations: Sequence[str] | None = None, again: bool = False
     ) -> LabelReport:
-        """Keep labels, all or none; one :class:`LabelError` lists every bad one.
+        """Add labels, all or none; one :class:`LabelError` lists every bad one.
 
         A label with the material, property, fidelity, temperature, method, source and id of an earlier one supersedes
         it when its value, unit or uncertainty differ, and changes nothing when they do not. Nor does one that was
@@ -119,7 +119,7 @@ class Labels(StoreConnection):
             return session.scalar(query) or 0
 
     def last_withdrawal(self) -> int:
-        """Give the number of the latest withdrawal, 0 if there was none."""
+        """Number of the latest withdrawal, 0 if there was none."""
         with self.session() as session:
             return _last_withdrawal(session, self.campaign_pk(session))
 
@@ -247,7 +247,7 @@ def _problems(
 
 
 def beyond(property: str, value: float, limits: Mapping[str, Limits]) -> str:
-    """Say by which limit a value is refused, or nothing if it is within."""
+    """Limit by which a value is refused, as text; empty if the value is within the limits."""
     low, high = limits.get(property, (None, None))
     if low is not None and value < low:
         return f"below {low:g}, the least that [labels] limits allows for {property}; correct it, or widen the limits"

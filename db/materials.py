@@ -228,7 +228,7 @@ class Materials(StoreConnection):
         return values
 
     def add_property(self, name: str, values: Mapping[str, PropertyValue]) -> None:
-        """Give materials, by any of their ids, a property that they lack; a value that is known stays."""
+        """Add a property to materials, by any of their ids, that lack it; a value that is known stays."""
         with self.session(write=True) as session:
             owners = resolve_owners(session, self.lock_campaign(session), values)
             rows = [{"material_pk": owners[id_][0], "name": name, "value": v} for id_, v in values.items()]
@@ -236,7 +236,7 @@ class Materials(StoreConnection):
                 session.execute(_insert(session, MaterialProperty).on_conflict_do_nothing(), rows)
 
     def add_rejections(self, batch: Iterable[RejectionRecord]) -> int:
-        """Keep what was refused; return how many were new (same source, id and reason is known already)."""
+        """Add what was refused; return how many were new (same source, id and reason is known already)."""
         with self.session(write=True) as session:
             own = {"campaign_id": self.lock_campaign(session)}
             rows = [vars(record) | own | {"at": record.at or utc_now()} for record in batch]
@@ -310,7 +310,7 @@ class Materials(StoreConnection):
 
 
 def _insert(session: Session, table: type[Base]) -> Any:
-    """Give the insert of this database, which may pass over rows that are there."""
+    """Insert statement of this database, which may pass over rows that are there."""
     if session.get_bind().dialect.name == "postgresql":
         from sqlalchemy.dialects import postgresql
 
@@ -321,7 +321,7 @@ def _insert(session: Session, table: type[Base]) -> Any:
 
 
 def _after(last: int, campaign_pk: int) -> tuple[ColumnElement[bool], ...]:
-    """Tell materials behind row ``last``; the sum keeps SQLite from walking an index of the campaign at every chunk."""
+    """Condition for materials behind row ``last``; a sum keeps SQLite off the index of the campaign."""
     return Material.id > last, Material.campaign_id + 0 == campaign_pk
 
 

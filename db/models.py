@@ -19,7 +19,7 @@ class Models(StoreConnection):
     """Verbs and finders of models."""
 
     def add_model(self, record: ModelRecord) -> None:
-        """Keep a model; the same one again changes nothing, another one under its id is refused."""
+        """Add a model; the same one again changes nothing, another one under its id is refused."""
         with self.session(write=True) as session:
             insert_model(session, self.lock_campaign(session), record)
 

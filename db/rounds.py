@@ -79,7 +79,7 @@ class Rounds(StoreConnection):
             return _round_record(row)
 
     def set_judgement(self, number: int, metrics: Json) -> RoundRecord:
-        """Keep how a round's predictions compare with the labels that arrived; again when more arrive."""
+        """Record how a round's predictions compare with the labels that arrived; again when more arrive."""
         require_json(metrics, "metrics")
         with self.session(write=True) as session:
             row = _find_round(session, self.lock_campaign(session), number)

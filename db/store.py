@@ -160,7 +160,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
 
 
 def _check_file(url: URL, create: bool) -> None:
-    """Say what is wrong with an SQLite file's place before SQLite says it in its own words."""
+    """Refuse a place where no SQLite file can be, with a message clearer than SQLite's own."""
     if url.database in {None, "", ":memory:"}:
         raise NotAStoreError("a store is a file or a database on a server, not memory; name a path or a URL")
     path = Path(str(url.database))

@@ -83,7 +83,7 @@ class Shards:
         ]
 
     def is_sound(self, sha256: str) -> bool:
-        """Tell whether a shard is there with the bytes that were written; each is read once."""
+        """Whether a shard is there with the bytes that were written; each is read once."""
         if sha256 not in self._sound:
             try:
                 self._bytes(sha256)

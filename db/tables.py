@@ -53,7 +53,7 @@ class JsonText(TypeDecorator[PropertyValue]):
 
 
 def _states(enum: type[StrEnum]) -> Enum:
-    """Keep a state as its value, in a plain text column, so that a new state needs no change of type."""
+    """A state, stored as its value in a plain text column, so that a new state needs no change of type."""
     return Enum(enum, native_enum=False, length=32, values_callable=lambda states: [state.value for state in states])
 
 

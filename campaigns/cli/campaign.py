@@ -25,7 +25,9 @@ def demo(
 def init(
     directory: Dir,
     goal: Goal = "min",
-    property: Annotated[str, typer.Option("--property", help="Property to learn and rank by.")] = "kappa_300K",
+    property: Annotated[
+        str, typer.Option("--property", help="Property to learn and rank by; kappa_300K is in W/(m K).")
+    ] = "kappa_300K",
     template: Annotated[str, typer.Option(help="Template of campaign.toml; there is one, default.")] = "default",
     cold: Annotated[
         bool,

@@ -33,7 +33,9 @@ def ingest(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            "--label", help="Field of the records that holds labels: FIELD=PROPERTY@FIDELITY[:UNIT]; may be repeated."
+            "--label",
+            help="Field of the records that holds labels: FIELD=PROPERTY@FIDELITY[:UNIT], "
+            "such as kappa_agl_300K_W_mK=kappa_300K@agl (kappa is in W/(m K) unless UNIT is given); may be repeated.",
         ),
     ] = None,
     new_property: NewProperty = False,

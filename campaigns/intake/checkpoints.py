@@ -37,7 +37,7 @@ class Cursor:
             raise CampaignError(f"{path} is damaged; delete it, and {source} is read from its beginning") from error
 
     def write(self, folder: Path | None) -> None:
-        """Keep the place, or forget it at the end of the source."""
+        """Write the place to the folder, or remove it at the end of the source."""
         if folder is None:
             return
         path = _path(folder, self.source)

@@ -95,7 +95,7 @@ def _keep(
     report: IngestReport,
     provenance: Provenance,
 ) -> set[str]:
-    """Keep one chunk; the names of the properties that were in it."""
+    """Add one chunk to the store; return the names of the properties in it."""
     materials = [o for o in outcomes if isinstance(o, Material)]
     refused = [_rejection(o) for o in outcomes if isinstance(o, Rejection)]
     bad = {id(m): r for m in materials if (r := bad_label(m, label_fields, store.label_limits))}

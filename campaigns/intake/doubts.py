@@ -71,7 +71,7 @@ def new_doubts(store: Store, ids: Collection[int]) -> list[Doubt]:
 
 
 def best_doubt(workspace: Workspace, labels: Mapping[str, LabelRecord]) -> Doubt | None:
-    """Tell whether the best of the labels that train is doubtful: every candidate is measured against it."""
+    """Doubt on the best of the labels that train, with which every candidate is compared; None if there is none."""
     best = best_label(labels, workspace.configuration.campaign.sought)
     if best is None or best.id is None:
         return None

@@ -53,7 +53,7 @@ class LabelNames:
         )
 
     def mistakes(self, names: Iterable[tuple[str, str]]) -> list[str]:
-        """Say of each property and fidelity which is probably mistyped, if one is; a good one is known from then on."""
+        """A message for each property and fidelity that is probably mistyped; a good one is known from then on."""
         properties, fidelities = set(self.properties), set(self.fidelities)
         found: dict[tuple[str, str], str] = {}
         mistakes = []
@@ -72,7 +72,7 @@ class LabelNames:
         return mistakes
 
     def problems(self, labels: Sequence[LabelRecord], places: Sequence[str]) -> list[LabelProblem]:
-        """Give the labels whose property or fidelity is probably mistyped."""
+        """Labels whose property or fidelity is probably mistyped."""
         mistakes = self.mistakes((label.property, label.fidelity) for label in labels)
         return [
             LabelProblem(place, label.material_id, label.value, mistake)

@@ -14,6 +14,7 @@ from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
 from engine.learning.networks.schedule import Schedule
 from tests.engine.learning.bodies import small_backbone
+from tests.engine.learning.trained import Trained
 
 SCHEDULE = Schedule(epochs=2, batch_size=8)
 SETTINGS = {
@@ -42,11 +43,8 @@ def featuriser(mixture, materials, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ensembles(featuriser, labelled):
-    keys, values = labelled.keys[:24], labelled.values[:24]
-    return {
-        name: train_ensemble(featuriser, Labels(keys, values, "kappa", "log10"), settings)
-        for name, settings in SETTINGS.items()
-    }
+    labels = Labels(labelled.keys[:24], labelled.values[:24], "kappa", "log10")
+    return Trained(lambda name: train_ensemble(featuriser, labels, SETTINGS[name]))
 
 
 def test_one_backbone_alone_stays_what_it_is(backbone, labelled, tmp_path):

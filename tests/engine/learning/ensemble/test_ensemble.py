@@ -23,6 +23,7 @@ from engine.learning.networks.graph_data import Crystals, network_data
 from engine.learning.networks.schedule import Schedule
 from engine.metrics.calibration import shrunk_scale
 from engine.metrics.extrapolation import held_out_distances
+from tests.engine.learning.trained import Trained
 
 SHORT = Schedule(epochs=2, batch_size=16)
 SETTINGS = {
@@ -40,9 +41,15 @@ def train(labelled, settings, values=None, **options):
     return train_ensemble(labelled.featuriser, labels, settings, **options)
 
 
-@pytest.fixture(scope="module")
-def ensembles(labelled):
-    return {name: train(labelled, settings) for name, settings in SETTINGS.items()}
+@pytest.fixture(scope="session")
+def progress():
+    """What was reported while each of ``ensembles`` was trained."""
+    return {name: [] for name in SETTINGS}
+
+
+@pytest.fixture(scope="session")
+def ensembles(labelled, progress):
+    return Trained(lambda name: train(labelled, SETTINGS[name], progress=progress[name].append))
 
 
 class TestFolds:
@@ -175,10 +182,9 @@ def test_reported_spread_never_used_its_own_fold(labelled):
     assert metrics["coverage_90"] < 0.8
 
 
-def test_progress_and_lineage(labelled):
-    lines: list[str] = []
-    ensemble = train(labelled, SETTINGS["gp"], progress=lines.append)
-    assert [line.split(":")[0] for line in lines] == [f"gp member {k} of 3" for k in (1, 2, 3)]
+def test_progress_and_lineage(ensembles, progress, labelled):
+    ensemble = ensembles["gp"]
+    assert [line.split(":")[0] for line in progress["gp"]] == [f"gp member {k} of 3" for k in (1, 2, 3)]
     assert ensemble.seen == tuple(sorted(key[:12] for key in labelled.keys))
     assert SETTINGS["gp"].member_seeds == [5000, 5001, 5002]
 
@@ -224,13 +230,14 @@ def test_settings_are_checked_before_anything_expensive():
 
 
 class TestOtherModels:
-    def test_networks_estimate_what_they_have_not_seen(self, labelled, monkeypatch):
+    def test_networks_estimate_what_they_have_not_seen(self, ensembles, labelled):
         """A label that no other row explains must not come back in what is said of the row itself."""
         folds = assign_folds(labelled.keys, 3, 5)
         row = int(np.flatnonzero(folds == 1)[0])
         values = labelled.values.copy()
         values[row] += 3.0
-        before, after = (train(labelled, SETTINGS["network"], v).held_out[row, 0] for v in (labelled.values, values))
+        before = ensembles["network"].held_out[row, 0]
+        after = train(labelled, SETTINGS["network"], values).held_out[row, 0]
         assert after == pytest.approx(before, abs=1e-6)
 
     def test_networks_that_score_the_pool_have_seen_all_labels(self, labelled, monkeypatch):
@@ -242,9 +249,9 @@ class TestOtherModels:
         alone = NetworkHead.fit(labelled.featuriser.backbone, data, everything, tuning)
         np.testing.assert_array_equal(network.predict(data, everything), alone.predict(data, everything))
 
-    def test_a_cheaper_fidelity_carries_a_dear_one(self, labelled):
+    def test_a_cheaper_fidelity_carries_a_dear_one(self, ensembles, labelled):
         """What the cheap labels know of crystals that have no dear one reaches the dear model."""
-        low = train(labelled, SETTINGS["gp"])
+        low = ensembles["gp"]
         some = slice(0, 12)
         dear = labelled.values + 0.5
         labels = Labels(labelled.keys[some], dear[some], "kappa", "log10")
@@ -267,10 +274,10 @@ class TestOtherModels:
         ratio = helped.information_ratio(labelled.featuriser, labelled.keys)
         assert ((ratio >= 0) & (ratio < 1.2)).all()
 
-    def test_auxiliaries_change_the_networks_alone(self, labelled):
+    def test_auxiliaries_change_the_networks_alone(self, ensembles, labelled):
         values = labelled.values
         other = {"stiffness": np.where(np.arange(60) % 3 == 0, np.nan, values**2)}
-        plain, helped = (train(labelled, SETTINGS["network"], auxiliaries=a) for a in ({}, other))
+        plain, helped = ensembles["network"], train(labelled, SETTINGS["network"], auxiliaries=other)
         assert helped.members.heads[0].network.properties == ("target", "auxiliary_0")
         assert np.abs(plain.held_out - helped.held_out).max() > 1e-4
 
@@ -296,7 +303,7 @@ class TestAuto:
         assert share == pytest.approx((60 * best + 10 / 2) / 70)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def blended(labelled):
     """With trees, and what was told while it was trained."""
     lines: list[str] = []

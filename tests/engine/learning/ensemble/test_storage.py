@@ -24,6 +24,7 @@ from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
 from engine.learning.networks.schedule import Schedule
 from tests.engine.learning.bodies import small_backbone
+from tests.engine.learning.trained import Trained
 
 SETTINGS = {
     "gp": EnsembleSettings(members=2, seed=1, trees=False),
@@ -36,10 +37,10 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ensembles(labelled):
     labels = Labels(labelled.keys[:20], labelled.values[:20], "kappa", "log10")
-    return {name: train_ensemble(labelled.featuriser, labels, settings) for name, settings in SETTINGS.items()}
+    return Trained(lambda name: train_ensemble(labelled.featuriser, labels, SETTINGS[name]))
 
 
 def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, tmp_path):
