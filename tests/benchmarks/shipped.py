@@ -24,7 +24,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.ensemble import ExtraTreesRegressor
 
-from campaigns.intake.crystals import REFERENCE, open_sources
+from campaigns.intake.reading import REFERENCE, open_sources
 from engine.learning.backbones.backbone import shipped_backbones
 from engine.learning.backbones.stack import make_featuriser
 from engine.learning.ensemble.evaluation import contradicted

@@ -9,7 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from campaigns.campaign import Campaign
-from campaigns.intake.crystals import REFERENCE, IngestReport, add_materials, open_sources
+from campaigns.intake.adding import add_materials
+from campaigns.intake.ingest_report import IngestReport
+from campaigns.intake.reading import REFERENCE, open_sources
 from db.records import LabelRecord
 from engine.materials.crystal import Material
 from tests.campaigns.helpers import done

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from campaigns.intake.crystals import REFERENCE, open_sources
+from campaigns.intake.reading import REFERENCE, open_sources
 from engine.exceptions import ModelFileError
 from engine.learning.backbones.stack import make_featuriser
 from engine.learning.ensemble.records import SEEN_DIGITS, model_folder, read_record, shipped_models
