@@ -5,7 +5,7 @@ Every step looks at what is there already, so that a demo that was stopped goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def _open_or_create(directory: Path) -> Campaign:
     path = directory / FILE
     if not path.exists():
         budget = BATCH * ROUNDS + QUEUE
-        settings: dict[str, dict[str, object]] = {"labeler": _REHEARSED, "model": warm_start(_PROPERTY, _UNSEEN)}
+        settings: dict[str, Mapping[str, object]] = {"labeler": _REHEARSED, "model": warm_start(_PROPERTY, _UNSEEN)}
         return Campaign.create(directory, "min", _PROPERTY, name=NAME, settings=settings, batch=BATCH, budget=budget)
     if read_configuration(path).campaign.name != NAME:
         raise CampaignError(f"{directory} holds another campaign; give the demo an empty directory")
