@@ -85,7 +85,7 @@ class Calculation:
         yield ENTRY, self.entry.to_json()
 
     def _spacegroup(self) -> int:
-        """Give the space group that phono3py finds, within a tolerance of its own."""
+        """Space group that phono3py finds, within a tolerance of its own."""
         if self.entry.settings.phonons is None:
             return self.entry.spacegroup
         from engine.materials.identity import standardise
@@ -154,7 +154,7 @@ def plan_calculation(
 
 
 def natural_masses(isotopes: str) -> str:
-    """Say why a material with these isotopes is not calculated."""
+    """Why a material with these isotopes is not calculated."""
     return (
         f"it holds {isotopes}, and calculations use the natural masses of the elements: they would give the value of "
         "another material; calculate it with its own masses and import the label"
@@ -262,7 +262,7 @@ def _inputs(
 
 
 def _repeated(structure: Structure, matrix: Matrix) -> Structure:
-    """Give the supercell; pymatgen's matrices have the vectors in rows."""
+    """The supercell; pymatgen's matrices have the vectors in rows."""
     return structure.make_supercell(np.array(matrix).T, in_place=False)
 
 

@@ -100,7 +100,7 @@ def import_labels(workspace: Workspace, given: Given, *, new_property: bool, aga
 
 
 def record_label(workspace: Workspace, label: LabelRecord, *, new_property: bool, again: bool) -> ImportReport:
-    """Keep one label; arguments as of :meth:`Campaign.record`."""
+    """Store one label; arguments as of :meth:`Campaign.record`."""
     store = workspace.store
     with workspace.locked(), store.transaction():
         _ = Property(label.property).temperature  # a name with two is refused here

@@ -94,7 +94,7 @@ def read_exports(workspace: Workspace, paths: Iterable[Path], wanted: Wanted | N
 def record_results(
     workspace: Workspace, readings: Readings, report: LabelReport, wanted: Wanted | None = None
 ) -> list[EntryOutcome]:
-    """Keep what was read: labels at the property's temperature and those wanted, failures, moves.
+    """Store what was read: labels at the property's temperature and those wanted, failures, moves.
 
     Must run inside one transaction of the campaign. What became of the labels is added to ``report``; entries whose
     label came in are left for the campaign to finish.
@@ -143,7 +143,7 @@ class KnownLabels:
 def add_newest(
     workspace: Workspace, labels: Iterable[LabelRecord], report: LabelReport, known: KnownLabels | None = None
 ) -> None:
-    """Keep labels so that the newest of a kind is the current one, in whichever order they come in."""
+    """Store labels so that the newest of a kind is the current one, in whichever order they come in."""
     store = workspace.store
     known = known or KnownLabels(store)
     for label in labels:

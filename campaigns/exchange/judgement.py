@@ -51,7 +51,7 @@ class Subject:
 
 
 def judge(kappa: Kappa, temperatures: Sequence[float], subject: Subject) -> list[Problem]:
-    """Say why the values at these temperatures (Kelvin) are none of this crystal, the gravest first."""
+    """Why the values at these temperatures (Kelvin) cannot be this crystal's, the most serious reason first."""
     tensors = [(t, tensor) for t in temperatures if (tensor := kappa.at(t)) is not None]
     found = [problem for t, tensor in tensors for problem in _of_value(kappa.name, tensor, t)]
     # what is no value has no symmetry either
@@ -61,7 +61,7 @@ def judge(kappa: Kappa, temperatures: Sequence[float], subject: Subject) -> list
 
 
 def remarks(kappa: Kappa, temperatures: Sequence[float]) -> list[str]:
-    """Say what is unusual of values that are taken."""
+    """What is unusual about values that are accepted."""
     said = []
     for temperature in temperatures:
         tensor = kappa.at(temperature)
@@ -78,7 +78,7 @@ def remarks(kappa: Kappa, temperatures: Sequence[float]) -> list[str]:
 
 
 def matrix(tensor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give six components as a symmetric ``3 x 3`` tensor."""
+    """Six components as a symmetric ``3 x 3`` tensor."""
     full = np.empty((3, 3))
     for value, (i, j) in zip(tensor, _PAIRS, strict=True):
         full[i, j] = full[j, i] = value

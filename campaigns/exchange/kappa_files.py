@@ -169,7 +169,7 @@ class Kappa:
 
 
 def differences(kappa: Kappa, phonons: Phonons | None) -> list[str]:
-    """Say how it was computed otherwise than exported.
+    """How the method differs from the exported one.
 
     phono3py's version may differ, and more temperatures may be there. Without exported settings mesh, solver,
     isotopes and coherence are the person's choice who gives the file.
@@ -190,7 +190,7 @@ def differences(kappa: Kappa, phonons: Phonons | None) -> list[str]:
 
 
 def listed(kappa: Kappa) -> str:
-    """Give its temperatures in words."""
+    """Its temperatures as text."""
     return ", ".join(f"{t:g}" for t in kappa.temperatures[:12]) or "none"
 
 
@@ -221,7 +221,7 @@ def read_kappa(path: Path, temperatures: Sequence[float] = ()) -> Kappa:
 
 
 def first_line(error: Exception) -> str:
-    """Give what an exception says, shortly."""
+    """First line of an exception's message."""
     return str(error).strip("'\"").splitlines()[0][:200] if str(error).strip("'\"") else type(error).__name__
 
 
@@ -283,7 +283,7 @@ def _dataset(file: h5py.File, name: str, row: int | None = None) -> NDArray[Any]
 
 
 def _numbers(file: h5py.File, name: str) -> dict[str, float]:
-    """Give the numbers that tell a method; the file's name tells smearing too."""
+    """Numbers that identify a method; the file's name has the smearing too."""
     found = {}
     said = re.match(r"kappa-m\d+(?:-g\d+)?(?:-b[b\d]+)?-s(\d+(?:\.\d+)?)(?:-sd(\d+(?:\.\d+)?))?", name)
     if said:
@@ -297,7 +297,7 @@ def _numbers(file: h5py.File, name: str) -> dict[str, float]:
 
 
 def _terms(names: Sequence[str], numbers: Mapping[str, float]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Give what the datasets tell of the method, and those that tell nothing that is known."""
+    """What the datasets say of the method, and the names of unknown ones."""
     units = {"boundary_mfp": " micrometre", "sigma": " THz", "sigma_cutoff_width": " sigma"}
     terms: dict[str, str] = {}
     for term, said_by in _SAID_BY.items():

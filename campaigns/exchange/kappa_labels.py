@@ -32,7 +32,7 @@ class Wanted:
     """Whether values are taken that are judged not to be the crystal's."""
 
     def __post_init__(self) -> None:
-        """Keep names of exported methods to what was exported."""
+        """Refuse names of exported methods for anything but what was exported."""
         if self.as_method.lower().startswith("phono3py "):
             raise ExchangeError(f"--as-method {self.as_method!r} is how exported results are named; give another name")
         if self.as_method != self.as_method.strip():
@@ -58,7 +58,7 @@ def require_conductivity(workspace: Workspace, what: str) -> None:
 def kappa_labels(
     workspace: Workspace, path: Path, material_id: str, wanted: Wanted
 ) -> tuple[list[LabelRecord], list[str]]:
-    """Give the labels of one ``kappa-*.hdf5`` of a material, at the fidelity of the campaign; and what is to be said.
+    """Labels of one ``kappa-*.hdf5`` of a material, at the fidelity of the campaign, and notes for the user.
 
     Raises
     ------
@@ -171,5 +171,5 @@ def _components(tensor: Any) -> dict[str, float | None]:
 
 
 def _finite(value: float | None) -> float | None:
-    """Give what JSON can hold."""
+    """The value as JSON can hold it."""
     return value if value is not None and np.isfinite(value) else None

@@ -150,7 +150,7 @@ class Entry(_Record):
 
 
 def write_manifest(entries: Mapping[str, Entry]) -> str:
-    """Give the text of the manifest of a whole export: one row a folder."""
+    """Text of the manifest of a whole export: one row a folder."""
     rows = [
         {
             "folder": folder,

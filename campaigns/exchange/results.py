@@ -247,7 +247,7 @@ def _kappas(
 
 
 def _dated(kappa: Kappa, done: Json | None) -> Kappa:
-    """Give the time that the job noted, which outlives copying, in place of the file's own."""
+    """Time that the job noted, which survives copying, in place of the file's own."""
     if not done or kappa.name not in (done.get("files") or {}):
         return kappa
     at = _timestamp(done)
@@ -280,7 +280,7 @@ def _crystal(folder: Path, name: str, entry: Entry) -> Crystal | None:
 def _problem(
     folder: Path, entry: Entry, exported: Crystal | None, relaxed: Crystal | None
 ) -> tuple[tuple[FailureReason, str] | None, str]:
-    """Say why there is no conductivity of this crystal; or else which symmetry it gained."""
+    """Why there is no conductivity of this crystal, or which symmetry it gained."""
     from engine.materials.identity import standardise
 
     outcar = folder / "relax" / "OUTCAR"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run_script(formula: str, spacegroup: int, settings: Settings, dft: DftSection) -> str:
-    """Give the text of ``run.sh``; ``spacegroup`` is the number that phono3py finds."""
+    """Text of ``run.sh``; ``spacegroup`` is the number that phono3py finds."""
     phonons = settings.phonons
     cell = "POSCAR-relaxed" if settings.relax else "POSCAR"
     stages = ["relax"] if settings.relax else []
@@ -50,7 +50,7 @@ def run_script(formula: str, spacegroup: int, settings: Settings, dft: DftSectio
 
 
 def submit_script(name: str, folders: Sequence[str], dft: DftSection, directory: Path) -> str:
-    """Give the text of the Slurm array script, from the user's template if there is one.
+    """Text of the Slurm array script, from the user's template if there is one.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from functools import cache
 
 @cache
 def supergroups(number: int) -> tuple[int, ...]:
-    """Give the numbers of the space groups that can hold every operation of one, its own among them, in order.
+    """Numbers of the space groups that can hold every operation of one, its own among them, in order.
 
     Relaxation gains symmetry where atoms or the cell move onto special values; then it may gain translations too, and
     the cell is a multiple of the new primitive one. Which type can hold which follows from the tables of maximal

@@ -52,7 +52,7 @@ class VaspInputs:
 
 
 def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection) -> VaspInputs:
-    """Give INCAR, KPOINTS and POTCAR.spec; sites of an element must stand together.
+    """INCAR, KPOINTS and POTCAR.spec; sites of an element must stand together.
 
     Relaxation follows ``MPRelaxSet``, static calculations ``MPStaticSet``, with the convergence that force constants
     need: EDIFF 1e-8 eV, forces below 1 meV/Angstrom, projection in reciprocal space. Spin is left out unless an
@@ -114,7 +114,7 @@ def _check_moments(given: Tags, structure: Structure, stage: Stage) -> None:
 
 
 def _ferromagnetic(structure: Structure, incar: Incar) -> list[str]:
-    """Say that moments start parallel, which the order of many oxides and halides is not."""
+    """Warning that moments start parallel, which the order of many oxides and halides is not."""
     moments = dict(zip((site.specie.symbol for site in structure), incar.get("MAGMOM", []), strict=False))
     listed = ", ".join(f"{symbol} {moments[symbol]:g}" for symbol in _magnetic(structure) if symbol in moments)
     if incar.get("ISPIN") != 2 or not listed:
@@ -151,7 +151,7 @@ def poscar(structure: Structure) -> str:
 
 
 def ordered_structure(crystal: Crystal) -> Structure:
-    """Give the crystal as pymatgen's ``Structure`` with the sites of an element together, lightest first."""
+    """The crystal as pymatgen's ``Structure``, sites of an element together, lightest first."""
     structure = crystal.to_structure()
     return structure.from_sites(sorted(structure, key=lambda site: site.specie.Z))
 

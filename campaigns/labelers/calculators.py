@@ -150,7 +150,7 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
 
 
 def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, Any]]:
-    """Give the calculation with its settings, and the settings as JSON."""
+    """The calculation with its settings, and the settings as JSON."""
     if labeler.kind == "agl":
         from engine.physics.debye import DebyeSettings, calculate_kappa
 

@@ -122,7 +122,7 @@ class ByFidelity:
         self._labelers = labelers
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
-        """Give every labeler the entries of its fidelity, cheaper ones first."""
+        """Entries by labeler: each gets those of its fidelity, lower fidelities first."""
         for fidelity, labeler in reversed(list(self._labelers.items())):
             if own := [e for e in entries if e.fidelity == fidelity]:
                 labeler.work(store, own, say)

@@ -32,12 +32,12 @@ _LOWER = "lower-fidelity"
 
 
 def kind_of(record: ModelRecord) -> str:
-    """Tell what a model of the store is; those kept before stages were are of rounds."""
+    """Kind of a model in the store; models stored before kinds existed are of rounds."""
     return str(record.stage.get("kind", ROUND))
 
 
 def keep_ancestors(context: RoundContext, ensemble: Ensemble, folder: Path) -> list[str]:
-    """Keep what a round's model in ``folder`` was made from, once; ids of the models that it stands on.
+    """Store once what a round's model in ``folder`` was made from; ids of the models that it stands on.
 
     The first is its parent: the model of a cheaper fidelity, where it has one, and the backbones.
     """
@@ -150,7 +150,7 @@ def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
 
 
 def answers_seen(backbone: AnyBackbone, property: str, hashes: Iterable[str]) -> str:
-    """Say which labels, or ones of the same calculation, a backbone has learned before; empty where it has none.
+    """Warning of labels, or ones of the same calculation, that a backbone was trained on; empty if there are none.
 
     Errors on held-out rows (by content hash) are then too good: the heads have not seen these rows, the backbone has.
     """

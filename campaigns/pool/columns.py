@@ -43,7 +43,7 @@ class MaterialColumns(Sequence[MaterialKey]):
     @overload
     def __getitem__(self, row: slice) -> MaterialColumns: ...
     def __getitem__(self, row: int | slice) -> MaterialKey | MaterialColumns:
-        """Give one material, or a slice of consecutive ones."""
+        """One material, or a slice of consecutive ones."""
         if isinstance(row, slice):
             start, stop, step = row.indices(len(self))
             if step != 1:

@@ -71,7 +71,7 @@ class Costs:
         return self._fixed is not None or self.model.unit == CORE_HOURS
 
     def __str__(self) -> str:
-        """Say what the costs rest on."""
+        """What the costs rest on, as text."""
         return str(self.model) if self._fixed is None else f"every calculation takes {self._fixed:g} core-hours"
 
     def counted(self, keys: Sequence[MaterialKey]) -> list[float]:

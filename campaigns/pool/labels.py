@@ -24,7 +24,7 @@ class Moment:
 
     @classmethod
     def now(cls, store: Store) -> Moment:
-        """Give the present one."""
+        """The present one."""
         return cls(store.last_label(), store.last_withdrawal())
 
     def counted(self, label: LabelRecord) -> bool:
@@ -70,7 +70,7 @@ def training_labels(
 
 
 def fidelity_note(store: Store, settings: Configuration) -> str | None:
-    """Say which labels of the campaign's property do not train its models, if there are any."""
+    """Labels of the campaign's property that do not train its models, as text; empty if there are none."""
     section = settings.campaign
     known = store.fidelities(section.property)
     used = known.pop(section.fidelity, 0)

@@ -33,7 +33,7 @@ class Relatives:
 
     @classmethod
     def of(cls, store: Store, pool: Pool) -> Relatives | None:
-        """Give them, or None for a pool that can have none: no two of its materials share a bucket."""
+        """Relatives of a pool, or None where there can be none: no two of its materials share a bucket."""
         relatives = cls(store, pool)
         return relatives if len(pool) and np.bincount(relatives._bucket).max() > 1 else None
 
@@ -48,7 +48,7 @@ class Relatives:
         return self._found[row]
 
     def words(self, row: int, labelled: Collection[int]) -> str:
-        """Say of a chosen row which labelled materials are the same compound, and which others it stands for."""
+        """Which labelled materials are the same compound as a chosen row, and which others it stands for."""
         parts = []
         for start, mine in (("same compound as", True), ("stands for", False)):
             ids = [self._pool.rows[r].material_id for r in self(row).tolist() if (r in labelled) is mine]

@@ -55,7 +55,7 @@ class CheaperFidelity:
 
 
 def cheaper_fidelity(context: RoundContext) -> CheaperFidelity | None:
-    """Give the cheaper fidelity that ``[acquisition] fidelities`` names, as it was when the round began."""
+    """The lower fidelity that ``[acquisition] fidelities`` names, as it was when the round began."""
     settings = context.settings
     if not settings.acquisition.fidelities:
         return None

@@ -44,11 +44,11 @@ class Progress:
         self._noted: set[str] = set()
 
     def say(self, text: str) -> None:
-        """Say a line; a :class:`Count` stays one."""
+        """Report a line; a :class:`Count` stays one."""
         self._say(type(text)(f"round {self._number}: {text}"))
 
     def once(self, notes: Iterable[str]) -> None:
-        """Say those of the notes that were not said before in this round."""
+        """Report those of the notes that were not reported before in this round."""
         new = set(notes) - self._noted
         for note in new:
             self.say(note)
@@ -183,7 +183,7 @@ class RoundContext:
         return candidates
 
     def say(self, text: str) -> None:
-        """Say how far the round is."""
+        """Report how far the round is."""
         self.progress.say(text)
 
     def hashes(self, rows: NDArray[np.int64]) -> list[str]:

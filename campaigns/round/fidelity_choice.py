@@ -29,7 +29,7 @@ class FidelityChoice:
 
     @classmethod
     def of(cls, context: RoundContext, posterior: ScoredPosterior) -> FidelityChoice | None:
-        """Give the choice where there is any: a cheaper fidelity may be queued, and members stand on it."""
+        """The choice where there is any: a lower fidelity may be queued, and members stand on it."""
         fidelity = cheaper_fidelity(context)
         if fidelity is None or context.ensemble.lower_fidelity is None:
             return None
@@ -41,7 +41,7 @@ class FidelityChoice:
         return self.fidelity.core_hours
 
     def widened(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Give what of a request for the pool changes when its rows are there at both fidelities.
+        """Fields of a request for the pool that change when its rows are there at both fidelities.
 
         A material may be queued at the cheaper one as long as that takes less. The batch holds as many entries of the
         campaign's own fidelity as it may, and so many of the other that all of them take no more than those would.
@@ -77,7 +77,7 @@ class FidelityChoice:
         rows: NDArray[np.int64],
         cost: NDArray[np.float64],
     ) -> list[QueueEntryRecord]:
-        """Give entries their fidelity, and say why it is this one.
+        """Entries with their fidelity and the reason for it.
 
         ``level`` is 1 for the cheaper; ``cost`` is that of the pool's rows at the campaign's own.
         """

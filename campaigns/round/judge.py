@@ -56,7 +56,7 @@ def judge_round(
 
 
 def _spread(predicted: list[QueueEntryRecord]) -> Json:
-    """Tell what the spreads were made of, and how far from the labels the entries lay, where that was kept."""
+    """What the spreads were made of, and how far from the labels the entries lay, where that was stored."""
     found: Json = {}
     if all(name in e.details for e in predicted for name in ("between_std", "within_std")):
         parts = Spread(_detail(predicted, "between_std"), _detail(predicted, "within_std"))

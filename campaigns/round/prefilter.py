@@ -73,7 +73,7 @@ class FirstPass:
 
 
 def first_pass(context: RoundContext) -> FirstPass | None:
-    """Give the round's first pass, made once; None where it is off, pays nothing, or has too few labels."""
+    """The round's prefilter, made once; None where it is off, saves nothing, or has too few labels."""
     share = context.settings.acquisition.prefilter
     if not share:
         return None

@@ -73,7 +73,7 @@ class _Extra:
         return self.scale.true(self.criterion.posterior.mean_std(rows)[0]).tolist()
 
     def words(self, value: float) -> str:
-        """Say what a row has of it, and what is wanted."""
+        """A row's value of it and the limit, as text."""
         objective = self.criterion.objective
         wanted = {"min": "low", "max": "high"}.get(objective.kind, "")
         if not wanted:

@@ -87,7 +87,7 @@ class Embed:
     reads_embeddings = False
 
     def __call__(self, context: RoundContext) -> StepResult:
-        """Say which materials were left out, and embed the others."""
+        """Report which materials are left out, and embed the others."""
         if unknown := context.pool.unknown:
             shown = ", ".join(f"{key.material_id} ({key.formula})" for key in unknown[:5])
             more = ", ..." if len(unknown) > 5 else ""
@@ -271,7 +271,7 @@ def _by_given_model(context: RoundContext, given: Ensemble, n_labels: int, neede
 
 
 def _workers(context: RoundContext) -> AbstractContextManager[Run | None]:
-    """Give the cluster that networks train on, where one is set and any are trained."""
+    """The cluster that networks train on, where one is set and any are trained."""
     execution = context.workspace.configuration.execution
     if execution.backend == "dask" and context.ensemble_settings.networks:
         return executor(execution.settings())

@@ -99,7 +99,7 @@ def best_found(
 
 
 def _best_utilities(workspace: Workspace, labels: Mapping[str, LabelRecord]) -> list[float | None]:
-    """Give the utility of the best label before the first round, and after each round that has brought any."""
+    """Utility of the best label before the first round, and after each round that has brought any."""
     goal = workspace.configuration.campaign.sought
     bought: dict[int, set[str]] = {}
     for entry in workspace.store.queue([QueueState.DONE]):

@@ -129,7 +129,7 @@ class Cells:
     def predicted(
         self, settings: Mapping[str, object], compute: Callable[[], NDArray[np.float64]]
     ) -> NDArray[np.float64]:
-        """Give the predictions (n) of a cell in learned units."""
+        """Predictions (n) of a cell in learned units."""
         words = [str(v) for v in settings.values() if isinstance(v, str | int) and 0 < len(str(v)) <= 30]
         name = re.sub(r"[^\w.-]+", "_", "-".join(words))
         path = self._folder / f"{name}-{digest(settings, CODE_VERSION)[:16]}.json"

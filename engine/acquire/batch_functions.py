@@ -41,7 +41,7 @@ class _OverBest(AcquisitionFunction):
     needs = Needs.JOINT
 
     def notes(self, pool: CandidatePool, request: BatchRequest) -> list[str]:
-        """Say what stands in for a missing best value."""
+        """What stands in for a missing best value, as text."""
         from engine.acquire.explanation import shown
 
         if request.best is not None:

@@ -38,7 +38,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class PropertyRange:
-    """Keep rows whose property lies between ``minimum`` and ``maximum``, both included; ``None`` is no limit."""
+    """Mask of rows whose property lies between ``minimum`` and ``maximum``, both included; ``None`` is no limit."""
 
     name: str
     minimum: float | None = None
@@ -77,7 +77,7 @@ class PropertyRange:
 
 @dataclass(frozen=True)
 class Elements:
-    """Keep rows by their elements: all of ``include``, none of ``exclude``, nothing but ``only`` (empty: no limit)."""
+    """Mask of rows by elements: all of ``include``, none of ``exclude``, nothing but ``only`` (empty: no limit)."""
 
     include: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()

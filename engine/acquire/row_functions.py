@@ -202,7 +202,7 @@ class _Mixture(AcquisitionFunction):
         raise NotImplementedError
 
     def choose(self, builder: BatchBuilder, q: int) -> int:
-        """Let one function after the other choose its share, each conditioned on what is there."""
+        """One function after the other chooses its share, each conditioned on the rows chosen before."""
         if builder.request.q is None:
             raise AcquisitionError(f"{self.name} shares a batch out by number; give q beside the budget")
         for name, share in self.shares(q, builder.request).items():

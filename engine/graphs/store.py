@@ -50,7 +50,7 @@ class GraphStore:
         return self._shards.discard_broken()
 
     def add(self, graphs: Mapping[str, CrystalGraph]) -> None:
-        """Keep graphs under their content hashes."""
+        """Store graphs under their content hashes."""
         self._shards.append(
             list(graphs),
             {

@@ -59,7 +59,7 @@ class Placed(NamedTuple):
 
 
 def same_crystal(a: Material, b: Material) -> bool:
-    """Tell whether two materials are one crystal; polymorphs, and other orderings of one lattice, are not."""
+    """Whether two materials are one crystal; polymorphs, and other orderings of one lattice, are not."""
     if a.bucket != b.bucket:
         return False
     if a.content_hash == b.content_hash:
@@ -114,7 +114,7 @@ _STEP = 0.5
 
 
 def same_compound(a: Material, b: Material) -> bool:
-    """Tell whether two materials are one compound in one structure, be it relaxed to other volumes."""
+    """Whether two materials are one compound in one structure, perhaps relaxed to other volumes."""
     if a.bucket != b.bucket:
         return False
     if a.content_hash == b.content_hash:
@@ -126,7 +126,7 @@ def same_compound(a: Material, b: Material) -> bool:
 
 
 def link_duplicates(new: Iterable[Material], known: Mapping[str, Sequence[Material]]) -> list[Placed]:
-    """Tell of every new material which one it is a copy of, or else a relaxation of.
+    """For every new material, which one it is a copy of, or else a relaxation of.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class _Bucket:
         self._invariants: list[NDArray[np.float64]] = []
 
     def place(self, material: Material) -> Placed:
-        """Tell what this one is to those that are there, and take it in where it is no copy.
+        """How this material relates to the known ones; it is added where it is no copy.
 
         Equal hashes come first, they cost nothing.
         """

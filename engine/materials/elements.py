@@ -30,7 +30,7 @@ Mendeleev-number sequence, which puts chemically similar elements side by side."
 
 @lru_cache(maxsize=1)
 def quiet_noble_gases() -> None:
-    """Let pymatgen warn, unheard, that these have no electronegativity: it does so once a process, at any formula."""
+    """Have pymatgen warn once, at a time of our choice, that these elements have no electronegativity."""
     from pymatgen.core import Element
 
     with warnings.catch_warnings(record=True):

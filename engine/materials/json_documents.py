@@ -82,7 +82,7 @@ def _is_record(row: RawRecord) -> bool:
 
 
 def _is_about_the_file(row: RawRecord) -> bool:
-    """Tell the first lines of OPTIMADE's JSON lines."""
+    """Whether these are the first lines of OPTIMADE's JSON lines."""
     content = _content(row)
     return isinstance(content, dict) and ("x-optimade" in content or content.get("type") == "info")
 

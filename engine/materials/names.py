@@ -50,7 +50,7 @@ def is_lock(path: PurePosixPath) -> bool:
 
 
 def is_no_crystal(path: PurePosixPath) -> bool:
-    """Tell what belongs to a folder or archive and not to the crystals in it: readmes, licences, a system's own."""
+    """Whether a file belongs to a folder or archive and not to the crystals in it: readmes, licences, system files."""
     name = path.name.lower()
     junk = name.startswith("._") or any(part in _NOT_CRYSTALS_FOLDERS for part in path.parts[:-1])
     return junk or (_NOT_CRYSTALS.fullmatch(name) is not None and not bare_name(path).endswith(_SUFFIXES[:-4]))

@@ -80,12 +80,12 @@ class Header:
         return cls([name.strip() for name in cells(line, delimiter)], delimiter)
 
     def holds_crystal(self, row: object) -> bool:
-        """Tell whether a row, by columns' names, has a crystal in one of the columns that are called so."""
+        """Whether a row, by columns' names, has a crystal in one of the columns named for crystals."""
         return isinstance(row, dict) and any(is_crystal_text(row.get(name.lower())) for name in self._crystals)
 
     @property
     def may_hold_crystals(self) -> bool:
-        """Tell whether a column is called as one of crystals."""
+        """Whether a column has the name of one of crystals."""
         return bool(self._crystals)
 
 

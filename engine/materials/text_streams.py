@@ -39,12 +39,12 @@ def _start(stream: IO[bytes]) -> bytes:
 
 
 def is_utf8(start: bytes) -> bool:
-    """Tell by its first bytes whether a text can be taken as it is."""
+    """Whether a text can be read as it is, by its first bytes."""
     return _encoding(start) is None and not (b"\r" in start.rstrip(b"\r") and b"\n" not in start)
 
 
 def _encoding(start: bytes) -> str | None:
-    """Tell the encoding of a text by its first bytes; None for UTF-8 and its kin."""
+    """Encoding of a text by its first bytes; None for UTF-8 and its subsets."""
     for mark, encoding in _MARKS:
         if start.startswith(mark):
             return encoding

@@ -112,7 +112,7 @@ class CostModel:
         return np.exp(self.log_factor + log_cost + self.scatter**2 / 2)
 
     def __str__(self) -> str:
-        """Say in a sentence what the costs rest on."""
+        """What the costs rest on, as a sentence."""
         if not self.calculations:
             return "no finished calculation tells what a force call costs: costs are atoms to compute, not core-hours"
         noun = "calculation" if self.calculations == 1 else "calculations"

@@ -72,7 +72,7 @@ class Potential(ABC):
             )
 
     def describe(self) -> dict[str, str]:
-        """Say which potential it is, for a record."""
+        """Name of the potential, for a record."""
         return {"name": self.name, "sha256": self.sha256}
 
 

@@ -291,7 +291,7 @@ class MultiFidelityHead:
         return float(self.tensors.slope[level]) * known if level == len(self.fidelities) - 1 else known
 
     def _seen_by_lower(self, x: Tensor, level: int) -> Tensor:
-        """See the part of a fidelity that the process beneath knows, N x m."""
+        """Part of a fidelity that the process of the lower ones knows, N x m."""
         if self.lower is None:
             return x.new_empty(len(x), 0)
         return self.lower._seen(x, min(level, len(self.fidelities) - 2))

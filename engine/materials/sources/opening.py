@@ -8,7 +8,7 @@ from engine.materials.sources.source import Say, Source
 
 
 def is_remote(text: str) -> bool:
-    """Tell whether ``text`` names a database rather than a file."""
+    """Whether ``text`` names a database rather than a file."""
     return text.partition(":")[0] in _OPENERS and ":" in text
 
 
