@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from campaigns.backtest.leaks import find_leaks, telling
 from campaigns.backtest.protocol import LabelledPool
-from campaigns.property_families import canonical, family, find_leaks, telling
+from campaigns.property_families import canonical, family
 from engine.learning.backbones.backbone import load_backbone
 from engine.materials.crystal import Material
 from engine.materials.loading import load
