@@ -14,7 +14,7 @@ import numpy as np
 
 from campaigns.campaign import Campaign
 from campaigns.configuration import FILE, read_configuration, with_settings
-from campaigns.creation import WARM_START, warm_start
+from campaigns.creation import warm_start
 from campaigns.exceptions import CampaignError
 from campaigns.exchange.export import export_queue
 from campaigns.files import write_whole
@@ -143,7 +143,7 @@ def _switch_to_dft(directory: Path) -> None:
     changed: dict[str, dict[str, object]] = {
         "labeler": {"kind": "dft", "source": None},
         "campaign": {"batch": QUEUE},
-        "model": {"lower_fidelity": WARM_START},
+        "model": warm_start(_PROPERTY),
         "constraints": {"max_per_chemical_system": _PER_SYSTEM},
     }
     write_whole(path, with_settings(path.read_text(encoding="utf-8"), changed))

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.property_families import canonical, family
+from engine.learning.ensemble.records import SEEN_DIGITS
 
 if TYPE_CHECKING:
     from campaigns.backtest.protocol import LabelledPool
 
-HASH_DIGITS = 12
 NEARLY_THE_SAME = 0.9
 """Absolute Spearman correlation with the answer from which another column counts as derived from it."""
 _FEWEST = 10
@@ -65,7 +65,7 @@ def find_leaks(pool: LabelledPool, property: str, card: Mapping[str, Any]) -> li
     leaks = []
     for name, hashes in card.get("seen", {}).items():
         known = set(hashes)
-        ids = tuple(m.id for m in pool.materials if m.content_hash[:HASH_DIGITS] in known)
+        ids = tuple(m.id for m in pool.materials if m.content_hash[:SEEN_DIGITS] in known)
         why = _kinship(name, property, pool) if ids else None
         if why is not None:
             leaks.append(Leak(name, ids, why))

@@ -14,6 +14,7 @@ from campaigns.files import share_copies
 from campaigns.property_families import canonical, family
 from campaigns.version import code_version
 from db.records import Json, MemberRecord, ModelRecord
+from engine.learning.ensemble.records import SEEN_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -154,7 +155,7 @@ def answers_seen(backbone: AnyBackbone, property: str, hashes: Iterable[str]) ->
 
     Errors on held-out rows (by content hash) are then too good: the heads have not seen these rows, the backbone has.
     """
-    keys = {key[:12] for key in hashes}
+    keys = {key[:SEEN_DIGITS] for key in hashes}
     met = {name: len(keys.intersection(prefixes)) for name, prefixes in backbone.card.get("seen", {}).items()}
     if not any(met.values()):
         return ""

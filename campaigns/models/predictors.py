@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from campaigns.configuration import Configuration
     from campaigns.round.context import RoundContext
+    from engine.learning.ensemble.ensemble import Ensemble
     from engine.posteriors.posterior import PoolPosterior
 
 
@@ -96,13 +97,9 @@ def load_predictor(context: RoundContext, folder: str, n_draws: int, seed: int) 
     from engine.learning.backbones.stack import make_featuriser
     from engine.learning.ensemble.storage import load_ensemble
 
-    workspace, began = context.workspace, context.manifest.models.get(folder)
+    workspace = context.workspace
     ensemble = load_ensemble(folder_of(workspace.directory, folder))
-    if ensemble.data_hash != began:
-        raise CampaignError(
-            f"the model in {folder} is not the one that round {context.record.number} began with; restore it from a "
-            "copy"
-        )
+    check_unchanged(context, folder, ensemble)
     featuriser = make_featuriser(
         ensemble.backbone,
         workspace.features,
@@ -112,6 +109,20 @@ def load_predictor(context: RoundContext, folder: str, n_draws: int, seed: int) 
     for done in embed_pool(context.store, featuriser, context.pool, workspace.configuration.execution.settings()):
         context.say(Count(f"{done} of {len(context.pool)} crystals embedded for {folder}"))
     return Predictor(ensemble.posterior(featuriser, context.pool.hashes, n_draws, seed), Scale(ensemble.scale))
+
+
+def check_unchanged(context: RoundContext, name: str, ensemble: Ensemble) -> None:
+    """Refuse a model that ``campaign.toml`` names, where it is not the one that the round began with.
+
+    Raises
+    ------
+    CampaignError
+        If its labels are others.
+    """
+    if ensemble.data_hash != context.manifest.models.get(name):
+        raise CampaignError(
+            f"the model {name} is not the one that round {context.record.number} began with; restore it from a copy"
+        )
 
 
 def _named(directory: Path, settings: Configuration) -> Iterator[tuple[str, str | None, str]]:

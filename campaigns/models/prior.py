@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.models.predictors import folder_of, is_model
+from campaigns.models.predictors import check_unchanged, folder_of, is_model
 from campaigns.pool.labels import training_labels
 from campaigns.property_families import is_same_property
 from engine.learning.ensemble.records import SEEN_DIGITS
@@ -51,11 +51,18 @@ def lower_fidelity(context: RoundContext) -> Ensemble | None:
         return None
     if not is_model(directory, prior):
         return _of_fidelity(context, prior)
-    ensemble = _load(folder_of(directory, prior))
+    return _without_own_labels(context, _given_model(context))
+
+
+def _given_model(context: RoundContext) -> Ensemble:
+    """The trained model that ``[model] lower_fidelity`` names, as the round began with it."""
+    prior = context.settings.model.lower_fidelity
+    ensemble = _load(folder_of(context.workspace.directory, prior))
+    check_unchanged(context, prior, ensemble)
     if ensemble.backbone.sha256 != context.featuriser.backbone.sha256:
         stands_on = [part.name for part in ensemble.backbone.parts]
         raise _other_backbone(context.settings, stands_on, context.featuriser.backbone)
-    return _without_own_labels(context, ensemble)
+    return ensemble
 
 
 def _without_own_labels(context: RoundContext, ensemble: Ensemble) -> Ensemble:
@@ -80,12 +87,10 @@ def model_of_property(context: RoundContext) -> Ensemble | None:
     It may rank the pool before there are labels enough to learn on top of it. A conductivity at another temperature is
     another property.
     """
-    directory, name = context.workspace.directory, context.settings.model.lower_fidelity
-    if not is_model(directory, name):
+    if not is_model(context.workspace.directory, context.settings.model.lower_fidelity):
         return None
-    ensemble = lower_fidelity(context)
-    wanted = context.settings.campaign.property
-    return ensemble if ensemble is not None and is_same_property(ensemble.property, wanted) else None
+    ensemble = _given_model(context)
+    return ensemble if is_same_property(ensemble.property, context.settings.campaign.property) else None
 
 
 def overlap_note(context: RoundContext, ensemble: Ensemble) -> str:
@@ -154,10 +159,9 @@ def _other_backbone(settings: Configuration, stands_on: Sequence[str], backbone:
 
 def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
     return CampaignError(
-        f"[model] lower_fidelity = {settings.model.lower_fidelity!r} is no folder that `train` wrote, and "
-        f"{settings.campaign.property} has {n_labels} labels of that fidelity where "
-        f"{minimum_labels(settings.model.members)} are needed; import "
-        "some, or leave lower_fidelity empty"
+        f"[model] lower_fidelity = {settings.model.lower_fidelity!r} is neither a shipped model nor a folder that "
+        f"`train` wrote, and {settings.campaign.property} has {n_labels} labels of that fidelity where "
+        f"{minimum_labels(settings.model.members)} are needed; import some, or leave lower_fidelity empty"
     )
 
 

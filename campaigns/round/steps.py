@@ -263,7 +263,7 @@ def _trained(context: RoundContext, hashes: list[str], values: NDArray[np.float6
 def _by_given_model(context: RoundContext, given: Ensemble, n_labels: int, needed: int) -> StepResult:
     """The round's model is the one that ``[model] lower_fidelity`` names: there are too few labels to learn more."""
     name = context.settings.model.lower_fidelity
-    context.say(f"{n_labels} labels, a model of one's own needs {needed}: {name} predicts the pool")
+    context.say(f"{n_labels} labels, training needs {needed}: {name} predicts the pool")
     if note := overlap_note(context, given):
         context.say(note)
     model = keep_model(context, given)

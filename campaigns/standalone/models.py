@@ -187,10 +187,10 @@ def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, sa
                 predicted += len(materials)
                 say(Count(f"{predicted} crystals predicted"))
 
-        if out is None or partial is None:
+        if partial is None:
             kept = [row for part in rows() for row in part]
         else:
-            (_write_csv if out.suffix == ".csv" else _write_parquet)(partial, rows())
+            (_write_csv if out and out.suffix == ".csv" else _write_parquet)(partial, rows())
         if not predicted:
             why = (
                 f"the first: {refused[0]}" if refused else f"{', '.join(map(str, files))} hold none, not even to refuse"

@@ -9,10 +9,14 @@ import pytest
 from pyarrow import parquet
 
 from campaigns.campaign import Campaign
+from campaigns.exceptions import CampaignError
 from campaigns.intake.adding import add_materials
 from campaigns.intake.ingest_report import IngestReport
 from campaigns.intake.reading import REFERENCE, open_sources
+from campaigns.models.predictors import check_unchanged
+from campaigns.round.context import RoundContext
 from db.records import LabelRecord
+from engine.learning.ensemble.storage import load_ensemble
 from engine.materials.crystal import Material
 from tests.campaigns.helpers import done
 
@@ -84,3 +88,24 @@ def test_only_kappa_at_300_kelvin_begins_warm(tmp_path: Path) -> None:
     done("init", tmp_path / "cold", "--cold")
     with Campaign.open(tmp_path / "cold") as campaign:
         assert not campaign.configuration.model.lower_fidelity
+
+
+def test_few_labels_leave_the_model_whole(tmp_path: Path, materials: list[Material]) -> None:
+    """Three labels are too few to train: the model still predicts, with all that it has learned."""
+    said: list[str] = []
+    with _warm(tmp_path / "c", materials, said, 3) as campaign:
+        before = _last(campaign)
+        said.clear()
+        assert _predictions(campaign, said) == before
+    assert not any("left out" in line for line in said)
+
+
+def test_a_round_goes_on_only_with_the_model_it_began_with(tmp_path: Path, materials: list[Material]) -> None:
+    """An upgrade of the program may ship another one of the same name."""
+    said: list[str] = []
+    with _warm(tmp_path / "c", materials, said, 0) as campaign:
+        _predictions(campaign, said)
+        context = RoundContext.of(campaign.workspace, campaign.store.rounds()[-1], said.append)
+        check_unchanged(context, "kappa-300K", load_ensemble("kappa-300K"))
+        with pytest.raises(CampaignError, match="round 1 began with"):
+            check_unchanged(context, "kappa-300K", load_ensemble("kappa-300K-rehearsal"))
