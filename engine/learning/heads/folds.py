@@ -40,7 +40,6 @@ class FoldPredictor:
         precision = inverse.T @ inverse
         self._tensors = whole.tensors
         self._kernel = KernelToRows.of(whole.kernel, whole.tensors.x, whole.tensors.centre, whole.tensors.scale)
-        self._variance = whole.kernel.variance
         self._folds = []
         weights = []
         stop = 0
@@ -59,17 +58,16 @@ class FoldPredictor:
         blocks = torch.as_tensor(np.asarray(embeddings, dtype=np.float32)).split(BLOCK)
         means, parts = zip(*(self._standardised(block) for block in blocks), strict=True)
         t = self._tensors
-        mean, explained = torch.cat(means, dim=1).double(), torch.cat(parts, dim=1).double()
-        variance = (self._variance - explained).clamp_min(1e-10) + t.noise
+        mean, variance = torch.cat(means, dim=1).double(), torch.cat(parts, dim=1).clamp_min(1e-10) + t.noise
         return (mean * t.std + t.mean).numpy(), (variance.sqrt() * t.std).numpy()
 
     def _standardised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean, and the variance that the labels explain, each K x N, in units of the standardised target."""
-        cross = self._kernel(rows)
+        """Mean, and variance without noise (double precision), each K x N, in units of the standardised target."""
+        cross, prior = self._kernel(rows)
         seen = torch.cat([cross[:, :stop] @ own for _, stop, own, _ in self._folds], dim=1)
         explained = seen.square().sum(1)
         parts = [explained - (seen[:, start:] @ change).square().sum(1) for start, _, _, change in self._folds]
-        return (cross @ self._weights).T, torch.stack(parts)
+        return (cross @ self._weights).T, prior - torch.stack(parts).double()
 
 
 def union(heads: Sequence[GaussianProcessHead]) -> GaussianProcessHead:

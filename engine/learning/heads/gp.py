@@ -1,9 +1,10 @@
-"""Exact Gaussian-process heads on embeddings: one Matern 5/2 kernel for each group of columns, summed.
+"""Exact Gaussian-process heads on embeddings: Matern 5/2 and linear kernels of groups of columns, summed.
 
 Groups (statistics, readout, trunk, estimates) get a length scale and a weight each, so that a wide group does not drown
-a narrow one; the statistics get a length scale a column, since each means something by itself. Hyperparameters are
-fitted with GPyTorch; prediction and function draws are plain linear algebra on the fitted numbers, so that a trained
-head is a handful of tensors.
+a narrow one; the statistics get a length scale a column, since each means something by itself. The linear kernels are
+what the process goes by beyond the range of its labels, where campaigns look and a Matern kernel falls back to the
+mean. Hyperparameters are fitted with GPyTorch; prediction and function draws are plain linear algebra on the fitted
+numbers, so that a trained head is a handful of tensors.
 
 Labels that the others contradict are trusted less: a row whose leave-one-out error (Rasmussen and Williams, Gaussian
 Processes for Machine Learning, 2006, eq. 5.12) is far beyond its spread gets a noise of its own. With few labels the
@@ -20,7 +21,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 from engine.exceptions import TooFewLabelsError
 from engine.learning.backbones.column_statistics import ColumnStatistics
 from engine.learning.heads.head_tensors import HeadTensors
-from engine.learning.heads.kernels import PriorFunctions, SummedMatern
+from engine.learning.heads.kernels import LINEAR, PriorFunctions, SummedMatern
 from engine.learning.seeding import seeded
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ _SHORTEST = math.log(math.expm1(1e-3))
 so large that rounding makes the covariance indefinite."""
 _PER_COLUMN = "statistics"
 """The group with a length scale a column."""
+_LINEAR = 0.3
+_LINEAR_WIDTH = 1.5
+"""Typical factor of the inner product relative to the variance of the Matern kernel of the same columns, and standard
+deviation of its logarithm."""
 _CHOICE_ROWS = 200
 """Below this many labels it is tested whether the bonding statistics help; above they always did."""
 _ROBUST_ROWS = 50
@@ -67,7 +72,8 @@ class GaussianProcessTensors(HeadTensors):
     """Their standardised values, n."""
     lengthscale: Tensor
     outputscale: Tensor
-    """Length scale and variance of each group's kernel (g each), in units of the standardised target."""
+    """Length scale and variance of each kernel (g each), in units of the standardised target; see
+    :class:`engine.learning.heads.kernels.SummedMatern` for linear kernels."""
     noise: Tensor
     """Variance of a new label's noise, in the same units."""
     row_noise: Tensor
@@ -76,7 +82,7 @@ class GaussianProcessTensors(HeadTensors):
     std: Tensor
     """Of the values."""
     columns: Tensor
-    """Where each group's columns start and stop, g x 2."""
+    """Where each kernel's columns start and stop, g x 2."""
     rows: Tensor | None = None
     """Which of the rows that the hyperparameters were fitted with these are, where some were left out (n)."""
 
@@ -153,11 +159,11 @@ class GaussianProcessHead:
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(y), generator=generator)[:FIT_ROWS]
         with seeded(seed):  # BoTorch starts again from random hyperparameters where a fit fails
-            own, lengthscale, outputscale, noise = _fit_hyperparameters(x[rows], target[rows], groups)
+            fitted = _fit_hyperparameters(x[rows], target[rows], groups)
         tensors = GaussianProcessTensors(
-            centre=centre, scale=scale * own, x=x / own, target=target, lengthscale=lengthscale,
-            outputscale=outputscale, noise=noise, row_noise=noise.expand(len(y)).clone(), mean=mean,
-            std=std, columns=torch.tensor([[c.start, c.stop] for c in groups.values()]),
+            centre=centre, scale=scale * fitted.own, x=x / fitted.own, target=target,
+            lengthscale=fitted.lengthscale, outputscale=fitted.outputscale, noise=fitted.noise,
+            row_noise=fitted.noise.expand(len(y)).clone(), mean=mean, std=std, columns=fitted.columns,
         )  # fmt: skip
         return cls(tensors)
 
@@ -193,8 +199,7 @@ class GaussianProcessHead:
         t = self.tensors
         rows = torch.tensor(np.asarray(embeddings), dtype=torch.float32)
         means, parts = zip(*(self._standardised(block) for block in rows.split(BLOCK)), strict=True)
-        mean, explained = torch.cat(means).double(), torch.cat(parts).double()
-        variance = (self.kernel.variance - explained).clamp_min(1e-10) + t.noise
+        mean, variance = torch.cat(means).double(), torch.cat(parts).clamp_min(1e-10) + t.noise
         return (mean * t.std + t.mean).numpy(), (variance.sqrt() * t.std).numpy()
 
     def functions(self, n_functions: int, seed: int) -> PosteriorFunctions:
@@ -214,11 +219,12 @@ class GaussianProcessHead:
         return tuple(v.float().contiguous() for v in (t.centre, t.scale, t.x, self.cholesky.T, self.weights))
 
     def _standardised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean, and the variance that the labels explain, each N, in units of the standardised target."""
+        """Mean, and variance without noise (double precision), each N, in units of the standardised target."""
         centre, scale, x, factor, weights = self._single
-        cross = self.kernel((rows - centre) / scale, x)
+        own = (rows - centre) / scale
+        cross = self.kernel(own, x)
         seen = torch.linalg.solve_triangular(factor, cross, upper=True, left=False)
-        return cross @ weights, seen.square().sum(1)
+        return cross @ weights, self.kernel.diagonal(own) - seen.square().sum(1).double()
 
     def standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
         """N embeddings (N x d) in the columns of the training rows."""
@@ -255,25 +261,39 @@ class PosteriorFunctions:
         return mean.numpy(), (mean + deviation).numpy()
 
 
-def _fit_hyperparameters(
-    x: Tensor, target: Tensor, groups: Mapping[str, slice]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Length scales a column (d) and a group, output scales a group, and noise variance, by penalised likelihood."""
+class _Hyperparameters(NamedTuple):
+    """Of d columns in g groups and k kernels, in units of the standardised target."""
+
+    own: Tensor
+    """Length scale of each column that has one, 1 for the others, d."""
+    columns: Tensor
+    """Where each kernel's columns start and stop, k x 2."""
+    lengthscale: Tensor
+    outputscale: Tensor
+    """Length scale and variance of each kernel (k each), see :class:`engine.learning.heads.kernels.SummedMatern`."""
+    noise: Tensor
+    """Variance of a label's noise, a scalar."""
+
+
+def _fit_hyperparameters(x: Tensor, target: Tensor, groups: Mapping[str, slice]) -> _Hyperparameters:
+    """Fit n rows (n x d) and their values (n), both standardised, by penalised likelihood."""
     import gpytorch
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import SingleTaskGP
     from gpytorch.constraints import GreaterThan
-    from gpytorch.kernels import AdditiveKernel, MaternKernel, ScaleKernel
+    from gpytorch.kernels import AdditiveKernel, ScaleKernel
     from gpytorch.likelihoods import GaussianLikelihood
     from gpytorch.priors import GammaPrior, LogNormalPrior
 
+    from engine.learning.heads.matern_and_linear import MaternAndLinear
+
     kernels = [
         ScaleKernel(
-            MaternKernel(
-                2.5,
-                active_dims=tuple(range(c.start, c.stop)),
-                ard_num_dims=c.stop - c.start if name == _PER_COLUMN else None,
+            MaternAndLinear(
+                columns=c,
+                per_column=name == _PER_COLUMN,
                 lengthscale_prior=LogNormalPrior(0.5, 1.0),
+                linear_prior=LogNormalPrior(math.log(_LINEAR), _LINEAR_WIDTH),
             ),
             outputscale_prior=GammaPrior(1.5, 1.5),
         )
@@ -287,6 +307,7 @@ def _fit_hyperparameters(
     )  # fmt: skip
     for kernel in kernels:
         kernel.base_kernel.lengthscale = 1.5
+        kernel.base_kernel.set_linear(_LINEAR)
         kernel.outputscale = 1.0 / len(kernels)
     mll = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model)
     bounds = {
@@ -300,5 +321,12 @@ def _fit_hyperparameters(
             own[columns] = found
         else:
             lengthscale[k] = found[0]
-    outputscale = torch.stack([k.outputscale.detach().reshape(()) for k in kernels])
-    return own, lengthscale, outputscale, likelihood.noise.detach().reshape(())
+    outputscale = torch.stack([kernel.outputscale.detach().reshape(()) for kernel in kernels])
+    linear = torch.stack([kernel.base_kernel.linear.detach().reshape(()) for kernel in kernels])
+    return _Hyperparameters(
+        own=own,
+        columns=torch.tensor([[c.start, c.stop] for c in groups.values()] * 2),
+        lengthscale=torch.cat([lengthscale, torch.full_like(lengthscale, LINEAR)]),
+        outputscale=torch.cat([outputscale, outputscale * linear]),
+        noise=likelihood.noise.detach().reshape(()),
+    )

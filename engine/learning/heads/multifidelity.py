@@ -30,7 +30,7 @@ from torch import Tensor
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning.heads.discrepancy import fit_discrepancy
 from engine.learning.heads.gp import BLOCK, FIT_ROWS, MIN_GP_LABELS, GaussianProcessHead
-from engine.learning.heads.kernels import PriorFunctions, SummedMatern
+from engine.learning.heads.kernels import LINEAR, PriorFunctions, SummedMatern
 from engine.learning.heads.multifidelity_tensors import MultiFidelityTensors
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class MultiFidelityHead:
         mean = (y - below * t.std).mean()
         target = (y - mean) / t.std
         some = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:FIT_ROWS]
-        groups = self._discrepancy(0).groups
+        lowest = self._discrepancy(0)
+        groups = [c for c, length in zip(lowest.groups, lowest.lengthscale, strict=True) if length != LINEAR]
         fitted = fit_discrepancy(x[some], target[some], below[some], covariance[some][:, some], groups)
         added = {
             **fitted._asdict(), "x": x, "target": target, "row_noise": fitted.noise.expand(len(x)),
@@ -196,9 +197,9 @@ class MultiFidelityHead:
         level, wanted = self._level(fidelity), self._level(None)
         x = self._standardise(embeddings)
         seen = self._seen(x, level)
-        variance = self._prior_covariance(level, level) - seen.square().sum(1) + self.tensors.noise[level]
+        variance = self._prior_covariance(x, level, level) - seen.square().sum(1) + self.tensors.noise[level]
         if reference is None:
-            shared = self._prior_covariance(level, wanted) - (seen * self._seen(x, wanted)).sum(1)
+            shared = self._prior_covariance(x, level, wanted) - (seen * self._seen(x, wanted)).sum(1)
             fall = shared.square() / variance
         else:
             at = self._standardise(reference)
@@ -298,19 +299,18 @@ class MultiFidelityHead:
 
     def _covariance(self, a: Tensor, level: int, b: Tensor, other: int) -> Tensor:
         """Prior covariance of a fidelity at ``a`` with another at ``b``."""
-        amplitude = self._amplitudes(level, other)
-        used = torch.nonzero(amplitude)[:, 0]
-        groups = [self._groups[k] for k in used.tolist()]
-        return SummedMatern(groups, self.tensors.lengthscale[used], amplitude[used])(a, b)
+        return self._kernel(level, other)(a, b)
 
-    def _prior_covariance(self, level: int, other: int) -> Tensor:
-        """Prior covariance of two fidelities at the same place."""
-        return self._amplitudes(level, other).sum()
+    def _prior_covariance(self, x: Tensor, level: int, other: int) -> Tensor:
+        """Prior covariance of two fidelities at each of N standardised rows, N."""
+        return self._kernel(level, other).diagonal(x)
 
-    def _amplitudes(self, level: int, other: int) -> Tensor:
-        """Weight of each kernel (g) in the covariance of two fidelities."""
+    def _kernel(self, level: int, other: int) -> SummedMatern:
+        """Prior covariance of two fidelities."""
         t = self.tensors
-        return t.outputscale * (self._loadings[level] * self._loadings[other])[t.kernel_level]
+        amplitude = t.outputscale * (self._loadings[level] * self._loadings[other])[t.kernel_level]
+        used = torch.nonzero(amplitude)[:, 0]
+        return SummedMatern([self._groups[k] for k in used.tolist()], t.lengthscale[used], amplitude[used])
 
     def _discrepancy(self, level: int) -> SummedMatern:
         """Prior of one discrepancy by itself."""
@@ -368,24 +368,18 @@ def predict_all(
     level = first._level(fidelity)
     centre, scale = first._own_single[:2]
     blocks = torch.tensor(np.asarray(embeddings), dtype=torch.float32).split(BLOCK)
-    means, explained = [], []
+    means, variances = [], []
     for block in blocks:
         x = (block - centre) / scale
         known = first._seen_by_lower(x, level)
         seen = [process._seen(x, level, known) for process in processes]
         means.append(torch.stack([s @ p._target.float() for s, p in zip(seen, processes, strict=True)]))
-        explained.append(torch.stack([s.square().sum(1) for s in seen]))
-    mean, part = torch.cat(means, dim=1).double(), torch.cat(explained, dim=1).double()
-    std = first.tensors.std
-    offset, noise, prior = (
-        torch.stack(numbers)[:, None]
-        for numbers in (
-            [p.tensors.mean[level] for p in processes],
-            [p.tensors.noise[level] for p in processes],
-            [p._prior_covariance(level, level) for p in processes],
-        )
-    )
-    variance = (prior - part).clamp_min(1e-10) + noise
+        prior = torch.stack([process._prior_covariance(x, level, level) for process in processes])
+        variances.append(prior - torch.stack([s.square().sum(1) for s in seen]).double())
+    mean, std = torch.cat(means, dim=1).double(), first.tensors.std
+    offset = torch.stack([p.tensors.mean[level] for p in processes])[:, None]
+    noise = torch.stack([p.tensors.noise[level] for p in processes])[:, None]
+    variance = torch.cat(variances, dim=1).clamp_min(1e-10) + noise
     return (mean * std + offset).numpy(), (variance.sqrt() * std).numpy()
 
 

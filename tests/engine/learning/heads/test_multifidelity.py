@@ -63,6 +63,9 @@ def prior(head: MultiFidelityHead, a, s, b, t) -> np.ndarray:
         times = np.prod(v["slope"][level + 1 : s + 1]) * np.prod(v["slope"][level + 1 : t + 1])
         for k in np.flatnonzero(v["kernel_level"] == level):
             columns = slice(*v["columns"][k])
+            if np.isinf(v["lengthscale"][k]):
+                total += times * v["outputscale"][k] * a[:, columns] @ b[:, columns].T
+                continue
             distance = np.linalg.norm(a[:, None, columns] - b[None, :, columns], axis=-1)
             r = math.sqrt(5) * distance / v["lengthscale"][k]
             total += times * v["outputscale"][k] * (1 + r + r**2 / 3) * np.exp(-r)
