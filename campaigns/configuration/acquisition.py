@@ -14,7 +14,7 @@ class AcquisitionSection(Section):
 
     function: str = Field(default="ucb", description="Acquisition function, which ranks the candidates.")
     beta: float | Literal["schedule"] = Field(
-        default=1.0, description='Weight of the variance in ucb and qUCB; "schedule": it grows with the rounds.'
+        default=0.25, description='Weight of the variance in ucb and qUCB; "schedule": it grows with the rounds.'
     )
     epsilon: float = Field(default=0.1, ge=0, le=1, description="Share of random picks in epsilon_greedy.")
     threshold: float | None = Field(

@@ -52,10 +52,10 @@ class ModelSection(Section):
         description="Precision on disk: float32 | float16; float16 takes half the space and changes predictions by "
         "0.01 %.",
     )
-    intervals: Literal["gaussian", "conformal"] = Field(
-        default="gaussian",
+    intervals: Literal["adaptive", "gaussian", "conformal"] = Field(
+        default="adaptive",
         description="90 % intervals: gaussian: 1.645 calibrated standard deviations; conformal: as many as held-out "
-        "labels need for 90 % coverage.",
+        "labels need for 90 % coverage; adaptive: as many as the crystals chosen in earlier rounds needed.",
     )
 
     @property

@@ -22,6 +22,7 @@ from campaigns.pool.pool import embed_pool
 from campaigns.round.cheaper_fidelity import cheaper_fidelity
 from campaigns.round.context import RoundContext, file_sha256, stored_predictions
 from campaigns.round.first_batch import first_entries
+from campaigns.round.intervals import half_width_of
 from campaigns.round.manifest import RoundFigures
 from campaigns.round.prefilter import FirstPass, first_pass
 from campaigns.round.rank import rank
@@ -33,8 +34,6 @@ from engine.execution import executor
 from engine.learning.ensemble.settings import minimum_labels
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.networks.effort import effort_warning
-from engine.metrics.calibration import Z90
-from engine.metrics.conformal import split_quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,9 +43,6 @@ if TYPE_CHECKING:
     from db.records import Json, ModelRecord, RoundRecord
     from engine.execution import Run
     from engine.learning.ensemble.ensemble import Ensemble
-
-LEVEL = 0.9
-"""Of the intervals that are made as wide as held-out labels ask for."""
 
 
 class Made(TypedDict, total=False):
@@ -134,8 +130,7 @@ class Train:
             context.say(note)
         held_out = dict(zip(ids, ensemble.held_out.tolist(), strict=True))
         metrics = {**ensemble.metrics, "held_out": held_out}
-        if context.settings.model.intervals == "conformal":
-            metrics = RoundFigures(half_width=_half_width(context, ensemble, values)).beside(metrics)
+        metrics = RoundFigures(half_width=half_width_of(context, ensemble, values)).beside(metrics)
         model = keep_model(context, ensemble)
         return StepResult(RoundState.TRAINED, {"model": model, "metrics_before": metrics}, ensemble)
 
@@ -267,7 +262,9 @@ def _by_given_model(context: RoundContext, given: Ensemble, n_labels: int, neede
     if note := overlap_note(context, given):
         context.say(note)
     model = keep_model(context, given)
-    return StepResult(RoundState.TRAINED, {"model": model, "metrics_before": {**given.metrics, "held_out": {}}}, given)
+    figures = RoundFigures(half_width=half_width_of(context, given))
+    metrics = figures.beside({**given.metrics, "held_out": {}})
+    return StepResult(RoundState.TRAINED, {"model": model, "metrics_before": metrics}, given)
 
 
 def _workers(context: RoundContext) -> AbstractContextManager[Run | None]:
@@ -276,16 +273,6 @@ def _workers(context: RoundContext) -> AbstractContextManager[Run | None]:
     if execution.backend == "dask" and context.ensemble_settings.networks:
         return executor(execution.settings())
     return nullcontext()
-
-
-def _half_width(context: RoundContext, ensemble: Ensemble, values: NDArray[np.float64]) -> float:
-    """Count the standard deviations that 90 % of the held-out labels lie within, as conformal intervals do."""
-    mean, std = ensemble.held_out.T
-    try:
-        return split_quantile(values - mean, LEVEL, std)
-    except TooFewLabelsError as error:
-        context.say(f"Gaussian intervals in this round: {error}")
-        return Z90
 
 
 def _filtered_out(context: RoundContext, passed: FirstPass, path: Path) -> Json:

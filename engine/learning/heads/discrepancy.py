@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from engine.learning.heads.kernels import SQRT5
+from engine.learning.heads.kernels import LINEAR, SQRT5
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,18 +24,20 @@ _AMPLITUDE = (math.log(0.3), 1.0)
 """Of the logarithm of a discrepancy's variance, for each kernel."""
 _LENGTH = (0.0, 1.0)
 """Of the logarithm of a length scale."""
+_LINEAR = (math.log(0.03), 1.5)
+"""Of the logarithm of the factor of the inner product, for each linear kernel."""
 _CONSTANT = 1.0
 """Variance of a discrepancy's constant."""
 
 
 class Discrepancy(NamedTuple):
-    """Fitted hyperparameters of ``g`` groups of columns and a constant before them, in squared standardised units."""
+    """Fitted hyperparameters of k kernels, in squared standardised units: a constant, Matern kernels, linear ones."""
 
     columns: Tensor
-    """Where each kernel's columns start and stop, (1 + g) x 2; the constant's nowhere."""
+    """Where each kernel's columns start and stop, k x 2; the constant's nowhere."""
     lengthscale: Tensor
     outputscale: Tensor
-    """Length scale and variance of each kernel, 1 + g each."""
+    """Length scale and variance of each kernel (k each), see :class:`engine.learning.heads.kernels.SummedMatern`."""
     slope: Tensor
     """What the fidelity beneath is multiplied by, 1."""
     noise: Tensor
@@ -52,28 +54,32 @@ def fit_discrepancy(
     """
     distances = [torch.cdist(x[:, columns], x[:, columns]) for columns in groups]
     g = len(groups)
-    start = torch.tensor([_SLOPE[0], _NOISE[0], *[_AMPLITUDE[0]] * g, *[_LENGTH[0]] * g], dtype=torch.float64)
-    width = torch.tensor([_SLOPE[1], _NOISE[1], *[_AMPLITUDE[1]] * g, *[_LENGTH[1]] * g], dtype=torch.float64)
+    products = [x[:, columns] @ x[:, columns].T for columns in groups]
+    priors = [_SLOPE, _NOISE, *[_AMPLITUDE] * g, *[_LENGTH] * g, *[_LINEAR] * g]
+    start, width = torch.tensor(priors, dtype=torch.float64).T
 
     def penalty(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         p = torch.tensor(parameters, requires_grad=True)
-        slope, noise, amplitudes, lengths = p[0], p[1].exp(), p[2 : 2 + g].exp(), p[2 + g :].exp()
+        slope, noise = p[0], p[1].exp()
+        amplitudes, lengths, linear = p[2:].exp().split(g)
         total = slope.square() * covariance + _CONSTANT + noise * torch.eye(len(x), dtype=x.dtype)
         for distance, amplitude, length in zip(distances, amplitudes, lengths, strict=True):
             r = SQRT5 * distance / length
             total = total + amplitude * (1 + r + r.square() / 3) * torch.exp(-r)
-        factor = torch.linalg.cholesky(total)
-        error = torch.linalg.solve_triangular(factor, (target - slope * below)[:, None], upper=False)
-        loss = 0.5 * error.square().sum() + factor.diagonal().log().sum() + 0.5 * ((p - start) / width).square().sum()
+        for product, factor in zip(products, linear, strict=True):
+            total = total + factor * product
+        root = torch.linalg.cholesky(total)
+        error = torch.linalg.solve_triangular(root, (target - slope * below)[:, None], upper=False)
+        loss = 0.5 * error.square().sum() + root.diagonal().log().sum() + 0.5 * ((p - start) / width).square().sum()
         return loss.item(), torch.autograd.grad(loss, p)[0].numpy()
 
     bounds = list(zip((start - 5 * width).tolist(), (start + 5 * width).tolist(), strict=True))
     found = minimize(penalty, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
-    slope, noise, amplitudes, lengths = torch.from_numpy(found.x).split([1, 1, g, g])
+    slope, noise, amplitudes, lengths, linear = torch.from_numpy(found.x).split([1, 1, g, g, g])
     return Discrepancy(
-        columns=torch.tensor([[0, 0], *([columns.start, columns.stop] for columns in groups)]),
-        lengthscale=torch.cat([torch.ones(1, dtype=x.dtype), lengths.exp()]),
-        outputscale=torch.cat([torch.tensor([_CONSTANT], dtype=x.dtype), amplitudes.exp()]),
+        columns=torch.tensor([[0, 0], *[[columns.start, columns.stop] for columns in groups] * 2]),
+        lengthscale=torch.cat([torch.ones(1, dtype=x.dtype), lengths.exp(), torch.full_like(lengths, LINEAR)]),
+        outputscale=torch.cat([torch.tensor([_CONSTANT], dtype=x.dtype), amplitudes.exp(), linear.exp()]),
         slope=slope,
         noise=noise.exp(),
     )

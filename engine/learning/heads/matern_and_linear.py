@@ -12,7 +12,7 @@ from gpytorch.priors import Prior
 from torch import Tensor
 
 
-class MaternAndLinear(MaternKernel):  # type: ignore[misc]  # GPyTorch has no types
+class MaternAndLinear(MaternKernel):
     """``matern(a, b) + linear a . b`` on some columns of rows a and b, with ``linear`` learned.
 
     Parameters
