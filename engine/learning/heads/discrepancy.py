@@ -24,7 +24,7 @@ _AMPLITUDE = (math.log(0.3), 1.0)
 """Of the logarithm of a discrepancy's variance, for each kernel."""
 _LENGTH = (0.0, 1.0)
 """Of the logarithm of a length scale."""
-_LINEAR = (math.log(0.03), 1.5)
+_LINEAR = (math.log(0.3), 1.5)
 """Of the logarithm of the factor of the inner product, for each linear kernel."""
 _CONSTANT = 1.0
 """Variance of a discrepancy's constant."""
