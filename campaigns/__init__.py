@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["Campaign"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[Campaign]:
     """Import late: ``import campaigns`` must not load torch."""
     if name == "Campaign":
         from campaigns.campaign import Campaign

@@ -178,7 +178,7 @@ class Campaign(CampaignViews):
             If a ``kappa-*.hdf5`` is refused.
         """
         from campaigns.exchange.import_labels import Given, import_labels
-        from campaigns.exchange.kappa_labels import Wanted
+        from campaigns.exchange.wanted import Wanted
 
         given = Given.of(paths, material_id, Wanted(tuple(temperatures), as_method, force))
         return import_labels(self.workspace, given, new_property=new_property, again=again)

@@ -8,10 +8,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-Json = dict[str, Any]
-"""An object of a JSON file or report."""
 
 
 @contextmanager

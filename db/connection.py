@@ -7,12 +7,12 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError, StatementError
@@ -30,6 +30,10 @@ from db.exceptions import (
 from db.structures import Shards
 from db.tables import Campaign
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+    from sqlalchemy.pool import ConnectionPoolEntry
+
 LOCK_TIMEOUT = 30.0
 """Seconds to wait for another process that holds the store, or for a server that does not answer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to reach a server; each is twice the one before
@@ -39,6 +43,7 @@ STRUCTURES = Path("artifacts", "structures")
 """Where the structures are, beside ``campaign.toml``."""
 dump_json = partial(json.dumps, allow_nan=False, separators=(",", ":"))
 IN_CHUNK = 900  # values of one IN (...): older SQLite takes 999 parameters
+Parameter = str | int | None  # of a PostgreSQL connection, as psycopg takes them
 Item = TypeVar("Item")
 Filled = TypeVar("Filled", str, tuple[str, ...], str | None, str | tuple[str, ...])
 URL_HELP = "write it like postgresql+psycopg://user@host/database"
@@ -245,7 +250,7 @@ def _variable(match: re.Match[str]) -> str:
     return os.environ[name]
 
 
-def _prepare_sqlite(dbapi: Any, foreign_keys: bool) -> None:
+def _prepare_sqlite(dbapi: DBAPIConnection, foreign_keys: bool) -> None:
     # Python's sqlite3 otherwise begins transactions late and commits before some statements
     dbapi.isolation_level = None
     dbapi.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
@@ -259,7 +264,13 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _reach_postgresql(timeout: float, dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+def _reach_postgresql(
+    timeout: float,
+    dialect: Dialect,
+    record: ConnectionPoolEntry,
+    arguments: Iterable[Parameter],
+    parameters: Mapping[str, Parameter],
+) -> DBAPIConnection:
     """Connect; a server that does not answer, or is only starting, is tried again until the time is up."""
     deadline, pause = time.monotonic() + timeout, FIRST_PAUSE
     while True:
@@ -273,17 +284,17 @@ def _reach_postgresql(timeout: float, dialect: Any, record: Any, arguments: Any,
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _answers(parameters: dict[str, Any]) -> bool:
+def _answers(parameters: Mapping[str, Parameter]) -> bool:
     """Whether a PostgreSQL server takes connections at all, whatever it says to this user."""
     from psycopg.conninfo import make_conninfo
     from psycopg.pq import PGconn, Ping
 
     plain = {name: value for name, value in parameters.items() if name not in {"context", "prepare_threshold"}}
-    return PGconn.ping(make_conninfo(**plain).encode()) not in {Ping.REJECT, Ping.NO_RESPONSE}
+    return Ping(PGconn.ping(make_conninfo("", **plain).encode())) not in {Ping.REJECT, Ping.NO_RESPONSE}
 
 
-def _prepare_postgresql(dbapi: Any, timeout: float) -> None:
-    with dbapi.cursor() as cursor:
+def _prepare_postgresql(dbapi: DBAPIConnection, timeout: float) -> None:
+    with closing(dbapi.cursor()) as cursor:
         cursor.execute(f"SET lock_timeout = {int(timeout * 1000)}")
     dbapi.commit()
 

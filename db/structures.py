@@ -14,6 +14,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,8 @@ class Shards:
         lattice = [[x for row in s["lattice"] for x in row] for s in structures]
         coords = [[x for row in s["frac_coords"] for x in row] for s in structures]
         columns = [lattice, [s["numbers"] for s in structures], coords]
-        return self._keep(pa.table(dict(zip(_schema().names, columns, strict=True)), schema=_schema()))
+        arrays = [_lists(rows, kind) for rows, kind in zip(columns, ("float64", "int16", "float64"), strict=True)]
+        return self._keep(pa.table(arrays, schema=_schema()))
 
     def read(self, sha256: str, rows: Sequence[int]) -> list[Json]:
         """Structures at ``rows`` of a shard.
@@ -75,7 +77,7 @@ class Shards:
         BrokenShardError
             If it is missing, or its bytes are not those that were written.
         """
-        part = self._table(sha256).take(rows)
+        part = self._table(sha256).take(_array(rows, "int64"))
         lattices, numbers, coords = (column.to_pylist() for column in part.columns)
         return [
             {"lattice": _triples(cell), "numbers": species, "frac_coords": _triples(sites)}
@@ -163,6 +165,23 @@ class Shards:
             raise BrokenShardError(path, "is damaged: its bytes are not those that were written")
         self._sound.add(sha256)
         return content
+
+
+def _lists(rows: Sequence[Sequence[float]], kind: str) -> pa.ListArray:
+    """A column of lists; made of buffers, because pyarrow loads pandas to make one of Python's lists."""
+    import pyarrow as pa
+
+    ends = _array([0, *accumulate(map(len, rows))], "int32")
+    return pa.ListArray.from_arrays(ends, _array([x for row in rows for x in row], kind))
+
+
+def _array(numbers: Sequence[float], kind: str) -> pa.Array:
+    """Numbers as an array of pyarrow, without pandas."""
+    import numpy as np
+    import pyarrow as pa
+
+    values = np.array(numbers, dtype=kind)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
 def _triples(flat: list[float]) -> list[list[float]]:

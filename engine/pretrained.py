@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from engine.exceptions import EngineError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FILES = ("model.json", "model.pt", "state.pt")
 WEIGHTS = "state.pt"
@@ -54,7 +57,7 @@ def model_class(folder: Path) -> str:
     return str(json.loads((folder / FILES[0]).read_text()).get("@class", ""))
 
 
-def read_model(name: str | Path, folder: Path, error: type[EngineError], *, old: bool = False) -> Any:
+def read_model(name: str | Path, folder: Path, error: type[EngineError], *, old: bool = False) -> nn.Module:
     """Load a MatGL model with every tensor of its file; ``old`` weights are let through, to be repaired.
 
     Raises ``error`` if MatGL cannot load them, if their meaning has changed, or if not all tensors match.
@@ -68,7 +71,7 @@ def read_model(name: str | Path, folder: Path, error: type[EngineError], *, old:
         # a Normalizer is pickled into models that scale their own output; torch admits it only when told so
         with warnings.catch_warnings(record=True) as noted, torch.serialization.safe_globals([Normalizer]):
             warnings.simplefilter("always")
-            model = matgl.load_model(folder)
+            model: nn.Module = matgl.load_model(folder)
     except (OSError, ValueError, RuntimeError) as failed:
         raise error(f"MatGL cannot load {name} ({failed.__cause__ or failed}); {advice}") from failed
     for note in noted:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaigns.files import Json
+from db.records import Json
 from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:

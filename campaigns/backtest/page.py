@@ -12,11 +12,12 @@ import plotly.graph_objects as go
 from campaigns.backtest.curves import FEWEST_SEEDS, LEVEL, bands, pool_size, readable, summarise
 from campaigns.backtest.peers import PEERS
 from campaigns.exceptions import CampaignError
-from campaigns.files import Json, write_whole
+from campaigns.files import write_whole
 from campaigns.property_names import Property
 from campaigns.report.figures.drawing import GREY, Panel, faint, new_figure
 from campaigns.report.html import drawn, render
 from campaigns.report.numbers import count, percent, unbroken
+from db.records import Json
 from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:

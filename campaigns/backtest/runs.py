@@ -23,8 +23,9 @@ from campaigns.backtest.protocol import LabelledPool, Protocol, check_size, init
 from campaigns.backtest.replay import Run, replay
 from campaigns.backtest.strategies import Strategy, deciding_settings, start_of
 from campaigns.exceptions import CampaignError
-from campaigns.files import Json, write_whole
+from campaigns.files import write_whole
 from campaigns.version import code_version
+from db.records import Json
 from engine.execution import ExecutionSettings, cores, executor
 from engine.learning.backbones.stack import make_featuriser
 from engine.learning.ensemble.storage import load_ensemble, load_starts

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, get_args
 from campaigns.backtest.peers import ALIASES, PEERS
 from campaigns.configuration import ModelSection, current_names, parse_configuration, toml_value, warn_of_old_names
 from campaigns.exceptions import CampaignError
-from campaigns.files import Json
 from campaigns.property_names import Property
+from db.records import Json
 from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
 from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record

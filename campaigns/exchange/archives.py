@@ -29,6 +29,11 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def is_export(path: Path) -> bool:
+    """Whether a path is a folder or an archive of results, rather than a file of labels."""
+    return path.is_dir() or is_archive(path)
+
+
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
     """Unpack what is read of an archive to a folder that vanishes with the block.

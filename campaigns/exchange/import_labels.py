@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from campaigns.exceptions import LabelFileError
-from campaigns.exchange.importing import EntryOutcome, add_newest, is_export, read_exports, record_results
-from campaigns.exchange.kappa_labels import Wanted, kappa_labels
+from campaigns.exchange.archives import is_export
+from campaigns.exchange.wanted import EntryOutcome, Wanted
 from campaigns.intake.doubts import Doubt, new_doubts
 from campaigns.intake.label_files import read_labels
 from campaigns.intake.label_names import LabelNames
@@ -19,6 +20,9 @@ from campaigns.workspace import Workspace
 from db.exceptions import LabelError, LabelProblem
 from db.records import LabelRecord, LabelReport
 from db.store import Store
+
+if TYPE_CHECKING:
+    from campaigns.exchange.importing import Readings
 
 
 @dataclass(frozen=True)
@@ -78,25 +82,52 @@ class Given:
 
 def import_labels(workspace: Workspace, given: Given, *, new_property: bool, again: bool) -> ImportReport:
     """Import labels and results; arguments and errors as of :meth:`Campaign.import_labels`."""
-    store, wanted = workspace.store, given.wanted
+    store = workspace.store
     files = [read_labels(path) for path in given.tables]
     labels = [label for file in files for label in file.labels]
     places = [place for file in files for place in file.places]
     problems = [problem for file in files for problem in file.problems]
     order = [place for file in files for place in file.order]
     with workspace.locked(), store.transaction():
-        readings = read_exports(workspace, given.exports, wanted)
+        readings = _exported(workspace, given)
         if not new_property:
             problems += LabelNames.of(workspace.configuration, store).problems(labels, places)
         report = _added(problems, order, lambda: store.add_labels(labels, places, again))
-        outcomes = []
-        for path in given.tensors:
-            of_file, said = kappa_labels(workspace, path, given.material_id or "", wanted)
-            add_newest(workspace, of_file, report)
-            outcomes += [EntryOutcome(path.name, given.material_id or "", "done", "; ".join(said))] if said else []
-        outcomes += record_results(workspace, readings, report, wanted)
+        outcomes = _conductivities(workspace, given, report)
+        if readings is not None:
+            outcomes += _recorded(workspace, readings, report, given.wanted)
         finish_entries(store, "label imported")
         return ImportReport.of(store, report, outcomes)
+
+
+def _exported(workspace: Workspace, given: Given) -> Readings | None:
+    """Read the results of exported folders; what reads them is loaded only where there are some."""
+    if not given.exports:
+        return None
+    from campaigns.exchange.importing import read_exports
+
+    return read_exports(workspace, given.exports, given.wanted)
+
+
+def _conductivities(workspace: Workspace, given: Given, report: LabelReport) -> list[EntryOutcome]:
+    """Store the labels of ``kappa-*.hdf5``; remarks on a file are returned."""
+    if not given.tensors:
+        return []
+    from campaigns.exchange.importing import add_newest
+    from campaigns.exchange.kappa_labels import kappa_labels
+
+    outcomes = []
+    for path in given.tensors:
+        of_file, said = kappa_labels(workspace, path, given.material_id or "", given.wanted)
+        add_newest(workspace, of_file, report)
+        outcomes += [EntryOutcome(path.name, given.material_id or "", "done", "; ".join(said))] if said else []
+    return outcomes
+
+
+def _recorded(workspace: Workspace, readings: Readings, report: LabelReport, wanted: Wanted) -> list[EntryOutcome]:
+    from campaigns.exchange.importing import record_results
+
+    return record_results(workspace, readings, report, wanted)
 
 
 def record_label(workspace: Workspace, label: LabelRecord, *, new_property: bool, again: bool) -> ImportReport:

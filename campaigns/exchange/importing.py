@@ -14,7 +14,6 @@ from campaigns.exchange.export import export_records
 from campaigns.exchange.judgement import Problem, Subject, judge, remarks
 from campaigns.exchange.kappa_files import first_line
 from campaigns.exchange.kappa_labels import (
-    Wanted,
     in_words,
     labels_of,
     overridden,
@@ -24,6 +23,7 @@ from campaigns.exchange.kappa_labels import (
 )
 from campaigns.exchange.manifest import ENTRY, Entry, differences
 from campaigns.exchange.results import Reading, Standing, read_folder
+from campaigns.exchange.wanted import EntryOutcome, Wanted
 from campaigns.queue import move_entries
 from db.exceptions import InvalidRecordError, LabelError
 from db.records import FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
@@ -39,27 +39,11 @@ _DEPTHS = (ENTRY, f"[!.]*/{ENTRY}", f"[!.]*/[!.]*/{ENTRY}")
 
 
 @dataclass(frozen=True)
-class EntryOutcome:
-    """What became of one folder."""
-
-    folder: str
-    id: str
-    state: str
-    """``not started``, ``running``, ``done``, ``failed`` or ``refused``."""
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class Readings:
     """What folders say, before any of it is kept."""
 
     accepted: tuple[Reading, ...] = ()
     refused: tuple[EntryOutcome, ...] = ()
-
-
-def is_export(path: Path) -> bool:
-    """Whether a path is a folder or an archive of results, rather than a file of labels."""
-    return path.is_dir() or is_archive(path)
 
 
 def read_exports(workspace: Workspace, paths: Iterable[Path], wanted: Wanted | None = None) -> Readings:

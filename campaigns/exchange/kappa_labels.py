@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +12,13 @@ import numpy as np
 from campaigns.exceptions import ExchangeError
 from campaigns.exchange.judgement import Problem, Subject, judge, remarks
 from campaigns.exchange.kappa_files import COMPONENTS, Kappa, differences, listed, read_kappa
+from campaigns.exchange.wanted import Wanted
 from campaigns.property_names import Property, named_temperature
 from db.records import KAPPA_UNIT, Json, LabelRecord
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
     from campaigns.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of results that come in."""
-
-    temperatures: tuple[float, ...] = ()
-    """Kelvin, beside that of the campaign's property."""
-    as_method: str = ""
-    """Name for conductivities of another method than exported; without one they are refused."""
-    force: bool = False
-    """Whether values are taken that are judged not to be the crystal's."""
-
-    def __post_init__(self) -> None:
-        """Refuse names of exported methods for anything but what was exported."""
-        if self.as_method.lower().startswith("phono3py "):
-            raise ExchangeError(f"--as-method {self.as_method!r} is how exported results are named; give another name")
-        if self.as_method != self.as_method.strip():
-            raise ExchangeError(f"--as-method {self.as_method!r} begins or ends with a space; give a plain name")
 
 
 def require_conductivity(workspace: Workspace, what: str) -> None:

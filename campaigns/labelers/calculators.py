@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,7 +18,7 @@ from campaigns.exchange.calculation import natural_masses
 from campaigns.property_names import named_temperature
 from campaigns.version import code_version
 from db.labels import beyond
-from db.records import KAPPA_UNIT, FailureRecord, LabelRecord, QueueEntryRecord
+from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
 from engine.materials.crystal import Crystal, isotopes_of
 from engine.physics.outcome import Calculated, Failed
@@ -28,9 +28,23 @@ if TYPE_CHECKING:
     from campaigns.configuration import Configuration, LabelerSection
     from campaigns.goals import Goal
     from db.store import Store
+    from engine.physics.debye import DebyeSettings
+    from engine.physics.phonons import PhononSettings
     from engine.physics.workers import Calculation
 
+_Settings = TypeVar("_Settings", "DebyeSettings", "PhononSettings")
 _OURS = (QueueState.APPROVED, QueueState.RUNNING)
+
+
+class _About(TypedDict):
+    """What a label and a failure of one calculation have in common."""
+
+    material_id: str
+    property: str
+    fidelity: str
+    source: str
+    provenance: Json
+    cost: float
 
 
 class Calculator:
@@ -93,7 +107,7 @@ class Calculator:
 
     def _keep(self, store: Store, entry: QueueEntryRecord, finished: Finished) -> None:
         outcome = finished.outcome
-        about: dict[str, Any] = {
+        about: _About = {
             "material_id": entry.material_id,
             "property": self._campaign.property,
             "fidelity": entry.fidelity,
@@ -149,27 +163,27 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     return Calculator(configuration, calculation, spec, digest)
 
 
-def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, Any]]:
+def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, object]]:
     """The calculation with its settings, and the settings as JSON."""
     if labeler.kind == "agl":
         from engine.physics.debye import DebyeSettings, calculate_kappa
 
-        debye: DebyeSettings = _with_settings(DebyeSettings, labeler.settings, temperature)
+        debye = _with_settings(DebyeSettings, labeler.settings, temperature)
         return partial(calculate_kappa, settings=debye), asdict(debye)
     from engine.physics.phonons import PhononSettings
     from engine.physics.phonons import calculate_kappa as calculate_phonons
 
-    phonons: PhononSettings = _with_settings(PhononSettings, labeler.settings, temperature)
+    phonons = _with_settings(PhononSettings, labeler.settings, temperature)
     return partial(calculate_phonons, settings=phonons), asdict(phonons)
 
 
-def _with_settings(kind: type[Any], changed: dict[str, Any], temperature: float) -> Any:
+def _with_settings(kind: type[_Settings], changed: Mapping[str, object], temperature: float) -> _Settings:
     """Check what ``campaign.toml`` changes in a calculation's settings; the temperature is the property's."""
     known = [f.name for f in fields(kind) if f.name != "temperature"]
     if unknown := sorted(set(changed) - set(known)):
         raise ConfigurationError(f"[labeler.settings] has no {', '.join(unknown)}; there are {', '.join(known)}")
     try:
-        return TypeAdapter(kind).validate_python({"temperature": temperature} | changed)
+        return TypeAdapter(kind).validate_python({"temperature": temperature, **changed})
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}".removeprefix(": ") for p in error.errors()]
         raise ConfigurationError(f"[labeler.settings] {'; '.join(problems)}") from error

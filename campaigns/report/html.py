@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from campaigns.files import Json
 from campaigns.report.numbers import unbroken
+from db.records import Json
 
 if TYPE_CHECKING:
     from campaigns.report.figures import Panel

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
-from campaigns.files import Json, write_whole
+from campaigns.files import write_whole
 from campaigns.report.evidence import EXTREME, Evidence
 from campaigns.report.html import drawn, render
 from campaigns.report.numbers import count, hours, in_unit, percent, significant, unbroken
@@ -18,6 +18,7 @@ from campaigns.report.tables import (
     stopping_table,
     uncertainty_table,
 )
+from db.records import Json
 from db.states import QueueState
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from campaigns.files import Json
 from campaigns.report.evidence import Evidence
 from campaigns.report.numbers import NONE, hours, interval, percent, significant
 from campaigns.status import round_row
+from db.records import Json
 
 if TYPE_CHECKING:
     from db.records import ModelRecord, QueueEntryRecord

@@ -7,11 +7,11 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from campaigns.exceptions import CampaignError
 from campaigns.output import Count
@@ -123,7 +123,7 @@ def _crystals(
                 yield one.id, one.crystal
 
 
-def _record(material: Material, outcome: Outcome, how: str) -> dict[str, Any]:
+def _record(material: Material, outcome: Outcome, how: str) -> dict[str, object]:
     from engine.physics.outcome import Calculated
 
     crystal = material.crystal
@@ -144,11 +144,10 @@ def _record(material: Material, outcome: Outcome, how: str) -> dict[str, Any]:
 
 def _done_before(lines: _Lines, how: str) -> set[str]:
     ids = set()
-    for record in lines.read():
-        made = record["properties"].get(METHOD)
+    for id_, made in lines.read():
         if made != how:
             raise CampaignError(f"{lines.path} holds estimates by {made!r}, these are by {how!r}; choose another file")
-        ids.add(record["id"])
+        ids.add(id_)
     return ids
 
 
@@ -172,20 +171,21 @@ class _Lines:
                 handle.truncate(_whole_members(handle) if lines.packed else handle.read().rfind(b"\n") + 1)
         return lines
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[tuple[str, str | None]]:
+        """Id of each record, and how its estimate was made."""
         if not self.path.exists():
             return
         with gzip.open(self.path, "rb") if self.packed else self.path.open("rb") as handle:
             for line in handle:
                 try:
                     record = json.loads(line)
-                    record["properties"], record["id"]
-                except (ValueError, KeyError, TypeError) as error:
+                    known = record["id"], record["properties"].get(METHOD)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise CampaignError(f"{self.path} holds other lines than `estimate` writes; choose another file") \
                         from error  # fmt: skip
-                yield record
+                yield known
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: Mapping[str, object]) -> None:
         self.held.append(json.dumps(record).encode() + b"\n")
         if len(self.held) >= _CHUNK or time.monotonic() - self.flushed_at > _CHUNK_SECONDS:
             self.flush()

@@ -10,34 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.studies.common import (
-    SOURCES,
-    Cells,
+from campaigns.studies.data import SOURCES, Say, check_unseen, random_splits, read_sources, values_of
+from campaigns.studies.learning_curves import CurveRow, Exchange, PowerLaw, Surface, exchange, power_law, surface
+from campaigns.studies.models import (
     Features,
-    Result,
-    Say,
-    check_unseen,
-    digest,
     fine_tuned,
     gaussian_process,
-    judge,
-    markdown,
-    mean_std,
     predict,
     pretrained,
-    random_splits,
-    read_sources,
-    short,
     small_stage,
     straight_line,
     trees,
-    values_of,
 )
+from campaigns.studies.results import Cells, Figure, Result, digest, judge, markdown, mean_std, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +38,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+Value = TypeVar("Value", float, float | None)
 NAME = "fidelity"
 METHODS = {
     "extra-trees": "300 trees on crystal statistics, no AGL",
@@ -62,11 +53,11 @@ METHODS = {
 }
 WITH_AGL = ("line", "joint gp")
 WITHOUT_AGL = ("extra-trees", "scratch")
-_RESAMPLES = 1000
+_TITLES: dict[Figure, str] = {"mae": "MAE in log10 kappa", "spearman": "Spearman"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class FidelitySettings:
     """All that decides the study besides data and backbones."""
 
     target_labels: tuple[int, ...] = (8, 15, 30, 60, 100, 150)
@@ -81,24 +72,24 @@ class Settings:
     transfer_epochs: int = 25
     training_sites: int = 20
     """Largest AGL crystals."""
-    body: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, object] = field(default_factory=dict)
     """Sizes of MEGNet from scratch; MatGL's own if not given."""
 
 
-QUICK = Settings((10, 30, 100), (0, 100, 600), 3, 1, 6, 20, 10, 15)
+QUICK = FidelitySettings((10, 30, 100), (0, 100, 600), 3, 1, 6, 20, 10, 15)
 
 
-def run(data: Path, work: Path, say: Say, settings: Settings | None = None, start: str = "") -> Result:
+def run(data: Path, work: Path, say: Say, settings: FidelitySettings | None = None, start: str = "") -> Result:
     """Run the study on the files in ``data``, going on from what is in ``work``.
 
     ``start`` is a backbone that has seen no conductivity, in place of the shipped one.
     """
-    study = _Study(settings or Settings(), data, work, say, start)
+    study = _Study(settings or FidelitySettings(), data, work, say, start)
     return study.result(study.rows())
 
 
 class _Study:
-    def __init__(self, settings: Settings, data: Path, work: Path, say: Say, start: str):
+    def __init__(self, settings: FidelitySettings, data: Path, work: Path, say: Say, start: str):
         from engine.learning.backbones.backbone import DEFAULT_BACKBONE
         from engine.learning.ensemble.storage import load_start
         from engine.learning.pretraining.scratch import scratch_backbone
@@ -121,9 +112,9 @@ class _Study:
         self._estimates: dict[tuple[int, int], Array] = {}
         self._processes: dict[tuple[int, int], MultiFidelityHead] = {}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[CurveRow]:
         """Figures of every cell."""
-        found = []
+        found: list[CurveRow] = []
         for draw, (training, test) in enumerate(random_splits(len(self.materials), self.settings.draws)):
             for m in self.settings.agl_labels:
                 for n in self.settings.target_labels:
@@ -232,7 +223,7 @@ class _Study:
         return [self.agl[i] for i in np.random.default_rng(1000 + seed).permutation(len(self.agl))[:m]]
 
     @property
-    def _for_cells(self) -> dict[str, Any]:
+    def _for_cells(self) -> dict[str, object]:
         """Settings that decide a cell; the lists of sizes only say which cells there are."""
         lists = ("target_labels", "agl_labels", "draws")
         return {name: value for name, value in asdict(self.settings).items() if name not in lists}
@@ -252,32 +243,32 @@ class _Study:
             if asked > there:
                 raise CampaignError(f"the study asks for {asked} {what}, there are {there}; add data or use --quick")
 
-    def result(self, rows: Sequence[Mapping[str, Any]]) -> Result:
+    def result(self, rows: Sequence[CurveRow]) -> Result:
         """Curves, fits and rates of exchange."""
         s = self.settings
         most = max(s.agl_labels)
         target_fits = {
-            f"{method}, m = {m}": _power_law(rows, method, "n", m=m)
+            f"{method}, m = {m}": power_law([r for r in rows if r["method"] == method and r["m"] == m], "n")
             for method in METHODS
             for m in (0, most)
             if any(r["method"] == method and r["m"] == m for r in rows)
         }
         agl_fits = {
-            f"{method}, n = {n}": _power_law(rows, method, "m", n=n)
+            f"{method}, n = {n}": power_law([r for r in rows if r["method"] == method and r["n"] == n], "m")
             for method in METHODS
             if method not in WITHOUT_AGL
             for n in s.target_labels
         }
-        exchange = {method: _exchange(rows, method) for method in ("network", "gp", "joint gp")}
-        surface = {method: _surface(rows, method) for method in ("network", "network, output only", "gp", "joint gp")}
+        rates = {method: exchange(rows, method) for method in ("network", "gp", "joint gp")}
+        planes = {method: surface(rows, method) for method in ("network", "network, output only", "gp", "joint gp")}
         facts = {
             "rows": len(self.materials),
             "agl_rows": len(self.agl),
             "agl_crystals_of_the_same_compounds_left_out": self.left_out,
             "fits_against_target_labels": target_fits,
             "fits_against_agl_labels": agl_fits,
-            "surface": surface,
-            "exchange": exchange,
+            "surface": planes,
+            "exchange": rates,
             "start": {"name": self.start.name, "sha256": self.start.sha256},
         }
         reductions = [
@@ -288,123 +279,21 @@ class _Study:
             f"Start: {self.start.name}, which has seen no conductivity; epochs {s.agl_epochs} (AGL; up to three times "
             f"as many below 500 labels), {s.transfer_epochs} (transfer), {s.scratch_epochs} (scratch).",
         ]
-        tables = _tables(rows, s, target_fits, agl_fits, surface, exchange)
+        tables = _tables(rows, s, target_fits, agl_fits, planes, rates)
         return Result(NAME, rows, tables, facts, asdict(s), self.cells.seconds, reductions)
 
 
-def _power_law(rows: Sequence[Mapping[str, Any]], method: str, axis: str, **fixed: int) -> dict[str, Any]:
-    """Slope of log10 MAE against log10 of the number of labels, with a 90 % bootstrap interval over draws."""
-    chosen = [r for r in rows if r["method"] == method and r[axis] and all(r[k] == v for k, v in fixed.items())]
-
-    def fit(part: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
-        x, y = (np.log10([r[name] for r in part]) for name in (axis, "mae"))
-        return np.polynomial.polynomial.polyfit(x, y, 1)
-
-    intercept, slope = fit(chosen)
-    return {"slope": float(slope), "interval": _bootstrap(chosen, lambda p: fit(p)[1]), "at_1": float(10**intercept)}
-
-
-def _surface(rows: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
-    """Fit ``log e = a - b log n - c log m`` over all m > 0; b, c and what a target label is worth, with intervals."""
-    chosen = [r for r in rows if r["method"] == method and r["m"]]
-
-    def fit(part: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
-        x = np.column_stack([np.ones(len(part)), *(np.log10([r[k] for r in part]) for k in ("n", "m"))])
-        return np.linalg.lstsq(x, np.log10([r["mae"] for r in part]), rcond=None)[0]
-
-    n, m = 50, max(r["m"] for r in rows)
-    _, b, c = -fit(chosen)
-
-    def worth(part: Sequence[Mapping[str, Any]]) -> float:
-        _, b, c = -fit(part)
-        return float((b / n) / (c / m)) if c > 0 else np.inf
-
-    return {
-        "b": float(b),
-        "b_interval": _bootstrap(chosen, lambda p: -fit(p)[1]),
-        "c": float(c),
-        "c_interval": _bootstrap(chosen, lambda p: -fit(p)[2]),
-        "at": {"n": n, "m": m},
-        "agl_labels_for_one_target_label": _finite(worth(chosen)),
-        "interval": [_finite(v) for v in _bootstrap(chosen, worth)],
-    }
-
-
-def _exchange(rows: Sequence[Mapping[str, Any]], method: str) -> list[dict[str, Any]]:
-    """For each n and m: target labels without AGL that reach the same error, and AGL labels per label so saved."""
-    without = "gp" if method == "joint gp" else method  # which it is without AGL labels
-    alone = [r for r in rows if r["method"] == without and r["m"] == 0]
-    found = []
-    for n, m in sorted({(r["n"], r["m"]) for r in rows if r["method"] == method and r["m"]}):
-        together = [r for r in rows if r["method"] == method and r["n"] == n and r["m"] == m]
-
-        def saved(part: Sequence[Mapping[str, Any]], n: int = n) -> float:
-            without = [r for r in part if r["m"] == 0]
-            error = np.mean([r["mae"] for r in part if r["m"]])
-            return _labels_for(without, float(error)) - n
-
-        labels = saved([*alone, *together])
-        low, high = _bootstrap([*alone, *together], saved)
-        found.append(
-            {
-                "n": n,
-                "m": m,
-                "labels_saved": labels,
-                "interval": [low, high],
-                "agl_labels_for_one": m / labels if labels > 0 else None,
-                "agl_interval": [m / high if high > 0 else None, m / low if low > 0 else None],
-            }
-        )
-    return found
-
-
-def _labels_for(rows: Sequence[Mapping[str, Any]], error: float) -> float:
-    """Labels at which the curve of ``rows``, straight between its points on log-log axes, falls to ``error``.
-
-    Beyond its last point the last straight piece goes on, to at most ten times as many labels; nothing below 0 labels.
-    """
-    sizes = sorted({r["n"] for r in rows})
-    mae = [np.mean([r["mae"] for r in rows if r["n"] == n]) for n in sizes]
-    x, y = np.log10(sizes), np.log10(np.minimum.accumulate(mae))  # a curve that rises by chance is no better for it
-    target = np.log10(error)
-    if target >= y[0]:
-        return float(sizes[0])
-    if target < y[-1]:
-        slope = np.polynomial.polynomial.polyfit(x[-3:], y[-3:], 1)[1]
-        further = (target - y[-1]) / slope if slope < 0 else 1.0
-        return float(10 ** (x[-1] + min(further, 1.0)))
-    return float(10 ** np.interp(-target, -y, x))
-
-
-def _bootstrap(
-    rows: Sequence[Mapping[str, Any]], statistic: Callable[[Sequence[Mapping[str, Any]]], float]
-) -> list[float]:
-    """5th and 95th percentile of a statistic over draws taken with replacement."""
-    draws = sorted({r["draw"] for r in rows})
-    by_draw = {d: [r for r in rows if r["draw"] == d] for d in draws}
-    rng = np.random.default_rng(0)
-    resampled = rng.choice(draws, (_RESAMPLES, len(draws)))
-    known: dict[tuple[int, ...], float] = {}
-    found = []
-    for chosen in np.sort(resampled, axis=1):
-        key = tuple(chosen.tolist())
-        if key not in known:
-            known[key] = statistic([r for d in key for r in by_draw[d]])
-        found.append(known[key])
-    return [float(np.quantile(found, q, method="nearest")) for q in (0.05, 0.95)]
-
-
 def _tables(
-    rows: Sequence[Mapping[str, Any]],
-    settings: Settings,
-    target_fits: Mapping[str, Any],
-    agl_fits: Mapping[str, Any],
-    surface: Mapping[str, Any],
-    exchange: Mapping[str, Any],
+    rows: Sequence[CurveRow],
+    settings: FidelitySettings,
+    target_fits: Mapping[str, PowerLaw],
+    agl_fits: Mapping[str, PowerLaw],
+    planes: Mapping[str, Surface],
+    rates: Mapping[str, Sequence[Exchange]],
 ) -> str:
     sizes, counts = settings.target_labels, settings.agl_labels
     sections = []
-    for figure, title in (("mae", "MAE in log10 kappa"), ("spearman", "Spearman")):
+    for figure, title in _TITLES.items():
         body = []
         for method in METHODS:
             for m in counts:
@@ -415,22 +304,23 @@ def _tables(
                     body.append([method, str(m), *(mean_std(c) for c in cells)])
         head = ["method", "AGL labels m", *(f"n = {n}" for n in sizes)]
         sections.append(f"## {title} by target labels n\n\n{markdown(body, head)}")
-    body = [[name, short(f["slope"]), _interval(f["interval"])] for name, f in target_fits.items()]
+    body = [[name, short(f["slope"]), _interval(f["interval"], short)] for name, f in target_fits.items()]
     sections.append(
         "## Slopes of log10 MAE against log10 n\n\n" + markdown(body, ["curve", "slope", "90 % interval over draws"])
     )
-    body = [[name, short(f["slope"]), _interval(f["interval"])] for name, f in agl_fits.items()]
+    body = [[name, short(f["slope"]), _interval(f["interval"], short)] for name, f in agl_fits.items()]
     sections.append(
         "## Slopes of log10 MAE against log10 m (m > 0)\n\n"
         + markdown(body, ["curve", "slope", "90 % interval over draws"])
     )
     body = [
         [
-            method, f"{short(f['b'])} {_interval(f['b_interval'])}", f"{short(f['c'])} {_interval(f['c_interval'])}",
+            method, f"{short(f['b'])} {_interval(f['b_interval'], short)}",
+            f"{short(f['c'])} {_interval(f['c_interval'], short)}",
             f"n = {f['at']['n']}, m = {f['at']['m']}", _count(f["agl_labels_for_one_target_label"]),
             _interval(f["interval"], _count),
         ]
-        for method, f in surface.items()
+        for method, f in planes.items()
     ]  # fmt: skip
     head = ["method", "b (of n)", "c (of m)", "at", "AGL labels worth one first-principles label", "90 % interval"]
     sections.append(f"## How many AGL labels buy one first-principles label: the next one\n\n{markdown(body, head)}")
@@ -440,7 +330,7 @@ def _tables(
             _interval(row["interval"], lambda v: f"{v:.0f}"), _count(row["agl_labels_for_one"]),
             _interval(row["agl_interval"], _count),
         ]
-        for method, found in exchange.items()
+        for method, found in rates.items()
         for row in found
     ]  # fmt: skip
     head = ["method", "n", "m", "labels saved", "90 % interval", "AGL labels for one", "90 % interval"]
@@ -452,13 +342,9 @@ def _tables(
     return "\n".join([*sections, "## Methods\n", *(f"- {m}: {words}" for m, words in METHODS.items())])
 
 
-def _interval(values: Sequence[float | None], write: Callable[[Any], str] = short) -> str:
+def _interval(values: Sequence[Value], write: Callable[[Value], str]) -> str:
     return f"[{', '.join(write(v) for v in values)}]"
 
 
 def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

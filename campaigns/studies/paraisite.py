@@ -15,36 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.studies.common import (
-    SOURCES,
-    Cells,
+from campaigns.studies.data import SOURCES, Say, check_unseen, random_splits, read_sources, values_of
+from campaigns.studies.models import (
     Ensembles,
     Features,
-    Result,
-    Say,
-    check_unseen,
-    digest,
     fine_tuned,
     gaussian_process,
-    judge,
-    markdown,
-    mean_std,
     predict,
     pretrained,
-    random_splits,
-    read_sources,
     small_stage,
     straight_line,
     trees,
-    values_of,
 )
+from campaigns.studies.results import Cells, Result, digest, judge, markdown, mean_std
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.learning.backbones.backbone import Backbone
     from engine.learning.ensemble.ensemble import Ensemble
-    from engine.learning.pretraining.stage import Stage
+    from engine.learning.pretraining.stage import Keep, Stage
     from engine.materials.crystal import Material
 
     Array = NDArray[np.float64]
@@ -320,7 +310,7 @@ class _Study:
         rate = 1e-3 if from_scratch else 5e-4
         epochs = self.settings.scratch_epochs if from_scratch else self.settings.transfer_epochs
         # step III goes on with the head of AGL, which is the same property at another fidelity
-        keep = "heads" if start.network.properties == (SOURCES["agl"].property,) else "body"
+        keep: Keep = "heads" if start.network.properties == (SOURCES["agl"].property,) else "body"
         stage = small_stage(
             SOURCES["L96"], name="target", epochs=epochs, seed=seed, keep=keep, schedule={"learning_rate": rate}
         )

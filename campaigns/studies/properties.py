@@ -9,39 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.studies.common import (
-    SOURCES,
-    Cells,
-    Ensembles,
-    Features,
-    Result,
-    Say,
-    check_unseen,
-    digest,
-    fine_tuned,
-    gaussian_process,
-    judge,
-    markdown,
-    mean_of,
-    mean_std,
-    pretrained,
-    read_sources,
-    short,
-    small_stage,
-    trees,
-    values_of,
-)
+from campaigns.studies.data import SOURCES, Say, check_unseen, read_sources, values_of
+from campaigns.studies.models import Ensembles, Features, fine_tuned, gaussian_process, pretrained, small_stage, trees
+from campaigns.studies.results import Cells, Figure, Figures, Result, digest, judge, markdown, mean_of, mean_std, short
 from engine.exceptions import TooFewLabelsError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.learning.backbones.backbone import Backbone
+    from engine.learning.pretraining.stage import Keep
     from engine.materials.crystal import Material
 
     Array = NDArray[np.float64]
@@ -74,7 +56,7 @@ _PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class PropertiesSettings:
     """All that decides the studies besides data."""
 
     labels: tuple[int, ...] = (10, 30, 100, 300, 800)
@@ -85,7 +67,7 @@ class Settings:
     pretraining_epochs: int = 10
     max_sites: int = 14
     targets: tuple[str, ...] = TARGETS
-    body: Mapping[str, Any] = field(
+    body: Mapping[str, object] = field(
         default_factory=lambda: {
             "hidden_layer_sizes_input": [32, 16],
             "hidden_layer_sizes_conv": [32, 32, 16],
@@ -100,17 +82,27 @@ class Settings:
             raise CampaignError(f"{len(self.labels)} numbers of labels but {len(self.epochs)} of epochs; give one each")
 
 
-QUICK = Settings((10, 30, 100), (20, 20, 15), 2, 200, 4, 10)
+class PropertiesRow(Figures):
+    """Figures of one cell."""
+
+    target: str
+    method: str
+    draw: int
+    n: int
+    """Labels."""
 
 
-def run(name: str, data: Path, work: Path, say: Say, settings: Settings | None = None) -> Result:
+QUICK = PropertiesSettings((10, 30, 100), (20, 20, 15), 2, 200, 4, 10)
+
+
+def run(name: str, data: Path, work: Path, say: Say, settings: PropertiesSettings | None = None) -> Result:
     """Run ``pairwise`` or ``multiproperty`` on the files in ``data``, going on from what is in ``work``."""
-    study = _Study(name, settings or Settings(), data, work, say)
+    study = _Study(name, settings or PropertiesSettings(), data, work, say)
     return study.result(study.rows())
 
 
 class _Study:
-    def __init__(self, name: str, settings: Settings, data: Path, work: Path, say: Say):
+    def __init__(self, name: str, settings: PropertiesSettings, data: Path, work: Path, say: Say):
         from engine.learning.pretraining.scratch import scratch_backbone
 
         found = read_sources(data, (*TARGETS, PAIRWISE_SOURCE), say)
@@ -121,9 +113,9 @@ class _Study:
         self._backbones: dict[str, Backbone] = {}
         self._ensembles: dict[str, Ensembles] = {}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[PropertiesRow]:
         """Figures of every cell."""
-        found = []
+        found: list[PropertiesRow] = []
         for draw in range(self.settings.draws):
             for target in self.settings.targets:
                 source = SOURCES[target]
@@ -189,7 +181,7 @@ class _Study:
                 return np.full(len(new), np.median(values))
             return ensembles.predict(fitted, new)
 
-        def network(start: Backbone, keep: str) -> Array:
+        def network(start: Backbone, keep: Keep) -> Array:
             s = self.settings
             epochs = s.epochs[s.labels.index(len(known))]
             batch = 16 if len(known) <= 100 else 32
@@ -252,7 +244,7 @@ class _Study:
 
         return digest({name: materials_hash(found) for name, found in self.sets.items()})
 
-    def result(self, rows: Sequence[Mapping[str, Any]]) -> Result:
+    def result(self, rows: Sequence[PropertiesRow]) -> Result:
         """Tables and facts of all cells."""
         s = self.settings
         facts = {
@@ -283,7 +275,7 @@ def _only(material: Material, properties: set[str]) -> Material:
     return replace(material, properties={k: v for k, v in material.properties.items() if k in properties})
 
 
-def _figures(rows: Sequence[Mapping[str, Any]], target: str, method: str, n: int, figure: str) -> list[float | None]:
+def _figures(rows: Sequence[PropertiesRow], target: str, method: str, n: int, figure: Figure) -> list[float | None]:
     return [r[figure] for r in rows if r["target"] == target and r["method"] == method and r["n"] == n]
 
 
@@ -292,7 +284,9 @@ def _mean(values: Sequence[float | None]) -> float:
     return np.nan if mean is None else mean
 
 
-def _cuts(rows: Sequence[Mapping[str, Any]], s: Settings, methods: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+def _cuts(
+    rows: Sequence[PropertiesRow], s: PropertiesSettings, methods: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
     """One less the ratio of mean MAE to that of scratch, by target, method and number of labels."""
     return {
         target: {
@@ -307,7 +301,7 @@ def _cuts(rows: Sequence[Mapping[str, Any]], s: Settings, methods: Sequence[str]
     }
 
 
-def _best(rows: Sequence[Mapping[str, Any]], s: Settings, methods: Sequence[str]) -> dict[str, dict[int, str]]:
+def _best(rows: Sequence[PropertiesRow], s: PropertiesSettings, methods: Sequence[str]) -> dict[str, dict[int, str]]:
     """Find the method with the highest mean Spearman, by target and number of labels."""
     ranked = [m for m in methods if m != "constant"]
     return {
@@ -319,11 +313,11 @@ def _best(rows: Sequence[Mapping[str, Any]], s: Settings, methods: Sequence[str]
     }
 
 
-def _tables(name: str, rows: Sequence[Mapping[str, Any]], s: Settings) -> str:
+def _tables(name: str, rows: Sequence[PropertiesRow], s: PropertiesSettings) -> str:
     methods = STUDIES[name]
     head = ["method", *(f"N = {n}" for n in s.labels)]
     sections = ["Mean (standard deviation) over draws; a figure in bold is the best of its column.\n"]
-    titles = {"mae": "MAE", "r2": "R2", "spearman": "Spearman"}
+    titles: dict[Figure, str] = {"mae": "MAE", "r2": "R2", "spearman": "Spearman"}
     for target in s.targets:
         scale = "log10 kappa" if SOURCES[target].scale == "log10" else "scaled to [-1, 1] by its authors"
         sections.append(f"## {target} ({scale})\n")
@@ -352,7 +346,7 @@ def _tables(name: str, rows: Sequence[Mapping[str, Any]], s: Settings) -> str:
     )
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]], s: Settings, methods: Sequence[str]) -> str:
+def _verdict(rows: Sequence[PropertiesRow], s: PropertiesSettings, methods: Sequence[str]) -> str:
     """Where trees on statistics win: by mean Spearman and MAE, over every transferred method."""
     own = [m for m in methods if m not in ("constant", "extra-trees", "scratch")]
     body = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from campaigns.exceptions import CampaignError
-from campaigns.studies.common import Result, Say
+from campaigns.studies.data import Say
+from campaigns.studies.results import Result
 
 STUDIES = ("paraisite", "pairwise", "multiproperty", "fidelity")
 

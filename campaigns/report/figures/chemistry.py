@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from campaigns.files import Json
 from campaigns.report.evidence import EmbeddingMap, Evidence
 from campaigns.report.figures.drawing import GREY, INK, ORANGE, Panel, axis_ticks, named, new_figure
 from campaigns.report.numbers import count, in_unit, interval, percent, significant
+from db.records import Json
 
 SCALE = ((0.0, "#f4f6f8"), (0.25, "#c9dceb"), (0.5, "#8fb8d6"), (0.75, "#4a86b3"), (1.0, "#174a73"))
 WANTED_FIRST = ("#174a73", "#6fa3c8", "#bcc8d0", "#dcc596")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from campaigns.studies.common import SOURCES
+from campaigns.studies.data import SOURCES
 
 RECORDS = {"agl": 70, "L96": 30, "HH143": 30, "phonon_peak": 90}
 SMALL = {"hidden_layer_sizes_input": [8, 8], "hidden_layer_sizes_conv": [8, 8], "nlayers_set2set": 1}

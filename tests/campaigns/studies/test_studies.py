@@ -9,7 +9,7 @@ import pytest
 
 from campaigns.exceptions import CampaignError
 from campaigns.studies import fidelity, paraisite, properties
-from campaigns.studies.common import SOURCES, check_unseen, read_sources
+from campaigns.studies.data import SOURCES, check_unseen, read_sources
 from tests.campaigns.helpers import done, kappascout, refused
 from tests.campaigns.studies.conftest import SMALL
 
@@ -47,14 +47,14 @@ def test_agl_of_the_same_compounds_is_left_out(studies_data, tmp_path):
     overlapping = sum(m.formula in known for m in found["agl"])
     assert overlapping >= 5
     study = fidelity._Study(
-        fidelity.Settings((8,), (0, 10), 1, 1, 1, 1, 1, 30, SMALL), studies_data, tmp_path, silent, ""
+        fidelity.FidelitySettings((8,), (0, 10), 1, 1, 1, 1, 1, 30, SMALL), studies_data, tmp_path, silent, ""
     )
     assert study.left_out == overlapping
     assert not known & {m.formula for m in study.agl}
 
 
 def test_fidelity(studies_data, tmp_path):
-    settings = fidelity.Settings((8, 20, 30), (0, 20, 40), 2, 1, 1, 1, 1, 30, SMALL)
+    settings = fidelity.FidelitySettings((8, 20, 30), (0, 20, 40), 2, 1, 1, 1, 1, 30, SMALL)
     result = fidelity.run(studies_data, tmp_path / "w", silent, settings)
     with_agl = [r for r in result.rows if r["m"]]
     assert {r["method"] for r in with_agl} == set(fidelity.METHODS) - set(fidelity.WITHOUT_AGL)
@@ -64,31 +64,11 @@ def test_fidelity(studies_data, tmp_path):
     assert {row["m"] for row in result.facts["exchange"]["gp"]} == {20, 40}
     json.dumps(result.facts, allow_nan=False)
     with pytest.raises(CampaignError, match="asks for 900 training rows"):
-        fidelity.run(studies_data, tmp_path / "w", silent, fidelity.Settings(target_labels=(900,)))
-
-
-def test_slopes_and_worth_of_known_curves():
-    noise = [0.0, 0.01, -0.01]
-    rows = [
-        {"method": "gp", "draw": d, "n": n, "m": m, "mae": (1 + noise[d]) * 0.8 * n**-0.4 * (m or 30) ** -0.1}
-        for d in range(3)
-        for n in (10, 30, 100)
-        for m in (0, 100, 1000)
-    ]
-    fit = fidelity._power_law(rows, "gp", "n", m=100)
-    assert fit["slope"] == pytest.approx(-0.4)
-    assert fit["interval"] == pytest.approx([-0.4, -0.4])
-    surface = fidelity._surface(rows, "gp")
-    # (b / n) / (c / m) at 50 and 1,000
-    assert surface["agl_labels_for_one_target_label"] == pytest.approx(0.4 / 50 / (0.1 / 1000))
-    saved = {(r["n"], r["m"]): r["labels_saved"] for r in fidelity._exchange(rows, "gp")}
-    # 30 labels with 1,000 of AGL do what 30 * (1000 / 30)^(1/4) do without
-    assert saved[30, 1000] == pytest.approx(30 * (1000 / 30) ** 0.25 - 30)
-    assert saved[100, 1000] == pytest.approx(100 * (1000 / 30) ** 0.25 - 100)
+        fidelity.run(studies_data, tmp_path / "w", silent, fidelity.FidelitySettings(target_labels=(900,)))
 
 
 def test_properties(studies_data, tmp_path):
-    settings = properties.Settings((8, 20), (1, 1), 1, 10, 1, 60, ("phonon_peak",), SMALL)
+    settings = properties.PropertiesSettings((8, 20), (1, 1), 1, 10, 1, 60, ("phonon_peak",), SMALL)
     pairwise = properties.run("pairwise", studies_data, tmp_path / "w", silent, settings)
     said: list[str] = []
     multi = properties.run("multiproperty", studies_data, tmp_path / "w", said.append, settings)
@@ -102,7 +82,7 @@ def test_properties(studies_data, tmp_path):
 
 
 def test_no_property_of_the_target_is_seen(studies_data, tmp_path):
-    settings = properties.Settings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL)
+    settings = properties.PropertiesSettings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL)
     study = properties._Study("multiproperty", settings, studies_data, tmp_path, silent)
     backbone = study._all_but("phonon_peak")
     assert SOURCES["phonon_peak"].property not in backbone.card["seen"]
@@ -114,7 +94,7 @@ def test_no_property_of_the_target_is_seen(studies_data, tmp_path):
 
 
 def test_the_command(studies_data, tmp_path, monkeypatch):
-    small = properties.Settings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL)
+    small = properties.PropertiesSettings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL)
     monkeypatch.setattr(properties, "QUICK", small)
     out = tmp_path / "out"
     made = done("study", "pairwise", "--data", studies_data, "--out", out, "--quick", "--format", "json", "--quiet")
