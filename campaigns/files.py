@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
-"""An object of a JSON file or report."""
+"""Object of a JSON file or report."""
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Temporary path beside ``path``; it replaces ``path`` when the block ends well, and is removed otherwise."""
+    """Temporary path beside ``path``; it replaces ``path`` when the block succeeds, and is removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
@@ -39,7 +39,7 @@ def write_whole(path: Path, content: str) -> Path:
 def share_copies(folder: Path, homes: Iterable[Path]) -> None:
     """Replace files of ``folder`` that one of ``homes`` also has, by name and content, by hard links to those.
 
-    They take disk space once then. On a file system without hard links they stay copies; a copy of the folders
+    They then take disk space once. On a file system without hard links they stay copies; a copy of the folders
     elsewhere is complete either way.
     """
     for home in homes:

@@ -1,4 +1,4 @@
-"""One strategy with one seed: a real campaign in a folder of its own, or a peer; and what it found."""
+"""One strategy with one seed: a real campaign in a separate folder, or a peer; and what it found."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """One strategy with one seed."""
+    """Result of one strategy with one seed."""
 
     strategy: str
     seed: int
     acquired: list[str]
     """Ids in the order of acquisition; the initial ones first."""
     round_seconds: list[float] = field(default_factory=list)
-    """On the wall."""
+    """Wall-clock time."""
     cpu_seconds: list[float] = field(default_factory=list)
-    """Of the processor, which other work on the machine does not lengthen."""
+    """Processor time, which does not depend on other work on the machine."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
-    """Discovery after the initial labels (round 0) and after every round, with the round's own judgement."""
+    """Discovery after the initial labels (round 0) and after every round, with the round's own evaluation."""
     acceleration_50: float | None = None
     acceleration_80: float | None = None
     cost_acceleration_50: float | None = None
     cost_acceleration_80: float | None = None
-    """The same in cost: what random buying spends until then over what was spent."""
+    """The same by cost: what random choice is expected to spend for this recall over what was spent."""
     seen: bool = False
-    """Whether the starting model had seen answers, so that this run shows nothing."""
+    """Whether the starting model was trained on answers, so that the run is no fair comparison."""
 
 
 def replay(job: tuple[Strategy, int], protocol: Protocol, pool: LabelledPool, features: Path) -> Run:
@@ -129,7 +129,7 @@ def _label(campaign: Campaign, pool: LabelledPool, ids: list[str]) -> None:
 
 
 def _without(material: Material, names: set[str]) -> Material:
-    """Material that does not carry the answer along."""
+    """Material without the columns that reveal the answer."""
     return replace(material, properties={k: v for k, v in material.properties.items() if k not in names})
 
 
@@ -137,7 +137,7 @@ def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) ->
     target = pool.learned * (1 if protocol.goal == "min" else -1)
     bought = [pool.position[id_] for id_ in run.acquired]
     rng = np.random.default_rng(run.seed)
-    rng.choice(len(pool), protocol.initial, replace=False)  # the stream stands where the initial draw left it
+    rng.choice(len(pool), protocol.initial, replace=False)  # the generator in its state after the initial draw
     peer = PEERS[run.strategy](_embeddings(protocol, pool, folder), run.seed, rng)
     for _ in range(protocol.rounds):
         with _timed(run):
@@ -148,7 +148,7 @@ def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) ->
 
 
 def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray[np.float64]:
-    """N x d, every column group."""
+    """Embeddings, N x d, of all column groups."""
     from engine.learning.backbones.stack import make_featuriser
     from engine.learning.ensemble.storage import load_starts
 
@@ -170,7 +170,7 @@ def _judge(protocol: Protocol, pool: LabelledPool, run: Run, judgements: list[di
 
 
 def _shares(point: DiscoveryPoint, pool: LabelledPool, bought: list[int]) -> dict[str, float]:
-    """Share of the pool that was bought; where costs are known also what was spent, and recall over its share."""
+    """Share of the pool acquired; where costs are known also the cost, and recall over the share of the cost."""
     bought_share = {"pool_share": point.labels / len(pool)}
     if pool.costs is None:
         return bought_share
@@ -185,7 +185,7 @@ def _shares(point: DiscoveryPoint, pool: LabelledPool, bought: list[int]) -> dic
 
 
 def _cost_acceleration(run: Run, fraction: float) -> float | None:
-    """Share of the pool's cost that random buying needs for this fraction of the best 5 %, over that spent."""
+    """Share of the pool's cost that random choice needs for this fraction of the best 5 %, over that spent."""
     for point in run.rounds:
         if point["recall_top5"] >= fraction - 1e-12:
             return fraction / float(point["cost_share"])

@@ -21,7 +21,7 @@ CRITERIA = {
     "idle_rounds": "improvement",
 }
 SHOWN_HASH = 10
-"""Characters of a hash that are shown."""
+"""Number of characters of a hash that are shown."""
 
 
 def queue_tables(evidence: Evidence) -> list[Json]:
@@ -39,7 +39,7 @@ def queue_tables(evidence: Evidence) -> list[Json]:
 
 
 def round_table(evidence: Evidence) -> list[dict[str, str]]:
-    """One row a round, the latest last."""
+    """One row for each round, the latest last."""
     shares = {"cv_coverage_50", "cv_coverage_90", "coverage_50", "coverage_90"}
     rows = []
     for record in evidence.rounds:
@@ -49,7 +49,7 @@ def round_table(evidence: Evidence) -> list[dict[str, str]]:
 
 
 def uncertainty_table(evidence: Evidence) -> list[Json]:
-    """One row a judged model and one for what arrived after it, by round; figures that older rounds lack are dashes."""
+    """One row of cross-validated and one of prospective figures for each round; missing figures are dashes."""
     rows = []
     for record in evidence.trained:
         before, after = record.metrics_before or {}, record.metrics_after or {}
@@ -60,7 +60,7 @@ def uncertainty_table(evidence: Evidence) -> list[Json]:
 
 
 def stopping_table(evidence: Evidence) -> list[dict[str, str]]:
-    """Every stopping criterion: what it says, and what is known."""
+    """Every stopping criterion: its state and its figures."""
     says = {True: "stop", False: "go on", None: NONE}
     return [
         {"criterion": CRITERIA[check.name], "says": says[check.met], "words": _capital(check.words)}
@@ -142,7 +142,7 @@ def _model_row(model: ModelRecord, evidence: Evidence) -> Json:
 
 
 def _stage(stage: Any) -> str:
-    """Put a stage of a backbone's making in words."""
+    """A training stage of a backbone, as text."""
     if not isinstance(stage, dict):
         return str(stage)
     start = stage.get("start")

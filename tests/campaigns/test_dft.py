@@ -180,7 +180,7 @@ def test_what_comes_while_a_round_is_unfinished_waits_for_the_next(
     done("label", "import", dft, write_lines(dft / "all.jsonl", label_rows(records[14:], source="others")))
     done("ingest", dft, "builtin:reference")
     ran = done("run", dft, "--rounds", 1)
-    assert "round 1: going on after its last finished step, started" in ran.err
+    assert "round 1: continuing after its last finished step, started" in ran.err
     assert [e["state"] for e in queue(dft)] == ["done"] * 4
     predicted = ("id", "mean", "lower", "upper", "reason")
     assert [[e[name] for name in predicted] for e in queue(dft)] == [

@@ -99,5 +99,5 @@ def test_data_by_role_is_read(tmp_path: Path) -> None:
     assert _parse_data(f"r={odd}:x@dft") == ("r", odd, "x", "dft")
     assert _parse_data("r=a.cif:x") == ("r", Path("a.cif"), "x", "")
     for text in ("", "r", "r=", "=x", "r=:x"):
-        with pytest.raises(CampaignError, match=r"is not ROLE=FILE\[:FIELD\[@FIDELITY\]\]"):
+        with pytest.raises(CampaignError, match=r"ROLE=FILE\[:FIELD\[@FIDELITY\]\]"):
             _parse_data(text)

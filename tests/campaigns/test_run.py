@@ -103,7 +103,7 @@ def test_every_acquisition_function_makes_a_queue(replay: Path, function: str) -
 def test_rounds_stops_after_so_many(replay: Path) -> None:
     ran = done("run", replay, "--rounds", 1, "--format", "json")
     assert [row["round"] for row in ran.json] == [1]
-    assert "rounds asked for and done: 1" in ran.err
+    assert "rounds requested and done: 1" in ran.err
     ran = done("run", replay, "--rounds", 1, "--format", "json")
     assert [row["round"] for row in ran.json] == [2]
 

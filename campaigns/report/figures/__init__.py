@@ -1,4 +1,4 @@
-"""The report's figures: each with a sentence that tells how to read it, or one that tells why there is none yet."""
+"""Figures of the report, each with a sentence on how to read it, or on why there is none yet."""
 
 from campaigns.report.figures.chemistry import elements, embedding
 from campaigns.report.figures.drawing import Panel

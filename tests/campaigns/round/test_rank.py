@@ -136,7 +136,7 @@ def test_limits_for_each_kind(scored: RoundContext) -> None:
 def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
     """By their own count of supercells; a budget leaves out what it does not pay for."""
     entries, _, said = ranked(scored, acquisition={"per_core_hour": True})
-    assert any("no finished calculation tells what a force call costs: costs are atoms" in text for text in said)
+    assert any("costs are atoms" in text for text in said)
     assert {e.expected_cost for e in entries} == {None}
     ids = list(scored.labels)[:5]
     before = dict(scored.labels)
@@ -154,7 +154,7 @@ def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
         fewer, _, said = ranked(scored, {"core_hours_left": left}, workspace)
         assert 0 < sum(e.expected_cost or 0.0 for e in fewer) <= left
         assert any("core-hours that are left" in text for text in said)
-        with pytest.raises(AcquisitionError, match=r"no candidate fits the 1 core-hours .*; raise \[campaign\] budget"):
+        with pytest.raises(AcquisitionError, match=r" 1 core-hours .*\[campaign\] budget_core_hours"):
             ranked(scored, {"core_hours_left": 1.0}, workspace)
         cheap, *_ = ranked(scored, workspace=workspace, acquisition={"per_core_hour": True})
         assert len(cheap) == 4
@@ -173,10 +173,10 @@ def test_failures_that_tell_crystals_apart_weigh(scored: RoundContext) -> None:
     entries, kept, said = ranked(scored, {"failures_up_to": up_to}, acquisition={"function": "qLogEI", "draws": 64})
     assert kept.feasibility["failures"] == len(failed)
     assert any("calculations failed" in text for text in said)
-    if kept.feasibility["classifier"]["log_loss"] < 0.5 * kept.feasibility["constant"]["log_loss"]:
-        chances = {e.material_id: e.details["feasibility"] for e in entries}
-        assert np.mean([id_ in bismuth for id_ in chances]) < 0.5
-        assert all("to be of use" in e.reason for e in entries)
+    assert kept.feasibility["classifier"]["log_loss"] < kept.feasibility["constant"]["log_loss"]
+    chances = {e.material_id: e.details["feasibility"] for e in entries}
+    assert np.mean([id_ in bismuth for id_ in chances]) < 0.5
+    assert all("to be of use" in e.reason for e in entries)
     _, kept, _ = ranked(scored, {"failures_up_to": up_to}, acquisition={"feasibility": False})
     assert "feasibility" not in kept
 
