@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from campaigns.workspace import Workspace
     from db.records import Json, LabelRecord, RoundRecord
 
-HONESTY = (
+CALIBRATION_FIGURES = (
     "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
     "sharpness",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def round_row(record: RoundRecord) -> Json:
     """A round as a row for display: labels, error before and after, coverage, hits, best, cost."""
     before, after = record.metrics_before or {}, record.metrics_after or {}
     model = before.get("model", {})
-    figures = ("spearman", "r2", *HONESTY)
+    figures = ("spearman", "r2", *CALIBRATION_FIGURES)
     return {
         "round": record.number,
         "state": str(record.state),

@@ -54,7 +54,7 @@ class Leak:
         return f"{self.seen} of {len(self.ids)} materials of this pool (e.g. {self.ids[0]}){because}"
 
 
-def telling(pool: LabelledPool, property: str) -> set[str]:
+def leaking_properties(pool: LabelledPool, property: str) -> set[str]:
     """Columns of the pool that reveal the answers, the answers included: hidden until a label has been acquired."""
     columns = {name for m in pool.materials for name in m.properties}
     return {name for name in columns if _kinship(name, property, pool) is not None}

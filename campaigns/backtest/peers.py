@@ -44,12 +44,12 @@ ALIASES = {"trees": "extra-trees", "forest": "random-forest"}
 class Peer(Protocol):
     """A method that chooses rows of the pool."""
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Rows to acquire next.
 
         Parameters
         ----------
-        bought
+        acquired
             Acquired rows of the pool, in order of acquisition.
         target
             Their labels, to be minimised, on the model's scale.
@@ -65,9 +65,9 @@ class Random:
         self._rows = len(features)
         self._rng = rng
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Draw rows that have not been acquired."""
-        drawn: list[int] = self._rng.choice(_free(self._rows, bought), batch, replace=False).tolist()
+        drawn: list[int] = self._rng.choice(_free(self._rows, acquired), batch, replace=False).tolist()
         return drawn
 
 
@@ -79,7 +79,7 @@ class Trees:
         self._seed = seed
         self._kind = kind
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Take the rows of the lowest mean less standard deviation over trees."""
         from sklearn import ensemble
 
@@ -87,8 +87,8 @@ class Trees:
             forest = ensemble.ExtraTreesRegressor(TREES, max_features=0.5, n_jobs=1, random_state=self._seed)
         else:
             forest = ensemble.RandomForestRegressor(TREES, n_jobs=1, random_state=self._seed)
-        forest.fit(self._x[bought], target)
-        free = _free(len(self._x), bought)
+        forest.fit(self._x[acquired], target)
+        free = _free(len(self._x), acquired)
         predicted = np.stack([tree.predict(self._x[free]) for tree in forest.estimators_])
         return _lowest(free, predicted.mean(0) - predicted.std(0), batch)
 
@@ -100,18 +100,18 @@ class GaussianProcess:
         varying = _standardised(features)
         self._x = varying / np.sqrt(varying.shape[1])  # keeps distances near one for any number of columns
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Take the rows of the lowest mean less standard deviation."""
         import torch
 
-        free = _free(len(self._x), bought)
-        model = self._fit(bought, target)
+        free = _free(len(self._x), acquired)
+        model = self._fit(acquired, target)
         with torch.no_grad():
             posterior = model.posterior(torch.from_numpy(self._x[free]))
         bound = posterior.mean[:, 0] - posterior.variance[:, 0].clamp_min(0).sqrt()
         return _lowest(free, bound.numpy(), batch)
 
-    def _fit(self, bought: Sequence[int], target: NDArray[np.float64]) -> Any:
+    def _fit(self, acquired: Sequence[int], target: NDArray[np.float64]) -> Any:
         """Fit to standardised targets, which do not change the order of the pool."""
         import torch
         from botorch import settings
@@ -123,7 +123,7 @@ class GaussianProcess:
         y = (target - target.mean()) / (target.std() or 1.0)
         with settings.validate_input_scaling(False):  # BoTorch expects features between 0 and 1
             model = SingleTaskGP(
-                torch.from_numpy(self._x[list(bought)]),
+                torch.from_numpy(self._x[list(acquired)]),
                 torch.from_numpy(y)[:, None],
                 covar_module=ScaleKernel(MaternKernel(nu=2.5)),
                 outcome_transform=None,
@@ -139,23 +139,23 @@ class QLogNEI(GaussianProcess):
         super().__init__(features)
         self._seed = seed
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Optimise over the rows that have not been acquired."""
         import torch
         from botorch.acquisition.logei import qLogNoisyExpectedImprovement
         from botorch.optim import optimize_acqf_discrete
         from botorch.sampling.normal import SobolQMCNormalSampler
 
-        torch.manual_seed(1000 * self._seed + len(bought))
-        lookup = _lookup(self._fit(bought, -target), torch.from_numpy(self._x))  # BoTorch maximises
+        torch.manual_seed(1000 * self._seed + len(acquired))
+        lookup = _lookup(self._fit(acquired, -target), torch.from_numpy(self._x))  # BoTorch maximises
         rows = torch.arange(len(self._x), dtype=torch.float64)[:, None]
         acquisition = qLogNoisyExpectedImprovement(
             lookup,
-            X_baseline=rows[list(bought)],
+            X_baseline=rows[list(acquired)],
             sampler=SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=self._seed),
             prune_baseline=True,
         )
-        free = rows[_free(len(rows), bought)]
+        free = rows[_free(len(rows), acquired)]
         chosen, _ = optimize_acqf_discrete(acquisition, q=batch, choices=free, max_batch_size=1024, unique=True)
         return [round(row) for row in chosen[:, 0].tolist()]
 
@@ -192,13 +192,13 @@ class Baybe:
         )
         self._told = 0
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Add the new labels to the peer's own campaign, and ask it for a batch."""
         import pandas as pd
 
-        new = [str(self._first[row]) for row in bought[self._told :]]
+        new = [str(self._first[row]) for row in acquired[self._told :]]
         self._campaign.add_measurements(pd.DataFrame({"material": new, "value": target[self._told :]}))
-        self._told = len(bought)
+        self._told = len(acquired)
         return [int(row) for row in self._campaign.recommend(batch_size=batch)["material"]]
 
 
@@ -213,12 +213,12 @@ class Physbo:
         self._rows = len(features)
         self._told = 0
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Fit, then take the maximum of one posterior draw after another."""
-        self._policy.write(np.array(bought[self._told :]), -target[self._told :])  # PHYSBO maximises
-        self._told = len(bought)
+        self._policy.write(np.array(acquired[self._told :]), -target[self._told :])  # PHYSBO maximises
+        self._told = len(acquired)
         self._policy.bayes_search(max_num_probes=0, is_disp=False, num_rand_basis=RANDOM_FEATURES)
-        free = _free(self._rows, bought).tolist()
+        free = _free(self._rows, acquired).tolist()
         chosen: list[int] = []
         for _ in range(batch):
             draw = self._policy.get_score("TS", actions=np.array(free))
@@ -266,8 +266,8 @@ def package_version(name: str) -> dict[str, str]:
     return {package: version(package)} if package else {}
 
 
-def _free(rows: int, bought: Sequence[int]) -> NDArray[np.int64]:
-    return np.setdiff1d(np.arange(rows), bought)
+def _free(rows: int, acquired: Sequence[int]) -> NDArray[np.int64]:
+    return np.setdiff1d(np.arange(rows), acquired)
 
 
 def _lowest(rows: NDArray[np.int64], score: NDArray[np.float64], batch: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.backtest.leaks import telling
+from campaigns.backtest.leaks import leaking_properties
 from campaigns.backtest.peers import PEERS
 from campaigns.backtest.protocol import LabelledPool, Protocol, initial_ids
 from campaigns.backtest.strategies import Strategy, campaign_text
@@ -81,7 +81,7 @@ def _run_campaign(
         section = parse_configuration(text, run.strategy).campaign
         labeler = Replay(section, dict(zip(pool.ids, pool.values.tolist(), strict=True)), "backtest")
         with Campaign.create_from(directory, text, labeler, features) as campaign:
-            told = telling(pool, protocol.property)
+            told = leaking_properties(pool, protocol.property)
             hidden = [_without(m, told) for m in pool.materials]
             add_materials(campaign.store, hidden, IngestReport())
             if cold:
@@ -135,15 +135,15 @@ def _without(material: Material, names: set[str]) -> Material:
 
 def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) -> list[dict[str, Any]]:
     target = pool.learned * (1 if protocol.goal == "min" else -1)
-    bought = [pool.position[id_] for id_ in run.acquired]
+    acquired = [pool.position[id_] for id_ in run.acquired]
     rng = np.random.default_rng(run.seed)
     rng.choice(len(pool), protocol.initial, replace=False)  # the generator in its state after the initial draw
     peer = PEERS[run.strategy](_embeddings(protocol, pool, folder), run.seed, rng)
     for _ in range(protocol.rounds):
         with _timed(run):
-            chosen = peer.propose(bought, target[bought], protocol.batch)
-        bought = [*bought, *chosen]
-    run.acquired = [pool.ids[row] for row in bought]
+            chosen = peer.propose(acquired, target[acquired], protocol.batch)
+        acquired = [*acquired, *chosen]
+    run.acquired = [pool.ids[row] for row in acquired]
     return [{} for _ in range(protocol.rounds)]
 
 
@@ -157,26 +157,26 @@ def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray
 
 
 def _judge(protocol: Protocol, pool: LabelledPool, run: Run, judgements: list[dict[str, Any]]) -> None:
-    bought = [pool.position[id_] for id_ in run.acquired]
+    acquired = [pool.position[id_] for id_ in run.acquired]
     points: list[DiscoveryPoint] = discovery_curve(
-        pool.learned, bought, goal=protocol.goal, initial=protocol.initial, batch=protocol.batch
+        pool.learned, acquired, goal=protocol.goal, initial=protocol.initial, batch=protocol.batch
     )
     run.acceleration_50 = acceleration(points, len(pool), 0.5)
     run.acceleration_80 = acceleration(points, len(pool), 0.8)
     later: Iterator[dict[str, Any]] = iter([{}, *judgements])
-    run.rounds = [asdict(point) | _shares(point, pool, bought) | {"judgement": next(later)} for point in points]
+    run.rounds = [asdict(point) | _shares(point, pool, acquired) | {"judgement": next(later)} for point in points]
     if pool.costs is not None:
         run.cost_acceleration_50, run.cost_acceleration_80 = (_cost_acceleration(run, f) for f in (0.5, 0.8))
 
 
-def _shares(point: DiscoveryPoint, pool: LabelledPool, bought: list[int]) -> dict[str, float]:
+def _shares(point: DiscoveryPoint, pool: LabelledPool, acquired: list[int]) -> dict[str, float]:
     """Share of the pool acquired; where costs are known also the cost, and recall over the share of the cost."""
-    bought_share = {"pool_share": point.labels / len(pool)}
+    acquired_share = {"pool_share": point.labels / len(pool)}
     if pool.costs is None:
-        return bought_share
-    spent = float(pool.costs[bought[: point.labels]].sum())
+        return acquired_share
+    spent = float(pool.costs[acquired[: point.labels]].sum())
     share = spent / float(pool.costs.sum())
-    return bought_share | {
+    return acquired_share | {
         "cost": spent,
         "cost_share": share,
         "cost_enhancement_top1": point.recall_top1 / share,

@@ -110,7 +110,7 @@ class Evidence:
         return {key.material_id: key.formula for key in self.index}
 
     @cached_property
-    def bought_in(self) -> dict[str, int]:
+    def queried_in(self) -> dict[str, int]:
         """Round that queried a label, by material id; labels that no round queried are absent."""
         return {e.material_id: e.round or 0 for e, _ in self.queue if e.state is QueueState.DONE}
 

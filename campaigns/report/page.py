@@ -90,7 +90,7 @@ def _headline(evidence: Evidence) -> str:
         sentences.append("No label is known yet.")
     else:
         id_, value = best
-        number = evidence.bought_in.get(id_)
+        number = evidence.queried_in.get(id_)
         found = f"found in round {number}" if number else "which no round queried"
         extreme = EXTREME.get(section.goal, "best")
         sentences.append(
@@ -165,7 +165,7 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
     status, section = evidence.status, evidence.section
     best = _best(evidence)
     waiting = sum(not e.state.is_finished for e, _ in evidence.queue)
-    bought = len(evidence.bought_in)
+    queried = len(evidence.queried_in)
     spent = sum(cost for _, cost, _ in evidence.costs)
     cost = [("core-hours", hours(spent), "of rounds that have ended")] if spent else []
     return [
@@ -174,7 +174,7 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
             significant(best[1], section.unit) if best else significant(None),
             "" if best is None else f"{evidence.formulas[best[0]]}",
         ),
-        ("labels", f"{status['labels']:,}", f"{bought:,} queried, {status['labels'] - bought:,} not"),
+        ("labels", f"{status['labels']:,}", f"{queried:,} queried, {status['labels'] - queried:,} not"),
         ("budget", f"{status['asked']:,} of {section.budget:,}", "labels queried"),
         ("queue", f"{waiting:,}", "pending"),
         ("pool", f"{status['materials']:,}", "materials"),

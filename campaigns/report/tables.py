@@ -53,9 +53,9 @@ def uncertainty_table(evidence: Evidence) -> list[Json]:
     rows = []
     for record in evidence.trained:
         before, after = record.metrics_before or {}, record.metrics_after or {}
-        rows.append(_honesty_row(record.number, "held out", before["model"], before))
+        rows.append(_calibration_row(record.number, "held out", before["model"], before))
         if "nll" in after:
-            rows.append(_honesty_row(record.number, "arrived", after, after))
+            rows.append(_calibration_row(record.number, "arrived", after, after))
     return rows
 
 
@@ -86,7 +86,7 @@ def data_facts(evidence: Evidence) -> dict[str, dict[str, int]]:
 
 def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Json:
     label = evidence.labels.get(entry.material_id)
-    arrived = label is not None and evidence.bought_in.get(entry.material_id) == entry.round
+    arrived = label is not None and evidence.queried_in.get(entry.material_id) == entry.round
     return {
         "rank": entry.rank,
         "id": entry.material_id,
@@ -101,7 +101,7 @@ def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Jso
     }
 
 
-def _honesty_row(number: int, rows: str, judged: Json, metrics: Json) -> Json:
+def _calibration_row(number: int, rows: str, judged: Json, metrics: Json) -> Json:
     names = ("nll", "crps", "calibration_error", "normalised_error", "sharpness", "rmse")
     return {
         "round": number,

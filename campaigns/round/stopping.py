@@ -101,14 +101,14 @@ def best_found(
 def _best_utilities(workspace: Workspace, labels: Mapping[str, LabelRecord]) -> list[float | None]:
     """Utility of the best label before the first round, and after each round that has brought any."""
     goal = workspace.configuration.campaign.sought
-    bought: dict[int, set[str]] = {}
+    queried: dict[int, set[str]] = {}
     for entry in workspace.store.queue([QueueState.DONE]):
         if entry.material_id in labels and entry.fidelity == labels[entry.material_id].fidelity:
-            bought.setdefault(entry.round or 0, set()).add(entry.material_id)
-    later = set().union(*bought.values())
+            queried.setdefault(entry.round or 0, set()).add(entry.material_id)
+    later = set().union(*queried.values())
     known = {id_: label for id_, label in labels.items() if id_ not in later}
     bests = [best_value(known, goal)]
-    for number in sorted(bought):
-        known |= {id_: labels[id_] for id_ in bought[number]}
+    for number in sorted(queried):
+        known |= {id_: labels[id_] for id_ in queried[number]}
         bests.append(best_value(known, goal))
     return [None if best is None else float(goal.utility(best)) for best in bests]

@@ -83,7 +83,7 @@ def _kill_once(directory: Path, passed: list[str], wanted: str = "") -> str | No
 
 
 def _run(directory: Path, at: Callable[[str], None]) -> None:
-    """Run in this process, telling ``at`` before and after each write."""
+    """Run in this process, calling ``at`` before and after each write."""
     with pytest.MonkeyPatch.context() as patch:
         for name in WRITES:
             patch.setattr(Store, name, _told(getattr(Store, name), name, at))

@@ -29,7 +29,7 @@ def best_so_far(evidence: Evidence) -> Panel:
         return Panel(key, title, "No labels yet: the curve starts with the first one.")
     goal, unit = evidence.section.goal, evidence.section.unit
     values = np.array([label.value for label in labels])
-    rounds = np.array([evidence.bought_in.get(label.material_id, 0) for label in labels])
+    rounds = np.array([evidence.queried_in.get(label.material_id, 0) for label in labels])
     hover = [
         f"{named(label.material_id, evidence)}<br>{significant(label.value, unit)}<br>"
         + (f"queried in round {number}" if number else "not queried")
