@@ -198,7 +198,7 @@ def test_labels_that_cannot_be_learned(recipe: Make, records: list[dict[str, Any
     assert "has 6 usable labels, 8 are needed" in made
     trained, made = both(changed(records, **{FIELD: lambda i: 1e200 * (i - 7)}))
     assert "59 whose kappa_300K is beyond 1e+30 and cannot be learned" in trained
-    assert "is 5.2e+201, too large to be learned; check its unit" in made
+    assert "is 5.2e+201" in made
     assert not (tmp_path / "m").exists()
 
 
@@ -212,10 +212,10 @@ def test_two_fidelities_are_not_mixed(recipe: Make, records: list[dict[str, Any]
     own, out = recipe(STAGE), ("--out", tmp_path / "b")
     message = refused("train", file, "--property", FIELD, "--out", tmp_path / "m")
     assert f"labels of {FIELD} are of agl (20), dft (60), which are not the same quantity" in message
-    assert "are of fidelities agl, dft; give each a stage of its own" in refused("pretrain", own, file, *out)
+    assert "of fidelities agl, dft" in refused("pretrain", own, file, *out)
     named = ("--data", f"data={file}:{FIELD}@agl", "--data", f"data={tmp_path / 'pool.jsonl'}:{FIELD}")
     write_lines(tmp_path / "pool.jsonl", records)
-    assert "are of fidelities (not given), agl; give each" in refused("pretrain", own, *named, *out)
+    assert "of fidelities (not given), agl" in refused("pretrain", own, *named, *out)
     message = refused("pretrain", recipe({**STAGE, "fidelity": "exp"}), tmp_path / "pool.jsonl", "--data",
                       f"data={file}:{FIELD}@dft", *out)  # fmt: skip
     assert "of fidelities (not given), dft" in message

@@ -16,11 +16,17 @@ from engine.materials.loading import load
 from tests.campaigns.helpers import configure, done, kappascout, label_rows, queue, refused, write_lines
 
 
+@pytest.fixture(scope="module")
+def _waiting(_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = Path(shutil.copytree(_campaign, tmp_path_factory.mktemp("waiting") / "c"))
+    done("run", directory)
+    return directory
+
+
 @pytest.fixture
-def waiting(dft: Path) -> Path:
-    """Give a campaign whose first queue waits."""
-    done("run", dft)
-    return dft
+def waiting(_waiting: Path, tmp_path: Path) -> Path:
+    """Campaign whose first queue waits."""
+    return Path(shutil.copytree(_waiting, tmp_path / "c"))
 
 
 def results(directory: Path, records: list[dict[str, Any]], count: int | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,17 @@ from tests.campaigns.helpers import configure, done, kappascout, label_rows, que
 KAPPA = {"property": "kappa_300K", "unit": "W/(m K)", "fidelity": "dft"}
 
 
+@pytest.fixture(scope="module")
+def _small(_empty: Path, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = Path(shutil.copytree(_empty, tmp_path_factory.mktemp("small") / "c"))
+    done("ingest", directory, write_lines(directory / "pool.jsonl", records[:6]))
+    return directory
+
+
 @pytest.fixture
-def small(empty: Path, records: list[dict[str, Any]]) -> Path:
-    """Give a campaign with a few materials and no label."""
-    done("ingest", empty, write_lines(empty / "pool.jsonl", records[:6]))
-    return empty
+def small(_small: Path, tmp_path: Path) -> Path:
+    """Campaign with a few materials and no label."""
+    return Path(shutil.copytree(_small, tmp_path / "c"))
 
 
 def import_(directory: Path, *rows: dict[str, Any], options: tuple[str, ...] = ()) -> Any:

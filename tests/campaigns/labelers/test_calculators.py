@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,19 @@ def salts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("salts") / "salts.jsonl", rows)
 
 
-@pytest.fixture
-def agl(salts: Path, tmp_path: Path) -> Path:
-    """Give a campaign on salts that calculates its labels."""
-    directory = tmp_path / "c"
+@pytest.fixture(scope="module")
+def _agl(salts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("agl") / "c"
     done("init", directory, "--cold", "--goal", "max")
     done("ingest", directory, salts)
     configure(directory, AGL)
     return directory
+
+
+@pytest.fixture
+def agl(_agl: Path, tmp_path: Path) -> Path:
+    """Campaign on salts that calculates its labels."""
+    return Path(shutil.copytree(_agl, tmp_path / "c"))
 
 
 def test_three_rounds_close_by_themselves(agl: Path) -> None:
@@ -95,16 +101,13 @@ def test_a_value_beyond_the_limits_is_a_failure(agl: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, salts: Path, tmp_path: Path) -> None:
+def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, tmp_path: Path) -> None:
     """Labels and trained networks are the same; the second round's model is trained on the cluster."""
     pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
     model = {"members": 2, "networks": "full", "head": "network", "epochs": 1}
     found = {}
     for backend in ("local", "dask"):
-        directory = agl if backend == "local" else tmp_path / "d"
-        if backend == "dask":
-            done("init", directory, "--cold", "--goal", "max")
-            done("ingest", directory, salts)
+        directory = Path(shutil.copytree(agl, tmp_path / backend))
         configure(directory, AGL | {"campaign": AGL["campaign"] | {"batch": 8, "budget": 9}, "model": model})
         configure(directory, {"execution": {"backend": backend, "workers": 2}})
         done("run", directory)

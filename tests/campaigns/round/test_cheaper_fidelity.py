@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -33,10 +34,13 @@ def both(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 
     path = tmp_path_factory.mktemp("both") / "pool.jsonl"
     dft = {r["id"]: r for r in reference_records(400)}
+    elements = {frozenset(r["species"]) for r in dft.values()}
+    with gzip.open(shared("data/aflow_agl.jsonl.gz"), "rt") as lines:
+        same_elements = [r for r in map(json.loads, lines) if frozenset(r["species"]) in elements]
     plain = next(load([write_lines(path, dft.values())], workers=1))
     agl = {
         (m.formula, m.spacegroup, len(m.crystal)): m.properties["kappa_agl_300K_W_mK"]
-        for part in load([shared("data/aflow_agl.jsonl.gz")], workers=1)
+        for part in load([write_lines(path.with_name("agl.jsonl"), same_elements)], workers=1)
         for m in part
         if not isinstance(m, Rejection)
     }

@@ -142,7 +142,7 @@ def test_without_relatives_nothing_changes(acquisition):
 def test_limits_that_leave_too_few_say_so():
     batch = _choose("ucb", q=9, limits={"prototype": (np.arange(N) % 3, 2)})
     assert len(batch.rows) == 6
-    assert batch.notes[-1] == "limits and feasibility leave 6 of 9 rows; relax one for more"
+    assert "6 of 9 rows" in batch.notes[-1]
 
 
 @settings(max_examples=30, deadline=None)
