@@ -2,7 +2,7 @@
 
 An archive is a compressed tar of ``campaign.toml``, ``store/TABLE.jsonl`` (the store's rows as JSON lines, the same
 from SQLite and PostgreSQL), ``artifacts/``, the files that ``campaign.toml`` names, and last ``manifest.json`` with the
-SHA-256 of every one of them. Without it, or where anything differs from it, the archive does not count.
+SHA-256 of every one of them. An archive without it, or that differs from it, is refused.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ MANIFEST = "manifest.json"
 STORE = "store.sqlite"
 COMPRESSIONS = {".tar.zst": "zstd", ".tar.gz": "gzip", ".tgz": "gzip"}
 CACHES = ("graphs", "embeddings", "statistics")
-"""Folders under ``artifacts`` that are made again from the crystals where they are missing."""
+"""Folders under ``artifacts`` that are computed again from the crystals where they are missing."""
 _BLOCK = 1 << 20
 
 
 class FileEntry(BaseModel):
-    """One file of an archive."""
+    """Size and hash of one file of an archive."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -55,14 +55,14 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an archive holds."""
+    """Contents of an archive: its files with their hashes, and the rows of the store by table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: int
     campaign: str
     schema_version: str
-    """Of the store's tables."""
+    """Version of the store's tables."""
     code_version: str
     created_at: str
     rows: dict[str, int]
@@ -70,7 +70,7 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
 
     def summary(self) -> dict[str, Any]:
-        """As one line."""
+        """Summary on one line."""
         return {
             "campaign": self.campaign,
             "created_at": self.created_at,
@@ -92,11 +92,11 @@ def create_archive(
     campaign
         An open campaign.
     to
-        File to write, ``.tar.zst`` or ``.tar.gz``; it appears when it is whole.
+        File to write, ``.tar.zst`` or ``.tar.gz``; it appears when it is complete.
     caches
-        With graphs and embeddings, which otherwise are made again when they are needed.
+        Whether to include graphs and embeddings, which are otherwise computed again when they are needed.
     say
-        Told how far it is, and which files that ``campaign.toml`` names lie outside the directory and are left out.
+        Receives progress, and names of files in ``campaign.toml`` that lie outside the directory and are left out.
     """
     directory = campaign.directory
     compression = _compression(to)
@@ -128,7 +128,7 @@ def verify_archive(path: Path, say: Callable[[str], None] = lambda text: None) -
     Raises
     ------
     ArchiveError
-        If it is damaged, not whole, or no archive of a campaign; the file at fault is named.
+        If it is damaged, incomplete, or not an archive of a campaign; the message names the file at fault.
     """
     return _Reading(path, None, say).read()
 
@@ -136,7 +136,7 @@ def verify_archive(path: Path, say: Callable[[str], None] = lambda text: None) -
 def extract_archive(
     path: Path, directory: Path, store_url: str = "", say: Callable[[str], None] = lambda text: None
 ) -> Manifest:
-    """Make a campaign directory from an archive, checked by hash; it appears when it is whole.
+    """Make a campaign directory from an archive, checked by hash; it appears when it is complete.
 
     Parameters
     ----------
@@ -148,12 +148,12 @@ def extract_archive(
         Database for the store; without one it is ``store.sqlite`` in ``directory``, wherever it was before.
         ``campaign.toml`` is changed to say so.
     say
-        Told how far it is.
+        Receives progress.
 
     Raises
     ------
     ArchiveError
-        If ``directory`` is in use, or the archive is damaged, not whole, or no archive of a campaign.
+        If ``directory`` is not empty, or the archive is damaged, incomplete, or not an archive of a campaign.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ArchiveError(f"{directory} exists and is not empty; choose another directory")
@@ -169,7 +169,7 @@ def extract_archive(
         rows, folder = _tables(partial, manifest), partial / STRUCTURES
         written = load_campaign(store, rows, manifest.schema_version, patience, folder)
         if manifest.schema_version == SCHEMA_VERSION and written != manifest.rows:
-            raise ArchiveError(f"{path} holds other rows than its manifest says; take another copy of it")
+            raise ArchiveError(f"the rows in {path} differ from its manifest; use another copy of it")
         Store.open(store, campaign=configuration.campaign.name, timeout=patience).close()
         shutil.rmtree(partial / "store")
         (partial / MANIFEST).unlink()
@@ -177,7 +177,7 @@ def extract_archive(
 
 
 class _Writing:
-    """Files on their way into an archive."""
+    """Archive that is being written."""
 
     def __init__(self, tar: tarfile.TarFile, say: Callable[[str], None]):
         self.files: dict[str, FileEntry] = {}
@@ -219,7 +219,7 @@ class _Writing:
 
 
 class _Reading:
-    """An archive on its way to a folder, or only to be checked."""
+    """Archive that is extracted to a folder, or only checked."""
 
     def __init__(self, path: Path, folder: Path | None, say: Callable[[str], None]):
         self._path = path
@@ -238,7 +238,7 @@ class _Reading:
         except (tarfile.TarError, EOFError) as error:
             raise self._broken(f"it is damaged or was not written to its end ({error})") from error
         except OSError as error:
-            if error.errno is not None:  # the system's, not the decompressor's
+            if error.errno is not None:  # an error of the operating system, not of the decompressor
                 raise
             raise self._broken(f"it is damaged or was not written to its end ({error})") from error
         return self._checked()
@@ -249,7 +249,7 @@ class _Reading:
             raise self._broken(f"{name!r} follows the manifest, which is the last file of an archive")
         path = PurePosixPath(name)
         if not member.isreg() or path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
-            raise self._broken(f"it holds {name!r}, which is no plain file inside the campaign's directory")
+            raise self._broken(f"it holds {name!r}, which is not a plain file inside the campaign's directory")
         if name in self._found:
             raise self._broken(f"it holds {name!r} twice")
         source = tar.extractfile(member)
@@ -290,7 +290,7 @@ class _Reading:
         return manifest
 
     def _broken(self, reason: str) -> ArchiveError:
-        return ArchiveError(f"{self._path} cannot be used: {reason}; take another copy of it")
+        return ArchiveError(f"{self._path} cannot be used: {reason}; use another copy of it")
 
 
 class _Hashed:
@@ -308,7 +308,7 @@ class _Hashed:
 
 @contextmanager
 def _appearing(directory: Path) -> Iterator[Path]:
-    """A folder beside ``directory``: it becomes ``directory`` when the block ends well, and vanishes when not."""
+    """A folder beside ``directory``: it becomes ``directory`` when the block succeeds, and is removed otherwise."""
     partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:
         yield partial
@@ -338,11 +338,11 @@ def _compression(path: Path) -> str:
     for suffix, name in COMPRESSIONS.items():
         if path.name.endswith(suffix):
             return name
-    raise ArchiveError(f"{path.name!r} does not end like an archive; name it {' or '.join(COMPRESSIONS)}")
+    raise ArchiveError(f"{path.name!r} does not have the ending of an archive; name it {' or '.join(COMPRESSIONS)}")
 
 
 def _files(folder: Path, without: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Files under ``folder`` in order, but for its subfolders ``without`` and what is hidden (not whole yet)."""
+    """Files under ``folder`` in order, except its subfolders ``without`` and hidden files (not complete yet)."""
     for place, folders, names in os.walk(folder):
         skipped = without if Path(place) == folder else ()
         folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
@@ -356,7 +356,7 @@ def _named_files(configuration: Configuration, directory: Path) -> tuple[list[Pa
     outside: list[Path] = []
     for value in _texts(configuration.model_dump(mode="json")):
         path = directory / value
-        # not every text is the name of a file, and to Path.exists one that is too long for it is an error
+        # a text may not be a file name at all, and Path.exists raises an error on one that is too long
         if value in {"", FILE, STORE} or not os.path.exists(path) or path.resolve() == home:  # noqa: PTH110
             continue
         if not path.resolve().is_relative_to(home):
@@ -399,5 +399,5 @@ def _with_store(text: str, url: str) -> str:
         lines += ["", "[store]", line]
     new = "\n".join(lines) + "\n"
     if tomllib.loads(new).get("store", {}).get("url", "") != url:
-        raise ArchiveError(f"[store] in the archived {FILE} is written in an unusual way; cannot point it elsewhere")
+        raise ArchiveError(f"[store] in the archived {FILE} is written in an unusual way; its url cannot be set")
     return new

@@ -1,4 +1,4 @@
-"""What a campaign has asked for and spent, in labels and in core-hours, and what is left of its budget."""
+"""Labels queried and core-hours spent by a campaign, and what is left of its budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def asked(workspace: Workspace) -> int:
-    """How many labels the campaign has asked for; withdrawn entries and a cheaper fidelity's do not count."""
+    """Number of labels the campaign has queried; withdrawn entries and those of a lower fidelity do not count."""
     if cheaper := workspace.configuration.acquisition.fidelities:
         entries = workspace.store.queue([state for state in QueueState if state is not QueueState.WITHDRAWN])
         return sum(e.fidelity not in cheaper for e in entries)
@@ -21,13 +21,13 @@ def asked(workspace: Workspace) -> int:
 
 
 def batch_within_budget(workspace: Workspace) -> int:
-    """How many labels the next round may ask for: the batch, less what the budget no longer covers."""
+    """Number of labels the next round may query: the batch, limited by what is left of the budget."""
     section = workspace.configuration.campaign
     return min(section.batch, section.budget - asked(workspace))
 
 
 def spent(workspace: Workspace) -> str:
-    """Name the budget that is spent; empty while both last."""
+    """Name of the budget that is exhausted; empty if none is."""
     section = workspace.configuration.campaign
     if batch_within_budget(workspace) < 1:
         return f"the budget of {section.budget} labels"
@@ -36,10 +36,10 @@ def spent(workspace: Workspace) -> str:
 
 
 def core_hours(workspace: Workspace) -> float:
-    """Sum the core-hours of what the campaign asked for, finished or failed, where the cost is known."""
+    """Core-hours of all queried calculations, finished or failed, where the cost is known."""
     store, section = workspace.store, workspace.configuration.campaign
     queued = {(e.material_id, e.fidelity) for e in store.queue()}
-    # what a withdrawn label took is spent, what a corrected one took is said by the one that corrects it
+    # the cost of a withdrawn label counts; a corrected label's is given by the one that replaces it
     labels = [label for label in store.labels(section.property, current_only=False) if label.superseded_by is None]
     ended: list[LabelRecord | FailureRecord] = [*labels, *store.failures(section.property)]
     return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in queued)

@@ -1,4 +1,4 @@
-"""A campaign: one directory, one objective, one pool, a budget, and verbs that read as the user speaks."""
+"""A campaign: one directory, one objective, one pool, a budget, and the methods that a user calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Campaign(CampaignViews):
     """
 
     def __init__(self, workspace: Workspace, labeler: Labeler | None = None):
-        """``labeler`` answers in place of the one that ``campaign.toml`` names."""
+        """``labeler`` replaces the one that ``campaign.toml`` names."""
         self.workspace = workspace
         if labeler is not None:
             self.labeler = labeler
@@ -72,7 +72,7 @@ class Campaign(CampaignViews):
     def create_from(
         cls, directory: Path, text: str, labeler: Labeler | None = None, features: Path | None = None
     ) -> Campaign:
-        """Make a new campaign from the text of its ``campaign.toml``, which is written last and vouches for it all.
+        """Make a new campaign from the text of its ``campaign.toml``, which is written last, once all is there.
 
         ``labeler`` and ``features`` as in :meth:`open`.
         """
@@ -88,9 +88,9 @@ class Campaign(CampaignViews):
         directory
             The campaign's.
         labeler
-            What answers in place of the labeler that ``campaign.toml`` names.
+            Labeler used in place of the one that ``campaign.toml`` names.
         features
-            Folder of graphs and embeddings in place of ``artifacts``; campaigns on the same crystals may share one.
+            Folder of graphs and embeddings, ``artifacts`` by default; campaigns on the same crystals may share one.
         """
         return cls(Workspace.open(Path(directory), features), labeler)
 
@@ -114,10 +114,10 @@ class Campaign(CampaignViews):
         return self.workspace.backbone(names)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Lock that keeps other processes from changing the campaign; the second says so and stops."""
+        """Lock that keeps other processes from changing the campaign; a second one raises an error."""
         return self.workspace.locked()
 
-    # -- what comes in ------------------------------------------------------------------------------------------------
+    # -- crystals and labels -------------------------------------------------------------------------------------------
 
     def ingest(
         self,
@@ -129,7 +129,7 @@ class Campaign(CampaignViews):
     ) -> IngestReport:
         """Add candidates from files, folders, archives, built-in sets or databases; see :func:`ingest`.
 
-        A property or fidelity of ``labels`` that is nearly a known one is refused, unless it is a ``new_property``.
+        A property or fidelity of ``labels`` whose name is close to a known one is refused, unless ``new_property``.
         """
         from campaigns.intake.into_campaign import ingest_checked
 
@@ -146,29 +146,29 @@ class Campaign(CampaignViews):
         new_property: bool = False,
         again: bool = False,
     ) -> ImportReport:
-        """Import labels and results; queue entries whose label came in are done.
+        """Import labels and results; queue entries with a new label are done.
 
-        Files of labels (CSV, JSON lines) and ``kappa-*.hdf5`` are kept all or none. A folder or archive of an export is
-        read as far as it has come: entries that ended are done or failed, those that are not what was exported are
-        refused one by one. Importing again changes nothing.
+        Files of labels (CSV, JSON lines) and ``kappa-*.hdf5`` are stored all or none. Folders and archives of exports
+        are read as far as they are finished: entries that ended are done or failed, those that differ from the
+        export are refused one by one. Importing again changes nothing.
 
         Parameters
         ----------
         paths
             Files of labels, ``kappa-*.hdf5``, folders and archives that an export wrote.
         material_id
-            Whose conductivity the ``kappa-*.hdf5`` hold.
+            Material that the ``kappa-*.hdf5`` belong to.
         temperatures
-            Kelvin; kept beside the temperature of the campaign's property.
+            Temperatures in kelvin to store besides that of the campaign's property.
         as_method
-            Name for conductivities of another method than exported, which are labels of their own; without it they
+            Name for conductivities of another method than exported, stored as separate labels; without it they
             are refused.
         force
-            Take conductivities that are judged not to be their crystal's; provenance says so.
+            Accept conductivities that do not seem to belong to their crystal; the provenance notes it.
         new_property
-            A property or fidelity that is nearly a known one is meant as it stands.
+            Accept a property or fidelity although its name is close to a known one.
         again
-            Keep labels of files that were withdrawn with the same value, rather than pass them over.
+            Store labels of files that were withdrawn with the same value, rather than skip them.
 
         Raises
         ------
@@ -200,7 +200,7 @@ class Campaign(CampaignViews):
     def withdraw_labels(
         self, ids: Sequence[int | str], reason: str, property: str | None = None, fidelity: str | None = None
     ) -> list[LabelRecord]:
-        """Take labels back: they are kept with who, when and why, train nothing, and do not count as known.
+        """Withdraw labels: they stay in the store with who, when and why, and are no longer used.
 
         The queue entries they answered stay done; a material without another label of the campaign's property and
         fidelity is a candidate again.
@@ -208,7 +208,7 @@ class Campaign(CampaignViews):
         Parameters
         ----------
         ids
-            Ids of labels; with ``property`` or ``fidelity``, ids of materials, whose labels of these are meant.
+            Ids of labels; with ``property`` or ``fidelity``, ids of materials whose labels of these are withdrawn.
         reason
             Why.
         property, fidelity
@@ -217,7 +217,7 @@ class Campaign(CampaignViews):
         Raises
         ------
         CampaignError
-            If a material has no such label, or an id is none of a label.
+            If a material has no such label, or an id is not that of a label.
         """
         from campaigns.intake.withdrawal import withdraw_labels
 
@@ -239,15 +239,15 @@ class Campaign(CampaignViews):
         wait: bool = True,
         go_on: bool = False,
     ) -> RunReport:
-        """Do as many rounds as the labeler, the budget and ``rounds`` allow, going on where an earlier run ended.
+        """Do as many rounds as the labeler, the budget and ``rounds`` allow, continuing where an earlier run ended.
 
-        Where ``[stopping] action`` is ``stop``, no round starts once stopping is advised, unless told to ``go_on``.
-        With ``wait=False`` a new round (or as many as ``rounds``) starts although results of the last are awaited; what
-        is awaited is conditioned on, never asked for again.
+        Where ``[stopping] action`` is ``stop``, no round starts once stopping is advised, unless ``go_on``.
+        With ``wait=False`` a new round (or as many as ``rounds``) starts although results of the last are pending;
+        pending entries are conditioned on and not queried again.
         """
         from campaigns.loop import Loop
 
-        with self.locked():  # a replay without answers stops here, before anything expensive
+        with self.locked():  # a replay without answers fails here, before anything expensive
             return Loop(self.workspace, self.labeler, say).run(rounds, wait, go_on)
 
     # -- the queue ----------------------------------------------------------------------------------------------------
@@ -255,12 +255,12 @@ class Campaign(CampaignViews):
     def move(
         self, ids: Sequence[str], to: QueueState, note: str = "", fidelity: str | None = None
     ) -> list[QueueEntryRecord]:
-        """Approve or withdraw the unfinished entries of these materials; without ids, all that may move so.
+        """Approve or withdraw the unfinished entries of these materials; without ids, all that can.
 
         A material may have entries of several fidelities; ``fidelity`` takes those of one.
         """
         return move(self.workspace, ids, to, note, fidelity)
 
     def fail(self, ids: Sequence[str], reason: FailureReason, message: str = "") -> list[QueueEntryRecord]:
-        """Record that the calculations of these materials gave no label; their queue entries are failed."""
+        """Record that the calculations of these materials failed; their queue entries are failed."""
         return fail(self.workspace, ids, reason, message)

@@ -1,4 +1,4 @@
-"""A campaign directory is made: a commented ``campaign.toml`` and an empty store."""
+"""Creation of a campaign directory: a commented ``campaign.toml`` and an empty store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARM_START = "kappa-300K"
 
 
 def warm_start(property_: str, model: str = WARM_START) -> dict[str, object]:
-    """``[model]`` settings of a campaign that begins with the shipped model; none for another property than its."""
+    """``[model]`` settings of a campaign that begins with the shipped model; none for any other property."""
     from campaigns.property_families import is_same_property
     from engine.learning.ensemble.records import backbone_parts, read_record
 
@@ -27,7 +27,7 @@ def warm_start(property_: str, model: str = WARM_START) -> dict[str, object]:
 
 
 def create_directory(directory: Path, text: str) -> None:
-    """Make a campaign directory from the text of its ``campaign.toml``, which is written last and vouches for it all.
+    """Make a campaign directory from the text of its ``campaign.toml``, which is written last, once all is there.
 
     Raises
     ------
@@ -48,4 +48,4 @@ def create_directory(directory: Path, text: str) -> None:
                 store.create_campaign(CampaignRecord(section.name, section.goal, section.property, seed=section.seed))
         write_whole(path, text)
     except OSError as error:
-        raise CampaignError(f"cannot write to {directory} ({error.strerror}); choose a directory of yours") from error
+        raise CampaignError(f"cannot write to {directory} ({error.strerror}); choose a writable directory") from error

@@ -1,6 +1,6 @@
-"""The embedded default: a rehearsed campaign on published values, then a queue of new candidates, all offline.
+"""The demo: a rehearsal on published values, then a queue of new candidates, all offline.
 
-Every step looks at what is there already, so that a demo that was stopped goes on, and one that is done says so again.
+Every step starts from what is there: an interrupted demo continues, and a finished one prints its summary again.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FIDELITY = "dft"
 _ANSWER = f"{_PROPERTY}_{_FIDELITY}"
 _REHEARSED = {"kind": "replay", "source": "reference"}
 _UNSEEN = "kappa-300K-rehearsal"
-"""Shipped model of published values that has seen none of the reference compounds."""
+"""Shipped model of published values that was trained on none of the reference compounds."""
 _PER_SYSTEM = 2
-"""Candidates of one chemical system in the queue: a person would not compute three permutations of one compound."""
+"""Most candidates of one chemical system in the queue, so that permutations of one compound do not fill it."""
 
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """What the demo found and where it put things."""
+    """Results of the demo and the files it wrote."""
 
     pool: int
     curve: tuple[DiscoveryPoint, ...]
@@ -119,7 +119,7 @@ def _add_reference(campaign: Campaign) -> dict[str, float]:
 
 
 def _rehearse(campaign: Campaign, pool: dict[str, float], say: Callable[[str], None]) -> list[DiscoveryPoint]:
-    """Start without a label and let the rounds choose; judged against all published values."""
+    """Start without a label and acquire by rounds; evaluated against all published values."""
     campaign.run(rounds=max(0, ROUNDS - _queued_rounds(campaign)), say=say)
     position = {id_: i for i, id_ in enumerate(pool)}
     chosen = [e.material_id for e in campaign.store.queue() if e.round is not None and e.round <= ROUNDS]
@@ -138,7 +138,7 @@ def _reveal(campaign: Campaign, pool: dict[str, float]) -> None:
 
 
 def _switch_to_dft(directory: Path) -> None:
-    """From now on labels come from calculations."""
+    """Switch the labeler to ``dft``: further labels come from calculations."""
     path = directory / FILE
     changed: dict[str, dict[str, object]] = {
         "labeler": {"kind": "dft", "source": None},

@@ -1,20 +1,20 @@
-"""What can go wrong in a campaign; every message says what, the value, and what to do."""
+"""What can go wrong in a campaign; every message gives what is wrong, the value, and what to do."""
 
 
 class CampaignError(Exception):
-    """Base of every error a campaign raises on purpose."""
+    """Base of all errors of campaigns."""
 
 
 class ConfigurationError(CampaignError):
-    """A ``campaign.toml`` that is missing, mistyped or inconsistent."""
+    """A ``campaign.toml`` that is missing, malformed or inconsistent."""
 
 
 class RenamedSettingWarning(FutureWarning):
-    """A ``campaign.toml`` with keys that have other names now."""
+    """A ``campaign.toml`` with keys that were renamed."""
 
 
 class PropertyNameError(CampaignError, ValueError):
-    """A property's name that says two things, or nothing that can be read."""
+    """A property's name that is ambiguous or cannot be read."""
 
 
 class CampaignBusyError(CampaignError):
@@ -22,7 +22,7 @@ class CampaignBusyError(CampaignError):
 
 
 class NoCandidatesError(CampaignError):
-    """Nothing is left to rank."""
+    """No candidate is left."""
 
 
 class LabelFileError(CampaignError):
@@ -30,7 +30,7 @@ class LabelFileError(CampaignError):
 
 
 class ExchangeError(CampaignError):
-    """An export that cannot be written, or results that cannot be read or are not what was asked for."""
+    """An export that cannot be written, or results that cannot be read or differ from what was exported."""
 
 
 class TooLargeError(ExchangeError):
@@ -38,7 +38,7 @@ class TooLargeError(ExchangeError):
 
 
 class ArchiveError(CampaignError):
-    """An archive that cannot be written, read or trusted."""
+    """An archive that cannot be written or read, or that is damaged."""
 
 
 class ResultFileError(ExchangeError):

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Temporary path beside ``path``; it replaces ``path`` when the block ends well, and is removed otherwise."""
+    """Temporary path beside ``path``; it replaces ``path`` when the block succeeds, and is removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
@@ -35,7 +35,7 @@ def write_whole(path: Path, content: str) -> Path:
 def share_copies(folder: Path, homes: Iterable[Path]) -> None:
     """Replace files of ``folder`` that one of ``homes`` also has, by name and content, by hard links to those.
 
-    They take disk space once then. On a file system without hard links they stay copies; a copy of the folders
+    They then take disk space once. On a file system without hard links they stay copies; a copy of the folders
     elsewhere is complete either way.
     """
     for home in homes:

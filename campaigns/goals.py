@@ -1,4 +1,4 @@
-"""What is wanted of a property: the scale it is learned on, the goal, and which values can be labels."""
+"""Scale that a property is learned on, goal of a campaign, and which values can be labels."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-12
 _DECADES = 300
 _LARGEST = 1e30
-"""Squares of larger labels, which a spread is made of, leave the range of single precision."""
+"""Largest label; squares of larger ones, needed for a spread, exceed the range of single precision."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Between values as labels give them and learned units."""
+    """Conversion between values of labels and learned units."""
 
     name: str
     """``log10`` or ``linear``."""
 
     def unit_of_errors(self, unit: str) -> str:
-        """Unit of errors and spreads of a property in ``unit``: ``log10``, or the property's own; may be empty."""
+        """Unit of errors and spreads of a property in ``unit``: ``log10`` or ``unit``, which may be empty."""
         return "log10" if self.name == "log10" else unit
 
     def learned(self, values: ArrayLike) -> NDArray[np.float64]:
@@ -48,27 +48,27 @@ class Scale:
         import numpy as np
 
         learned = np.asarray(learned, dtype=np.float64)
-        # an interval of a model without any idea would leave the range of numbers, which no store takes
+        # a very wide interval could exceed the range of floating point, which no store accepts
         return learned if self.name == "linear" else 10.0 ** np.clip(learned, -_DECADES, _DECADES)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is wanted of a property, asked in the property's own unit; what is better has the larger utility."""
+    """Which values of a property are wanted, in its own unit; better values have the larger utility."""
 
     objective: Objective
-    """In learned units."""
+    """Lower and upper end of the window, in learned units."""
     scale: Scale
 
     def utility(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Turn values into utilities: the value, its negative, or minus the distance (learned units) to the window."""
+        """Utilities of values: the value, its negative, or minus the distance (learned units) to the window."""
         import numpy as np
 
         values = np.asarray(values, dtype=np.float64)
         return self.objective.utility(self.scale.learned(values) if self.objective.kind == "window" else values)
 
     def best(self, values: ArrayLike) -> float | None:
-        """Find the best value."""
+        """Best of the values."""
         import numpy as np
 
         values = np.asarray(values, dtype=np.float64)
@@ -89,7 +89,7 @@ class Goal:
         return probability_inside(mean, std, *((None, learned) if objective.kind == "min" else (learned, None)))
 
     def best_tenth(self, values: ArrayLike) -> float:
-        """Find the value that a tenth of the values equals or beats."""
+        """Value that a tenth of the values equal or exceed in utility."""
         import numpy as np
 
         values = np.asarray(values, dtype=np.float64)
@@ -100,9 +100,9 @@ class Goal:
 
 
 def flaw(value: object, scale: str) -> str:
-    """What keeps a value from being a label, as text; empty if it can be one."""
+    """Why a value cannot be a label, as text; empty if it can."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return "is no number"
+        return "is not a number"
     if not math.isfinite(value):
         return "is not finite"
     if scale == "log10":
@@ -111,5 +111,5 @@ def flaw(value: object, scale: str) -> str:
 
 
 def default_scale(property: str) -> Literal["log10", "linear"]:
-    """Scale a property is learned on unless the user says otherwise."""
+    """Default scale that a property is learned on."""
     return Property(property).scale

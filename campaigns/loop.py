@@ -1,4 +1,4 @@
-"""Rounds one after another, until labels are awaited, the budget is spent, or stopping is advised."""
+"""Rounds one after another, until results are pending, the budget is spent, or stopping is advised."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Stopped = Literal["rounds", "waiting", "budget", "candidates", "advice"]
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did and why it ended."""
+    """Result of a run and why it ended."""
 
     rounds: tuple[int, ...]
-    """Numbers of the rounds that were queued or judged."""
+    """Numbers of the rounds that were queued or evaluated."""
     stopped: Stopped
     message: str
 
@@ -45,9 +45,9 @@ class Loop:
     labeler: Labeler
     say: Callable[[str], None]
     begun: list[int] = field(default_factory=list)
-    """Rounds that this run began or went on with."""
+    """Rounds that this run began or continued."""
     done: list[int] = field(default_factory=list)
-    """Those, and rounds that were judged."""
+    """Those, and rounds that were evaluated."""
 
     def run(self, rounds: int | None, wait: bool, go_on: bool) -> RunReport:
         """Do as many rounds as the labeler, the budget and ``rounds`` allow; arguments as of :meth:`Campaign.run`."""
@@ -58,7 +58,7 @@ class Loop:
             if left and (wait or len(self.begun) >= (rounds or 1)):
                 return self._stop(CampaignState.WAITING, "waiting", waiting_words(self.workspace, left))
             if rounds is not None and len(self.begun) >= rounds:
-                return self._report("rounds", f"rounds asked for and done: {rounds}")
+                return self._report("rounds", f"rounds requested and done: {rounds}")
             if ended := self._ended(CampaignState.WAITING if left else CampaignState.STOPPED, go_on):
                 return ended
             for note in label_notes(self.workspace) if not self.begun else ():
@@ -78,7 +78,7 @@ class Loop:
         last = next(reversed(self.workspace.store.rounds()), None)
         if last is None or last.state.step >= RoundState.QUEUED.step:
             return
-        self.say(f"round {last.number}: going on after its last finished step, {last.state}")
+        self.say(f"round {last.number}: continuing after its last finished step, {last.state}")
         if changed := changed_settings(self.workspace.configuration, last):
             self.say(f"round {last.number}: keeps the settings it began with; changed since: {', '.join(changed)}")
         finish_round(self.workspace, last, self.say)
@@ -99,11 +99,11 @@ class Loop:
                 own = store.queue(round=record.number)
                 if all(e.state.is_finished for e in own):
                     judge_round(self.workspace, self.labeler, record, own)
-                    self.say(f"round {record.number}: judged")
+                    self.say(f"round {record.number}: evaluated")
                     self.done.append(record.number)
 
     def _ended(self, state: CampaignState, go_on: bool) -> RunReport | None:
-        """Stop where the budget is spent, or stopping is advised and ``[stopping] action`` heeds it."""
+        """Stop where the budget is spent, or stopping is advised and ``[stopping] action`` is ``stop``."""
         if budget := spent(self.workspace):
             return self._stop(state, "budget", f"{budget} is spent; raise it in {FILE} to go on")
         if self.workspace.configuration.stopping.action == "stop" and not go_on:
@@ -126,19 +126,19 @@ class Loop:
 
 
 def label_notes(workspace: Workspace) -> Iterator[str]:
-    """Report what should be known of the labels before a round begins."""
+    """Report labels that do not train, and a doubtful best value, before a round begins."""
     labels = training_labels(workspace.store, workspace.configuration)
     if note := fidelity_note(workspace.store, workspace.configuration):
         yield note
     if doubt := best_doubt(workspace, labels):
         yield (
-            f"the best so far is doubtful, and every candidate is measured against it: {doubt}; if it is wrong, "
-            f"`kappascout label withdraw {workspace.directory} {doubt.label.id} --reason TEXT` takes it back"
+            f"the best so far is doubtful, and every candidate is compared with it: {doubt}; if it is wrong, "
+            f"`kappascout label withdraw {workspace.directory} {doubt.label.id} --reason TEXT` withdraws it"
         )
 
 
 def waiting_words(workspace: Workspace, left: Sequence[QueueEntryRecord]) -> str:
-    """Message on how many results are awaited, and which commands come next."""
+    """Message with the number of pending results, and the next commands."""
     proposed = sum(e.state is QueueState.PROPOSED for e in left)
     where = workspace.directory
     steps = f"`kappascout label import {where} FILE` when results are there"

@@ -1,6 +1,6 @@
-"""What commands print: rows as a table, JSON or CSV on standard output, everything else on standard error.
+"""Output of commands: rows as a table, JSON or CSV on standard output, everything else on standard error.
 
-``csv``, ``json`` and Rich are imported by the functions that need them: help needs none of the first two.
+``csv``, ``json`` and Rich are imported by the functions that need them: help needs neither of the first two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = Mapping[str, object]
 
 
 class Format(StrEnum):
-    """How a command reports."""
+    """Format of a command's report."""
 
     TABLE = "table"
     JSON = "json"
@@ -31,7 +31,7 @@ class Format(StrEnum):
 
 
 def emit(rows: Sequence[Row], format: Format, title: str = "", columns: Sequence[str] | None = None) -> None:
-    """Print rows; ``columns`` narrows a table to what fits a screen, JSON and CSV always hold everything."""
+    """Print rows; ``columns`` selects those of a table; JSON and CSV always have all."""
     if format is Format.JSON:
         import json
 
@@ -59,7 +59,7 @@ def emit_one(record: Row, format: Format) -> None:
 
 
 def show(value: object) -> str:
-    """A value as text for people: three significant digits, a dash for nothing."""
+    """A value as text: three significant digits, a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -72,15 +72,15 @@ def show(value: object) -> str:
 
 
 class Count(str):
-    """A line that the next count of its kind replaces (``512 of 3406 crystals embedded``)."""
+    """A progress line that the next count of its kind replaces (``512 of 3406 crystals embedded``)."""
 
     __slots__ = ()
 
 
 class Progress:
-    """Long work, said on standard error: lines, and counts as one live line on a terminal, elsewhere one a second.
+    """Progress of long work on standard error: lines, and counts as one live line on a terminal, else one per second.
 
-    No line is lost but a count that another of its kind follows; kinds are told apart by their words.
+    Only counts that another of their kind follows are dropped; kinds are distinguished by their words.
     """
 
     def __init__(self, quiet: bool = False):
@@ -104,7 +104,7 @@ class Progress:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """One line on where the work stands."""
+        """Report one line of progress."""
         if self._quiet:
             return
         if self._held is None or not isinstance(text, Count) or _words(text) != _words(self._held):
@@ -132,13 +132,13 @@ class Progress:
 
 
 def message(text: str) -> None:
-    """Print a line for the person on standard error."""
+    """Print a line for the user on standard error."""
     sys.stderr.write(text + "\n")
 
 
 @contextmanager
 def messages_for_warnings() -> Iterator[None]:
-    """Warnings of renamed settings become lines for the person; others are shown as Python shows them."""
+    """Warnings of renamed settings become plain lines; others are shown as usual in Python."""
     from campaigns.exceptions import RenamedSettingWarning
 
     with warnings.catch_warnings():
@@ -181,7 +181,7 @@ def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
     if not rows:
         sys.stdout.write("none\n")
         return
-    # without markup, which would take what stands in brackets for a style
+    # without markup, which would read text in brackets as a style
     console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:

@@ -17,7 +17,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "kappa", "phonon lifetime", "phonon linewidth", "phonon scattering", "phonon mean free path",
     ),
 }  # fmt: skip
-"""Words that a name of each family holds; the first family that fits."""
+"""Words in the names of each family; the first family that matches counts."""
 _SAME_WORDS = (
     (r"lattice thermal conductivity|thermal conductivity|\bltc\b|\bk?latt?\b", "kappa"),
     (r"\bgrueneisen\b", "gruneisen"),
@@ -30,7 +30,7 @@ _NO_MEANING = {
 
 
 def canonical(name: str) -> str:
-    """Words of a property's name without unit, temperature and scaling, in one spelling."""
+    """Words of a property's name without unit, temperature and scaling, in a normal form."""
     plain = unicodedata.normalize("NFKD", name.replace("κ", "kappa")).encode("ascii", "ignore").decode().lower()
     words = [w for w in re.split(r"[^a-z0-9]+", plain) if w not in _NO_MEANING and not re.fullmatch(r"\d+k?", w)]
     text = " ".join(words)

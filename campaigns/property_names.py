@@ -1,4 +1,4 @@
-"""What a property's name says: conductivity or not, its temperature, unit and scale; and names nearly another's."""
+"""Properties by name: conductivity or not, temperature, unit and scale; and names close to another."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from campaigns.exceptions import PropertyNameError
 from db.records import KAPPA_UNIT
 
 ROOM_TEMPERATURE = 300.0
-"""Kelvin; of a conductivity whose name gives none."""
+"""Temperature in kelvin of a conductivity whose name gives none."""
 _UNIT = re.compile(r"[mk]?W[\W_]*c?m[\W_]*1?[\W_]*K(?:[\W_]*1)?(?![A-Za-z0-9])")
-"""W/(m K) as names write it: W_mK, W_m_K, W_m-1K-1."""
+"""W/(m K) in names: W_mK, W_m_K, W_m-1K-1."""
 _KELVIN = re.compile(r"(?<![\d.])(\d[\dOoIl.,]*(?:[eE][+-]?\d+)?)[ _]?([Kk])(?![A-Za-z0-9])")
 """A number of kelvin in a conductivity's name, mistyped ones too (30OK, 300k, 1,000K)."""
 _PLAIN_KELVIN = re.compile(r"(?<![^_])(\d+(?:\.\d+)?)(K)(?![^_])")
 """A word of any other name that is a number of kelvin: heat_capacity_300K."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NOT_LETTERS = re.compile(r"[\W_]?\d+(?:\.\d+)?(?![A-Za-z\d.])|\d+(?:\.\d+)?")
-"""Numbers, each with the sign before it where it is a word of its own."""
+"""Numbers, each with the sign before it where it is a separate word."""
 _SHORT = 2
-"""Words as short as this differ for good: kappa_xx, kappa_xy."""
+"""Longest words that are never taken for typing errors: kappa_xx, kappa_xy."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Property:
 
     @property
     def unit(self) -> str:
-        """Unit it is in; empty where the name does not tell."""
+        """Unit of its values; empty where the name does not give it."""
         return KAPPA_UNIT if self.is_conductivity else ""
 
     @property
     def scale(self) -> Literal["log10", "linear"]:
-        """Scale it is learned on unless the user says otherwise: conductivities span decades."""
+        """Default scale that it is learned on: log10 for conductivities, which span decades."""
         return "log10" if self.is_conductivity else "linear"
 
     @cached_property
@@ -85,9 +85,9 @@ def named_temperature(name: str) -> float:
 
 
 def probably_meant(name: str, known: Iterable[str]) -> str | None:
-    """Find the known name that an unknown one probably stands for: one letter, one sign or the case away from it.
+    """Find the known name that an unknown one is probably a typing error of: one character or the case differs.
 
-    Numbers tell names apart (``kappa_300K`` and ``kappa_400K``), and so do words of one or two letters (``kappa_xx``
+    Other numbers make another name (``kappa_400K``), and so do other words of one or two letters (``kappa_xx``
     and ``kappa_xy``). None if the name is known, or near to none.
     """
     names = sorted(set(known))
@@ -135,7 +135,7 @@ def _is_one_edit(one: str, two: str) -> bool:
 
 
 def _with_numbers(name: str, numbers: list[str]) -> str:
-    """Put the numbers of another name into a name that has as many."""
+    """Replace the numbers in a name by those of another name that has as many."""
     if len(_NUMBER.findall(name)) != len(numbers):
         return name
     left = iter(numbers)

@@ -1,4 +1,4 @@
-"""What happens to queue entries: they move, fail, end when their label is there, and are read as rows."""
+"""Changes of queue entries: moves, failures, completion by labels; and entries as rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cell = str | float | None
 def move(
     workspace: Workspace, ids: Sequence[str], to: QueueState, note: str = "", fidelity: str | None = None
 ) -> list[QueueEntryRecord]:
-    """Move the unfinished entries of these materials (of one ``fidelity`` if given); without ids, all that may."""
+    """Move the unfinished entries of these materials (of one ``fidelity`` if given); without ids, all that can."""
     with workspace.locked(), workspace.store.transaction():
         chosen = unfinished(workspace, ids, fidelity) if ids else [
             e for e in workspace.store.queue(UNFINISHED) if to in QUEUE_MOVES[e.state]
@@ -31,7 +31,7 @@ def move(
 
 
 def fail(workspace: Workspace, ids: Sequence[str], reason: FailureReason, message: str = "") -> list[QueueEntryRecord]:
-    """Record that the calculations of these materials gave no label; their queue entries are failed."""
+    """Record that the calculations of these materials failed; their queue entries are failed."""
     section = workspace.configuration.campaign
     with workspace.locked(), workspace.store.transaction():
         chosen = unfinished(workspace, ids)
@@ -77,7 +77,7 @@ def unfinished(workspace: Workspace, ids: Sequence[str], fidelity: str | None = 
 
 
 def move_entries(store: Store, entries: Sequence[QueueEntryRecord], to: QueueState, note: str = "") -> None:
-    """Move entries in the name of whoever runs the program."""
+    """Move entries in the name of the user."""
     store.move([e.id for e in entries if e.id is not None], to, author(), note)
 
 
@@ -89,7 +89,7 @@ def with_formula(store: Store, entries: Sequence[QueueEntryRecord]) -> list[tupl
 
 
 def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Cell]:
-    """Write a queue entry as people read it: one flat row."""
+    """A queue entry as one flat row for display."""
     return {
         "round": entry.round,
         "rank": entry.rank,
@@ -109,7 +109,7 @@ def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Cell]:
 
 
 def author() -> str:
-    """Name of whoever runs the program, kept with each move and withdrawal."""
+    """Name of the user, stored with each move and withdrawal."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""Where a campaign stands, in plain values: its state, its rounds and its queue as rows that people read."""
+"""Status of a campaign in plain values: its state, its rounds and its queue as rows for display."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from campaigns.workspace import Workspace
     from db.records import Json, LabelRecord, RoundRecord
 
-HONESTY = (
+CALIBRATION_FIGURES = (
     "nll", "crps", "coverage_50", "coverage_80", "coverage_90", "coverage_95", "calibration_error", "normalised_error",
     "sharpness",
 )  # fmt: skip
-"""Figures of how honest intervals are, before a round and after."""
+"""Figures of the coverage of intervals, cross-validated and prospective."""
 
 
 def label_rows(workspace: Workspace, every: bool = False, doubtful: bool = False) -> list[Json]:
-    """Write labels as people read them: the current ones, or ``every`` one ever written, or the ``doubtful`` alone.
+    """Labels as rows for display: the current ones, or ``every`` one ever written, or only the ``doubtful``.
 
-    ``trains`` tells whether a label is the one of its material that models learn from.
+    ``trains``: whether a label is the one of its material that models are trained on.
     """
     store, settings = workspace.store, workspace.configuration
     doubted = doubts(store)
@@ -49,10 +49,10 @@ def _label_state(label: LabelRecord) -> str:
 
 
 def round_row(record: RoundRecord) -> Json:
-    """Write a round as people read it: labels, error before and after, coverage, hits, best, cost."""
+    """A round as a row for display: labels, error before and after, coverage, hits, best, cost."""
     before, after = record.metrics_before or {}, record.metrics_after or {}
     model = before.get("model", {})
-    figures = ("spearman", "r2", *HONESTY)
+    figures = ("spearman", "r2", *CALIBRATION_FIGURES)
     return {
         "round": record.number,
         "state": str(record.state),
@@ -72,7 +72,7 @@ def round_row(record: RoundRecord) -> Json:
 
 
 def status(workspace: Workspace) -> Json:
-    """Where a campaign stands, in plain values."""
+    """Status of a campaign, in plain values."""
     section, cheaper = workspace.configuration.campaign, workspace.configuration.acquisition.fidelities
     store = workspace.store
     labels = training_labels(store, workspace.configuration)

@@ -1,4 +1,4 @@
-"""What is read of an open campaign: its parts, its queue and labels as tables, its crystals."""
+"""Reading access to an open campaign: its parts, its queue and labels as tables, its crystals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class CampaignViews:
-    """Reading verbs of a campaign; none of them changes it."""
+    """Methods of a campaign that read and do not change it."""
 
     workspace: Workspace
 
@@ -59,7 +59,7 @@ class CampaignViews:
         return fidelity_note(self.store, self.configuration)
 
     def asked(self) -> int:
-        """How many labels the campaign has asked for; withdrawn entries and a cheaper fidelity's do not count."""
+        """Number of labels the campaign has queried; withdrawn entries and those of a lower fidelity do not count."""
         return asked(self.workspace)
 
     def queue_entries(

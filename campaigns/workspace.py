@@ -1,4 +1,4 @@
-"""What a step of a campaign works with: its folder, its settings, its store, its backbones and its lock."""
+"""Workspace of a campaign: its folder, settings, store, backbones and lock."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock that keeps other processes from changing the campaign; the second says so and stops."""
+        """Lock that keeps other processes from changing the campaign; a second one raises an error."""
         from filelock import Timeout
 
         try:

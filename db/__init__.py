@@ -1,1 +1,1 @@
-"""The store: what a campaign knows and has decided, behind one door, :class:`db.store.Store`; no torch."""
+"""The store of a campaign: materials, labels, models, rounds and queue, through :class:`db.store.Store`; no torch."""

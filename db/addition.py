@@ -1,4 +1,4 @@
-"""One batch of materials on its way into the store."""
+"""Addition of one batch of materials to the store."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from db.tables import Failure, Label, Material, MaterialProperty, QueueEntry, Ro
 
 
 class Addition:
-    """One batch on its way in: what is known already, and the rows to write.
+    """One batch to add: what is known already, and the rows to write.
 
-    Everything is decided through the table of sources, where each id and each hash a material ever had is a row.
+    Known materials are found by the table of sources, which has a row for each id and hash a material ever had.
     """
 
     def __init__(self, session: Session, campaign_pk: int, shards: Shards):
@@ -42,10 +42,10 @@ class Addition:
         self.known_properties: set[tuple[str, str]] = set()  # owner, name
         self.sources: list[tuple[str, SourceRecord]] = []
         self.properties: list[tuple[str, str, PropertyValue]] = []
-        self.renewed: dict[str, MaterialRecord] = {}  # owner -> whose structure it gets
+        self.renewed: dict[str, MaterialRecord] = {}  # owner -> record whose structure it gets
 
     def add(self, records: Sequence[MaterialRecord]) -> AddReport:
-        """Decide what each record is, then write it all."""
+        """Classify each record, then write all."""
         report = AddReport([], [], [], [])
         new: list[MaterialRecord] = []
         ids = [source.record_id for record in records for source in record.sources]
@@ -133,7 +133,7 @@ class Addition:
             self.known_properties.update((owner, name) for owner, name in known)
 
     def _owner(self, record: MaterialRecord, sources: Sequence[SourceRecord]) -> str | None:
-        """Find the material that ``record`` is a copy of, by its hash or by an id and hash it came in under before."""
+        """Find the material that ``record`` is a copy of, by its hash or by an id and hash it had before."""
         known = self.hash_of_id.get(record.material_id)
         if known and known[1] == record.content_hash:
             return known[0]
@@ -141,18 +141,18 @@ class Addition:
         return self.owner_of_hash.get(record.content_hash) or next((owner for owner in owners if owner), None)
 
     def _clash(self, owner: str | None, sources: Sequence[SourceRecord]) -> str | None:
-        """Message that names an id known already as another crystal, if there is one."""
+        """Message on an id that is known as another crystal, if there is one."""
         for source in sources:
             known = self.hash_of_id.get(source.record_id)
             if known and known[0] != owner:
                 return (
                     f"id {source.record_id!r} is known already with another crystal (material {known[0]!r}, content "
-                    f"hash {known[1]}, received {source.content_hash}); give the new crystal an id of its own"
+                    f"hash {known[1]}, received {source.content_hash}); give the new crystal another id"
                 )
         return None
 
     def _take(self, owner: str, sources: Iterable[SourceRecord], properties: dict[str, PropertyValue]) -> None:
-        """Note what is to be written, so that later records of the batch see it too."""
+        """Record what is to be written, so that later records of the batch are compared with it."""
         for source in sources:
             content_hash = str(source.content_hash)
             self.hash_of_id[source.record_id] = (owner, content_hash)
@@ -166,12 +166,12 @@ class Addition:
                 self.properties.append((owner, name, value))
 
     def _is_lost(self, owner: str, record: MaterialRecord) -> bool:
-        """Whether ``record`` brings back a structure that cannot be read any more."""
+        """Whether ``record`` restores a structure that can no longer be read."""
         own_hash, sha256 = self.held.get(owner, ("", ""))
         return own_hash == record.content_hash and not self.shards.is_sound(sha256)
 
     def _used(self, pks: Collection[int]) -> set[int]:
-        """Those of the materials whose structure something was decided on."""
+        """Materials whose structure cannot be replaced: with a label, a failure, a queue entry, or during a round."""
         last = select(Round.state).where(Round.campaign_id == self.campaign_pk).order_by(Round.number.desc()).limit(1)
         state = self.session.scalar(last)
         if state is not None and state.step < RoundState.QUEUED.step:
@@ -223,14 +223,14 @@ class Addition:
             )
 
     def _write(self, records: Sequence[MaterialRecord]) -> int:
-        """Write structures to a shard, which is on the disk before any row refers to it."""
+        """Write structures to a shard, which is on disk before any row refers to it."""
         return shard_pk(
             self.session, self.campaign_pk, self.shards.write([record.structure for record in records]), len(records)
         )
 
 
 def shard_pk(session: Session, campaign_pk: int, sha256: str, rows: int) -> int:
-    """Row of a shard, which may be there already: the same structures give the same file."""
+    """Row of a shard, which may exist already: the same structures give the same file."""
     own = (StructureShard.campaign_id == campaign_pk, StructureShard.sha256 == sha256)
     known = session.scalar(select(StructureShard.id).where(*own))
     if known is None:

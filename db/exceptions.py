@@ -1,6 +1,6 @@
-"""What can go wrong with the store, as facts of the domain.
+"""Errors of the store.
 
-Every message says what was wrong, the value received and what to do next.
+Every message gives what was wrong, the value received and what to do next.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 
 
 class StoreError(Exception):
-    """Base of every error the store raises on purpose."""
+    """Base of all errors of the store."""
 
 
 class StoreNotFoundError(StoreError):
-    """There is no store where one was asked for."""
+    """There is no store at the given place."""
 
 
 class NotAStoreError(StoreError):
-    """The file or database is there, but it is not one of our stores, or it is damaged."""
+    """The file or database is not a store of this program, or it is damaged."""
 
 
 class StoreOutdatedError(StoreError):
@@ -35,7 +35,7 @@ class StoreNotWritableError(StoreError):
 
 
 class StoreLockedError(StoreError):
-    """Another process held the store for longer than we wait."""
+    """Another process held the store for longer than the timeout."""
 
 
 class StoreChangedError(StoreError):
@@ -55,7 +55,7 @@ class BrokenShardError(StoreError):
         named = f" (its crystals came from {', '.join(origins)})" if origins else ""
         super().__init__(
             f"{path} {fault}, and with it the structures of some materials; restore the file from a copy, or ingest "
-            f"the same sources again{named}: structures that are lost are then written again"
+            f"the same sources again{named}: lost structures are then written again"
         )
 
 
@@ -64,11 +64,11 @@ class NoCampaignError(StoreError):
 
 
 class InvalidRecordError(StoreError, ValueError):
-    """A record that cannot be kept as it is."""
+    """A record that cannot be stored."""
 
 
 class UnknownMaterialError(StoreError, KeyError):
-    """No material of the store has, or ever came in under, that id."""
+    """No material of the store has, or ever had, that id."""
 
     __str__ = Exception.__str__
 
@@ -80,16 +80,16 @@ class UnknownRecordError(StoreError, KeyError):
 
 
 class IllegalMoveError(StoreError):
-    """A move between two states that the table of legal moves does not have."""
+    """A move between two states that is not in the table of legal moves."""
 
 
 class StaleQueueError(StoreError):
-    """A queue that no longer fits the store: already queued, or not the one this round has."""
+    """A queue that contradicts the store: already queued, or not that of this round."""
 
 
 @dataclass(frozen=True)
 class LabelProblem:
-    """One label that was refused: where it stood, what it was, what is wrong and what to do."""
+    """One label that was refused: its place, its value, what is wrong and what to do."""
 
     location: str
     material_id: str
@@ -102,14 +102,14 @@ class LabelProblem:
 
 
 class LabelError(StoreError, ValueError):
-    """Labels of a batch that cannot be kept; nothing of the batch was written. ``problems`` lists every one."""
+    """Labels of a batch that cannot be stored; nothing of the batch was written. ``problems`` lists every one."""
 
     shown = 50
 
     def __init__(self, problems: Sequence[LabelProblem], total: int):
         self.problems = tuple(problems)
         bad = len({problem.location for problem in problems})
-        lines = [f"{bad} of {total} labels cannot be kept, so none was written; mend these and import again:"]
+        lines = [f"{bad} of {total} labels cannot be stored, so none was written; correct these and import again:"]
         lines += [f"  {problem}" for problem in problems[: self.shown]]
         if len(problems) > self.shown:
             lines.append(f"  ... and {len(problems) - self.shown} more")

@@ -1,4 +1,4 @@
-"""Labels and failures: nothing is overwritten; a correction supersedes, a withdrawal takes back."""
+"""Labels and failures: nothing is overwritten; labels are superseded by corrections, or withdrawn."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, LabelReport
 from db.tables import Failure, Label, Material
 
 KAPPA_SPELLINGS = {"W/mK", "W/m/K", "W/Km", "Wm-1K-1", "WK-1m-1", "Wm⁻¹K⁻¹"}
-"""Ways to write W/(m K), without spaces, brackets and signs of multiplication or power."""
+"""Spellings of W/(m K), without spaces, brackets and signs of multiplication or power."""
 KEY = ("property", "fidelity", "temperature", "method", "source", "record_id")
-"""What makes two labels of one material the same label, beside the material."""
+"""Fields that identify a label, besides its material."""
 VALUE = ("value", "unit", "uncertainty")
-"""What makes a label the same as before."""
+"""Fields whose change makes a corrected label."""
 CURRENT = (Label.superseded_by.is_(None), Label.withdrawal.is_(None))
 """Conditions of a query for labels that count."""
 FILLED_IN = frozenset(
@@ -38,10 +38,10 @@ Limits = tuple[float | None, float | None]
 
 
 class Labels(StoreConnection):
-    """Verbs and finders of labels and failures."""
+    """Methods for labels and failures."""
 
     label_limits: Mapping[str, Limits] = MappingProxyType({})
-    """By property, what a label's value may be; a label beyond is refused."""
+    """Allowed values by property; a label outside is refused."""
 
     def add_labels(
         self, batch: Iterable[LabelRecord], locations: Sequence[str] | None = None, again: bool = False
@@ -57,9 +57,9 @@ class Labels(StoreConnection):
         batch
             Labels; ``material_id`` is any id the material is known under.
         locations
-            Where each label stood, for messages (``labels.csv line 7``); ``label 1``, ``label 2``, ... if not given.
+            Place of each label, for messages (``labels.csv line 7``); ``label 1``, ``label 2``, ... if not given.
         again
-            Keep what was withdrawn before as new labels, rather than pass it over.
+            Store labels that were withdrawn before as new ones, rather than skip them.
         """
         labels = list(batch)
         places = locations or [f"label {i}" for i in range(1, len(labels) + 1)]
@@ -74,7 +74,7 @@ class Labels(StoreConnection):
             return _write_labels(session, rows, again)
 
     def withdraw_labels(self, ids: Iterable[int], author: str, reason: str) -> list[LabelRecord]:
-        """Take current labels back, all or none: they are kept with who, when and why, and count no longer.
+        """Withdraw current labels, all or none: they stay in the store with who, when and why.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Labels(StoreConnection):
         """
         wanted = list(dict.fromkeys(ids))
         if not reason.strip():
-            raise IllegalMoveError("no reason for the withdrawal; say why these labels do not count")
+            raise IllegalMoveError("no reason for the withdrawal; give one")
         with self.session(write=True) as session:
             campaign_pk = self.lock_campaign(session)
             rows: list[Label] = []
@@ -113,7 +113,7 @@ class Labels(StoreConnection):
             return [_label_record(row, material_id) for row, material_id in session.execute(query.order_by(Label.id))]
 
     def last_label(self) -> int:
-        """Id of the label written last, whatever has become of it; 0 if there is none."""
+        """Id of the label written last, also if it is corrected or withdrawn; 0 if there is none."""
         with self.session() as session:
             query = select(func.max(Label.id)).where(Label.campaign_id == self.campaign_pk(session))
             return session.scalar(query) or 0
@@ -153,7 +153,7 @@ class Labels(StoreConnection):
             return sorted(records, key=lambda label: label.id or 0)
 
     def fidelities(self, property: str) -> dict[str, int]:
-        """How many current labels of ``property`` each fidelity has."""
+        """Number of current labels of ``property`` by fidelity."""
         with self.session() as session:
             query = (
                 select(Label.fidelity, func.count())
@@ -163,19 +163,19 @@ class Labels(StoreConnection):
             return dict(sorted(session.execute(query).all()))
 
     def labelled_fidelities(self) -> dict[str, int]:
-        """How many current labels each fidelity has, of all properties."""
+        """Number of current labels by fidelity, of all properties."""
         with self.session() as session:
             query = select(Label.fidelity, func.count()).where(Label.campaign_id == self.campaign_pk(session), *CURRENT)
             return dict(sorted(session.execute(query.group_by(Label.fidelity)).all()))
 
     def labelled_properties(self) -> dict[str, int]:
-        """How many current labels each property has."""
+        """Number of current labels by property."""
         with self.session() as session:
             query = select(Label.property, func.count()).where(Label.campaign_id == self.campaign_pk(session), *CURRENT)
             return dict(sorted(session.execute(query.group_by(Label.property)).all()))
 
     def add_failures(self, batch: Iterable[FailureRecord]) -> list[int]:
-        """Record calculations that gave no label; return the ids of the new ones (the same failure again is not)."""
+        """Record failed calculations; return the ids of new ones (a repeated failure is not new)."""
         failures = list(batch)
         with self.session(write=True) as session:
             campaign_pk = self.lock_campaign(session)
@@ -206,16 +206,16 @@ class Labels(StoreConnection):
 
 
 def canonical_unit(property: str, unit: str) -> str:
-    """Write the usual spellings of W/(m K) in one way for ``kappa*``; leave any other unit as it is."""
+    """Normalise the usual spellings of W/(m K) for ``kappa*``; other units are unchanged."""
     if property.startswith("kappa") and re.sub(r"[\s()*·^.]", "", unit) in KAPPA_SPELLINGS:
         return KAPPA_UNIT
     return unit.strip()
 
 
 def _known_units(session: Session, campaign_pk: int, properties: Collection[str]) -> dict[str, str]:
-    """Unit of each property that has labels; all labels of a property are kept in one."""
+    """Unit of each property with labels; all labels of a property have the same."""
     found = {}
-    for name in properties:  # one label tells, and is found at once however many there are
+    for name in properties:  # one label is enough, and is found by an index
         query = select(Label.unit).where(Label.campaign_id == campaign_pk, Label.property == name)
         unit = session.scalar(query.where(Label.withdrawal.is_(None)).order_by(Label.id).limit(1))
         if unit is not None:
@@ -240,7 +240,7 @@ def _problems(
         before, twin = seen.setdefault(key, (place, label))
         if (twin.value, twin.unit, twin.uncertainty) != (label.value, label.unit, label.uncertainty):
             messages.append(
-                f"contradicts {before} (value {twin.value!r}); keep one, or tell them apart by method or source"
+                f"contradicts {before} (value {twin.value!r}); keep one, or distinguish them by method or source"
             )
         for message in messages:
             yield LabelProblem(place, label.material_id, label.value, message)
@@ -284,7 +284,7 @@ def _unit_problems(label: LabelRecord, units: dict[str, str]) -> Iterator[str]:
     elif label.property.startswith("kappa") and unit != KAPPA_UNIT:
         yield f"unit {unit!r}; convert the value to {KAPPA_UNIT}"
     elif unit != units.setdefault(label.property, unit):
-        yield f"unit {unit!r}, but {label.property} is kept in {units[label.property]!r} here; convert the value"
+        yield f"unit {unit!r}, but {label.property} is stored in {units[label.property]!r} here; convert the value"
 
 
 def _write_labels(session: Session, rows: list[Json], again: bool) -> LabelReport:

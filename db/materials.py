@@ -1,4 +1,4 @@
-"""Materials, their sources and properties, and what was refused."""
+"""Materials, their sources and properties, and rejected records."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ SMALL = FULL // 4
 MANY = 16
 Small = RowOf[int, str, int]
 Place = tuple[str, int]
-"""Where a structure is: SHA-256 of a shard, and row."""
+"""Place of a structure: SHA-256 of a shard, and row."""
 
 
 class Materials(StoreConnection):
-    """Verbs and finders of materials."""
+    """Methods for materials."""
 
     def add_materials(self, batch: Iterable[MaterialRecord]) -> AddReport:
         """Add crystals in one transaction; the same crystal becomes a source, a known id never changes its crystal.
 
-        A structure whose shard is missing or damaged is written again when its crystal comes again.
+        A structure whose shard is missing or damaged is written again when its crystal is added again.
         """
         records = list(batch)
         with self.session(write=True) as session:
             return Addition(session, self.lock_campaign(session), self.shards).add(records)
 
     def link_copies(self, copies: Iterable[CopyRecord]) -> AddReport:
-        """Record crystals that are materials of the store in nearly equal form; none is added.
+        """Record near copies of materials of the store; no material is added.
 
-        One that comes under an id of its material is unchanged; one whose id is another material's is a conflict.
-        Properties are merged, never overwritten. A copy that is to represent the material gives it its structure,
+        One under an id of its material is unchanged; one whose id is another material's is a conflict.
+        Properties are merged, never overwritten. A copy that is to represent the material replaces its structure,
         space group and hash; a material with a label, a failure or a queue entry, and any while a round is under way,
-        stays as it is.
+        is not changed.
         """
         with self.session(write=True) as session:
             return Addition(session, self.lock_campaign(session), self.shards).link(list(copies))
 
     def compact_structures(self) -> None:
-        """Merge small shards where there are many, and delete those that nobody refers to any more."""
+        """Merge small shards where there are many, and delete those without references."""
         with self.session(write=True) as session:
             campaign_pk = self.lock_campaign(session)
             query = select(StructureShard.id, StructureShard.sha256, StructureShard.rows)
@@ -74,7 +74,7 @@ class Materials(StoreConnection):
             small = [row for row in session.execute(query.order_by(StructureShard.id)) if self.shards.is_sound(row[1])]
             if sum(rows for *_, rows in small) < FULL and len(small) <= MANY:
                 return
-            # what an earlier call has merged is deleted now only, when nobody reads it any more
+            # shards merged by an earlier call are deleted only now, when no process reads them any more
             session.execute(delete(StructureShard).where(~exists().where(Material.shard_pk == StructureShard.id)))
             self.shards.sweep(set(session.scalars(select(StructureShard.sha256))))
             for group in _groups(small):
@@ -91,7 +91,7 @@ class Materials(StoreConnection):
     def materials(self, ids: Iterable[str] | None = None, chunk: int = 1000) -> Iterator[MaterialRecord]:
         """Materials in order of insertion, or under ``ids`` in their order; memory holds one chunk.
 
-        Each chunk is its own transaction: what is added meanwhile may appear, and writing meanwhile is possible.
+        Each chunk is its own transaction: materials added meanwhile may appear, and writing meanwhile is possible.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class Materials(StoreConnection):
         return next(self.materials([any_id]))
 
     def structures(self, ids: Iterable[str], chunk: int = FULL) -> Iterator[tuple[str, Json]]:
-        """Content hash and structure of the materials under ``ids`` in their order, without what else is known."""
+        """Content hash and structure of the materials under ``ids`` in their order, without other data."""
         for part in chunks(ids, chunk):
             with self.session() as session:
                 owners = resolve_owners(session, self.campaign_pk(session), part)
@@ -133,7 +133,7 @@ class Materials(StoreConnection):
             yield from ((hashes[pk], found[pk]) for pk in (owners[id_][0] for id_ in part))
 
     def material_index(self, ids: Iterable[str] | None = None) -> list[MaterialKey]:
-        """Light columns of the whole pool, in order of insertion, or of the materials under ``ids`` in their order."""
+        """Key columns of the whole pool, in order of insertion, or of the materials under ``ids`` in their order."""
         with self.session() as session:
             query = select(*KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session))
             if ids is None:
@@ -148,9 +148,9 @@ class Materials(StoreConnection):
     def material_columns(
         self, size: int | None = None, chunk: int = 32_768
     ) -> Iterator[tuple[tuple[object, ...], ...]]:
-        """Light columns of the pool (or of its first ``size`` materials) in order of insertion, part by part.
+        """Key columns of the pool (or of its first ``size`` materials) in order of insertion, part by part.
 
-        Each part holds one tuple a field of :class:`MaterialKey`, of ``chunk`` materials at most.
+        Each part holds one tuple for each field of :class:`MaterialKey`, of ``chunk`` materials at most.
         """
         last, left = 0, math.inf if size is None else size
         while left > 0:
@@ -164,7 +164,7 @@ class Materials(StoreConnection):
             last, left = rows[-1][0], left - len(rows)
 
     def in_buckets(self, buckets: Iterable[str]) -> dict[str, list[MaterialKey]]:
-        """Light columns of the materials of each bucket that has any, in order of insertion."""
+        """Key columns of the materials of each bucket that has any, in order of insertion."""
         found: dict[str, list[MaterialKey]] = defaultdict(list)
         with self.session() as session:
             query = select(*KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session)).order_by(Material.id)
@@ -175,14 +175,14 @@ class Materials(StoreConnection):
         return dict(found)
 
     def known_hashes(self, hashes: Iterable[str]) -> set[str]:
-        """Those of ``hashes`` under which a crystal ever came in."""
+        """The ``hashes`` that a crystal was ever added with."""
         with self.session() as session:
             query = select(Source.content_hash).where(Source.campaign_id == self.campaign_pk(session))
             parts = chunks(dict.fromkeys(hashes))
             return {h for part in parts for h in session.scalars(query.where(Source.content_hash.in_(part)))}
 
     def with_hashes(self, hashes: Iterable[str]) -> dict[str, MaterialKey]:
-        """Materials whose own crystal has one of ``hashes``, by it."""
+        """Materials whose own crystal has one of ``hashes``, by hash."""
         with self.session() as session:
             query = select(*KEY_COLUMNS).where(Material.campaign_id == self.campaign_pk(session))
             rows = [
@@ -193,17 +193,17 @@ class Materials(StoreConnection):
         return {key.content_hash: key for key in rows}
 
     def resolve(self, record_id: str) -> str:
-        """Id of the material that is, or ever came in, under ``record_id``."""
+        """Id of the material that has, or ever had, the id ``record_id``."""
         return self.resolve_all([record_id])[record_id]
 
     def resolve_all(self, record_ids: Iterable[str]) -> dict[str, str]:
-        """As :meth:`resolve`, for many; one unknown id raises :class:`UnknownMaterialError` that lists them all."""
+        """As :meth:`resolve`, for many; unknown ids raise one :class:`UnknownMaterialError` that lists all."""
         with self.session() as session:
             owners = resolve_owners(session, self.campaign_pk(session), record_ids)
         return {record_id: material_id for record_id, (_, material_id) in owners.items()}
 
     def property_names(self) -> dict[str, int]:
-        """How many materials have each property."""
+        """Number of materials with each property."""
         with self.session() as session:
             query = (
                 select(MaterialProperty.name, func.count())
@@ -228,7 +228,7 @@ class Materials(StoreConnection):
         return values
 
     def add_property(self, name: str, values: Mapping[str, PropertyValue]) -> None:
-        """Add a property to materials, by any of their ids, that lack it; a value that is known stays."""
+        """Add a property to materials that lack it, by any of their ids; known values are not changed."""
         with self.session(write=True) as session:
             owners = resolve_owners(session, self.lock_campaign(session), values)
             rows = [{"material_pk": owners[id_][0], "name": name, "value": v} for id_, v in values.items()]
@@ -236,7 +236,7 @@ class Materials(StoreConnection):
                 session.execute(_insert(session, MaterialProperty).on_conflict_do_nothing(), rows)
 
     def add_rejections(self, batch: Iterable[RejectionRecord]) -> int:
-        """Add what was refused; return how many were new (same source, id and reason is known already)."""
+        """Add rejected records; return the number of new ones (same source, id and reason is not new)."""
         with self.session(write=True) as session:
             own = {"campaign_id": self.lock_campaign(session)}
             rows = [vars(record) | own | {"at": record.at or utc_now()} for record in batch]
@@ -246,14 +246,14 @@ class Materials(StoreConnection):
             return len(session.scalars(statement, rows).all())
 
     def rejections(self) -> list[RejectionRecord]:
-        """Everything that was refused, in order."""
+        """All rejected records, in order."""
         with self.session() as session:
             query = select(Rejection).where(Rejection.campaign_id == self.campaign_pk(session)).order_by(Rejection.id)
             names = RejectionRecord.__dataclass_fields__
             return [RejectionRecord(**{name: getattr(row, name) for name in names}) for row in session.scalars(query)]
 
     def source_notes(self) -> list[SourceNote]:
-        """Every crystal that came in with a note, in order."""
+        """All crystals added with a note, in order."""
         with self.session() as session:
             query = select(Source.origin, Source.record_id, Material.material_id, Source.note)
             query = query.join(Material, Source.material_pk == Material.id)
@@ -267,7 +267,7 @@ class Materials(StoreConnection):
         return [records[owners[any_id][0]] for any_id in ids]
 
     def _read(self, session: Session, pks: Collection[int]) -> dict[int, MaterialRecord]:
-        """Read whole materials by row, in order of insertion, from plain columns: faster than mapped objects."""
+        """Read whole materials by row, in order of insertion, from plain columns, faster than mapped objects."""
         fields: dict[int, Json] = {}
         places: dict[int, Place] = {}
         properties: dict[int, dict[str, PropertyValue]] = defaultdict(dict)
@@ -310,7 +310,7 @@ class Materials(StoreConnection):
 
 
 def _insert(session: Session, table: type[Base]) -> Any:
-    """Insert statement of this database, which may pass over rows that are there."""
+    """Insert statement of this database that skips existing rows."""
     if session.get_bind().dialect.name == "postgresql":
         from sqlalchemy.dialects import postgresql
 

@@ -16,10 +16,10 @@ PLAIN_FIELDS = ("model_id", "stage", "backbone_hash", "data_hash", "settings", "
 
 
 class Models(StoreConnection):
-    """Verbs and finders of models."""
+    """Methods for models."""
 
     def add_model(self, record: ModelRecord) -> None:
-        """Add a model; the same one again changes nothing, another one under its id is refused."""
+        """Add a model; the same one again changes nothing, a different one under its id is refused."""
         with self.session(write=True) as session:
             insert_model(session, self.lock_campaign(session), record)
 
@@ -35,7 +35,7 @@ class Models(StoreConnection):
             return _model_record(find_model(session, self.campaign_pk(session), model_id))
 
     def lineage(self, model_id: str) -> list[ModelRecord]:
-        """Stages that led to a model, from the root to the model itself."""
+        """Lineage of a model, from the root to the model itself."""
         with self.session() as session:
             row: Model | None = find_model(session, self.campaign_pk(session), model_id)
             stages = []
@@ -66,7 +66,7 @@ def insert_model(session: Session, campaign_pk: int, record: ModelRecord) -> Mod
 
 
 def find_model(session: Session, campaign_pk: int, model_id: str) -> Model:
-    """Row of a model, or an error that names those there are."""
+    """Row of a model, or an error that names the known ones."""
     row = session.scalars(
         _full_models().where(Model.campaign_id == campaign_pk, Model.model_id == model_id)
     ).one_or_none()
@@ -86,7 +86,7 @@ def _require_same(known: ModelRecord, record: ModelRecord) -> None:
 
 
 def _plain(value: object) -> object:
-    """As JSON gives it back: tuples are lists."""
+    """The value after a round trip through JSON: tuples are lists."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The material behind an id, whichever of its ids it is."""
+"""The material of an id, for any of its ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from db.tables import Material, Source
 
 
 def resolve_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Row and id of the material behind each id, whichever of its ids it is; all unknown ids in one error."""
+    """Row and id of the material of each id, for any of its ids; unknown ids raise one error."""
     wanted = list(dict.fromkeys(ids))
     owners = find_owners(session, campaign_pk, wanted)
     if unknown := [record_id for record_id in wanted if record_id not in owners]:
@@ -24,7 +24,7 @@ def resolve_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> di
 
 
 def find_owners(session: Session, campaign_pk: int, ids: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Row and id of the material behind each id; unknown ids are absent."""
+    """Row and id of the material of each id; unknown ids are absent."""
     owners: dict[str, tuple[int, str]] = {}
     query = select(Source.record_id, Material.id, Material.material_id).join(
         Material, Source.material_pk == Material.id

@@ -1,6 +1,6 @@
 """A campaign's rows as plain JSON values, read from one database and written to another.
 
-Tables are taken as they stand in the database, not from the models of this program, so that the rows of an older
+Tables are read from the database, not from the models of this program, so that the rows of an older
 version can be loaded into tables of their own version and then be upgraded.
 """
 
@@ -47,10 +47,10 @@ Rows = Iterable[tuple[str, Iterable[Json]]]
 
 
 class Portable(StoreConnection):
-    """The verb that takes a campaign out of a store."""
+    """Export of a campaign from a store."""
 
     def dump(self) -> Iterator[tuple[str, Iterator[Json]]]:
-        """Every table with its rows of the campaign, all of one moment; memory holds a batch."""
+        """Every table with its rows of the campaign, in one consistent snapshot; memory holds a batch."""
         with self.session() as session:
             pk = self.campaign_pk(session)
             for table in _tables(session.connection()):
@@ -64,15 +64,15 @@ def load_campaign(
     timeout: float = LOCK_TIMEOUT,
     structures: Path | None = None,
 ) -> dict[str, int]:
-    """Write what :meth:`Portable.dump` gave into a store, made where there is none; all of it or nothing.
+    """Write the result of :meth:`Portable.dump` into a store, created if missing; all or nothing.
 
-    Rows keep their order; in a store that holds other campaigns they are numbered anew. They say in which file each
-    structure is; the files of the folder of structures go from one place to the other as they are.
+    Rows keep their order; in a store with other campaigns they are renumbered. They refer to the file of each
+    structure; the files of the folder of structures are copied separately.
 
     Parameters
     ----------
     url_or_path
-        As :meth:`db.store.Store.open` takes it.
+        As in :meth:`db.store.Store.open`.
     tables
         Rows by table.
     version
@@ -80,7 +80,7 @@ def load_campaign(
     timeout
         Seconds to wait for another process that holds the store.
     structures
-        As :meth:`db.store.Store.open` takes it; structures that an older version kept in its rows are written there.
+        As in :meth:`db.store.Store.open`; structures that an older version kept in its rows are written there.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def load_campaign(
     InvalidRecordError
         If the store has a campaign of that name already, or these are not the rows of one campaign.
     StoreFromNewerVersionError
-        If they come from a newer version than this program knows.
+        If they come from a newer version of the program.
     """
     url = to_url(url_or_path)
     if version == SCHEMA_VERSION:
@@ -128,12 +128,12 @@ def _load(url: URL, tables: Rows, version: str, timeout: float) -> dict[str, int
 
 
 class _Loading:
-    """Rows on their way in; their numbers are moved past those that are taken."""
+    """Rows to write; their numbers are shifted past those in use."""
 
     def __init__(self, connection: Connection):
         self.connection = connection
         self.tables = {table.name: table for table in _tables(connection)}
-        if connection.dialect.name == "postgresql":  # nobody else may take the numbers meanwhile
+        if connection.dialect.name == "postgresql":  # no other process may use the numbers meanwhile
             connection.execute(text(f"LOCK TABLE {', '.join(self.tables)} IN SHARE ROW EXCLUSIVE MODE"))
         self.taken = {
             name: connection.scalar(select(func.coalesce(func.max(table.c.id), 0)))
@@ -152,7 +152,7 @@ class _Loading:
                 f"these are not the rows of one campaign: {written.get('campaign', 0)} campaigns, and no table "
                 f"{', '.join(sorted(self.tables.keys() - written.keys())) or 'missing'}"
             )
-        if self.connection.dialect.name == "postgresql":  # rows to come are numbered on from here
+        if self.connection.dialect.name == "postgresql":  # further rows are numbered from here
             for name, table in self.tables.items():
                 last = select(func.max(table.c.id)).scalar_subquery()
                 self.connection.execute(select(func.setval(func.pg_get_serial_sequence(name, "id"), last)))
@@ -194,7 +194,7 @@ class _Loading:
 
 
 def _tables(connection: Connection) -> list[Table]:
-    """Tables of a store as they stand in the database, each after those it refers to."""
+    """Tables of a store as in the database, each after those it refers to."""
     metadata = MetaData()
     metadata.reflect(connection, only=lambda name, _: name != "alembic_version")
     for table in metadata.sorted_tables:
@@ -211,7 +211,7 @@ def _rows(session: Session, table: Table, campaign_pk: int) -> Iterator[Json]:
 
 
 def _belongs(table: Table, campaign_pk: int) -> ColumnElement[bool]:
-    """Whether a row is of the campaign: by its own column, or by the row it is part of."""
+    """Whether a row belongs to the campaign: by its own column, or by the row it is part of."""
     if table.name == "campaign":
         return table.c.id == campaign_pk
     if "campaign_id" in table.c:

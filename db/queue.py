@@ -1,4 +1,4 @@
-"""Queue entries and their moves, each kept with time and author."""
+"""Queue entries and their moves, each stored with time and author."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from db.states import QUEUE_MOVES, UNFINISHED, QueueState
 from db.tables import Material, QueueChange, QueueEntry, Round
 
 AUTHOR = "kappascout"
-"""Who has proposed an entry."""
+"""Author of the proposal of an entry."""
 PLAIN_FIELDS = (
     "rank", *PREDICTED_FIELDS, "acquisition_value", "expected_cost", "reason", "fidelity", "details",
 )  # fmt: skip
 
 
 class Queue(StoreConnection):
-    """Verbs and finders of the queue."""
+    """Methods for the queue."""
 
     def queue(
         self,
@@ -34,7 +34,7 @@ class Queue(StoreConnection):
     ) -> list[QueueEntryRecord]:
         """Entries by round and rank, filtered by what is given; ``material_ids`` are any ids of the materials.
 
-        Of some materials only their entries are read, however long the queue is.
+        With ``material_ids`` only their entries are read, for a queue of any length.
 
         Raises
         ------
@@ -52,7 +52,7 @@ class Queue(StoreConnection):
                 parts = [query.where(QueueEntry.campaign_id == campaign_pk)]
             else:
                 owners = resolve_owners(session, campaign_pk, material_ids).values()
-                # without the campaign, whose index SQLite would take: it holds the whole queue
+                # without the campaign, whose index SQLite would use: it holds the whole queue
                 parts = [query.where(QueueEntry.material_pk.in_(p)) for p in chunks(sorted({pk for pk, _ in owners}))]
             rows = [row for part in parts for row in session.connection().execute(part).mappings()]
             history = _histories(session, [row["id"] for row in rows])
@@ -60,7 +60,7 @@ class Queue(StoreConnection):
         return sorted(records, key=lambda entry: (entry.round or 0, entry.rank))
 
     def predictions(self, material_ids: Collection[str]) -> list[Prediction]:
-        """Find what rounds predicted of the materials under these ids when they queued them, by round and rank."""
+        """Predictions of rounds for the materials under these ids when they were queued, by round and rank."""
         found: list[Prediction] = []
         with self.session() as session:
             campaign_pk = self.campaign_pk(session)
@@ -77,14 +77,14 @@ class Queue(StoreConnection):
         return found
 
     def queue_counts(self) -> dict[QueueState, int]:
-        """How many entries are in each state."""
+        """Number of entries in each state."""
         with self.session() as session:
             query = select(QueueEntry.state, func.count()).where(QueueEntry.campaign_id == self.campaign_pk(session))
             found = dict(session.execute(query.group_by(QueueEntry.state)).all())
         return {state: found.get(state, 0) for state in QueueState}
 
     def move(self, entry_ids: Iterable[int], to: QueueState, author: str, note: str = "") -> None:
-        """Move entries to a state, all or none; every illegal move is named with those that are legal."""
+        """Move entries to a state, all or none; the error lists illegal moves with the legal ones."""
         wanted = list(dict.fromkeys(entry_ids))
         with self.session(write=True) as session:
             rows = self._entries_to_move(session, wanted)
@@ -93,7 +93,7 @@ class Queue(StoreConnection):
             _make_moves(session, rows, to, author, note)
 
     def _entries_to_move(self, session: Session, ids: Sequence[int]) -> list[_ToMove]:
-        """Id, state and material of these entries, held until the transaction ends."""
+        """Id, state and material of these entries, locked until the transaction ends."""
         query = select(QueueEntry.id, QueueEntry.state, Material.material_id).join(QueueEntry.material)
         query = query.where(QueueEntry.campaign_id + 0 == self.campaign_pk(session)).with_for_update(of=QueueEntry)
         rows: list[_ToMove] = []
@@ -108,7 +108,7 @@ class Queue(StoreConnection):
 
 
 class _ToMove(NamedTuple):
-    """What is known of an entry before it moves."""
+    """An entry before its move."""
 
     id: int
     state: QueueState
@@ -146,7 +146,7 @@ def insert_entries(session: Session, campaign_pk: int, round_row: Round, entries
 
 
 def _refuse_pending(session: Session, campaign_pk: int, entries: Sequence[tuple[int, QueueEntryRecord]]) -> None:
-    """Never ask for a label twice: a material whose label is awaited is not queued again at that fidelity."""
+    """Refuse to query a label twice: a material with a pending label is not queued again at that fidelity."""
     query = select(QueueEntry.material_pk, QueueEntry.fidelity, Round.number).join(Round)
     query = query.where(QueueEntry.campaign_id == campaign_pk, QueueEntry.state.in_(UNFINISHED))
     awaited = {(pk, fidelity): number for pk, fidelity, number in session.execute(query)}
@@ -183,7 +183,7 @@ def _entry_record(row: RowMapping, history: Sequence[StateChange]) -> QueueEntry
     return QueueEntryRecord(**row, history=tuple(history))
 
 
-# plain columns: mapped objects of a long queue would stay in the session and slow every further verb of a transaction
+# plain columns: mapped objects of a long queue would stay in the session and slow down the rest of a transaction
 _ENTRIES = (
     select(
         *(getattr(QueueEntry, name) for name in ("id", "state", *PLAIN_FIELDS)),

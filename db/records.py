@@ -1,6 +1,6 @@
-"""Frozen records that cross the store's door; no database object leaves it.
+"""Frozen records that the store takes and returns, instead of database objects.
 
-Fields that the store fills in (ids, times, states) have defaults and are ignored on the way in. Times are UTC in ISO
+Fields that the store fills in (ids, times, states) have defaults and are ignored in input. Times are UTC in ISO
 8601. Dictionaries must be JSON: text keys, finite numbers, no NumPy arrays.
 """
 
@@ -30,66 +30,66 @@ class CampaignRecord:
     """An objective over a pool with a budget."""
 
     name: str
-    """Unique in its store."""
+    """Name, unique in its store."""
     goal: str
-    """What is sought, e.g. ``min`` or ``max``."""
+    """Goal, e.g. ``min`` or ``max``."""
     property: str
     """The property that is learned and ranked, e.g. ``kappa_300K``."""
     settings: Json = field(default_factory=dict)
-    """Settings the campaign was made with."""
+    """Settings of the campaign at its creation."""
     seed: int = 0
-    """Root of every random choice."""
+    """Seed of all random choices."""
     state: CampaignState = CampaignState.ACTIVE
     created_at: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be written."""
+        """Refuse what cannot be stored as JSON."""
         _require_text("campaign", self, "name", "goal", "property")
         require_json(self.settings, f"settings of campaign {self.name!r}")
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One place a material came from, and the id it had there."""
+    """One source of a material, and its id there."""
 
     record_id: str
-    """The id in that file or database."""
+    """Id in that file or database."""
     origin: str
-    """File and member, or database."""
+    """File and archive member, or database."""
     retrieved_at: str = ""
-    """When it was read; filled by the store when empty."""
+    """Time of reading; set by the store when empty."""
     database_version: str | None = None
     query: str | None = None
     note: str = ""
     content_hash: str | None = None
-    """Hash of the crystal as it came from here; it differs from the material's for a near-duplicate."""
+    """Content hash of the crystal from this source; it differs from the material's for a near copy."""
     energy: float | None = None
-    """Energy of the crystal as it came from here, eV per atom above the hull; of copies the lowest one is kept."""
+    """Energy above the hull of the crystal from this source, eV per atom; of copies the lowest one is used."""
 
 
 @dataclass(frozen=True)
 class MaterialRecord:
-    """A standardised crystal with a stable id, what is known of it, and where it came from."""
+    """A standardised crystal with a stable id, properties and sources."""
 
     material_id: str
     content_hash: str
-    """Equal for the same crystal in another cell, origin or site order."""
+    """Content hash, equal for the same crystal in another cell, origin or site order."""
     formula: str
     chemical_system: str
     """Element symbols in alphabetical order joined by dashes."""
     spacegroup: int
     n_sites: int
     bucket: str
-    """Key under which copies of one crystal from different databases meet."""
+    """Key shared by copies of one crystal from different databases."""
     structure: Json
     """The standardised crystal: ``lattice`` (3 x 3), ``numbers`` (n) and ``frac_coords`` (n x 3)."""
     properties: dict[str, PropertyValue] = field(default_factory=dict)
     """Known properties by name, unit in the name (``band_gap_eV``)."""
     sources: tuple[SourceRecord, ...] = ()
-    """Where it came from; the first is under ``material_id``. Empty means: under its own id, from an unnamed place."""
+    """Sources; the first has the id ``material_id``. Empty: one unnamed source under its own id."""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be written, and name the source if there is none."""
+        """Refuse what cannot be stored, and add an unnamed source if there is none."""
         _require_text("material", self, "material_id", "content_hash", "formula", "bucket")
         sources = self.sources or (SourceRecord(self.material_id, ""),)
         if all(source.record_id != self.material_id for source in sources):
@@ -103,7 +103,7 @@ class MaterialRecord:
 
 
 class MaterialKey(NamedTuple):
-    """The light columns of a material: everything but structure, properties and sources."""
+    """Key columns of a material: everything except structure, properties and sources."""
 
     material_id: str
     content_hash: str
@@ -116,52 +116,52 @@ class MaterialKey(NamedTuple):
 
 @dataclass(frozen=True)
 class CopyRecord:
-    """A crystal that came in and is a material of the store in nearly equal form."""
+    """A near copy: a crystal that is almost equal to a material of the store."""
 
     existing_id: str
     """Any id of the material."""
     copy: MaterialRecord
-    """The crystal as it came, under its first source."""
+    """The crystal as read, under its first source."""
     represents: bool = False
-    """Whether its structure is to stand for the material from now on."""
+    """Whether its structure is to represent the material."""
 
 
 @dataclass(frozen=True)
 class AddReport:
-    """What became of a batch of materials."""
+    """Result of adding a batch of materials."""
 
     added: list[str]
     """Ids of new materials."""
     duplicates: list[tuple[str, str]]
-    """Id that came in, and id of the material that already was that crystal."""
+    """Id of the record, and id of the material with the same crystal."""
     conflicts: list[tuple[str, str]]
-    """Id that was refused, and why."""
+    """Id that was refused, and the reason."""
     unchanged: list[str]
-    """Ids that were there already with the same crystal."""
+    """Ids that were known already with the same crystal."""
 
 
 @dataclass(frozen=True)
 class RejectionRecord:
-    """A crystal that was refused on the way in."""
+    """A crystal that was refused."""
 
     source: str
-    """File and member, or database."""
+    """File and archive member, or database."""
     record_id: str
     reason: str
-    """Machine-readable word."""
+    """Reason as a machine-readable word."""
     message: str
     remedy: str
-    """How to mend it."""
+    """How to correct it."""
     at: str = ""
 
 
 class SourceNote(NamedTuple):
-    """What was noticed when a crystal came in."""
+    """A note on a crystal that was added."""
 
     source: str
-    """File and member, or database."""
+    """File and archive member, or database."""
     record_id: str
-    """The id it had there."""
+    """Its id there."""
     material_id: str
     note: str
 
@@ -171,57 +171,57 @@ class LabelRecord:
     """One value of one property of one material at one fidelity."""
 
     material_id: str
-    """On the way in any id the material is known under; on the way out the material's own."""
+    """In input any id of the material; in output the material's own."""
     property: str
     value: float
     unit: str
     fidelity: str
     """``experiment``, ``dft``, ``mlip``, ``agl``, ..."""
     temperature: float | None = None
-    """Kelvin."""
+    """Temperature in kelvin."""
     uncertainty: float | None = None
-    """One standard deviation, in ``unit``."""
+    """Standard deviation, in ``unit``."""
     method: str = ""
     source: str = ""
     provenance: Json = field(default_factory=dict)
     cost: float | None = None
-    """What it took, in core-hours."""
+    """Cost in core-hours."""
     record_id: str = ""
-    """The id it came in under; two copies of one crystal may each bring a value, and both are kept."""
+    """Id given in input; values of two copies of one crystal are both stored."""
     id: int | None = None
     created_at: str = ""
     superseded_by: int | None = None
-    """Id of the label that corrects this one."""
+    """Id of the label that supersedes this one."""
     withdrawal: int | None = None
-    """Which of the campaign's withdrawals took it back, counted from 1; None if none did."""
+    """Number of the campaign's withdrawal that withdrew it, from 1; None if it is not withdrawn."""
     withdrawn_at: str | None = None
     withdrawn_by: str | None = None
     withdrawn_reason: str | None = None
 
     @builtins.property  # the field above hides the plain name from type checkers
     def is_current(self) -> bool:
-        """Whether no other label corrects this one and nobody has withdrawn it."""
+        """Whether it is neither superseded nor withdrawn."""
         return self.superseded_by is None and self.withdrawal is None
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What became of a batch of labels."""
+    """Result of adding a batch of labels."""
 
     added: list[int]
     """Ids of the labels written."""
     unchanged: list[int]
-    """Ids of labels that were there already with the same value, withdrawn ones too."""
+    """Ids of labels that were known already with the same value, withdrawn ones too."""
     superseded: list[int]
-    """Ids of earlier labels that an added one corrects."""
+    """Ids of earlier labels that an added one supersedes."""
 
 
 @dataclass(frozen=True)
 class FailureRecord:
-    """A calculation that gave no label."""
+    """A failed calculation."""
 
     material_id: str
-    """On the way in any id the material is known under; on the way out the material's own."""
+    """In input any id of the material; in output the material's own."""
     property: str
     fidelity: str
     reason: FailureReason
@@ -230,22 +230,22 @@ class FailureRecord:
     source: str = ""
     provenance: Json = field(default_factory=dict)
     cost: float | None = None
-    """What it took, in core-hours."""
+    """Cost in core-hours."""
     id: int | None = None
     created_at: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be written."""
+        """Refuse what cannot be stored as JSON."""
         _require_text("failure", self, "material_id", "property", "fidelity")
         require_json(self.provenance, f"provenance of the failure of {self.material_id!r}")
 
 
 @dataclass(frozen=True)
 class ArtifactRecord:
-    """A file that belongs to the campaign, known by its content."""
+    """A file of the campaign, identified by its SHA-256."""
 
     path: str
-    """Relative to the campaign directory."""
+    """Path relative to the campaign directory."""
     sha256: str
     rows: int | None = None
 
@@ -257,12 +257,12 @@ class MemberRecord:
     index: int
     seed: int
     path: str
-    """Relative to the campaign directory."""
+    """Path relative to the campaign directory."""
     sha256: str
     metrics: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what could not be written."""
+        """Refuse what cannot be stored as JSON."""
         require_json(self.metrics, f"metrics of member {self.index}")
 
 
@@ -272,7 +272,7 @@ class ModelRecord:
 
     model_id: str
     parent_id: str | None = None
-    """The model of this store that it was fine-tuned from."""
+    """Id of the model of this store that it was fine-tuned from."""
     stage: Json = field(default_factory=dict)
     """Settings of the stage that led from the parent, or from the starting backbone, to this model."""
     backbone_hash: str = ""
@@ -285,7 +285,7 @@ class ModelRecord:
     created_at: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be written."""
+        """Refuse what cannot be stored as JSON."""
         _require_text("model", self, "model_id")
         for name in ("stage", "settings", "metrics"):
             require_json(getattr(self, name), f"{name} of model {self.model_id!r}")
@@ -307,7 +307,7 @@ class QueueEntryRecord:
     """A material to compute next, and why."""
 
     rank: int
-    """From 1, the most wanted first."""
+    """Rank from 1, the most wanted first."""
     material_id: str
     predicted_mean: float | None = None
     """In the unit of the campaign's property, as are ``predicted_lower`` and ``predicted_upper``; None where no model
@@ -318,20 +318,20 @@ class QueueEntryRecord:
     log10_std: float | None = None
     acquisition_value: float | None = None
     expected_cost: float | None = None
-    """In core-hours."""
+    """Expected cost in core-hours."""
     reason: str = ""
-    """Why it was chosen, in words."""
+    """Why it was chosen, as text."""
     fidelity: str = ""
-    """The fidelity its label is wanted at."""
+    """Fidelity of the queried label."""
     details: Json = field(default_factory=dict)
-    """Anything else its acquisition function knows."""
+    """Further data of its acquisition function."""
     id: int | None = None
     round: int | None = None
     state: QueueState = QueueState.PROPOSED
     history: tuple[StateChange, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could not be written."""
+        """Refuse what cannot be stored as JSON."""
         for name in (*PREDICTED_FIELDS, "acquisition_value", "expected_cost"):
             require_json(getattr(self, name), f"{name} of queue entry {self.material_id!r}")
         require_json(self.details, f"details of queue entry {self.material_id!r}")
@@ -339,7 +339,7 @@ class QueueEntryRecord:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model of a round predicted of a material it queued."""
+    """Prediction of a round's model for a material it queued."""
 
     material_id: str
     fidelity: str
@@ -355,25 +355,25 @@ PREDICTED_FIELDS = ("predicted_mean", "predicted_lower", "predicted_upper", "log
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """Train, score, rank, queue; judged when its labels arrive."""
+    """A round: train, score, rank, queue; evaluated when its labels arrive."""
 
     number: int
-    """From 1."""
+    """Number from 1."""
     state: RoundState
     manifest: Json = field(default_factory=dict)
-    """Hashes of pool, labels, settings, weights and code that decide its outcome."""
+    """Manifest: hashes of pool, labels, settings, weights and code that determine its outcome."""
     model_id: str | None = None
     metrics_before: Json | None = None
-    """Cross-validated on the labels it was trained on."""
+    """Cross-validated metrics of the model on its training labels."""
     metrics_after: Json | None = None
-    """Its predictions against the labels that arrived."""
+    """Prospective metrics: its predictions against the labels that arrived."""
     predictions: ArtifactRecord | None = None
-    """Predictions of the whole pool."""
+    """File with the predictions of the whole pool."""
     steps: dict[str, str] = field(default_factory=dict)
-    """When each step was finished, by the step's name."""
+    """Time at which each step was finished, by its name."""
     started_at: str = ""
     finished_at: str | None = None
-    """When it was first judged."""
+    """Time of its first evaluation."""
 
 
 def require_properties(properties: dict[str, PropertyValue], material_id: str) -> None:
@@ -387,7 +387,7 @@ def require_properties(properties: dict[str, PropertyValue], material_id: str) -
 
 
 def require_structure(structure: Json, material_id: str) -> None:
-    """Raise unless a shard can hold it.
+    """Raise unless a shard can store it.
 
     Raises
     ------
@@ -412,7 +412,7 @@ def _require_text(noun: str, record: object, *names: str) -> None:
 
 
 def require_json(value: object, where: str) -> None:
-    """Walk a JSON value; a number that is not finite or a foreign type is named with its path."""
+    """Check a JSON value; the error on a number that is not finite or a foreign type gives its path."""
     if value is None or isinstance(value, str | bool | int):
         return
     if isinstance(value, float):

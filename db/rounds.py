@@ -1,4 +1,4 @@
-"""Rounds: one transaction a step, so that a killed process leaves the round at its last finished step."""
+"""Rounds: one transaction for each step, so that a killed process leaves the round at its last finished step."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from db.tables import Round
 
 
 class Rounds(StoreConnection):
-    """Verbs and finders of rounds."""
+    """Methods for rounds."""
 
     def start_round(self, manifest: Json) -> RoundRecord:
-        """Open the next round; the one before must be queued at least."""
+        """Open the next round; the one before must be queued or evaluated."""
         require_json(manifest, "manifest")
         with self.session(write=True) as session:
             campaign_pk = self.lock_campaign(session)
             last = session.scalars(_of_campaign(campaign_pk).order_by(Round.number.desc()).limit(1)).one_or_none()
             if last is not None and last.state.step < RoundState.QUEUED.step:
                 raise IllegalMoveError(
-                    f"round {last.number} stands at {last.state}, and another cannot start before it is queued; "
+                    f"round {last.number} is {last.state}, and another cannot start before it is queued; "
                     "finish it with `kappascout run DIR`"
                 )
             now = utc_now()
@@ -54,10 +54,10 @@ class Rounds(StoreConnection):
         predictions: ArtifactRecord | None = None,
         queue: Sequence[QueueEntryRecord] | None = None,
     ) -> RoundRecord:
-        """Move a round forward and keep what the step made, in one transaction.
+        """Move a round forward and store the result of the step, in one transaction.
 
         ``model`` is written and becomes the round's model; ``model_id`` names one written before. ``queue`` is
-        written as proposed. What is not given stays as it is.
+        written as proposed. Fields that are not given are unchanged.
         """
         require_json(metrics_before, "metrics_before")
         with self.session(write=True) as session:
@@ -79,7 +79,7 @@ class Rounds(StoreConnection):
             return _round_record(row)
 
     def set_judgement(self, number: int, metrics: Json) -> RoundRecord:
-        """Record how a round's predictions compare with the labels that arrived; again when more arrive."""
+        """Record the prospective metrics of a round; again when more labels arrive."""
         require_json(metrics, "metrics")
         with self.session(write=True) as session:
             row = _find_round(session, self.lock_campaign(session), number)

@@ -1,6 +1,6 @@
-"""The version of a store's tables: read, checked at open, moved by Alembic's migrations.
+"""Version of a store's tables: read, checked when opened, upgraded by Alembic's migrations.
 
-Alembic is imported only where a migration runs, so that opening a store stays quick.
+Alembic is imported only where a migration runs, so that opening a store is fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-MIGRATION_LOCK = 6_075_077  # any number that nobody else takes: two processes never make or move the tables at once
+MIGRATION_LOCK = 6_075_077  # an arbitrary number: two processes never create or migrate the tables at the same time
 
 
 def read_version(url: URL, connection: Connection) -> str | None:
@@ -31,7 +31,7 @@ def read_version(url: URL, connection: Connection) -> str | None:
         version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if version is None:
         raise NotAStoreError(
-            f"{describe(url)} is a database, but not one of our stores (it has the tables "
+            f"{describe(url)} is a database, but not a kappascout store (it has the tables "
             f"{', '.join(sorted(tables)[:5])}); name another"
         )
     return str(version)
@@ -67,7 +67,7 @@ def upgrade(
     engine = make_engine(url, timeout, foreign_keys=False)
     try:
         with wrapped_errors(url, timeout), engine.execution_options(writes=True).begin() as connection:
-            if connection.dialect.name == "postgresql":  # an SQLite writer is alone already
+            if connection.dialect.name == "postgresql":  # SQLite has a single writer anyway
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
             before = read_version(url, connection)
             if before is not None and before > SCHEMA_VERSION:
@@ -79,7 +79,7 @@ def upgrade(
 
 
 def alembic_config(connection: Connection, structures: Path | None = None) -> Config:
-    """Alembic's configuration for our migrations, run over ``connection`` and inside its transaction.
+    """Alembic's configuration for the migrations, run over ``connection`` and inside its transaction.
 
     ``structures`` is the folder of the structures, which one of the migrations moves out of the tables.
     """

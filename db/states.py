@@ -1,4 +1,4 @@
-"""The states things pass through, with a sentence for each, and the moves that are legal."""
+"""States of queue entries, rounds and campaigns, with a sentence for each, and the legal moves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class _Explained(StrEnum):
-    """A value and the sentence that explains it."""
+    """A value with a sentence that explains it."""
 
     meaning: str
 
@@ -21,11 +21,11 @@ class _Explained(StrEnum):
 
 
 class QueueState(_Explained):
-    """Where a queue entry stands on its way to a label."""
+    """State of a queue entry on the way to a label."""
 
-    PROPOSED = "proposed", "Ranked by a round; nobody has agreed to spend hours on it yet."
-    APPROVED = "approved", "To be computed; a labeler may take it or an export may write it."
-    EXPORTED = "exported", "Its inputs are written; the calculation has not been seen to start."
+    PROPOSED = "proposed", "Ranked by a round; not approved yet."
+    APPROVED = "approved", "To be computed by a labeler, or to be exported."
+    EXPORTED = "exported", "Its inputs are written; the calculation is not known to have started."
     RUNNING = "running", "The calculation has started."
     DONE = "done", "Its label is in the store."
     FAILED = "failed", "The calculation ended without a label; rounds do not propose the material again."
@@ -33,7 +33,7 @@ class QueueState(_Explained):
 
     @property
     def is_finished(self) -> bool:
-        """Whether no move leads on from here."""
+        """Whether there is no further move."""
         return not QUEUE_MOVES[self]
 
 
@@ -42,15 +42,15 @@ class RoundState(_Explained):
 
     STARTED = "started", "The round has its number and its manifest."
     EMBEDDED = "embedded", "Every candidate has its embedding on disk."
-    TRAINED = "trained", "The ensemble is trained and its checkpoints are kept."
-    SCORED = "scored", "The whole pool has predictions, kept as an artifact."
+    TRAINED = "trained", "The ensemble is trained and its checkpoints are stored."
+    SCORED = "scored", "The whole pool has predictions, stored as an artifact."
     RANKED = "ranked", "The batch is chosen."
-    QUEUED = "queued", "The batch is in the queue; its labels are awaited."
+    QUEUED = "queued", "The batch is in the queue; its labels are pending."
     JUDGED = "judged", "Labels of the batch have arrived and the predictions were compared with them."
 
     @property
     def is_finished(self) -> bool:
-        """Whether the round has been judged."""
+        """Whether the round has been evaluated."""
         return self is RoundState.JUDGED
 
     @property
@@ -60,15 +60,15 @@ class RoundState(_Explained):
 
 
 class CampaignState(_Explained):
-    """What a campaign is doing."""
+    """State of a campaign."""
 
     ACTIVE = "active", "May start another round."
-    WAITING = "waiting", "A queue is out and its labels are awaited."
-    STOPPED = "stopped", "A stopping rule, the budget or the user ended it; it may be told to go on."
+    WAITING = "waiting", "A queue is out and its labels are pending."
+    STOPPED = "stopped", "A stopping rule, the budget or the user ended it; it can be continued."
 
     @property
     def is_finished(self) -> bool:
-        """Whether no round starts unless the user says so."""
+        """Whether no round starts unless the user requests it."""
         return self is CampaignState.STOPPED
 
 
@@ -78,7 +78,7 @@ class FailureReason(_Explained):
     IMAGINARY_MODES = "imaginary_modes", "The harmonic phonons have imaginary frequencies beyond the tolerance."
     NOT_CONVERGED = "not_converged", "The calculation ended without converging."
     TIMED_OUT = "timed_out", "The calculation ran past its time limit."
-    SYMMETRY_BROKEN = "symmetry_broken", "The relaxed structure has left the symmetry it was exported with."
+    SYMMETRY_BROKEN = "symmetry_broken", "The relaxed structure has lost symmetry of the exported one."
     BELOW_FLOOR = "below_floor", "The value is too small to be physical."
     BAD_OUTPUT = "bad_output", "The result files are truncated, inconsistent, or hold values that are not finite."
     CALCULATOR_ERROR = "calculator_error", "The calculator raised an error or was killed."
@@ -111,6 +111,6 @@ CAMPAIGN_MOVES: MappingProxyType[CampaignState, frozenset[CampaignState]] = Mapp
 
 
 def round_moves(state: RoundState) -> list[RoundState]:
-    """States a round may go to: any later step (a first batch without a model skips some), judged only once queued."""
+    """States a round may go to: any later step (some are skipped without a model), ``judged`` only once queued."""
     later = [to for to in RoundState if to.step > state.step]
     return later if state is RoundState.QUEUED else [to for to in later if to is not RoundState.JUDGED]

@@ -1,4 +1,4 @@
-"""The one door to the store."""
+"""The store: opening, versions, and the campaign."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ COUNTED: dict[str, type[Material | Source | Rejection | Label | Failure | Model 
 
 
 class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection):
-    """Everything a campaign knows and has decided.
+    """Materials, labels, models, rounds and queue of a campaign.
 
-    Each verb is one transaction. :meth:`open` makes one; use it as a context manager, or :meth:`close` it.
+    Each method is one transaction. :meth:`open` opens one; use it as a context manager, or :meth:`close` it.
     """
 
     @classmethod
@@ -54,14 +54,14 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
         timeout: float = LOCK_TIMEOUT,
         structures: Path | None = None,
     ) -> Self:
-        """Open a store, and check that this program knows its version.
+        """Open a store, and check its version.
 
         Parameters
         ----------
         url_or_path
             Path of an SQLite file, or a database URL (``postgresql+psycopg://user@host/database``).
         create
-            Make the tables where the file is missing or the database empty. An existing store is opened as it is.
+            Create the tables where the file is missing or the database empty. An existing store is not changed.
         campaign
             Name of the campaign to work on; not needed where the store holds one.
         timeout
@@ -113,7 +113,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
         self.close()
 
     def create_campaign(self, record: CampaignRecord) -> CampaignRecord:
-        """Write a campaign, and work on it from here on."""
+        """Write a campaign, and use it from now on."""
         with self.session(write=True) as session:
             if session.scalar(select(Campaign.id).where(Campaign.name == record.name)) is not None:
                 raise InvalidRecordError(f"the store {self.where} has a campaign {record.name!r} already; name another")
@@ -130,7 +130,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
             return [_campaign_record(row) for row in session.scalars(select(Campaign).order_by(Campaign.id))]
 
     def campaign(self) -> CampaignRecord:
-        """Find the campaign that is worked on."""
+        """Record of the campaign in use."""
         with self.session() as session:
             return _campaign_record(session.get_one(Campaign, self.campaign_pk(session)))
 
@@ -147,7 +147,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
             return _campaign_record(row)
 
     def counts(self) -> dict[str, int]:
-        """Rows of the campaign by noun; labels are the current ones."""
+        """Number of rows of the campaign by table; labels are the current ones."""
         with self.session() as session:
             campaign_pk = self.campaign_pk(session)
             found = {}
@@ -160,7 +160,7 @@ class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection)
 
 
 def _check_file(url: URL, create: bool) -> None:
-    """Refuse a place where no SQLite file can be, with a message clearer than SQLite's own."""
+    """Refuse a place where no SQLite file can be."""
     if url.database in {None, "", ":memory:"}:
         raise NotAStoreError("a store is a file or a database on a server, not memory; name a path or a URL")
     path = Path(str(url.database))

@@ -1,8 +1,8 @@
-"""Structures of materials in compressed Parquet files, the shards; the tables hold where each one is.
+"""Structures of materials in compressed Parquet files, the shards; the tables hold the place of each.
 
-A shard is written beside its final name, brought to the disk and renamed before any row refers to it, and its name is
-the SHA-256 of its bytes: a killed process leaves at worst a shard that nobody refers to, and damage is seen when it is
-read. A structure is a dictionary of ``lattice`` (3 x 3), ``numbers`` (n) and ``frac_coords`` (n x 3), which come back
+A shard is written under a temporary name, synchronised and renamed before any row refers to it, and its name is
+the SHA-256 of its bytes: a killed process leaves at worst an unused shard, and damage is detected when it is
+read. A structure is a dictionary of ``lattice`` (3 x 3), ``numbers`` (n) and ``frac_coords`` (n x 3), stored
 bit for bit.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FULL = 4096
-"""Structures of a shard; of ten sites each they take about a megabyte in memory."""
+"""Structures of a shard; with ten sites each they take about a megabyte in memory."""
 CACHE_BYTES = 64 << 20
 SUFFIX = ".parquet"
 
@@ -36,8 +36,8 @@ class Shards:
     Parameters
     ----------
     folder
-        Made when the first shard is written. None for a store that was opened without one: anything that needs a
-        structure then says so.
+        Created with the first shard. None for a store that was opened without one: anything that needs a
+        structure then raises an error.
     """
 
     def __init__(self, folder: Path | None):
@@ -47,10 +47,10 @@ class Shards:
 
     @property
     def folder(self) -> Path:
-        """Where the shards are."""
+        """Folder of the shards."""
         if self._given is None:
             raise StoreError(
-                "structures are kept in files beside campaign.toml, and this store was opened without their folder; "
+                "structures are stored in files beside campaign.toml, and this store was opened without their folder; "
                 "open it with `structures=DIR/artifacts/structures`"
             )
         return self._given
@@ -60,7 +60,7 @@ class Shards:
         return self.folder / f"{sha256}{SUFFIX}"
 
     def write(self, structures: Sequence[Json]) -> str:
-        """Write a shard, or mend the one that should hold these structures; its SHA-256."""
+        """Write a shard, or repair the one that should hold these structures; returns its SHA-256."""
         import pyarrow as pa
 
         lattice = [[x for row in s["lattice"] for x in row] for s in structures]
@@ -85,7 +85,7 @@ class Shards:
         ]
 
     def is_sound(self, sha256: str) -> bool:
-        """Whether a shard is there with the bytes that were written; each is read once."""
+        """Whether a shard has the bytes that were written; each is read once."""
         if sha256 not in self._sound:
             try:
                 self._bytes(sha256)
@@ -94,13 +94,13 @@ class Shards:
         return True
 
     def merge(self, shards: Iterable[str]) -> str:
-        """Write one shard of the rows of several, in order; its SHA-256."""
+        """Write one shard of the rows of several, in order; returns its SHA-256."""
         import pyarrow as pa
 
         return self._keep(pa.concat_tables([self._table(sha256) for sha256 in shards]).combine_chunks())
 
     def sweep(self, used: Collection[str]) -> None:
-        """Delete the shards that nobody refers to."""
+        """Delete the shards without references."""
         if self.folder.is_dir():
             for path in self.folder.glob(f"*{SUFFIX}"):
                 if path.name.removesuffix(SUFFIX) not in used:
@@ -197,7 +197,7 @@ def _schema() -> pa.Schema:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk."""
+    """Synchronise a rename to disk."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

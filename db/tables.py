@@ -33,12 +33,12 @@ from db.states import CampaignState, FailureReason, QueueState, RoundState
 SCHEMA_VERSION = "0003"
 """Revision of the last migration; four digits, compared as text."""
 
-# SQLite numbers rows by itself only where the key is a plain INTEGER
+# SQLite numbers rows only where the key is a plain INTEGER
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
 class JsonText(TypeDecorator[PropertyValue]):
-    """One JSON value as text: SQLite turns a bare number in a column of type JSON into its own, and 1.0 into 1."""
+    """One JSON value as text: SQLite converts a bare number in a column of type JSON, 1.0 to 1."""
 
     impl = String
     cache_ok = True
@@ -58,7 +58,7 @@ def _states(enum: type[StrEnum]) -> Enum:
 
 
 class Base(DeclarativeBase):
-    """Registry of the tables; every constraint has a name, so that migrations can reach it on both databases."""
+    """Registry of the tables; every constraint has a name, so that migrations can change it on both databases."""
 
     metadata = MetaData(
         naming_convention={
@@ -81,7 +81,7 @@ class Base(DeclarativeBase):
 
 
 class Campaign(Base):
-    """An objective over a pool; everything else belongs to one."""
+    """A campaign; every other row belongs to one."""
 
     __tablename__ = "campaign"
 
@@ -131,7 +131,7 @@ class Material(Base):
 
 
 class Source(Base):
-    """One place a material came from; every id a material is known under is a row here."""
+    """One source of a material; every id of a material is a row here."""
 
     __tablename__ = "source"
     __table_args__ = (
@@ -153,7 +153,7 @@ class Source(Base):
 
 
 class MaterialProperty(Base):
-    """One known property of a material; ``value`` is JSON, so that its type comes back."""
+    """One known property of a material; ``value`` is JSON, so that its type is preserved."""
 
     __tablename__ = "material_property"
     __table_args__ = (UniqueConstraint("material_pk", "name"),)
@@ -165,7 +165,7 @@ class MaterialProperty(Base):
 
 
 class Rejection(Base):
-    """A crystal that was refused on the way in."""
+    """A crystal that was refused."""
 
     __tablename__ = "rejection"
     __table_args__ = (UniqueConstraint("campaign_id", "source", "record_id", "reason"),)
@@ -183,7 +183,7 @@ class Rejection(Base):
 class Label(Base):
     """One value of one property of one material at one fidelity; it never changes, but may be corrected or withdrawn.
 
-    ``superseded_by`` is the label that corrects it. Withdrawals are numbered from 1 in each campaign; labels taken back
+    ``superseded_by`` is the label that corrects it. Withdrawals are numbered from 1 in each campaign; labels withdrawn
     together share one number.
     """
 
@@ -213,7 +213,7 @@ class Label(Base):
 
 
 class Failure(Base):
-    """A calculation that gave no label."""
+    """A failed calculation."""
 
     __tablename__ = "failure"
     __table_args__ = (Index(None, "material_pk", "property", "fidelity"),)
@@ -271,7 +271,7 @@ class Member(Base):
 
 
 class Round(Base):
-    """Train, score, rank, queue, judge; ``state`` is the last finished step."""
+    """A round: train, score, rank, queue, evaluate; ``state`` is the last finished step."""
 
     __tablename__ = "round"
     __table_args__ = (UniqueConstraint("campaign_id", "number"),)

@@ -1,15 +1,15 @@
-"""What can go wrong in the science, as facts of the domain.
+"""Errors of the engine.
 
-Every message says what was wrong, the value received and what to do next.
+Every message gives what was wrong, the value received and what to do next.
 """
 
 
 class EngineError(Exception):
-    """Base of every error the engine raises on purpose."""
+    """Base of all errors of the engine."""
 
 
 class CrystalError(EngineError):
-    """A crystal that cannot be used; ``reason`` is a machine-readable word, ``remedy`` says how to mend it."""
+    """A crystal that cannot be used; ``reason`` is a machine-readable word, ``remedy`` says how to correct it."""
 
     def __init__(self, reason: str, message: str, remedy: str):
         super().__init__(f"{message}; {remedy}")
@@ -35,15 +35,15 @@ class AcquisitionError(EngineError):
 
 
 class ShardError(EngineError):
-    """A shard of graphs or embeddings that cannot be read or is of another kind."""
+    """A shard of graphs or embeddings that cannot be read or has other columns."""
 
 
 class TrainingError(EngineError):
-    """Training that cannot go on."""
+    """Training that cannot continue."""
 
 
 class DivergedError(TrainingError):
-    """A loss or a weight that is no number any more; kept are the weights of epoch ``kept``, 0: those at the start."""
+    """A loss or a weight that is NaN; the weights of epoch ``kept`` are kept, 0: those at the start."""
 
     def __init__(self, message: str, kept: int = 0):
         super().__init__(message)
@@ -59,15 +59,15 @@ class PotentialError(EngineError):
 
 
 class SupercellError(EngineError):
-    """A supercell that cannot be made, or a number of displaced ones that nobody wants to compute."""
+    """A supercell that cannot be made, or too many displaced supercells."""
 
 
 class SourceError(EngineError):
-    """A database on the network that cannot be asked, does not answer, or contradicts itself."""
+    """A database on the network that cannot be reached, does not answer, or contradicts itself."""
 
 
 class RefusedRequestError(SourceError):
-    """A database that answers and refuses a request; ``status`` is that of HTTP, 400 to 499."""
+    """A request that a database refuses; ``status`` is the HTTP status, 400 to 499."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -75,4 +75,4 @@ class RefusedRequestError(SourceError):
 
 
 class ExecutionError(EngineError):
-    """Workers that cannot be had, or that died time after time."""
+    """Workers that cannot be started, or that died repeatedly."""

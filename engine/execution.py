@@ -1,7 +1,7 @@
 """Many items of work at once: in processes of this machine, or on the workers of a Dask cluster.
 
 ``with executor(settings) as run: for result in run.map_unordered(function, items): ...`` reads the same on both. An
-item whose process dies is done again, so that what ``function`` writes must be whole or absent.
+item whose process dies is done again, so that files written by ``function`` must be complete or absent.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 2
-"""Items handed out for each worker: one in work and one at hand; the rest are not made before they are needed."""
+"""Items in flight for each worker, one in work and one waiting; further items are created when needed."""
 ALLOWED_DEATHS = 3
-"""How often an item may be in a process that dies, as ``distributed.scheduler.allowed-failures`` has it."""
-_LOOK_AROUND = 10.0  # seconds without a result after which a cluster is asked whether it has workers left
+"""Deaths of a process that one item may cause, as ``distributed.scheduler.allowed-failures``."""
+_LOOK_AROUND = 10.0  # seconds without a result after which the workers of a cluster are checked
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -43,9 +43,9 @@ class ExecutionSettings:
     backend: Literal["local", "dask"] = "local"
     """``local``: processes of this machine; ``dask``: workers of a Dask cluster."""
     workers: int = 0
-    """Processes of one thread each; 0 for one a core here, one job on Slurm."""
+    """Processes of one thread each; 0: one for each core here, one job on Slurm."""
     address: str = ""
-    """``dask``: a scheduler that runs already, ``tcp://host:8786``."""
+    """``dask``: address of a running scheduler, ``tcp://host:8786``."""
     slurm: Mapping[str, Any] = field(default_factory=dict)
     """``dask``: options of :class:`dask_jobqueue.SLURMCluster`, whose jobs become the workers."""
     timeout: float = 300.0
@@ -56,7 +56,7 @@ class ExecutionSettings:
         if self.backend not in {"local", "dask"}:
             raise ExecutionError(f"unknown backend {self.backend!r}; choose 'local' or 'dask'")
         if self.workers < 0:
-            raise ExecutionError(f"workers = {self.workers}; give a number above zero, or 0 for one a core")
+            raise ExecutionError(f"workers = {self.workers}; give a number above zero, or 0 for one per core")
         if self.backend == "local" and (self.address or self.slurm):
             raise ExecutionError("an address or a Slurm section needs backend 'dask'")
         if self.address and self.slurm:
@@ -64,35 +64,35 @@ class ExecutionSettings:
 
 
 class Run(Protocol):
-    """Workers that are ready."""
+    """Started workers."""
 
     @property
     def workers(self) -> int:
-        """How many items are worked on at once."""
+        """Number of items that are processed at once."""
 
     def map_unordered(
         self, function: Callable[..., Result], items: Iterable[Item], *common: object
     ) -> Iterator[Result]:
-        """``function(item, *common)`` for each item, as each is finished; ``common`` travels once to each worker.
+        """``function(item, *common)`` for each item, in order of completion; ``common`` is sent once to each worker.
 
-        ``function`` is importable by name. Items are taken as they are needed. What it raises is raised here, and what
-        is not finished then is dropped.
+        ``function`` is importable by name. Items are consumed lazily. An exception of it is raised here, and items that
+        are not finished then are dropped.
 
         Raises
         ------
         ExecutionError
-            If an item's process died time after time, or the workers are lost.
+            If an item's process died repeatedly, or the workers are lost.
         """
 
 
 @contextmanager
 def executor(settings: ExecutionSettings) -> Iterator[Run]:
-    """Workers for as long as the block lasts.
+    """Workers for the duration of the block.
 
     Raises
     ------
     ExecutionError
-        If Dask is not installed, the scheduler does not answer, or no worker comes in time.
+        If Dask is not installed, the scheduler does not answer, or no worker starts in time.
     """
     if settings.backend == "local":
         yield _Local(settings.workers or cores())
@@ -102,13 +102,13 @@ def executor(settings: ExecutionSettings) -> Iterator[Run]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def single_threaded_children() -> Iterator[None]:
-    """Start processes in this block with one thread each; numerical libraries read this when they are imported."""
+    """Environment for processes of one thread each; numerical libraries read it when they are imported."""
     before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
     os.environ.update(dict.fromkeys(_THREAD_SETTINGS, "1"))
     try:
@@ -135,7 +135,7 @@ class _Local:
                 yield function(item, *common)
             return
         rest = iter(items)
-        lost: deque[tuple[Item, int]] = deque()  # and how often the process of each has died
+        lost: deque[tuple[Item, int]] = deque()  # and the number of deaths of the process of each
         while True:
             pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _remember, (common,))
             waiting: dict[Future[Result], tuple[Item, int]] = {}
@@ -165,7 +165,7 @@ class _Local:
 
 @dataclass
 class Threads:
-    """Threads of this process, for work that is done outside Python: they start at once and share what is open."""
+    """Threads of this process, for work outside Python: they start at once and share open files."""
 
     workers: int
 
@@ -190,7 +190,7 @@ class Threads:
 
 
 class _Dask:
-    """Workers of a Dask cluster; Dask itself gives the work of a lost one to another."""
+    """Workers of a Dask cluster; Dask reschedules the work of a lost one."""
 
     def __init__(self, client: Client, timeout: float):
         self._client = client
@@ -202,13 +202,13 @@ class _Dask:
         return max(1, sum(self._client.nthreads().values()))
 
     def wait_for_workers(self) -> None:
-        """Wait until there is one, and say so where none comes."""
+        """Wait for the first worker."""
         try:
             self._client.wait_for_workers(1, timeout=self._timeout)
         except TimeoutError as error:
             where = self._client.scheduler_info()["address"]
             raise ExecutionError(
-                f"no worker has come to {where} within {self._timeout:g} s; look at the cluster's queue and logs, "
+                f"no worker has started at {where} within {self._timeout:g} s; look at the cluster's queue and logs, "
                 "or raise the timeout"
             ) from error
 
@@ -219,8 +219,8 @@ class _Dask:
         from distributed import CancelledError, KilledWorker, wait
         from distributed.comm import CommClosedError
 
-        # as results, not as scattered data: those are made again where the worker that held them is lost; Dask would
-        # warn of large ones, which are meant to go through the scheduler here
+        # as results, not as scattered data: results are computed again if their worker is lost; Dask would
+        # warn of large ones, which go through the scheduler here on purpose
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
             shared = [self._client.submit(_same, value, pure=False) for value in common]
         rest = iter(items)
@@ -234,7 +234,7 @@ class _Dask:
                 try:
                     with self._client.as_current():
                         done = wait(list(waiting), timeout=_LOOK_AROUND, return_when="FIRST_COMPLETED").done
-                except TimeoutError:  # long work, or nobody is left to do it
+                except TimeoutError:  # long work, or no worker is left
                     self.wait_for_workers()
                     continue
                 for future in done:
@@ -247,16 +247,14 @@ class _Dask:
                 "give each worker more"
             ) from error
         except (CancelledError, CommClosedError) as error:
-            raise ExecutionError(
-                f"the Dask cluster was lost in the middle ({error}); what is finished is kept, run again"
-            ) from error
+            raise ExecutionError(f"the Dask cluster was lost ({error}); what is finished is kept, run again") from error
         finally:
             if waiting and self._client.status == "running":
                 self._client.cancel(list(waiting))
 
 
 def _same(value: object) -> object:
-    """The value itself, as a result that the worker holds."""
+    """Return the value, as a result that the worker holds."""
     return value
 
 
@@ -270,7 +268,7 @@ def _remember(common: tuple[object, ...]) -> None:
 
 
 _common: tuple[object, ...] = ()
-"""What a process was given when it started, so that it travels once and not with every item."""
+"""Common arguments of a process, sent once at its start and not with every item."""
 
 
 @contextmanager
@@ -297,7 +295,7 @@ def _client(settings: ExecutionSettings) -> Iterator[Client]:
 
 
 def _cluster(settings: ExecutionSettings) -> Any:
-    """Workers of our own, of one thread each: processes here, or jobs of Slurm."""
+    """Workers of one thread each that are started here: processes, or jobs of Slurm."""
     if not settings.slurm:
         from distributed import LocalCluster
 
@@ -313,8 +311,8 @@ def _cluster(settings: ExecutionSettings) -> Any:
     try:
         SLURMCluster.job_cls("tcp://scheduler", "check", **options)  # before anything is started
     except (TypeError, ValueError) as error:
-        raise ExecutionError(f"the Slurm section is not what dask-jobqueue takes: {error}") from error
+        raise ExecutionError(f"dask-jobqueue refuses the Slurm section: {error}") from error
     cluster = SLURMCluster(scheduler_options={"dashboard_address": ":0"}, **options)
     workers = settings.workers or options["processes"]
-    cluster.adapt(minimum=workers, maximum=workers)  # a job that ends is followed by another
+    cluster.adapt(minimum=workers, maximum=workers)  # a job that ends is replaced
     return cluster

@@ -1,7 +1,7 @@
-"""MatGL's model files: found by path or name, and read whole or refused.
+"""MatGL's model files: found by path or name, and read completely or refused.
 
-MatGL loads with ``strict=False``, and only warns of weights whose meaning has changed since; both give wrong numbers
-without a word, so that both are errors here.
+MatGL loads with ``strict=False``, and only warns of weights whose meaning has changed; both give wrong numbers
+silently, so that both are errors here.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ FILES = ("model.json", "model.pt", "state.pt")
 WEIGHTS = "state.pt"
 _ORGANISATION = "materialyze"  # where MatGL looks for a name without owner
 _MADE_BY_NEWER = "element_refs.onehot"
-"""A table that newer versions of MatGL make themselves."""
+"""Tensor that newer versions of MatGL compute themselves."""
 
 
 def find_model(name: str | Path, kind: str, others: str, error: type[EngineError]) -> Path:
-    """Folder of a MatGL model: the one given, or the cached copy of what MatGL's hub has under this name.
+    """Folder of a MatGL model: the one given, or the cached copy of the model of this name from MatGL's hub.
 
-    ``kind`` (backbone, potential) and ``others``, what else could be named, are for messages; raises ``error``.
+    ``kind`` (backbone, potential) and ``others``, alternatives, are for messages; raises ``error``.
     """
     path = Path(name)
     if path.exists() or len(path.parts) > 2 or str(name).startswith((".", "/")):
         absent = [file for file in FILES if not (path / file).is_file()]
         if absent:
             raise error(
-                f"{name} holds no whole MatGL model ({', '.join(absent)} missing), so it is no {kind}; give the "
+                f"{name} holds no complete MatGL model ({', '.join(absent)} missing), so it is not a {kind}; give the "
                 f"folder of one, a MatGL name, or {others}"
             )
         return path
@@ -46,7 +46,7 @@ def find_model(name: str | Path, kind: str, others: str, error: type[EngineError
     except (OSError, ValueError) as failed:
         reason = next(iter(str(failed).strip().splitlines()), type(failed).__name__)
         raise error(
-            f"no {kind} {str(name)!r}: no such folder is here, and it cannot be had from {repository} on the Hugging "
+            f"no {kind} {str(name)!r}: no such folder, and it cannot be fetched from {repository} on the Hugging "
             f"Face hub ({reason}); without a network give a folder on disk, or {others}"
         ) from failed
     return Path(files[0]).parent
@@ -58,7 +58,7 @@ def model_class(folder: Path) -> str:
 
 
 def read_model(name: str | Path, folder: Path, error: type[EngineError], *, old: bool = False) -> nn.Module:
-    """Load a MatGL model with every tensor of its file; ``old`` weights are let through, to be repaired.
+    """Load a MatGL model with every tensor of its file; ``old`` weights are accepted, to be repaired.
 
     Raises ``error`` if MatGL cannot load them, if their meaning has changed, or if not all tensors match.
     """
@@ -68,7 +68,7 @@ def read_model(name: str | Path, folder: Path, error: type[EngineError], *, old:
 
     advice = "get the current weights of this model"
     try:
-        # a Normalizer is pickled into models that scale their own output; torch admits it only when told so
+        # a Normalizer is pickled into models that scale their own output; torch has to be told to accept it
         with warnings.catch_warnings(record=True) as noted, torch.serialization.safe_globals([Normalizer]):
             warnings.simplefilter("always")
             model: nn.Module = matgl.load_model(folder)
@@ -77,7 +77,7 @@ def read_model(name: str | Path, folder: Path, error: type[EngineError], *, old:
     for note in noted:
         if not str(note.message).startswith("Incompatible model version"):
             warnings.warn_explicit(note.message, note.category, note.filename, note.lineno)
-        elif not old:  # MatGL goes on, and with wrong numbers
+        elif not old:  # MatGL continues, with wrong numbers
             raise error(
                 f"the weights of {name} have another meaning in the installed MatGL ({matgl.__version__}); {advice}"
             )

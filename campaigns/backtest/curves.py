@@ -1,4 +1,4 @@
-"""Runs together: mean, spread and confidence bands over seeds."""
+"""Statistics over seeds: mean, standard deviation and confidence bands of the runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from campaigns.backtest.replay import Run
 
 LEVEL = 0.9
-"""Of the confidence bands of a mean over seeds."""
+"""Confidence level of the bands of a mean over seeds."""
 FEWEST_SEEDS = 3
-"""That a band needs: of two, Student's t makes one that holds anything."""
+"""Fewest seeds for a band; of two, Student's t gives one too wide to be useful."""
 CURVES = ("recall_top1", "recall_top5", "enhancement_top1", "enhancement_top5", "regret", "best")
 COST_CURVES = ("cost", "cost_enhancement_top1", "cost_enhancement_top5")
 _ACCELERATIONS = ("acceleration_50", "acceleration_80", "cost_acceleration_50", "cost_acceleration_80")
@@ -25,7 +25,7 @@ _ACCELERATIONS = ("acceleration_50", "acceleration_80", "cost_acceleration_50", 
 def summarise(runs: Sequence[Run]) -> list[Json]:
     """One row a strategy at the end of its runs: means over seeds, ``*_std`` their standard deviations.
 
-    An acceleration is the mean over the runs that get so far; ``*_reached`` counts them.
+    An acceleration is the mean over the runs that reach the level; ``*_reached`` counts them.
     """
     rows = []
     for strategy, own in by_strategy(runs).items():
@@ -49,8 +49,8 @@ def summarise(runs: Sequence[Run]) -> list[Json]:
 def bands(runs: Sequence[Run]) -> list[Json]:
     """Every curve's mean, standard deviation and confidence band after each round; one record for each strategy.
 
-    Beside them ``labels`` and ``pool_share``, bought by then. The band is the 90 % confidence interval of the mean by
-    Student's t, the seeds taken as independent; of fewer than three there is none (None).
+    Also ``labels`` and ``pool_share``, acquired by then. The band is the 90 % confidence interval of the mean by
+    Student's t, with the seeds as independent samples; None for fewer than three seeds.
     """
     found = []
     for strategy, own in by_strategy(runs).items():
@@ -81,7 +81,7 @@ def band(values: np.ndarray) -> Json:
 
 
 def readable(rows: Sequence[Json]) -> list[dict[str, str]]:
-    """Rows of :func:`summarise` as people read them, mean ± standard deviation; the same columns in every row."""
+    """Rows of :func:`summarise` for display, mean ± standard deviation; the same columns in every row."""
     written = []
     for row in rows:
         cells = {
@@ -106,7 +106,7 @@ def readable(rows: Sequence[Json]) -> list[dict[str, str]]:
 
 
 def pool_size(run: Run) -> int:
-    """Count the rows of the pool that a run bought from."""
+    """Number of materials in the pool of a run."""
     return round(run.rounds[0]["labels"] / run.rounds[0]["pool_share"])
 
 
@@ -134,7 +134,7 @@ def _plus_minus(row: Json, name: str, form: str) -> str:
 
 
 def _reached(row: Json, name: str) -> str:
-    """Mean, with how many runs got so far where not all did."""
+    """Mean, with the number of runs that reached the level where not all did."""
     if row[name] is None:
         return "not reached"
     some = "" if row[f"{name}_reached"] == row["seeds"] else f" ({row[f'{name}_reached']} of {row['seeds']})"

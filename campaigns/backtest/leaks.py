@@ -1,7 +1,7 @@
-"""No leak: a model that has seen the answers, or numbers from the same calculation, may not be judged by them.
+"""Leaks: a model trained on the answers, or on values of the same calculation, may not be evaluated on them.
 
 A backbone's card lists, for every property that it was trained on, the first 12 hex digits of the content hash of each
-crystal. A crystal of the pool leaks if the model has seen for it
+crystal. A crystal of the pool leaks if the model was trained, for it, on
 
 - the property itself, whatever its spelling: unit, temperature and scaling in a name do not make it another one
   (``kappa_300K``, ``kappa_300K_W_mK``, ``Kappa(300 K)``);
@@ -10,9 +10,9 @@ crystal. A crystal of the pool leaks if the model has seen for it
   and volume. First-principles conductivities at other temperatures, along other directions or by another solver
   come from one set of force constants;
 - another column of the backtest's own file that ranks the pool nearly as the answer does (Spearman above 0.9 either
-  way): what it is called does not matter then.
+  way), whatever its name.
 
-AGL and first-principles conductivities are families of their own: learning from one to find the other is transfer,
+AGL and first-principles conductivities are separate families: learning from one to find the other is transfer,
 which is what this program is for. So are elastic moduli of other databases. Crystals are compared by content hash; the
 same compound relaxed by another database is another calculation.
 """
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
 NEARLY_THE_SAME = 0.9
 """Absolute Spearman correlation with the answer from which another column counts as derived from it."""
 _FEWEST = 10
-"""Rows that a correlation needs."""
+"""Fewest rows for a correlation."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """What a starting model knows of the answers."""
+    """Answers of the pool that a starting model was trained on."""
 
     seen: str
     """Property that it was trained on."""
     ids: tuple[str, ...]
-    """Materials of the pool for which it was."""
+    """Materials of the pool whose values of it were in the training."""
     why: str
-    """How that is the answer, empty where it is the property itself."""
+    """How the property determines the answer; empty where it is the property itself."""
 
     def describe(self) -> str:
-        """``kappa_300K of 60 materials of this pool (e.g. mp-149)``, and how that tells the answer."""
+        """``kappa_300K of 60 materials of this pool (e.g. mp-149)``, and how that determines the answer."""
         because = f", {self.why}" if self.why else ""
         return f"{self.seen} of {len(self.ids)} materials of this pool (e.g. {self.ids[0]}){because}"
 
 
-def telling(pool: LabelledPool, property: str) -> set[str]:
-    """Columns of the pool that tell the answers, themselves among them: known only once a label has been bought."""
+def leaking_properties(pool: LabelledPool, property: str) -> set[str]:
+    """Columns of the pool that reveal the answers, the answers included: hidden until a label has been acquired."""
     columns = {name for m in pool.materials for name in m.properties}
     return {name for name in columns if _kinship(name, property, pool) is not None}
 
 
 def find_leaks(pool: LabelledPool, property: str, card: Mapping[str, Any]) -> list[Leak]:
-    """Everything that the model with this ``card`` has seen of the answers, worst first."""
+    """Everything among the answers that the model with this ``card`` was trained on, worst first."""
     leaks = []
     for name, hashes in card.get("seen", {}).items():
         known = set(hashes)
@@ -73,7 +73,7 @@ def find_leaks(pool: LabelledPool, property: str, card: Mapping[str, Any]) -> li
 
 
 def _kinship(seen: str, property: str, pool: LabelledPool) -> str | None:
-    """How ``seen`` gives ``property`` away; None if it does not, empty if they are the same property."""
+    """How ``seen`` determines ``property``; None if it does not, empty if they are the same property."""
     if canonical(seen) == canonical(property):
         return ""
     group = family(property)

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 TEMPLATE = "backtest.html.j2"
 OURS = ("#2b6a99", "#c8641b", "#3f8f5f", "#8a4f9e", "#b8860b", "#174a73")
 THEIRS = ("#7b8794", "#b07c5c", "#6f9a86", "#a88fb3", "#c2ab72", "#5d7285", "#9a6a6a", "#4f6f6a")
-"""Peers are paler, and dashed."""
+"""Colours of peers, whose lines are dashed."""
 
 
 def write_page(protocol: Protocol, runs: Sequence[Run], out: Path) -> Path:
-    """Write one self-contained HTML page to ``out``, whole or not at all."""
+    """Write one self-contained HTML page to ``out``, completely or not at all."""
     extreme = "lowest" if protocol.goal == "min" else "highest"
     page = render(
         TEMPLATE,
@@ -46,7 +46,7 @@ def write_page(protocol: Protocol, runs: Sequence[Run], out: Path) -> Path:
 
 
 def check_place(out: Path) -> None:
-    """Find out before the runs that the page cannot be written."""
+    """Check before the runs that the page can be written."""
     if out.is_dir():
         raise CampaignError(f"--report {out} is a folder; name the HTML file to write")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
     if len(protocol.seeds) >= FEWEST_SEEDS:
         sure = f"Lines are means over seeds, bands their {percent(LEVEL)} confidence intervals."
     unit = "decades" if protocol.scale == "log10" else Property(protocol.property).unit or "the property's unit"
-    random = " The dotted line is what random buying finds."
+    random = " The dotted line is the expectation of random choice."
     best = {share: top_words(pool_size(runs[0]), share) for share in (1, 5)}
     curves = [
         ("recall-top5", "recall_top5", f"Recall of the {best[5]}", f"found of the {best[5]}", f"{sure}{random}"),
@@ -80,7 +80,7 @@ def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
         ("enhancement", "enhancement_top5", f"Enhancement, {best[5]}", "times random", f"{sure}{random}"),
     ]
     panels = [
-        Panel(key, title, reading, _curves(found, "labels", "labels bought", name, words))
+        Panel(key, title, reading, _curves(found, "labels", "labels acquired", name, words))
         for key, name, title, words, reading in curves
     ]
     if "cost" in found[0]:
@@ -133,7 +133,7 @@ def _curves(found: Sequence[Json], across: str, across_words: str, name: str, wo
 
 
 def _random_line(figure: go.Figure, found: Sequence[Json], across: str, name: str) -> None:
-    """Draw what buying blindly is expected to find: of recall the share that was bought, of enhancement one."""
+    """Draw the expectation of random choice: for recall the share of the pool acquired, for enhancement 1."""
     if across != "labels" or not name.startswith(("recall", "enhancement")):
         return
     labels = found[0]["labels"]

@@ -1,8 +1,8 @@
-"""Peers: what other programs would buy, on the same pool, embedding, initial labels, batches and seeds.
+"""Peers: other methods that choose labels, on the same pool, embedding, initial labels, batches and seeds.
 
-A peer sees the embedding of the whole pool (composition statistics, readout, trunk) and the labels bought so far.
+A peer gets the embedding of the whole pool (composition statistics, readout, trunk) and the labels acquired so far.
 
-- ``random`` buys blindly.
+- ``random`` draws uniformly without replacement.
 - ``extra-trees`` (P. Geurts et al., Mach. Learn. 63, 3 (2006)) and ``random-forest`` (L. Breiman, Mach. Learn. 45, 5
   (2001)), scikit-learn: 500 trees, mean less the standard deviation over trees.
 - ``gp``: BoTorch's ``SingleTaskGP`` with one length scale of a Matern-5/2 kernel, mean less one standard deviation.
@@ -11,9 +11,9 @@ A peer sees the embedding of the whole pool (composition statistics, readout, tr
 - ``baybe`` (Merck KGaA): a campaign over one custom discrete parameter with its default recommender; its own
   decorrelation reduces the columns. ``baybe-pca``: over 20 principal components, for pools of thousands.
 - ``physbo`` (Y. Motoyama et al., Comput. Phys. Commun. 278, 108405 (2022)): Thompson sampling by Bayesian linear
-  regression on 2,000 random features. A batch is the winners of as many of its draws; its own batches take minutes.
+  regression on 2,000 random features. A batch is the maxima of as many draws; PHYSBO's own batches take minutes.
 
-BayBE and PHYSBO come with the extra ``bench``.
+BayBE and PHYSBO are installed by the extra ``bench``.
 """
 
 from __future__ import annotations
@@ -37,37 +37,37 @@ TREES = 500
 COMPONENTS = 20
 RANDOM_FEATURES = 2000
 SAMPLES = 128
-"""Of qLogNEI's Monte Carlo integral, as BoTorch's own examples have it."""
+"""Samples of qLogNEI's Monte Carlo integral, as in BoTorch's own examples."""
 ALIASES = {"trees": "extra-trees", "forest": "random-forest"}
 
 
 class Peer(Protocol):
-    """A program that chooses."""
+    """A method that chooses rows of the pool."""
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
-        """Rows to buy next.
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+        """Rows to acquire next.
 
         Parameters
         ----------
-        bought
-            Rows of the pool in the order in which they were bought.
+        acquired
+            Acquired rows of the pool, in order of acquisition.
         target
             Their labels, to be minimised, on the model's scale.
         batch
-            How many rows to buy.
+            Number of rows to acquire.
         """
 
 
 class Random:
-    """Buys blindly."""
+    """Draws uniformly without replacement."""
 
     def __init__(self, features: NDArray[np.float64], rng: np.random.Generator):
         self._rows = len(features)
         self._rng = rng
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
-        """Draw rows that have not been bought."""
-        drawn: list[int] = self._rng.choice(_free(self._rows, bought), batch, replace=False).tolist()
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+        """Draw rows that have not been acquired."""
+        drawn: list[int] = self._rng.choice(_free(self._rows, acquired), batch, replace=False).tolist()
         return drawn
 
 
@@ -79,7 +79,7 @@ class Trees:
         self._seed = seed
         self._kind = kind
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Take the rows of the lowest mean less standard deviation over trees."""
         from sklearn import ensemble
 
@@ -87,8 +87,8 @@ class Trees:
             forest = ensemble.ExtraTreesRegressor(TREES, max_features=0.5, n_jobs=1, random_state=self._seed)
         else:
             forest = ensemble.RandomForestRegressor(TREES, n_jobs=1, random_state=self._seed)
-        forest.fit(self._x[bought], target)
-        free = _free(len(self._x), bought)
+        forest.fit(self._x[acquired], target)
+        free = _free(len(self._x), acquired)
         predicted = np.stack([tree.predict(self._x[free]) for tree in forest.estimators_])
         return _lowest(free, predicted.mean(0) - predicted.std(0), batch)
 
@@ -98,20 +98,20 @@ class GaussianProcess:
 
     def __init__(self, features: NDArray[np.float64]):
         varying = _standardised(features)
-        self._x = varying / np.sqrt(varying.shape[1])  # distances stay near one however many columns there are
+        self._x = varying / np.sqrt(varying.shape[1])  # keeps distances near one for any number of columns
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Take the rows of the lowest mean less standard deviation."""
         import torch
 
-        free = _free(len(self._x), bought)
-        model = self._fit(bought, target)
+        free = _free(len(self._x), acquired)
+        model = self._fit(acquired, target)
         with torch.no_grad():
             posterior = model.posterior(torch.from_numpy(self._x[free]))
         bound = posterior.mean[:, 0] - posterior.variance[:, 0].clamp_min(0).sqrt()
         return _lowest(free, bound.numpy(), batch)
 
-    def _fit(self, bought: Sequence[int], target: NDArray[np.float64]) -> Any:
+    def _fit(self, acquired: Sequence[int], target: NDArray[np.float64]) -> Any:
         """Fit to standardised targets, which do not change the order of the pool."""
         import torch
         from botorch import settings
@@ -123,7 +123,7 @@ class GaussianProcess:
         y = (target - target.mean()) / (target.std() or 1.0)
         with settings.validate_input_scaling(False):  # BoTorch expects features between 0 and 1
             model = SingleTaskGP(
-                torch.from_numpy(self._x[list(bought)]),
+                torch.from_numpy(self._x[list(acquired)]),
                 torch.from_numpy(y)[:, None],
                 covar_module=ScaleKernel(MaternKernel(nu=2.5)),
                 outcome_transform=None,
@@ -139,23 +139,23 @@ class QLogNEI(GaussianProcess):
         super().__init__(features)
         self._seed = seed
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
-        """Optimise over the rows that have not been bought."""
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+        """Optimise over the rows that have not been acquired."""
         import torch
         from botorch.acquisition.logei import qLogNoisyExpectedImprovement
         from botorch.optim import optimize_acqf_discrete
         from botorch.sampling.normal import SobolQMCNormalSampler
 
-        torch.manual_seed(1000 * self._seed + len(bought))
-        lookup = _lookup(self._fit(bought, -target), torch.from_numpy(self._x))  # BoTorch maximises
+        torch.manual_seed(1000 * self._seed + len(acquired))
+        lookup = _lookup(self._fit(acquired, -target), torch.from_numpy(self._x))  # BoTorch maximises
         rows = torch.arange(len(self._x), dtype=torch.float64)[:, None]
         acquisition = qLogNoisyExpectedImprovement(
             lookup,
-            X_baseline=rows[list(bought)],
+            X_baseline=rows[list(acquired)],
             sampler=SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=self._seed),
             prune_baseline=True,
         )
-        free = rows[_free(len(rows), bought)]
+        free = rows[_free(len(rows), acquired)]
         chosen, _ = optimize_acqf_discrete(acquisition, q=batch, choices=free, max_batch_size=1024, unique=True)
         return [round(row) for row in chosen[:, 0].tolist()]
 
@@ -166,7 +166,7 @@ class Baybe:
     def __init__(self, features: NDArray[np.float64], seed: int, components: int | None = None):
         import pandas as pd
 
-        gc.freeze()  # BayBE, when imported, collects garbage dozens of times through everything that is loaded
+        gc.freeze()  # importing BayBE runs the garbage collector dozens of times over everything that is loaded
         from baybe import Campaign, Settings
         from baybe.parameters import CustomDiscreteParameter
         from baybe.targets import NumericalTarget
@@ -178,13 +178,13 @@ class Baybe:
             from sklearn.decomposition import PCA
 
             x = PCA(min(components, *x.shape), random_state=0).fit_transform(x)
-        # BayBE refuses equal rows: the first stands for all of them
+        # BayBE refuses equal rows: the first represents all of them
         _, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
         self._first = first[inverse.ravel()]
         rows = np.unique(first)
         table = pd.DataFrame(x[rows], index=rows.astype(str), columns=[f"x{j}" for j in range(x.shape[1])])
         parameter = CustomDiscreteParameter("material", table, decorrelate=components is None)
-        # left alone, a campaign may propose what it has measured already
+        # by default a campaign may propose what it has measured already
         self._campaign = Campaign(
             parameter.to_searchspace(),
             NumericalTarget("value", minimize=True).to_objective(),
@@ -192,13 +192,13 @@ class Baybe:
         )
         self._told = 0
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
         """Add the new labels to the peer's own campaign, and ask it for a batch."""
         import pandas as pd
 
-        new = [str(self._first[row]) for row in bought[self._told :]]
+        new = [str(self._first[row]) for row in acquired[self._told :]]
         self._campaign.add_measurements(pd.DataFrame({"material": new, "value": target[self._told :]}))
-        self._told = len(bought)
+        self._told = len(acquired)
         return [int(row) for row in self._campaign.recommend(batch_size=batch)["material"]]
 
 
@@ -213,12 +213,12 @@ class Physbo:
         self._rows = len(features)
         self._told = 0
 
-    def propose(self, bought: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
-        """Learn, then take the winner of one posterior draw after another."""
-        self._policy.write(np.array(bought[self._told :]), -target[self._told :])  # PHYSBO maximises
-        self._told = len(bought)
+    def propose(self, acquired: Sequence[int], target: NDArray[np.float64], batch: int) -> list[int]:
+        """Fit, then take the maximum of one posterior draw after another."""
+        self._policy.write(np.array(acquired[self._told :]), -target[self._told :])  # PHYSBO maximises
+        self._told = len(acquired)
         self._policy.bayes_search(max_num_probes=0, is_disp=False, num_rand_basis=RANDOM_FEATURES)
-        free = _free(self._rows, bought).tolist()
+        free = _free(self._rows, acquired).tolist()
         chosen: list[int] = []
         for _ in range(batch):
             draw = self._policy.get_score("TS", actions=np.array(free))
@@ -236,7 +236,7 @@ PEERS: dict[str, Callable[[NDArray[np.float64], int, np.random.Generator], Peer]
     "baybe-pca": lambda x, seed, rng: Baybe(x, seed, COMPONENTS),
     "physbo": lambda x, seed, rng: Physbo(x, seed),
 }
-"""Peers by name, from N x d features, the seed, and a generator that stands where the initial draw left it."""
+"""Peers by name, from N x d features, the seed, and a generator in its state after the initial draw."""
 _PACKAGES = {
     "extra-trees": "scikit-learn", "random-forest": "scikit-learn", "gp": "botorch", "botorch-qlognei": "botorch",
     "baybe": "baybe", "baybe-pca": "baybe", "physbo": "physbo",
@@ -244,13 +244,13 @@ _PACKAGES = {
 
 
 def is_installed(name: str) -> bool:
-    """Whether a peer's package is there."""
+    """Whether a peer's package is installed."""
     package = _PACKAGES.get(name)
     return package not in {"baybe", "physbo"} or find_spec(package) is not None
 
 
 def package_version(name: str) -> dict[str, str]:
-    """Package that does a peer's work, and its version.
+    """Package of a peer, and its version.
 
     Raises
     ------
@@ -266,8 +266,8 @@ def package_version(name: str) -> dict[str, str]:
     return {package: version(package)} if package else {}
 
 
-def _free(rows: int, bought: Sequence[int]) -> NDArray[np.int64]:
-    return np.setdiff1d(np.arange(rows), bought)
+def _free(rows: int, acquired: Sequence[int]) -> NDArray[np.int64]:
+    return np.setdiff1d(np.arange(rows), acquired)
 
 
 def _lowest(rows: NDArray[np.int64], score: NDArray[np.float64], batch: int) -> list[int]:
@@ -276,7 +276,7 @@ def _lowest(rows: NDArray[np.int64], score: NDArray[np.float64], batch: int) -> 
 
 
 def _standardised(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns of mean zero and deviation one; those that do not vary are left out."""
+    """Columns of mean 0 and standard deviation 1; constant columns are left out."""
     spread = features.std(0)
     varying = spread > 1e-9
     standardised: NDArray[np.float64] = (features - features.mean(0))[:, varying] / spread[varying]

@@ -1,4 +1,4 @@
-"""What every strategy of a backtest is given alike: a labelled pool, initial labels, batches, rounds and seeds."""
+"""What all strategies of a backtest share: a labelled pool, initial labels, batches, rounds and seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every strategy of a backtest is given alike."""
+    """What all strategies of a backtest share."""
 
     files: tuple[str, ...]
     property: str
@@ -35,32 +35,32 @@ class Protocol:
     seeds: tuple[int, ...]
     scale: Literal["log10", "linear"]
     start: str | tuple[str, ...] = "megnet-multiproperty"
-    """Backbones or trained model that every strategy starts from, and whose embedding the peers see."""
+    """Backbones or trained model that every strategy starts from; peers use the same embedding."""
     members: int = 5
     initial_ids: Mapping[str, Sequence[str]] | None = None
     """Initial ids by seed, instead of those drawn by ``numpy.random.default_rng(seed)``."""
     cold_start: bool = False
-    """Strategies of ours choose their initial materials themselves; the peers still begin with those drawn."""
+    """Whether strategies of this program choose their initial materials; peers always begin with those drawn."""
     cost: str | None = None
     """Field of the records' properties with the cost of their label, e.g. in core-hours."""
 
     @builtins.property  # the field above hides the name
     def start_name(self) -> str:
-        """What is started from, in words."""
+        """Name of the starting model."""
         return " + ".join(Path(name).name for name in ([self.start] if isinstance(self.start, str) else self.start))
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledPool:
-    """N materials with the answers that strategies buy one by one."""
+    """N materials with the answers that strategies acquire."""
 
     materials: Sequence[Material]
     values: NDArray[np.float64]
-    """Of the property, in its unit."""
+    """N values of the property, in its unit."""
     learned: NDArray[np.float64]
-    """The same on the scale of the model: log10 where it spans decades."""
+    """The same on the scale of the model, log10 or linear."""
     costs: NDArray[np.float64] | None = None
-    """Of a label each, where known."""
+    """Cost of each label, where known."""
 
     def __len__(self) -> int:
         """Number of materials."""
@@ -87,12 +87,12 @@ class LabelledPool:
 
 
 def read_pool(protocol: Protocol) -> LabelledPool:
-    """Read the records that have the property, in file order; all must be usable: the initial sets count them.
+    """Read the records that have the property, in file order; all must be usable, since initial sets refer to rows.
 
     Raises
     ------
     CampaignError
-        If there are none, one cannot be used or has no cost where costs are asked for, or an id stands twice.
+        If there are none, one cannot be used or has no cost where costs are needed, or an id occurs twice.
     """
     from engine.materials.checks import Rejection
     from engine.materials.loading import load
@@ -114,26 +114,26 @@ def read_pool(protocol: Protocol) -> LabelledPool:
         )
     refused += _flaws(found, protocol.property, protocol.scale)
     if protocol.cost:
-        refused += _flaws(found, protocol.cost, "log10")  # above zero, too
+        refused += _flaws(found, protocol.cost, "log10")  # costs must be above zero, too
     if refused:
         raise CampaignError(
             f"{len(refused)} of {len(outcomes)} records cannot be used, the first {refused[0]}; a backtest needs the "
-            "whole pool, so that its initial sets are those of other programs: leave them out of the file"
+            "whole pool, so that initial sets are the same for other programs: leave these records out of the file"
         )
     twice = [id_ for id_, count in Counter(m.id for m in found).items() if count > 1]
     if twice:
-        raise CampaignError(f"the id {twice[0]!r} stands twice in the pool; ids must be unique")
+        raise CampaignError(f"the id {twice[0]!r} occurs twice in the pool; ids must be unique")
     values = _column(found, protocol.property)
     costs = _column(found, protocol.cost) if protocol.cost else None
     return LabelledPool(found, values, Scale(protocol.scale).learned(values), costs)
 
 
 def check_size(protocol: Protocol, size: int) -> None:
-    """Refuse to ask for more labels than ``size``."""
+    """Refuse to query more labels than ``size``."""
     asked = protocol.initial + protocol.batch * protocol.rounds
     if asked > size:
         raise CampaignError(
-            f"{protocol.initial} + {protocol.rounds} x {protocol.batch} = {asked} labels are asked for, the pool has "
+            f"{protocol.initial} + {protocol.rounds} x {protocol.batch} = {asked} labels to query, the pool has "
             f"{size}; lower --initial, --batch or --rounds"
         )
 

@@ -1,4 +1,4 @@
-"""One strategy with one seed: a real campaign in a folder of its own, or a peer; and what it found."""
+"""One strategy with one seed: a real campaign in a separate folder, or a peer; and what it found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.backtest.leaks import telling
+from campaigns.backtest.leaks import leaking_properties
 from campaigns.backtest.peers import PEERS
 from campaigns.backtest.protocol import LabelledPool, Protocol, initial_ids
 from campaigns.backtest.strategies import Strategy, campaign_text
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """One strategy with one seed."""
+    """Result of one strategy with one seed."""
 
     strategy: str
     seed: int
     acquired: list[str]
     """Ids in the order of acquisition; the initial ones first."""
     round_seconds: list[float] = field(default_factory=list)
-    """On the wall."""
+    """Wall-clock time."""
     cpu_seconds: list[float] = field(default_factory=list)
-    """Of the processor, which other work on the machine does not lengthen."""
+    """Processor time, which does not depend on other work on the machine."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
-    """Discovery after the initial labels (round 0) and after every round, with the round's own judgement."""
+    """Discovery after the initial labels (round 0) and after every round, with the round's own evaluation."""
     acceleration_50: float | None = None
     acceleration_80: float | None = None
     cost_acceleration_50: float | None = None
     cost_acceleration_80: float | None = None
-    """The same in cost: what random buying spends until then over what was spent."""
+    """The same by cost: what random choice is expected to spend for this recall over what was spent."""
     seen: bool = False
-    """Whether the starting model had seen answers, so that this run shows nothing."""
+    """Whether the starting model was trained on answers, so that the run is no fair comparison."""
 
 
 def replay(job: tuple[Strategy, int], protocol: Protocol, pool: LabelledPool, features: Path) -> Run:
@@ -81,7 +81,7 @@ def _run_campaign(
         section = parse_configuration(text, run.strategy).campaign
         labeler = Replay(section, dict(zip(pool.ids, pool.values.tolist(), strict=True)), "backtest")
         with Campaign.create_from(directory, text, labeler, features) as campaign:
-            told = telling(pool, protocol.property)
+            told = leaking_properties(pool, protocol.property)
             hidden = [_without(m, told) for m in pool.materials]
             add_materials(campaign.store, hidden, IngestReport())
             if cold:
@@ -129,26 +129,26 @@ def _label(campaign: Campaign, pool: LabelledPool, ids: list[str]) -> None:
 
 
 def _without(material: Material, names: set[str]) -> Material:
-    """Material that does not carry the answer along."""
+    """Material without the columns that reveal the answer."""
     return replace(material, properties={k: v for k, v in material.properties.items() if k not in names})
 
 
 def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) -> list[dict[str, Any]]:
     target = pool.learned * (1 if protocol.goal == "min" else -1)
-    bought = [pool.position[id_] for id_ in run.acquired]
+    acquired = [pool.position[id_] for id_ in run.acquired]
     rng = np.random.default_rng(run.seed)
-    rng.choice(len(pool), protocol.initial, replace=False)  # the stream stands where the initial draw left it
+    rng.choice(len(pool), protocol.initial, replace=False)  # the generator in its state after the initial draw
     peer = PEERS[run.strategy](_embeddings(protocol, pool, folder), run.seed, rng)
     for _ in range(protocol.rounds):
         with _timed(run):
-            chosen = peer.propose(bought, target[bought], protocol.batch)
-        bought = [*bought, *chosen]
-    run.acquired = [pool.ids[row] for row in bought]
+            chosen = peer.propose(acquired, target[acquired], protocol.batch)
+        acquired = [*acquired, *chosen]
+    run.acquired = [pool.ids[row] for row in acquired]
     return [{} for _ in range(protocol.rounds)]
 
 
 def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray[np.float64]:
-    """N x d, every column group."""
+    """Embeddings, N x d, of all column groups."""
     from engine.learning.backbones.stack import make_featuriser
     from engine.learning.ensemble.storage import load_starts
 
@@ -157,26 +157,26 @@ def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray
 
 
 def _judge(protocol: Protocol, pool: LabelledPool, run: Run, judgements: list[dict[str, Any]]) -> None:
-    bought = [pool.position[id_] for id_ in run.acquired]
+    acquired = [pool.position[id_] for id_ in run.acquired]
     points: list[DiscoveryPoint] = discovery_curve(
-        pool.learned, bought, goal=protocol.goal, initial=protocol.initial, batch=protocol.batch
+        pool.learned, acquired, goal=protocol.goal, initial=protocol.initial, batch=protocol.batch
     )
     run.acceleration_50 = acceleration(points, len(pool), 0.5)
     run.acceleration_80 = acceleration(points, len(pool), 0.8)
     later: Iterator[dict[str, Any]] = iter([{}, *judgements])
-    run.rounds = [asdict(point) | _shares(point, pool, bought) | {"judgement": next(later)} for point in points]
+    run.rounds = [asdict(point) | _shares(point, pool, acquired) | {"judgement": next(later)} for point in points]
     if pool.costs is not None:
         run.cost_acceleration_50, run.cost_acceleration_80 = (_cost_acceleration(run, f) for f in (0.5, 0.8))
 
 
-def _shares(point: DiscoveryPoint, pool: LabelledPool, bought: list[int]) -> dict[str, float]:
-    """Share of the pool that was bought; where costs are known also what was spent, and recall over its share."""
-    bought_share = {"pool_share": point.labels / len(pool)}
+def _shares(point: DiscoveryPoint, pool: LabelledPool, acquired: list[int]) -> dict[str, float]:
+    """Share of the pool acquired; where costs are known also the cost, and recall over the share of the cost."""
+    acquired_share = {"pool_share": point.labels / len(pool)}
     if pool.costs is None:
-        return bought_share
-    spent = float(pool.costs[bought[: point.labels]].sum())
+        return acquired_share
+    spent = float(pool.costs[acquired[: point.labels]].sum())
     share = spent / float(pool.costs.sum())
-    return bought_share | {
+    return acquired_share | {
         "cost": spent,
         "cost_share": share,
         "cost_enhancement_top1": point.recall_top1 / share,
@@ -185,7 +185,7 @@ def _shares(point: DiscoveryPoint, pool: LabelledPool, bought: list[int]) -> dic
 
 
 def _cost_acceleration(run: Run, fraction: float) -> float | None:
-    """Share of the pool's cost that random buying needs for this fraction of the best 5 %, over that spent."""
+    """Share of the pool's cost that random choice needs for this fraction of the best 5 %, over that spent."""
     for point in run.rounds:
         if point["recall_top5"] >= fraction - 1e-12:
             return fraction / float(point["cost_share"])

@@ -1,7 +1,7 @@
-"""Every strategy with every seed, in processes of one thread; what is finished is kept, so that a rerun goes on.
+"""Every strategy with every seed, in processes of one thread; finished runs are stored, so that a rerun continues.
 
 Finished runs are files in a folder beside the results (``b.runs/`` for ``b.json``), each with the hashes and settings
-that decided it. More strategies and seeds join what is there; a run of other inputs is refused.
+that determine it. Further strategies and seeds are added to what is there; runs of other inputs are refused.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ def backtest(
     strategies
         As :func:`parse_strategies` and :func:`parse_against` give them.
     out
-        JSON to write; beside it, finished runs are kept and taken up again.
+        JSON to write; beside it, finished runs are stored and used again.
     allow_seen
-        Start from a model that has seen answers all the same; the runs are marked.
+        Accept a model that was trained on answers; its runs are marked.
     report
         HTML page of the curves to write at the end.
 
     Raises
     ------
     CampaignError
-        If the pool is smaller than what would be asked for, the starting model has seen the answers, a peer is not
+        If the pool is smaller than what would be queried, the starting model was trained on the answers, a peer is not
         installed, or finished runs of other inputs are beside ``out``.
     """
     own = {
         s.name: package_version(s.name) if s.is_peer else deciding_settings(protocol, s) for s in strategies
-    }  # what is not installed or contradicts itself is refused before anything is read
+    }  # missing packages and contradictions are refused before anything is read
     if report:
         check_place(report)
     pool = _checked_pool(protocol, say)
@@ -112,7 +112,7 @@ def _checked_pool(protocol: Protocol, say: Callable[[str], None]) -> LabelledPoo
 
 
 def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
-    """Write the JSON that scorers read: the runs, and what they are together."""
+    """Write the results as JSON: the runs, and their statistics over seeds."""
     content = {
         "protocol": asdict(protocol),
         "versions": {name: version(name) for name in _VERSIONS},
@@ -125,7 +125,7 @@ def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
 
 
 def describe_run(run: Run) -> str:
-    """One line: what a run had found at its end."""
+    """Summary of a run at its end, on one line."""
     end = run.rounds[-1]
     one, five = (top_words(pool_size(run), percent) for percent in (1, 5))
     return (
@@ -144,7 +144,7 @@ class _Finished:
         self._folder = out.with_suffix(".runs")
         self._inputs = inputs
         self._folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self._folder):  # now, not after the first run
+        with tempfile.TemporaryFile(dir=self._folder):  # fails now rather than after the first run
             pass
 
     def read(self, jobs: Sequence[Job]) -> list[Run]:
@@ -152,7 +152,7 @@ class _Finished:
         return [Run(**content) for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
 
     def keep(self, run: Run) -> None:
-        """Write a finished run with the inputs that decided it."""
+        """Write a finished run with the inputs that determine it."""
         inputs = self._inputs[run.strategy]
         content = {"inputs_sha256": _sha256(inputs), "inputs": inputs, "run": asdict(run)}
         write_whole(self._path(run.strategy, run.seed), json.dumps(content) + "\n")
@@ -165,7 +165,7 @@ class _Finished:
             content = json.loads(path.read_text(encoding="utf-8"))
             found, run = content["inputs_sha256"], dict(content["run"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CampaignError(f"{path} is not a run that a backtest kept ({error}); remove it") from error
+            raise CampaignError(f"{path} is not the file of a finished run ({error}); remove it") from error
         now = self._inputs[strategy]
         if found != _sha256(now):
             before = content["inputs"]
@@ -181,7 +181,7 @@ class _Finished:
 
 
 def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> Json:
-    """What decides every run beside its seed."""
+    """Inputs that determine every run, besides its seed."""
     return {
         "pool": pool.sha256,
         "start": backbone.sha256,
@@ -215,7 +215,7 @@ def _seen(
     allow: bool,
     say: Callable[[str], None],
 ) -> set[str]:
-    """Names of the strategies whose model has seen answers, where that is allowed."""
+    """Names of the strategies whose model was trained on answers, where that is allowed."""
     _, stands_on = start_of(protocol.start)
     priors = {s.name: [*s.priors, *([stands_on] if stands_on and not s.is_peer else [])] for s in strategies}
     start = protocol.start_name
@@ -225,7 +225,7 @@ def _seen(
         message = f"{model} was trained on {_words(found)}, so the backtest would know the answers"
         if not allow:
             raise CampaignError(
-                f"{message}; start from a model that has not seen them, or mark the results as such with --allow-seen"
+                f"{message}; start from a model that was not trained on them, or mark the results with --allow-seen"
             )
         say(f"warning: {message.replace('would know', 'knows')}; its runs are marked as seen")
     if start in leaks:
@@ -234,7 +234,7 @@ def _seen(
 
 
 def _prior_card(folder: str) -> Json:
-    """Card of the model of a lower fidelity: what it has seen, its own labels and those of its backbone."""
+    """Card of the model of a lower fidelity: its own training labels and those of its backbone."""
     ensemble = load_ensemble(folder)
     seen = dict(ensemble.backbone.card.get("seen", {}))
     seen[ensemble.property] = [*seen.get(ensemble.property, ()), *ensemble.seen]
@@ -254,7 +254,7 @@ def _run_all(
     workers: int | None,
     say: Callable[[str], None],
 ) -> Iterator[Run]:
-    """Every run as it is finished; graphs and embeddings are made once for all."""
+    """Runs in the order in which they finish; graphs and embeddings are made once for all."""
     if not jobs:
         return
     with tempfile.TemporaryDirectory(prefix="kappascout-backtest-") as name:

@@ -1,4 +1,4 @@
-"""Strategies by name: settings of a campaign of ours, or a peer that chooses by itself."""
+"""Strategies by name: settings of a campaign, or a peer."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ DEFAULT = "default"
 """The settings of a new campaign."""
 HEADS = tuple(h for h in get_args(ModelSection.model_fields["head"].annotation) if h != "network")
 SECTIONS = ("model", "acquisition")
-"""Of a ``campaign.toml``: what makes a strategy; the rest is the protocol's."""
+"""Sections of a ``campaign.toml`` that define a strategy; the protocol sets the others."""
 ESTIMATES = (("model", "lower_fidelity"), ("acquisition", "first_batch_estimate"))
 """Settings that may name the folder of a trained model."""
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way of choosing."""
+    """A named way of choosing labels."""
 
     name: str
     settings: Mapping[str, Json] | None
@@ -48,7 +48,7 @@ class Strategy:
 
     @property
     def priors(self) -> list[str]:
-        """Folders of the models whose estimates it begins with."""
+        """Folders of the models whose estimates rank its first batch."""
         settings = self.settings or {}
         names = {str(settings.get(section, {}).get(key, "")) for section, key in ESTIMATES}
         return sorted(name for name in names if model_folder(name))
@@ -63,13 +63,13 @@ def parse_strategies(text: str) -> list[Strategy]:
     """``S[,S2]``: ``default``, a head and an acquisition function (``gp-ucb``), a peer, or a ``campaign.toml``.
 
     An acquisition function alone goes with the default head. Of a file, ``[model]`` and ``[acquisition]`` count, and
-    paths in it are relative to it; the strategy is called as the file is, without ``.toml``.
+    paths in it are relative to it; the strategy has the name of the file without ``.toml``.
     """
     return join([_parse(name.strip()) for name in text.split(",")])
 
 
 def parse_against(text: str) -> list[Strategy]:
-    """``P[,P2]``: peers, which see the embedding and the labels bought, and nothing else."""
+    """``P[,P2]``: peers, which use the embedding and the acquired labels only."""
     found = [ALIASES.get(name, name) for name in (part.strip() for part in text.split(","))]
     if unknown := [name for name in found if name not in PEERS]:
         raise CampaignError(f"unknown peer {unknown[0]!r}; --against takes {', '.join([*PEERS, *ALIASES])}")
@@ -77,7 +77,7 @@ def parse_against(text: str) -> list[Strategy]:
 
 
 def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int) -> str:
-    """``campaign.toml`` of one run of ours."""
+    """``campaign.toml`` of one run of this program's strategies."""
     own = strategy.settings or {}
     backbones, lower = start_of(protocol.start)
     settings: dict[str, Json] = {
@@ -107,9 +107,9 @@ def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int)
 
 
 def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
-    """Backbones that a start gives to a campaign, and the model that its members stand on.
+    """Backbones of a campaign from ``--from``, and the model that its members are trained on top of.
 
-    A trained model with Gaussian-process members is a cheaper fidelity to learn from, on the backbones that it holds.
+    A trained model with Gaussian-process members is used as a lower fidelity, on the backbones that it holds.
     """
     names = [start] if isinstance(start, str) else start
     given = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
@@ -123,7 +123,7 @@ def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
 
 
 def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
-    """Every setting, defaults too, that decides what a strategy of ours queues.
+    """Every setting, defaults too, that determines what a strategy of this program queues.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
     text = campaign_text(protocol, strategy, 0, protocol.batch)
     configuration = parse_configuration(text, f"strategy {strategy.name}")
     settings = configuration.model_dump(mode="json", include=set(SECTIONS))
-    del settings["model"]["backbone"]  # known by its hash
+    del settings["model"]["backbone"]  # identified by its hash
     for section, key in ESTIMATES:
         if folder := model_folder(settings[section][key]):
             settings[section][key] = hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()
@@ -149,7 +149,7 @@ def _parse(name: str) -> Strategy:
         return _from_file(Path(name))
     if acquisition in FUNCTIONS and (model := _model_settings(head)):
         return Strategy(name, {"model": model, "acquisition": {"function": acquisition}})
-    if peer in PEERS and peer != "gp":  # a head of ours is called so, too
+    if peer in PEERS and peer != "gp":  # a head of this program has that name, too
         return Strategy(peer, None)
     if name in FUNCTIONS:
         return _parse(f"{ModelSection.model_fields['head'].default}-{name}")
@@ -176,7 +176,7 @@ def _from_file(path: Path) -> Strategy:
     except (OSError, ValueError) as error:
         raise CampaignError(f"strategy {path} cannot be read: {error}") from error
     if path.stem in PEERS:
-        raise CampaignError(f"strategy {path} would be called as the peer {path.stem!r}; rename the file")
+        raise CampaignError(f"strategy {path} has the name of the peer {path.stem!r}; rename the file")
     content, renamed = current_names(content, f"strategy {path}")
     warn_of_old_names(renamed, f"strategy {path}")
     settings = {section: dict(content[section]) for section in SECTIONS if section in content}

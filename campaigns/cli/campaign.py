@@ -1,4 +1,4 @@
-"""Verbs on a whole campaign: begin it, run it, see where it stands."""
+"""Verbs on a whole campaign: begin it, run it, see its status."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +67,7 @@ def run(
 
 
 def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
-    """Show where the campaign stands: materials, labels, budget, queue, best value."""
+    """Show the status of the campaign: materials, labels, budget, queue, best value."""
     from campaigns.status import status as campaign_status
 
     with open_campaign(directory) as campaign:

@@ -1,4 +1,4 @@
-"""Verbs on models: train and ask them outside a campaign, and look at those of one."""
+"""Verbs on models: train them and predict outside a campaign, list those of one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Models of a campaign: versions, li
 
 
 def _strategy(text: str) -> str:
-    """Strategy in the engine's words; one that does not exist is wrong usage."""
+    """Strategy under the engine's name; one that does not exist is wrong usage."""
     from engine.exceptions import TrainingError
     from engine.learning.networks.strategies import parse
 

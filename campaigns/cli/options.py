@@ -47,15 +47,15 @@ def open_campaign(directory: Path) -> Campaign:
 
 
 def starts(names: list[str] | None) -> str | tuple[str, ...]:
-    """The one name as it is, several as a tuple, and an empty text for none."""
+    """One name as it is, several as a tuple, and an empty text for none."""
     return tuple(names) if names and len(names) > 1 else next(iter(names or ()), "")
 
 
 def one_start(names: list[str] | None) -> str:
-    """The one name, or an empty text for none; several are wrong usage, since one network goes on from one."""
+    """One name, or an empty text for none; several are wrong usage, since a network starts from one backbone."""
     if names and len(names) > 1:
         raise typer.BadParameter(
-            f"--from is given {len(names)} times ({', '.join(names)}), and one network goes on from one; keep one "
+            f"--from is given {len(names)} times ({', '.join(names)}), a network starts from one backbone; keep one "
             "(`train` reads several side by side)"
         )
     return next(iter(names or ()), "")

@@ -21,11 +21,11 @@ class AcquisitionSection(Section):
         default=None, examples=[1.0], description="level_set learns on which side of this value the materials lie."
     )
     share: float = Field(
-        default=0.05, gt=0, lt=1, description="top_share looks for this share of the pool, the best of it."
+        default=0.05, gt=0, lt=1, description="Share of the pool that top_share searches for, the best of it."
     )
     portfolio: tuple[str, ...] = Field(
         default=("ucb", "qLogEI", "thompson", "greedy"),
-        description="Functions that portfolio chooses between, by how well each has done.",
+        description="Functions that portfolio chooses between, by the labels that each has brought.",
     )
     draws: int = Field(
         default=512,
@@ -55,7 +55,7 @@ class AcquisitionSection(Section):
         default=(),
         max_length=1,
         examples=[("agl",)],
-        description="A lower fidelity that may be queued too, where it tells more per core-hour: with function GIBBON, "
+        description="A lower fidelity that may be queued too, if it informs more per core-hour: with function GIBBON, "
         "qMES, qKG or variance, its [costs], and [labeler.agl].",
     )
     first_batch: Literal["spread", "estimate"] = Field(
@@ -114,12 +114,12 @@ class AcquisitionSection(Section):
             raise ValueError(f"{self.function} is diverse by itself; set diversity = 'none'")
         if self.first_batch == "estimate" and not self.first_batch_estimate:
             raise ValueError(
-                "first_batch = 'estimate' needs first_batch_estimate = 'FIDELITY' (of labels that are there) or a model"
+                "first_batch = 'estimate' needs first_batch_estimate = 'FIDELITY' (of labels in the store) or a model"
             )
         if self.fidelities and not function.counts_fidelities:
             counting = [name for name, other in FUNCTIONS.items() if other.counts_fidelities]
             raise ValueError(
-                f"function {self.function!r} cannot say what a label of {self.fidelities[0]} is worth; with fidelities "
+                f"function {self.function!r} has no value for a label of {self.fidelities[0]}; with fidelities "
                 f"use {', '.join(counting[:-1])} or {counting[-1]}"
             )
         return self

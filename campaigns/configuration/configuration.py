@@ -1,4 +1,4 @@
-"""All of ``campaign.toml``, and what its sections must agree on."""
+"""All of ``campaign.toml``, and the checks between its sections."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Configuration(Section):
     labels: LabelsSection = Field(default_factory=LabelsSection)
     labeler: LabelerSection = Field(default_factory=LabelerSection)
     dft: DftSection = Field(default_factory=DftSection)
-    # how, not what: rounds neither keep it nor depend on it
+    # how work is done, not its result: rounds neither store it nor depend on it
     execution: ExecutionSection = Field(default_factory=ExecutionSection, exclude=True)
     store: StoreSection = Field(default_factory=StoreSection)
 
     @property
     def lower_fidelity(self) -> str:
-        """Cheaper estimate that members learn on top of: ``[model] lower_fidelity``, or what may be queued beside."""
+        """Lower fidelity that members learn on top of: ``[model] lower_fidelity``, or the one that is queued too."""
         return self.model.lower_fidelity or next(iter(self.acquisition.fidelities), "")
 
     def labelers(self) -> dict[str, Configuration]:
-        """For each fidelity that may be queued, the settings as if it were the campaign's own."""
+        """For each fidelity that may be queued, the settings with it as the target fidelity."""
         own = self.model_copy(update={"labeler": self.labeler.model_copy(update={"fidelities": {}})})
         return {self.campaign.fidelity: own} | {
             name: self.model_copy(
@@ -60,7 +60,7 @@ class Configuration(Section):
 
     @property
     def stopping_rule(self) -> StoppingRule:
-        """The rule in the engine's terms."""
+        """The stopping rule as the engine takes it."""
         from engine.metrics.stopping import StoppingRule
 
         section = self.stopping
@@ -111,13 +111,13 @@ class Configuration(Section):
             if self.model.lower_fidelity not in ("", name):
                 raise ValueError(
                     f"[model] lower_fidelity = {self.model.lower_fidelity!r}, and {known}, which members "
-                    "learn on top of then; take lower_fidelity out"
+                    "learn on top of then; remove lower_fidelity"
                 )
         if cheaper and self.model.head != "gp":
             raise ValueError(f"{known}, which only Gaussian processes can learn from; set [model] head = 'gp'")
         tables = [*self.labeler.fidelities, *(n for s in self.labeler.fidelities.values() for n in s.fidelities)]
         if unknown := [name for name in tables if name not in cheaper]:
-            raise ValueError(f"[labeler.{unknown[0]}]: {known}; add {unknown[0]!r} there, or take the section out")
+            raise ValueError(f"[labeler.{unknown[0]}]: {known}; add {unknown[0]!r} there, or remove the section")
         if unknown := [name for name in self.costs if name not in (own, *cheaper)]:
             raise ValueError(
                 f"[costs] {unknown[0]}: the campaign queues {', '.join((own, *cheaper))}; name one of these"

@@ -1,4 +1,4 @@
-"""What is sought, and when it is found: ``[campaign]``, ``[[objectives]]`` and ``[stopping]``."""
+"""Which values are wanted, and when to stop: ``[campaign]``, ``[[objectives]]`` and ``[stopping]``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GoalName = Literal["min", "max", "target", "window"]
 
 
 class CampaignSection(Section):
-    """What is looked for, and how much may be spent on it."""
+    """Which values are wanted, and how much may be spent on them."""
 
     name: str = Field(min_length=1, description="Name of the campaign in its store.")
     goal: GoalName = Field(
@@ -75,12 +75,12 @@ class CampaignSection(Section):
 
     @builtins.property  # the field above hides the name
     def learned_scale(self) -> Literal["log10", "linear"]:
-        """Scale that ``auto`` stands for."""
+        """Scale, with ``auto`` resolved."""
         return default_scale(self.property) if self.scale == "auto" else self.scale
 
     @builtins.property
     def sought(self) -> Goal:
-        """What is wanted of the property."""
+        """Goal for the property."""
         return _goal(self, Scale(self.learned_scale))
 
 
@@ -110,16 +110,16 @@ class ObjectiveSection(Section):
 
     @builtins.property
     def learned_scale(self) -> Literal["log10", "linear"]:
-        """Scale on which it is compared."""
+        """Scale on which it is compared, ``log10`` or ``linear``."""
         return default_scale(self.property)
 
     def sought_on(self, scale: Scale) -> Goal:
-        """What is wanted of the property, on this scale."""
+        """Goal for the property, on this scale."""
         return _goal(self, scale)
 
 
 class StoppingSection(Section):
-    """When to stop; any one of these is a reason, and 0 switches one off."""
+    """When to stop; each of these is a criterion, and 0 switches one off."""
 
     undiscovered_hits: float = Field(
         default=0.5, ge=0, description="Fewer hits than this are expected among materials without a label."
@@ -136,13 +136,13 @@ class StoppingSection(Section):
 
 
 def _check_goal(section: CampaignSection | ObjectiveSection) -> None:
-    """Refuse a target or a window without its goal or the other way round, and values without a logarithm."""
+    """Refuse a target or a window without its goal and vice versa, and values without a logarithm."""
     for name, value in (("target", section.target), ("window", section.window)):
         if section.goal == name and value is None:
             example = "target = VALUE" if name == "target" else "window = [LOW, HIGH]"
             raise ValueError(f"goal = {name!r} needs {example}")
         if section.goal != name and value is not None:
-            raise ValueError(f"{name} is of goal = {name!r}, and goal is {section.goal!r}; change one")
+            raise ValueError(f"{name} belongs to goal = {name!r}, and goal is {section.goal!r}; change one")
     if section.window and not section.window[0] < section.window[1]:
         low, high = section.window
         raise ValueError(f"window = [{low:g}, {high:g}] is empty; give the lower end first")

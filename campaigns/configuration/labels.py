@@ -1,4 +1,4 @@
-"""Which labels are taken and which train: ``[labels]``; where they come from: ``[labeler]`` and ``[dft]``."""
+"""Which labels are accepted and which train: ``[labels]``; where they come from: ``[labeler]`` and ``[dft]``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LabelsSection(Section):
         methods = given if isinstance(given, list | tuple) else ()
         named = [name for name in methods if isinstance(name, str) and name.strip()]
         if given != "latest" and (not named or len(named) < len(methods)):
-            raise ValueError("give 'latest', or methods as labels name them, e.g. ['phono3py LBTE', 'phono3py RTA']")
+            raise ValueError("give 'latest', or methods as named in labels, e.g. ['phono3py LBTE', 'phono3py RTA']")
         if len({*named}) < len(named):
             raise ValueError("a method is named twice; keep the first")
         return "latest" if given == "latest" else tuple(named)
@@ -202,7 +202,7 @@ class DftSection(Section):
     )
 
     def incar_of(self, stage: Stage) -> Tags:
-        """INCAR tags of a stage: those of all, and over them its own."""
+        """INCAR tags of a stage: those of all stages, overridden by its own."""
         common = {tag: value for tag, value in self.incar.items() if not isinstance(value, dict)}
         own = self.incar.get(stage, {})
         return common | own if isinstance(own, dict) else common

@@ -16,7 +16,7 @@ def setting_rows(configuration: Configuration) -> list[Row]:
     for name, part in configuration:
         if isinstance(part, Section):
             rows += _rows_of(name, part)
-        else:  # a table of names or a list of tables, with nothing in it by default
+        else:  # a table of names or a list of tables, empty by default
             field = Configuration.model_fields[name]
             value = configuration.model_dump(mode="json", include={name})[name]
             rows.append(_row(name, "", value, field.get_default(call_default_factory=True), field.description))

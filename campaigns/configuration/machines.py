@@ -1,4 +1,4 @@
-"""Where tables live and work is done: ``[store]`` and ``[execution]``."""
+"""Where tables are stored and work is done: ``[store]`` and ``[execution]``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StoreSection(Section):
 
     @model_validator(mode="after")
     def _no_password(self) -> StoreSection:
-        # this file is copied, archived and kept in every round's manifest
+        # this file is copied, archived and stored in every round's manifest
         parts = urlsplit(self.url)
         secrets = [parts.password, *(v for k, v in parse_qsl(parts.query) if k in {"password", "sslpassword"})]
         if any(secret and not re.fullmatch(r"\$\{\w+\}", secret) for secret in secrets):
@@ -85,7 +85,7 @@ class ExecutionSection(Section):
         return self
 
     def settings(self) -> ExecutionSettings:
-        """The settings in the engine's terms."""
+        """The settings as the engine takes them."""
         from engine.execution import ExecutionSettings
 
         if self.backend == "local":

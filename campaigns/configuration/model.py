@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from campaigns.configuration.section import Section
 
 FROZEN = "frozen"
-"""What the engine calls a strategy that trains no network."""
+"""The engine's name of the strategy that trains no network."""
 
 
 class ModelSection(Section):
@@ -26,7 +26,7 @@ class ModelSection(Section):
         default="none",
         description="Which networks are fine-tuned to the labels: none: only heads on cached embeddings are trained; "
         "full | last | head | blocks:K | embedding_frozen | gradual: these parts of the backbone too; auto: networks "
-        "where there are labels enough.",
+        "where there are enough labels.",
     )
     head: Literal["gp", "mlp", "network"] = Field(
         default="gp",
@@ -43,7 +43,7 @@ class ModelSection(Section):
     lower_fidelity: str = Field(
         default="",
         examples=["agl"],
-        description="A cheaper estimate that members learn on top of: a fidelity of labels, a shipped model "
+        description="A lower fidelity that members learn on top of: a fidelity of labels, a shipped model "
         "(kappa-300K: first-principles kappa at 300 K), or a folder that `kappascout train` wrote; a model of the "
         "campaign's own property also ranks the pool while labels are too few.",
     )
@@ -60,7 +60,7 @@ class ModelSection(Section):
 
     @property
     def strategy(self) -> str:
-        """Fine-tuning strategy as the engine calls it; ``frozen`` where no network is trained."""
+        """Fine-tuning strategy under the engine's name; ``frozen`` where no network is trained."""
         return FROZEN if self.networks == "none" else self.networks
 
     @field_validator("networks")

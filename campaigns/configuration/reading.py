@@ -1,4 +1,4 @@
-"""``campaign.toml`` read and checked; every problem named in the file's own words."""
+"""``campaign.toml`` read and checked; problems are reported with the file's own keys."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def read_configuration(path: Path) -> Configuration:
     Raises
     ------
     ConfigurationError
-        If it is missing or no TOML, or with every unknown key (and the nearest known one) and every bad value.
+        If it is missing or not TOML; or with every unknown key (and the nearest known one) and every bad value.
     """
     return parse_configuration(_text(path), str(path))
 
 
 def upgrade_configuration(path: Path) -> list[str]:
-    """Rewrite a ``campaign.toml`` with the keys of today, the old file kept beside it as ``campaign.toml.old``.
+    """Rewrite a ``campaign.toml`` with the current keys; the old file is kept as ``campaign.toml.old``.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def upgrade_configuration(path: Path) -> list[str]:
     Raises
     ------
     ConfigurationError
-        If it is missing or no TOML, or a setting is given under its old and its new name.
+        If it is missing or not TOML, or a setting is given under its old and its new name.
     """
     text = _text(path)
     _parse(text, str(path))
@@ -80,17 +80,17 @@ def _parse(text: str, where: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{where} is no valid TOML: {error}; put text in double quotes") from error
+        raise ConfigurationError(f"{where} is not valid TOML: {error}; put text in double quotes") from error
 
 
 def check_configuration(data: Mapping[str, object], where: str) -> Configuration:
     """Check settings given as a dictionary; ``where`` names them in messages.
 
-    Keys that were renamed are read without a word: manifests of rounds that an older version began have them.
+    Keys that were renamed are read without a warning: manifests of rounds that an older version began have them.
     """
     current, _ = current_names(data, where)
     try:
-        # as JSON, because strict types then still admit a list for a tuple and a table for a section
+        # as JSON, because strict types then still accept a list for a tuple and a table for a section
         return Configuration.model_validate_json(json.dumps(current, default=str))
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
@@ -103,7 +103,7 @@ def round_settings(record: RoundRecord) -> Configuration:
 
 
 def _explain(problem: ErrorDetails) -> str:
-    """One problem, with the key's place as it stands in the file."""
+    """One problem, with its section and key as in the file."""
     places = [str(part) for part in problem["loc"]] or [""]
     *section, key = places[:1] + places[2:] if places[:2] == ["labeler", "fidelities"] else places
     kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
@@ -126,7 +126,7 @@ def _hint(section: list[str], key: str) -> str:
 def _known_keys(section: list[str]) -> list[str]:
     model: type[BaseModel] = Configuration
     for part in section:
-        if field := model.model_fields.get(part):  # else an item of the table or list before
+        if field := model.model_fields.get(part):  # otherwise an item of the table or list before it
             model = _section_in(field.annotation)
     return list(model.model_fields)
 

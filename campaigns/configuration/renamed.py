@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 LAST = "0.3.0"
-"""Version in which old keys end."""
+"""Version that no longer reads old keys."""
 
 
 @dataclass(frozen=True)
 class Renaming:
-    """A key of one section that has another name now, or values of it that have."""
+    """A key of one section, or values of it, with another name now."""
 
     section: str
     old: str
     new: str
     values: Mapping[str, str] = field(default_factory=dict)
-    """New value for each old one; other values stay as they are."""
+    """New value for each old one; other values stay the same."""
 
     def applies(self, key: str, value: object) -> bool:
-        """Whether this key with this value is written in the old way."""
+        """Whether this key with this value is an old name."""
         return key == self.old and (self.old != self.new or value in self.values)
 
     def value(self, old: object) -> object:
-        """The value as it is written now."""
+        """The value under its current name."""
         return self.values.get(old, old) if isinstance(old, str) else old
 
     def describe(self, value: object) -> str:
-        """What to write instead, in a sentence of the file's own words."""
+        """What to write instead, as a sentence with the file's own keys."""
         if isinstance(value, str) and value in self.values:
             return f'[{self.section}] {self.old} = "{value}" is now {self.new} = "{self.values[value]}"'
         return f"[{self.section}] {self.old} is now {self.new}"
@@ -55,7 +55,7 @@ RENAMINGS = (
 
 
 def current_names(settings: Mapping[str, object], where: str) -> tuple[Settings, list[str]]:
-    """Settings with the keys of today, and a sentence for each that was written with an old one.
+    """Settings with the current keys, and a sentence for each that had an old one.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def warn_of_old_names(sentences: Sequence[str], where: str) -> None:
     """Warn of keys with old names, if there are any."""
     if sentences:
         warnings.warn(
-            f"{where}: {'; '.join(sentences)}. The old names end with version {LAST}; `kappascout config upgrade DIR` "
+            f"{where}: {'; '.join(sentences)}. Old names end with version {LAST}; `kappascout config upgrade DIR` "
             "rewrites a campaign.toml",
             RenamedSettingWarning,
             stacklevel=3,
@@ -102,7 +102,7 @@ def _renaming(section: str, key: str, value: object) -> Renaming | None:
 
 
 def upgraded(text: str, where: str) -> tuple[str, list[str]]:
-    """Text of a ``campaign.toml`` with the keys of today, and a sentence for each that changed.
+    """Text of a ``campaign.toml`` with the current keys, and a sentence for each that changed.
 
     Comments, order and layout stay; keys that are commented out are renamed too.
 
@@ -143,7 +143,7 @@ def _rename_in(section: str, body: Body) -> None:
 
 
 def _comment(section: str, comment: str) -> str:
-    """A comment that is a key switched off, with its name of today; others as they are."""
+    """A comment with a key that is commented out, under its current name; other comments unchanged."""
     off = re.match(r"(#\s*)(\w+)(\s*=\s*)(\"[^\"]*\"|\S+)(\s*)", comment)
     if off is None:
         return comment
@@ -157,5 +157,5 @@ def _comment(section: str, comment: str) -> str:
 
 
 def _moved(space: str, longer: int) -> str:
-    """Space before a comment, so that comments stay below one another where a key grows longer."""
+    """Space before a comment, so that comments stay aligned where a key becomes longer."""
     return " " * max(2, len(space) - longer) if len(space) > 1 else space

@@ -27,13 +27,13 @@ _WRITTEN = {
     "acquisition": ("function", "beta"),
     "labeler": ("kind",),
 }
-"""Keys that stand in the file although they have their default: those that most people look for."""
+"""Keys that are written although they have their default: those that most people change."""
 _COLUMN, _WIDTH = 30, 120
-"""Where comments begin, and where lines end."""
+"""Columns where comments begin and lines end."""
 
 
 def campaign_toml(settings: Mapping[str, Mapping[str, object]], template: str = "default") -> str:
-    """Text of a new ``campaign.toml`` with these settings; every other key stands commented out.
+    """Text of a new ``campaign.toml`` with these settings; every other key is commented out.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def campaign_toml(settings: Mapping[str, Mapping[str, object]], template: str = 
 
 
 def with_settings(text: str, settings: Mapping[str, Mapping[str, object]]) -> str:
-    """Text of a ``campaign.toml`` with some settings changed and its comments kept; None takes a key out."""
+    """Text of a ``campaign.toml`` with some settings changed and its comments kept; None removes a key."""
     import tomlkit
     from tomlkit.items import Table
 
@@ -91,7 +91,7 @@ def _section(name: str, field: FieldInfo, given: Mapping[str, object]) -> Iterat
             yield from _line(f"{key} = {toml_value(written[key])}", _comment(annotation, key))
         else:
             yield from _line(f"# {key} = {toml_value(_shown(setting))}", _comment(annotation, key))
-    # what is unknown is written, too, so that the check of the file names it
+    # unknown keys are written, too, so that the check of the file reports them
     yield from (f"{key} = {toml_value(value)}" for key, value in written.items() if key not in annotation.model_fields)
     if annotation is LabelerSection:
         tables = annotation.model_fields["fidelities"]
@@ -103,7 +103,7 @@ def _section(name: str, field: FieldInfo, given: Mapping[str, object]) -> Iterat
 
 
 def _is_table(section: type[Section], key: str) -> bool:
-    """Whether a key is a section of its own, below the keys of this one."""
+    """Whether a key is a separate section, below the keys of this one."""
     return (section is LabelerSection and key == "fidelities") or (
         key == "slurm" and section.model_fields[key].annotation == SlurmSection | None
     )
@@ -117,7 +117,7 @@ def _off(header: str, section: type[Section], shown: Mapping[str, object], words
 
 
 def _line(assignment: str, comment: str) -> Iterator[str]:
-    """A key and its comment, which goes on below itself where it is long."""
+    """A key and its comment, wrapped below itself where it is long."""
     if not comment:
         yield assignment
         return
@@ -149,7 +149,7 @@ def _example_of(section: type[Section]) -> dict[str, object]:
 
 
 def _shown(field: FieldInfo) -> object:
-    """What a key that is off shows: its default, or an example where that is empty."""
+    """Value shown for a key that is commented out: its default, or an example where that is empty."""
     default = _default(field, {})
     return field.examples[0] if field.examples and default in (None, "", (), {}) else default
 

@@ -1,4 +1,4 @@
-"""Values as they stand in a TOML file."""
+"""Values as TOML text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 def toml_value(value: object) -> str:
     """A value as TOML on one line; tables are inline tables.
 
-    JSON is TOML but for tables, whose keys stand without quotes where TOML allows it.
+    JSON values are TOML, except tables, whose keys are bare where TOML allows it.
     """
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(str(key))} = {toml_value(v)}" for key, v in value.items()) + " }"

@@ -1,1 +1,1 @@
-"""The queue out to those who compute it, and what they computed back in."""
+"""Export of the queue as inputs of calculations, and import of their results."""

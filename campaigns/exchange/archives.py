@@ -1,4 +1,4 @@
-"""Folders of results in an archive: unpacked where nothing can reach beyond, and only what is read."""
+"""Folders of results in an archive: only what is read is unpacked, and never outside its folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from campaigns.exceptions import ExchangeError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 MAX_BYTES = 20 * 2**30
-"""Of all files that are read; more is no export."""
+"""Largest total size of the files that are read; more is not an export."""
 _READ = re.compile(
     r"(?:entry\.json|POSCAR|POSCAR-relaxed|INCAR|KPOINTS|POTCAR\.spec|STARTED|DONE|FAILED|TIMES|OUTCAR"
     r"|phono3py_disp\.yaml|kappa-m.*\.hdf5)"
 )
-"""Names of the files that say how far a calculation came."""
+"""Names of the files that mark the state of a calculation."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name says that it is an archive."""
+    """Whether the name has the ending of an archive."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -36,7 +36,7 @@ def is_export(path: Path) -> bool:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Unpack what is read of an archive to a folder that vanishes with the block.
+    """Unpack what is read of an archive to a temporary folder, removed after the block.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         except tarfile.FilterError as error:
             raise ExchangeError(f"{path}: {error}; pack the export anew, without absolute paths and links") from error
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ExchangeError(f"{path} is damaged or no archive ({error}); copy it again") from error
+            raise ExchangeError(f"{path} is damaged or not an archive ({error}); copy it again") from error
         yield folder
 
 
@@ -61,7 +61,7 @@ def _untar(path: Path, folder: Path) -> None:
     with tarfile.open(path) as archive:
         wanted = []
         for member in archive:
-            # every name is checked, also of what is not read
+            # every name is checked, also of files that are not read
             tarfile.data_filter(member, str(folder))
             if member.isfile() and _is_read(member.name):
                 wanted.append(member)

@@ -1,4 +1,4 @@
-"""From a queue entry to the files that compute it: supercells, mesh, VASP inputs, scripts.
+"""Files that compute a queue entry: supercells, mesh, VASP inputs, scripts.
 
 Number of random displacements: four times the fewest that determine third order (two for second), phono3py's rule.
 """
@@ -47,7 +47,7 @@ PACKAGES = ("kappascout", "phono3py", "phonopy", "symfc", "pymatgen", "spglib")
 
 @dataclass(frozen=True)
 class Calculation:
-    """One entry's calculation, decided but not written."""
+    """Planned calculation of one entry, not yet written."""
 
     entry: Entry
     structure: Structure
@@ -56,7 +56,7 @@ class Calculation:
     """VASP's files by path."""
 
     def write(self, folder: Path) -> None:
-        """Write all of it to ``folder``, which appears when it is whole; an earlier attempt's rest is removed."""
+        """Write all of it to ``folder``, which appears when complete; remains of an earlier attempt are removed."""
         partial = folder.with_name(f".{folder.name}.partial")
         if partial.exists():
             shutil.rmtree(partial)
@@ -85,7 +85,7 @@ class Calculation:
         yield ENTRY, self.entry.to_json()
 
     def _spacegroup(self) -> int:
-        """Space group that phono3py finds, within a tolerance of its own."""
+        """Space group that phono3py finds, within phono3py's own tolerance."""
         if self.entry.settings.phonons is None:
             return self.entry.spacegroup
         from engine.materials.identity import standardise
@@ -97,14 +97,14 @@ class Calculation:
 def plan_calculation(
     entry: QueueEntryRecord, material: MaterialRecord, campaign: CampaignSection, dft: DftSection, workflow: Workflow
 ) -> Calculation:
-    """Decide everything that is computed for a queue entry.
+    """Plan the calculation of a queue entry.
 
     Raises
     ------
     TooLargeError
         If it takes more supercells, or larger ones, than ``[dft]`` allows.
     ExchangeError
-        If an element has no pseudopotential, a package is missing, or the material has other isotopes than nature.
+        If an element has no pseudopotential, a package is missing, or the material has other than natural isotopes.
     """
     if isotopes := isotopes_of(material.bucket):
         raise ExchangeError(natural_masses(isotopes))
@@ -154,7 +154,7 @@ def plan_calculation(
 
 
 def natural_masses(isotopes: str) -> str:
-    """Why a material with these isotopes is not calculated."""
+    """Reason why a material with these isotopes is not calculated, as text."""
     return (
         f"it holds {isotopes}, and calculations use the natural masses of the elements: they would give the value of "
         "another material; calculate it with its own masses and import the label"
@@ -178,7 +178,7 @@ def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Pho
         displacements=dft.displacements,
         snapshots=snapshots,
         fc2_snapshots=fc2_snapshots,
-        # phono3py takes 0 for no seed, and seeds of 32 bits
+        # phono3py reads 0 as no seed, and seeds have 32 bits
         seed=1 + campaign.seed % (2**32 - 1),
         amplitude=dft.amplitude,
         pair_cutoff=dft.pair_cutoff,
@@ -191,7 +191,7 @@ def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Pho
 
 
 def _refuse_large_supercells(crystal: Crystal, matrices: list[NDArray[np.int64]], dft: DftSection) -> None:
-    """Refuse before anything is counted that takes minutes in cells of that size."""
+    """Refuse cells that are too large before displacements are counted, which takes minutes there."""
     from engine.physics.supercells import count_displacements
 
     atoms = max(round(abs(np.linalg.det(m))) for m in matrices) * len(crystal)
@@ -205,7 +205,7 @@ def _refuse_large_supercells(crystal: Crystal, matrices: list[NDArray[np.int64]]
 
 
 def _work(crystal: Crystal, phonons: Phonons, dft: DftSection) -> Work:
-    """Count and price the force calculations, and refuse too many."""
+    """Number and cost (core-hours) of the force calculations; too many are refused."""
     from engine.physics.supercells import count_displacements
 
     atoms = _size(crystal, phonons.supercell)
@@ -267,7 +267,7 @@ def _repeated(structure: Structure, matrix: Matrix) -> Structure:
 
 
 def _displaced(structure: Structure, phonons: Phonons) -> Iterator[tuple[str, str]]:
-    """Displaced supercells and the file that phono3py reads them by, as ``phono3py-init`` makes them."""
+    """Displaced supercells and the file that lists them for phono3py, as ``phono3py-init`` makes them."""
     from phono3py import Phono3py
     from phonopy.interface.vasp import get_vasp_structure_lines
 
@@ -325,7 +325,7 @@ def _require_phono3py(crystal: Crystal) -> None:
 
     masses = get_atomic_data().atom_data
     if unknown := [s for s, z in zip(crystal.symbols, crystal.numbers, strict=True) if masses[z][3] is None]:
-        raise ExchangeError(f"phono3py knows no mass of {unknown[0]}; export this entry as vasp or cif")
+        raise ExchangeError(f"phono3py has no mass for {unknown[0]}; export this entry as vasp or cif")
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The queue written for those who compute it: calculations for phono3py or VASP, structures as CIF, or a table."""
+"""Export of the queue: calculations for phono3py or VASP, structures as CIF, or a table."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 FORMATS = ("cif", "csv", "json", "phono3py", "vasp")
 _EXPORTABLE = (QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
 _NAME_LENGTH = 50
-"""Characters of an id in a file name; a name may have 255 bytes."""
+"""Most characters of an id in a file name; a name may have 255 bytes."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export wrote."""
+    """Result of an export."""
 
     written: tuple[QueueEntryRecord, ...]
     """Entries that are on disk now, those of an earlier export included."""
     passed_over: tuple[tuple[QueueEntryRecord, str], ...] = ()
-    """Entries that were left out, and why; they stay approved."""
+    """Entries that were left out, and the reason; they stay approved."""
 
 
 def export_queue(
@@ -49,16 +49,16 @@ def export_queue(
 ) -> ExportReport:
     """Write every approved entry (and again those exported before) to ``to``; approved ones become exported.
 
-    ``phono3py`` and ``vasp``: a folder with one folder an entry, ``manifest.json``, and a Slurm script; a folder that
-    is there already is left as it is. ``cif``: a folder with one file an entry and ``queue.csv``; ``csv`` and ``json``:
-    one file. An entry moves only when all its files are on disk, whole; writing again gives the same bytes.
+    ``phono3py`` and ``vasp``: a folder with one folder for each entry, ``manifest.json``, and a Slurm script; one that
+    exists already is not changed. ``cif``: a folder with a file for each entry and ``queue.csv``; ``csv`` and ``json``:
+    one file. An entry becomes exported only when all its files are on disk; writing again gives the same bytes.
 
     Parameters
     ----------
     max_supercells
         In place of ``[dft] max_supercells``.
     say
-        Told how far it came.
+        Receives progress.
 
     Raises
     ------
@@ -90,12 +90,12 @@ def export_queue(
 
 
 def export_records(workspace: Workspace) -> Path:
-    """Folder where a campaign keeps what it exported, one file a calculation, to compare results with."""
+    """Folder with one file for each exported calculation, which results are compared with."""
     return workspace.artifacts / "exports"
 
 
 def _is_for_export(workspace: Workspace, entry: QueueEntryRecord, format: str) -> bool:
-    """Whether an entry is calculated by others; inputs are written for the campaign's own fidelity only."""
+    """Whether an entry is exported; inputs are written for the target fidelity only."""
     cheaper = workspace.configuration.labeler.fidelities.get(entry.fidelity)
     return cheaper is None or (cheaper.kind == "dft" and format not in ("phono3py", "vasp"))
 
@@ -131,7 +131,7 @@ def _write_calculations(
         raise TooLargeError(f"no entry can be exported:\n{reasons}")
     present = _present(to)
     _refuse_others(to, {name: c.entry for name, (_, c) in planned.items()}, present)
-    # before anything that costs time is written
+    # before anything slow is written
     submit = submit_script(section.name, sorted({*present, *planned}), dft, workspace.directory)
     for i, (name, (_, calculation)) in enumerate(planned.items(), start=1):
         if name not in present:
@@ -148,13 +148,13 @@ def _write_calculations(
 
 
 def _present(to: Path) -> dict[str, Entry]:
-    """Entries of an earlier export in this folder, by the name of their own."""
+    """Entries of an earlier export in this folder, by the names of their folders."""
     paths = sorted(to.glob(f"[!.]*/{ENTRY}")) if to.is_dir() else []
     return {path.parent.name: Entry.from_json(path.read_text(encoding="utf-8"), str(path)) for path in paths}
 
 
 def _refuse_others(to: Path, planned: dict[str, Entry], present: dict[str, Entry]) -> None:
-    """Never write over a calculation: what is there is the same one, or the export is refused."""
+    """Refuse to overwrite a different calculation under the same name."""
     other = [name for name, entry in planned.items() if name in present and present[name].identity != entry.identity]
     other += [name for name in planned if name not in present and (to / name).exists()]
     if other:
@@ -169,7 +169,7 @@ def _refuse_others(to: Path, planned: dict[str, Entry], present: dict[str, Entry
 
 
 def _write_listing(workspace: Workspace, entries: Sequence[QueueEntryRecord], to: Path, format: str) -> None:
-    # without the state, which changes by being exported
+    # without the state, which the export changes
     rows = [queue_row(e, f) for e, f in with_formula(workspace.store, entries)]
     rows = [{name: value for name, value in row.items() if name != "state"} for row in rows]
     if format == "csv":

@@ -1,4 +1,4 @@
-"""Labels and results into a campaign: files of labels, conductivities of phono3py, folders of an export."""
+"""Import of labels and results: files of labels, conductivities of phono3py, folders of an export."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportReport(LabelReport):
-    """What became of a batch of labels, and of the folders of an export."""
+    """Result of an import of labels and of folders of an export."""
 
     doubtful: tuple[Doubt, ...] = ()
-    """Labels that were written and are doubtful."""
+    """Labels that were written and are doubtful, with the reasons."""
     withdrawn: tuple[LabelRecord, ...] = ()
-    """Labels that came with the value they were withdrawn with, and stay withdrawn."""
+    """Labels imported with the value they were withdrawn with, which stay withdrawn."""
     entries: tuple[EntryOutcome, ...] = ()
 
     @classmethod
     def of(cls, store: Store, report: LabelReport, outcomes: Sequence[EntryOutcome] = ()) -> ImportReport:
-        """Look what is doubtful among labels that have just been written."""
+        """Find the doubtful ones among labels that have just been written."""
         return cls(
             **vars(report),
             doubtful=tuple(new_doubts(store, report.added)),
@@ -48,7 +48,7 @@ class ImportReport(LabelReport):
 
 @dataclass(frozen=True)
 class Given:
-    """Paths that are to be imported, by what they hold."""
+    """Paths to import, by their kind."""
 
     tables: tuple[Path, ...]
     """Files of labels."""
@@ -57,7 +57,7 @@ class Given:
     exports: tuple[Path, ...]
     """Folders and archives of results."""
     material_id: str | None
-    """Whose conductivity the ``kappa-*.hdf5`` hold."""
+    """Material that the ``kappa-*.hdf5`` belong to."""
     wanted: Wanted
 
     @classmethod
@@ -67,12 +67,12 @@ class Given:
         Raises
         ------
         LabelFileError
-            For a conductivity of nobody, or options that none of the paths is for.
+            For a conductivity without a material, or options that apply to none of the paths.
         """
         given = [Path(path) for path in paths]
         tensors = [path for path in given if path.suffix == ".hdf5"]
         if tensors and material_id is None:
-            raise LabelFileError(f"{tensors[0]} does not say of which material it is; give its id with --id")
+            raise LabelFileError(f"{tensors[0]} does not name its material; give its id with --id")
         tables = [path for path in given if path.suffix != ".hdf5" and not is_export(path)]
         if (wanted.as_method or wanted.force) and len(tables) == len(given):
             raise LabelFileError("--as-method and --force are for results of phono3py; none is given")
@@ -134,7 +134,7 @@ def record_label(workspace: Workspace, label: LabelRecord, *, new_property: bool
     """Store one label; arguments as of :meth:`Campaign.record`."""
     store = workspace.store
     with workspace.locked(), store.transaction():
-        _ = Property(label.property).temperature  # a name with two is refused here
+        _ = Property(label.property).temperature  # a name with two temperatures is refused here
         names = LabelNames.of(workspace.configuration, store)
         if problems := [] if new_property else names.problems([label], ["label 1"]):
             raise LabelError(problems, 1)

@@ -1,4 +1,4 @@
-"""Results of an export into the store: labels, failures, moves of the queue; every time anew, never twice."""
+"""Results of an export into the store: labels, failures and states of the queue; repeating it changes nothing."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _DEPTHS = (ENTRY, f"[!.]*/{ENTRY}", f"[!.]*/[!.]*/{ENTRY}")
 
 @dataclass(frozen=True)
 class Readings:
-    """What folders say, before any of it is kept."""
+    """Contents of folders, before anything is stored."""
 
     accepted: tuple[Reading, ...] = ()
     refused: tuple[EntryOutcome, ...] = ()
 
 
 def read_exports(workspace: Workspace, paths: Iterable[Path], wanted: Wanted | None = None) -> Readings:
-    """Read every folder of exports; what is not the result of one of this campaign's is refused by name.
+    """Read every folder of exports; a folder that is not the result of this campaign's export is refused by name.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def read_exports(workspace: Workspace, paths: Iterable[Path], wanted: Wanted | N
                 raise
             except ExchangeError as error:
                 refused.append(EntryOutcome(folder.name, "", "refused", str(error)))
-            except Exception as error:  # files that others wrote, damaged in any way; the other folders go in
+            except Exception as error:  # any damage of files that others wrote; the other folders are imported
                 refused.append(EntryOutcome(folder.name, "", "refused", _unreadable(folder.name, error)))
     return Readings(tuple(accepted), tuple(refused))
 
@@ -80,8 +80,8 @@ def record_results(
 ) -> list[EntryOutcome]:
     """Store what was read: labels at the property's temperature and those wanted, failures, moves.
 
-    Must run inside one transaction of the campaign. What became of the labels is added to ``report``; entries whose
-    label came in are left for the campaign to finish.
+    Must run inside one transaction of the campaign. Counts of labels are added to ``report``; entries whose
+    label was imported are moved to done by the campaign.
     """
     wanted = wanted or Wanted()
     outcomes = list(readings.refused)
@@ -104,7 +104,7 @@ def record_results(
 
 
 class KnownLabels:
-    """Every label of some materials, read together; those of a material that is written to are read again."""
+    """All labels of some materials, read together; those of a material are read again after a write."""
 
     def __init__(self, store: Store, material_ids: Iterable[str] = ()):
         self._store = store
@@ -113,21 +113,21 @@ class KnownLabels:
             self._of[label.material_id].append(label)
 
     def like(self, label: LabelRecord) -> list[LabelRecord]:
-        """Those of a label's material, property, fidelity and method, in the order they were written."""
+        """Labels of the same material, property, fidelity and method, in the order they were written."""
         if label.material_id not in self._of:
             self._of[label.material_id] = self._store.labels(current_only=False, material_ids=[label.material_id])
         kind = label.property, label.fidelity, label.method
         return [k for k in self._of[label.material_id] if (k.property, k.fidelity, k.method) == kind]
 
     def forget(self, material_id: str) -> None:
-        """Read the labels of this material again when they are asked for."""
+        """Have the labels of this material read again at the next access."""
         self._of.pop(material_id, None)
 
 
 def add_newest(
     workspace: Workspace, labels: Iterable[LabelRecord], report: LabelReport, known: KnownLabels | None = None
 ) -> None:
-    """Store labels so that the newest of a kind is the current one, in whichever order they come in."""
+    """Store labels so that the newest of a kind is the current one, in whichever order they are imported."""
     store = workspace.store
     known = known or KnownLabels(store)
     for label in labels:
@@ -152,7 +152,7 @@ def add_newest(
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """Folders of entries; those of an archive exist until the next is asked for."""
+    """Folders of entries; those of an archive exist until the next is read."""
     with ExitStack() as stack:
         root = stack.enter_context(unpacked(path)) if is_archive(path) and path.is_file() else path
         found = sorted(entry.parent for pattern in _DEPTHS for entry in root.glob(pattern))
@@ -165,7 +165,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _known(workspace: Workspace) -> dict[str, list[Entry]]:
-    """Everything the campaign ever exported, by material."""
+    """All entries the campaign has exported, by material."""
     known: dict[str, list[Entry]] = {}
     folder = export_records(workspace)
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
@@ -179,7 +179,7 @@ def _require_known(entry: Entry, known: dict[str, list[Entry]], folder: str) -> 
     if entry in exported:
         return
     if not exported:
-        raise ExchangeError(f"{folder} ({entry.id}) was not exported by this campaign; import it into the one it is of")
+        raise ExchangeError(f"{folder} ({entry.id}) was not exported by this campaign; import it into the one that did")
     closest = min((differences(one, entry) for one in exported), key=len)
     raise ExchangeError(
         f"{folder} ({entry.id}) is not as it was exported, {ENTRY} differs in {', '.join(closest[:5])}; restore it"
@@ -229,12 +229,12 @@ def _record(
 def _judged(
     workspace: Workspace, reading: Reading, entry: QueueEntryRecord, wanted: Wanted
 ) -> tuple[list[LabelRecord], Problem | None, list[str]]:
-    """Labels of a finished calculation, oldest first; or why its newest value is none; and what is to be said.
+    """Labels of a finished calculation, oldest first, or why its newest value is not valid; and notes.
 
     Raises
     ------
     ExchangeError
-        If the newest file of a method is not what it is said to be.
+        If the newest file of a method does not belong to the calculation.
     """
     subject = _subject(workspace, reading, entry)
     temperatures = wanted_temperatures(workspace, wanted)

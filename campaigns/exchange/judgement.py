@@ -1,4 +1,4 @@
-"""Whether a conductivity that a file holds is one of the crystal it is said to be of."""
+"""Checks whether the conductivity in a file can belong to its crystal: values, symmetry, bands, frequencies."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 USUAL = (0.01, 5_000.0)
-"""W/(m K); a mean outside is taken, and said."""
+"""W/(m K); usual range: a mean outside is accepted with a note."""
 LARGEST = 1e5
-"""W/(m K); a mean above is none."""
+"""W/(m K); a larger mean is refused."""
 SYMMETRY_TOLERANCE = 0.05
-"""Of the largest component; what a tensor may be off its crystal's symmetry."""
+"""Largest deviation of a tensor from its crystal's symmetry, as a share of the largest component."""
 _PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a conductivity is not taken."""
+    """Reason to refuse a conductivity."""
 
     message: str
     reason: FailureReason | None = None
-    """Of the calculation's failure; without one the file is not what it is said to be, and is refused."""
+    """Reason of the calculation's failure; without one the file does not belong to the crystal, and is refused."""
     is_final: bool = False
-    """Whether there is no value at all that could be taken all the same."""
+    """Whether it cannot be overridden, since there is no valid value."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The crystal that a conductivity is said to be of."""
+    """The crystal that a conductivity is compared with."""
 
     crystal: Crystal
     is_oriented: bool
-    """Whether it stands as in the calculation; otherwise only what no rotation changes is compared."""
+    """Whether it has the orientation of the calculation; otherwise only rotational invariants are compared."""
     imaginary_tolerance: float
-    """THz."""
+    """Tolerance of imaginary modes, THz."""
 
 
 def judge(kappa: Kappa, temperatures: Sequence[float], subject: Subject) -> list[Problem]:
     """Why the values at these temperatures (Kelvin) cannot be this crystal's, the most serious reason first."""
     tensors = [(t, tensor) for t in temperatures if (tensor := kappa.at(t)) is not None]
     found = [problem for t, tensor in tensors for problem in _of_value(kappa.name, tensor, t)]
-    # what is no value has no symmetry either
+    # an invalid value has no symmetry either
     if not found:
         found = [problem for t, tensor in tensors for problem in _of_symmetry(kappa.name, tensor, t, subject)]
     return [*found, *_of_modes(kappa, subject)]
@@ -73,7 +73,7 @@ def remarks(kappa: Kappa, temperatures: Sequence[float]) -> list[str]:
     if kappa.is_suspect:
         said.append(f"phono3py {kappa.version} had an error in third order; compute kappa anew")
     if kappa.strangers:
-        said.append(f"{kappa.name} holds what is not known here: {', '.join(kappa.strangers)}")
+        said.append(f"{kappa.name} holds unknown datasets: {', '.join(kappa.strangers)}")
     return said
 
 
@@ -89,7 +89,7 @@ def _of_value(name: str, tensor: NDArray[np.float64], temperature: float) -> Ite
     mean = float(np.mean(tensor[:3]))
     where = f"{name}: kappa is {mean} at {temperature:g} K"
     if not np.isfinite(tensor).all():
-        what = where if not np.isfinite(mean) else f"{name}: a component of kappa is no number at {temperature:g} K"
+        what = where if not np.isfinite(mean) else f"{name}: a component of kappa is not a number at {temperature:g} K"
         yield Problem(what, FailureReason.BAD_OUTPUT, is_final=True)
     elif mean <= 0:
         yield Problem(where, FailureReason.BELOW_FLOOR, is_final=True)
@@ -110,7 +110,7 @@ def _of_symmetry(name: str, tensor: NDArray[np.float64], temperature: float, sub
         off = float(np.abs(full - symmetrised(full, rotations)).max())
         words = "components that symmetry forbids, or makes equal,"
     else:
-        # a tensor without symmetry of its own takes on just that of the crystal
+        # a general tensor symmetrised by the crystal has just the crystal's symmetry
         generic = symmetrised(matrix(np.array([1.0, 2.0, 4.0, 0.3, 0.5, 0.7])), rotations)
         equal = int((np.diff(np.linalg.eigvalsh(generic)) < 1e-6).sum())
         gaps = np.sort(np.diff(np.linalg.eigvalsh(full)))
@@ -127,7 +127,7 @@ def _of_symmetry(name: str, tensor: NDArray[np.float64], temperature: float, sub
 def _of_modes(kappa: Kappa, subject: Subject) -> Iterator[Problem]:
     # a relaxed cell that gained symmetry may hold several primitive ones, which phono3py computes then
     expected, primitive = 3 * len(subject.crystal), 3 * len(standardise(subject.crystal)[0])
-    # what keeps one q-point of a mesh is cut down, and may be cut down in its bands too
+    # a file of a single q-point is reduced, and perhaps in its bands too
     is_part = kappa.q_points == 1 and int(np.prod(kappa.mesh[:3])) != 1
     is_whole = kappa.bands in (None, expected, primitive)
     if kappa.bands is not None and (kappa.bands > expected or not (is_whole or is_part)):
@@ -138,7 +138,7 @@ def _of_modes(kappa: Kappa, subject: Subject) -> Iterator[Problem]:
     if kappa.frequencies is None:
         return
     if not np.isfinite(kappa.frequencies).all():
-        yield Problem(f"{kappa.name}: some frequencies are no numbers", FailureReason.BAD_OUTPUT)
+        yield Problem(f"{kappa.name}: some frequencies are not numbers", FailureReason.BAD_OUTPUT)
     elif kappa.frequencies[0] < -subject.imaginary_tolerance:
         message = f"a mode at {kappa.frequencies[0]:.2f} THz, tolerance {subject.imaginary_tolerance:g} THz"
         yield Problem(message, FailureReason.IMAGINARY_MODES)

@@ -1,4 +1,4 @@
-"""One ``kappa-*.hdf5`` of phono3py: its conductivity, and what it says of the method that gave it.
+"""Reader of ``kappa-*.hdf5`` of phono3py: the conductivity, and the method that gave it.
 
 Format: https://phonopy.github.io/phono3py/hdf5_howto.html. Tensors in the order xx yy zz yz xz xy, W/(m K).
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 SAME_TEMPERATURE = 0.01
-"""Kelvin."""
+"""Tolerance of temperatures, kelvin."""
 SUSPECT_VERSIONS = ((3, 16), (3, 22))
-"""phono3py versions, first to last, with an error in a routine of third order."""
+"""phono3py versions, first to last, with an error in a third-order routine."""
 NO_BOUNDARY = 1e6
-"""Micrometre; phono3py's command line writes this mean free path, a metre, where no boundary was asked for."""
+"""Micrometre; phono3py's command line writes this mean free path, one metre, where no boundary was set."""
 _TOTALS = ("kappa", "kappa_TOT_exact", "kappa_TOT_RTA")
 """Names of the total conductivity; with the Wigner term, phono3py 2 and 3 wrote the last two."""
 _PARTS = (
@@ -44,13 +44,13 @@ _PARTS = (
 )
 """Conductivities beside the total: of particles (P, intra-band), of coherence (C, inter-band), of a simpler solver."""
 _POINTS = 20
-"""Of the table of conductivity over mean free path."""
+"""Number of points of the table of conductivity over mean free path."""
 _RANGE = (1e-3, 1 - 1e-6)
 """Share of the conductivity at its first and its last point."""
 
 
 class Term(StrEnum):
-    """What a file may have been computed with, beside three phonons, relaxation times and tetrahedra."""
+    """Datasets that indicate a method beyond three phonons, relaxation times and tetrahedra."""
 
     EXACT = "direct solution (LBTE)"
     ISOTOPES = "isotope scattering"
@@ -81,7 +81,7 @@ _SAID_BY: Mapping[Term, tuple[str, ...]] = MappingProxyType(
         Term.GENERALISED: ("grid_matrix", "P_matrix", "Q_matrix"),
     }
 )
-"""Datasets by which a file tells its method, as phono3py 1 to 4 name them."""
+"""Datasets that determine the method, as phono3py 1 to 4 name them."""
 _NEUTRAL = frozenset(
     [
         *("version", "temperature", "mesh", "grid_point", "qpoint", "weight", "kappa_unit_conversion"),
@@ -91,34 +91,34 @@ _NEUTRAL = frozenset(
 )
 """Datasets that every method may write."""
 _CONTRIBUTION = re.compile(r"(?:mode_)?kappa|gamma|boundary|collision|sigma")
-"""How names of contributions to conductivity or scattering begin; one that is not known is a method of its own."""
+"""Prefixes of contributions to conductivity or scattering; an unknown one counts as another method."""
 _CHOSEN = frozenset({Term.EXACT, Term.ISOTOPES, Term.COHERENCE})
-"""Taken from a file that a person gives by name, without settings to compare with."""
+"""Method settings accepted from a file given by name, without exported settings to compare with."""
 
 
 @dataclass(frozen=True)
 class Kappa:
-    """What one ``kappa-*.hdf5`` holds."""
+    """Contents of one ``kappa-*.hdf5``."""
 
     name: str
     sha256: str
     written_at: str
-    """UTC, ISO 8601."""
+    """Time of the file, UTC, ISO 8601."""
     temperatures: NDArray[np.float64]
     """``T``, Kelvin."""
     tensors: NDArray[np.float64]
     """``T x 6``, W/(m K), in the order of :data:`COMPONENTS`."""
     terms: Mapping[str, str]
-    """What it was computed with, and by what the file tells so (``sigma 0.5 THz``)."""
+    """Method beyond the default, with the value in the file (``sigma 0.5 THz``)."""
     mesh: tuple[int, ...]
-    """Three divisions, or nine numbers of a generalised mesh."""
+    """q-point mesh: three divisions, or nine numbers of a generalised mesh."""
     version: str
-    """Of phono3py."""
+    """Version of phono3py."""
     frequencies: tuple[float, float] | None
-    """Lowest and highest on the mesh, THz; not a number where any of them is none."""
+    """Lowest and highest frequency on the mesh, THz; NaN where any is NaN."""
     bands: int | None
     q_points: int
-    """Irreducible q-points that frequencies are kept of."""
+    """Number of irreducible q-points with frequencies."""
     parts: Mapping[str, NDArray[np.float64]]
     """Conductivities beside the total by their name, ``T x 6``."""
     numbers: Mapping[str, float]
@@ -126,9 +126,9 @@ class Kappa:
     accumulated: Mapping[float, dict[str, list[float]]]
     """Share of the conductivity by mean free path (nm), by temperature (K), where the modes are kept."""
     strangers: tuple[str, ...] = ()
-    """Datasets that are not known and do not seem to change the conductivity."""
+    """Unknown datasets that do not seem to change the conductivity."""
     given_method: str = ""
-    """What a person calls its method."""
+    """The user's name for its method."""
 
     def at(self, temperature: float) -> NDArray[np.float64] | None:
         """Tensor at a temperature in Kelvin, six components; None where the file has none."""
@@ -136,7 +136,7 @@ class Kappa:
         return None if row is None else self.tensors[row]
 
     def row(self, temperature: float) -> int | None:
-        """Where a temperature in Kelvin stands; None where the file has none."""
+        """Index of a temperature in kelvin; None where the file has none."""
         near = np.flatnonzero(np.abs(self.temperatures - temperature) <= SAME_TEMPERATURE)
         return int(near[0]) if near.size else None
 
@@ -162,7 +162,7 @@ class Kappa:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it was written by a version whose third order is in doubt."""
+        """Whether it was written by a version with the error in third order."""
         number = re.match(r"(\d+)\.(\d+)", self.version)
         first, last = SUSPECT_VERSIONS
         return number is not None and first <= (int(number[1]), int(number[2])) <= last
@@ -171,8 +171,8 @@ class Kappa:
 def differences(kappa: Kappa, phonons: Phonons | None) -> list[str]:
     """How the method differs from the exported one.
 
-    phono3py's version may differ, and more temperatures may be there. Without exported settings mesh, solver,
-    isotopes and coherence are the person's choice who gives the file.
+    phono3py's version may differ, and there may be more temperatures. Without exported settings mesh, solver,
+    isotopes and coherence are accepted as they are.
     """
     found = {term: words for term, words in kappa.terms.items() if phonons or term not in _CHOSEN}
     told = []
@@ -202,12 +202,12 @@ def read_kappa(path: Path, temperatures: Sequence[float] = ()) -> Kappa:
     path
         The file.
     temperatures
-        Kelvin; where the conductivity is summed over mean free paths.
+        Temperatures in kelvin at which the conductivity is accumulated over mean free paths.
 
     Raises
     ------
     ResultFileError
-        If it is truncated, lacks what a conductivity needs, or reaches for other files.
+        If it is truncated, lacks what a conductivity needs, or links to other files.
     """
     import h5py
 
@@ -267,7 +267,7 @@ def _over_temperature(file: h5py.File, name: str, count: int, path: Path) -> NDA
 
 
 def _dataset(file: h5py.File, name: str, row: int | None = None) -> NDArray[Any]:
-    """Values that are in the file itself, of one row or all; HDF5 can point into others."""
+    """Values stored in the file itself, of one row or all; HDF5 can link to other files."""
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -307,7 +307,7 @@ def _terms(names: Sequence[str], numbers: Mapping[str, float]) -> tuple[dict[str
             terms[term] = ", ".join(told)
     known = _NEUTRAL.union(*_SAID_BY.values())
     unknown = [name for name in names if name not in known]
-    terms |= {name: "not known here" for name in unknown if _CONTRIBUTION.match(name)}
+    terms |= {name: "unknown dataset" for name in unknown if _CONTRIBUTION.match(name)}
     return terms, tuple(name for name in unknown if name not in terms)
 
 
@@ -317,10 +317,10 @@ def _terms(names: Sequence[str], numbers: Mapping[str, float]) -> tuple[dict[str
 def _accumulated(
     file: h5py.File, temperatures: NDArray[np.float64], wanted: Sequence[float]
 ) -> dict[float, dict[str, list[float]]]:
-    """Sum the conductivity over mean free paths, as ``phono3py-kaccum --mfp`` does, where the modes are kept."""
+    """Accumulated conductivity over mean free paths, as of ``phono3py-kaccum --mfp``, where the modes are stored."""
     if any(name not in file for name in ("mode_kappa", "group_velocity", "gamma")):
         return {}
-    with np.errstate(over="ignore"):  # of damaged numbers; what is not finite gives no table
+    with np.errstate(over="ignore"):  # damaged numbers: values that are not finite give no table
         velocity = np.linalg.norm(_dataset(file, "group_velocity"), axis=-1)
     tables = {}
     for temperature in wanted:
@@ -345,12 +345,12 @@ def _table(
     if not sums.size or not np.isfinite(lengths).all() or not np.isfinite(sums).all() or sums[-1] <= 0:
         return None
     shares = sums / sums[-1]
-    # optical modes at the zone centre hardly move, and hardly carry heat
+    # optical modes at the zone centre have almost no group velocity and carry almost no heat
     first, last = (lengths[np.argmax(shares >= limit)] for limit in _RANGE)
     if first <= 0:
         return None
     points = np.geomspace(first, last, _POINTS)
-    points[-1] = last  # not below by a rounding error
+    points[-1] = last  # against a rounding error
     below = np.searchsorted(lengths, points * (1 + 1e-12), side="right")
     shares = np.concatenate([[0.0], shares])[below]
     return {"mean_free_path_nm": [float(f"{p:.4g}") for p in points], "share": [round(float(s), 4) for s in shares]}

@@ -1,4 +1,4 @@
-"""Labels of the conductivities that files of phono3py hold: what is asked, and what is kept beside the value."""
+"""Labels of the conductivities in files of phono3py, and the provenance stored with them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def require_conductivity(workspace: Workspace, what: str) -> None:
-    """Refuse results of phono3py where something else is sought.
+    """Refuse results of phono3py where the campaign's property is another.
 
     Raises
     ------
     ExchangeError
-        If the campaign's property is no conductivity.
+        If the campaign's property is not a conductivity.
     """
     property_ = workspace.configuration.campaign.property
     if not Property(property_).is_conductivity:
@@ -45,14 +45,14 @@ def kappa_labels(
     Raises
     ------
     ExchangeError
-        If the file cannot be read, lacks a temperature, is of another method, or is judged not to be the material's.
+        If the file cannot be read, lacks a temperature, is of another method, or does not seem to be the material's.
     """
     require_conductivity(workspace, path.name)
     kappa = read_kappa(path, wanted_temperatures(workspace, wanted))
     other = ", ".join(differences(kappa, None))
     if other and not wanted.as_method:
         raise ExchangeError(
-            f"{path} was computed by another method: {other}; keep it as a label of its own with `--as-method NAME`"
+            f"{path} was computed by another method: {other}; store it as a separate label with `--as-method NAME`"
         )
     kappa = replace(kappa, given_method=wanted.as_method)
     stored = workspace.store.resolve_all([material_id])[material_id]
@@ -61,7 +61,7 @@ def kappa_labels(
     subject = Subject(Crystal.from_dict(material.structure), False, tolerance)
     standing, forced = sorted_out(judge(kappa, wanted_temperatures(workspace, wanted), subject), wanted)
     if standing:
-        raise ExchangeError(f"{path} is no conductivity of {material_id}: {in_words(standing)}")
+        raise ExchangeError(f"{path} is not the conductivity of {material_id}: {in_words(standing)}")
     fidelity = workspace.configuration.campaign.fidelity
     shared = {"source": str(path), "provenance": overridden(forced)}
     labels = list(labels_of(workspace, kappa, material_id, fidelity, wanted, shared))
@@ -77,7 +77,7 @@ def labels_of(
     wanted: Wanted,
     shared: Json,
 ) -> Iterator[LabelRecord]:
-    """One label a temperature, that of the campaign's property first: the isotropic mean, the tensor beside it."""
+    """One label for each temperature, that of the campaign's property first: the isotropic mean, and the tensor."""
     property_ = workspace.configuration.campaign.property
     named = named_temperature(property_)
     for temperature in wanted_temperatures(workspace, wanted):
@@ -100,24 +100,24 @@ def labels_of(
 
 
 def sorted_out(problems: Sequence[Problem], wanted: Wanted) -> tuple[list[Problem], list[str]]:
-    """Problems that stand, and in words those that were overridden."""
+    """Problems that remain, and as text those that were overridden."""
     standing = [p for p in problems if p.is_final or not wanted.force]
     return standing, [p.message for p in problems if p not in standing]
 
 
 def in_words(problems: Sequence[Problem]) -> str:
     """All problems, and whether they can be overridden."""
-    hint = "" if any(p.is_final for p in problems) else "; `--force` takes it all the same"
+    hint = "" if any(p.is_final for p in problems) else "; `--force` accepts it"
     return "; ".join(p.message for p in problems) + hint
 
 
 def overridden(forced: Sequence[str]) -> Json:
-    """Provenance of a value that was taken all the same."""
+    """Provenance of a value accepted in spite of its problems."""
     return {"forced": list(forced)} if forced else {}
 
 
 def wanted_temperatures(workspace: Workspace, wanted: Wanted) -> tuple[float, ...]:
-    """Those of labels, that of the campaign's property first."""
+    """Temperatures of the labels in kelvin, that of the campaign's property first."""
     return tuple(dict.fromkeys([named_temperature(workspace.configuration.campaign.property), *wanted.temperatures]))
 
 

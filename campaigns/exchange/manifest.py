@@ -1,4 +1,4 @@
-"""What an exported entry is: its crystal, its settings, why it was chosen, and hashes that tell when either changed."""
+"""What an exported entry is: its crystal, its settings, why it was chosen, and hashes that show when either changed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from campaigns.exceptions import ExchangeError
 
 MANIFEST = "manifest.json"
-"""Of a whole export."""
+"""Name of the manifest of a whole export."""
 ENTRY = "entry.json"
-"""Of one entry."""
+"""Name of the manifest of one entry."""
 SCHEMA: Literal[1] = 1
 Matrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
 _RUNTIME_TAGS = {"KPAR", "LCHARG", "LPLANE", "LSCALAPACK", "LSCALU", "LWAVE", "NCORE", "NPAR", "NSIM", "NWRITE"}
-"""INCAR tags that decide how VASP runs, not what comes out."""
+"""INCAR tags that determine how VASP runs, not its results."""
 
 
 class _Record(BaseModel):
@@ -29,14 +29,14 @@ class _Record(BaseModel):
 
 
 class Phonons(_Record):
-    """Settings of force constants and conductivity, as they were decided for one crystal."""
+    """Settings of force constants and conductivity, as chosen for one crystal."""
 
     supercell: Matrix
     """Columns are the supercell's vectors in the basis of the cell, phonopy's convention."""
     fc2_supercell: Matrix | None
     displacements: Literal["random", "systematic"]
     snapshots: int | None
-    """Supercells with random displacements."""
+    """Number of supercells with random displacements."""
     fc2_snapshots: int | None
     seed: int
     amplitude: float
@@ -53,18 +53,18 @@ class Phonons(_Record):
 
 
 class Settings(_Record):
-    """Everything that decides an entry's result, besides its crystal."""
+    """Everything that determines an entry's result, besides its crystal."""
 
     relax: bool
     born: bool
     phonons: Phonons | None
-    """None where only relaxation was asked for."""
+    """None where only the relaxation is exported."""
     inputs: dict[str, str]
-    """SHA-256 of what INCAR, KPOINTS and POTCAR.spec files mean, by path."""
+    """SHA-256 of the content of INCAR, KPOINTS and POTCAR.spec files, by path; comments do not count."""
 
     @property
     def sha256(self) -> str:
-        """Hash of all of it."""
+        """Hash of all settings."""
         return _hash(json.dumps(self.model_dump(mode="json"), sort_keys=True))
 
 
@@ -80,14 +80,14 @@ class Predicted(_Record):
 
 
 class Work(_Record):
-    """What the calculation takes."""
+    """Size and cost of the calculation."""
 
     supercells: int
-    """Force calculations, fc2's included."""
+    """Number of force calculations, those of fc2 included."""
     atoms: int
-    """Of one supercell."""
+    """Atoms of one supercell."""
     core_hours: float
-    """Rough; see ``[dft] core_hours``."""
+    """Core-hours, rough; see ``[dft] core_hours``."""
 
 
 class Entry(_Record):
@@ -103,18 +103,18 @@ class Entry(_Record):
     formula: str
     spacegroup: int
     content_hash: str
-    """Of the crystal, equal in any cell."""
+    """Content hash of the crystal, equal in any cell."""
     poscar_sha256: str
     predicted: Predicted
     acquisition: float | None
     expected_cost: float | None
-    """Core-hours, where the campaign has a model of cost."""
+    """Expected core-hours, where the campaign has a model of cost."""
     reason: str
     work: Work | None
     settings: Settings
     settings_sha256: str
     notes: tuple[str, ...]
-    """What was noticed when its inputs were made."""
+    """Notes from the creation of its inputs."""
     versions: dict[str, str]
 
     @builtins.property  # the field above hides the name
@@ -123,7 +123,7 @@ class Entry(_Record):
         return self.content_hash, self.poscar_sha256, self.settings_sha256
 
     def to_json(self) -> str:
-        """Write it, the same bytes for the same entry."""
+        """The entry as JSON, the same bytes for the same entry."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -133,7 +133,7 @@ class Entry(_Record):
         Raises
         ------
         ExchangeError
-            If it is damaged, or its settings do not have the hash it gives.
+            If it is damaged, or its settings do not match its hash.
         """
         try:
             entry = cls.model_validate_json(text)
@@ -145,12 +145,12 @@ class Entry(_Record):
                 "exported"
             ) from error
         if entry.settings.sha256 != entry.settings_sha256:
-            raise ExchangeError(f"{where} was edited: its settings do not have the hash it gives; restore it")
+            raise ExchangeError(f"{where} was edited: its settings do not match its hash; restore it")
         return entry
 
 
 def write_manifest(entries: Mapping[str, Entry]) -> str:
-    """Text of the manifest of a whole export: one row a folder."""
+    """Text of the manifest of a whole export: one row for each folder."""
     rows = [
         {
             "folder": folder,
@@ -177,7 +177,7 @@ def differences(exported: Entry, found: Entry) -> list[str]:
 
 
 def meaning_sha256(name: str, text: str) -> str:
-    """Hash what a VASP input means: comments, spaces, the order of tags and tags of parallelisation do not count."""
+    """Hash of a VASP input; comments, spaces, the order of tags and tags of parallelisation do not count."""
     lines = text.splitlines()
     if name == "INCAR":
         bare = re.split(r"[\n;]", "\n".join(re.split(r"[#!]", line)[0] for line in lines))

@@ -1,4 +1,4 @@
-"""What a folder of an export says by now: not started, running, done or failed, and with which conductivity."""
+"""State of an exported folder: not started, running, done or failed, and its conductivity."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from db.states import FailureReason
 from engine.materials.crystal import Crystal
 
 _CLOCKS = 60.0
-"""Seconds; a file that much older than STARTED was there before the run."""
+"""Seconds; a file older than STARTED by more was there before the run."""
 
 
 class Standing(StrEnum):
-    """How far a calculation came."""
+    """State of a calculation."""
 
     NOT_STARTED = "not started"
     RUNNING = "running"
@@ -36,33 +36,33 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """What one folder of an export says."""
+    """Contents of one exported folder."""
 
     folder: str
     entry: Entry
     standing: Standing
     kappas: tuple[Kappa, ...] = ()
-    """Oldest first; those of another method than exported have the name that a person gave it."""
+    """Conductivities, oldest first; those of another method than exported have the name that the user gave."""
     failure: FailureReason | None = None
     message: str = ""
-    """Why it failed, or what else is to be said."""
+    """Reason of the failure, or notes."""
     exported: Crystal | None = None
-    """As it stands in the calculation; None where POSCAR was not copied back."""
+    """Structure of the calculation; None where POSCAR was not copied back."""
     relaxed: Crystal | None = None
     core_hours: float | None = None
 
 
 @dataclass(frozen=True)
 class _Beside:
-    """Conductivities beside a marker that says otherwise."""
+    """Conductivities that contradict the marker of the state."""
 
     paths: tuple[Path, ...] = ()
-    """Those to be taken."""
+    """Conductivities to be read."""
     message: str = ""
 
 
 def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str = "") -> Reading:
-    """Read one exported folder as it is by now.
+    """Read one exported folder in its present state.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str
     temperatures
         Kelvin; where the conductivity is summed over mean free paths.
     as_method
-        Name for a method other than exported; without one, its files are passed over or refused.
+        Name for a method other than exported; without one, its files are skipped or refused.
 
     Raises
     ------
     ExchangeError
-        If what is there is not the result of what was exported: another structure, other settings, half a copy.
+        If it is not the result of what was exported: another structure, other settings, an incomplete copy.
     """
     entry = Entry.from_json((folder / ENTRY).read_text(encoding="utf-8", errors="replace"), str(folder / ENTRY))
     _check_inputs(folder, entry)
@@ -103,7 +103,7 @@ def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str
     problem, gained = _problem(folder, entry, exported, relaxed)
     try:
         found = [_dated(read_kappa(p, temperatures), done) for p in beside.paths]
-        # where symmetry was gained, the job script may have had to take a mesh of its own
+        # where symmetry was gained, the job script may have used another mesh
         kappas, passed_over = _kappas(folder, entry, found, as_method, any_mesh=bool(gained))
     except ResultFileError as error:
         return failure(FailureReason.BAD_OUTPUT, str(error))
@@ -125,20 +125,20 @@ def _kappa_paths(folder: Path) -> tuple[Path, ...]:
 
 
 def _beside_failed(folder: Path, failed: Json) -> _Beside:
-    """Conductivities that were made after the script gave up."""
+    """Conductivities that were made after the script failed."""
     limit = (folder / "FAILED").stat().st_mtime
     later = tuple(p for p in _kappa_paths(folder) if p.stat().st_mtime > limit and _is_whole(p))
     if not later:
         return _Beside()
     names = ", ".join(p.name for p in later)
     if _reason(failed) is FailureReason.NOT_CONVERGED:
-        return _Beside((), f"{names} is newer, but made of what had not converged; remove FAILED if that was mended")
+        return _Beside((), f"{names} is newer, but made from what had not converged; remove FAILED if that was fixed")
     said = _failure_message(failed)
     return _Beside(later, f"{names} lies beside an older FAILED" + (f" ({said})" if said else ""))
 
 
 def _beside_started(folder: Path) -> _Beside:
-    """Conductivities beside STARTED alone; a run removes old ones only when it comes to its own."""
+    """Conductivities beside STARTED alone; a run removes old ones only when it writes new ones."""
     paths = _kappa_paths(folder)
     marker = folder / "STARTED"
     limit = min(marker.stat().st_mtime, _timestamp(_marker(marker) or {})) - _CLOCKS
@@ -162,7 +162,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _timestamp(marker: Json) -> float:
-    """When a marker says that it was written; endless where it does not say."""
+    """Time in a marker; infinite where it has none."""
     try:
         return datetime.fromisoformat(str(marker.get("at"))).astimezone(UTC).timestamp()
     except ValueError:
@@ -173,7 +173,7 @@ def _timestamp(marker: Json) -> float:
 
 
 def _check_inputs(folder: Path, entry: Entry) -> None:
-    """Compare what is there of the exported inputs; what was not copied back cannot have been edited."""
+    """Compare the exported inputs that are there; missing ones were not copied back."""
     changed = []
     poscar = folder / "POSCAR"
     if poscar.exists() and file_sha256(poscar) != entry.poscar_sha256:
@@ -193,7 +193,7 @@ def _check_inputs(folder: Path, entry: Entry) -> None:
 
 
 def _supercell(path: Path) -> list[list[int]] | None:
-    """Find the supercell matrix in the file of displacements, without parsing the thousands of them."""
+    """Supercell matrix in the file of displacements, read without parsing the displacements."""
     if not path.exists():
         return None
     with path.open(encoding="utf-8", errors="replace") as handle:
@@ -203,7 +203,7 @@ def _supercell(path: Path) -> list[list[int]] | None:
 
 
 def _check_whole(folder: Path, done: Json) -> None:
-    """Compare the results with the hashes that the job noted when it ended."""
+    """Compare the results with the hashes that the job wrote at its end."""
     files = done.get("files")
     for name, digest in (files if isinstance(files, dict) else {}).items():
         path = folder / Path(str(name)).name
@@ -218,7 +218,7 @@ def _check_whole(folder: Path, done: Json) -> None:
 def _kappas(
     folder: Path, entry: Entry, found: Iterable[Kappa], as_method: str, *, any_mesh: bool
 ) -> tuple[tuple[Kappa, ...], str]:
-    """Conductivities of the exported method, oldest first, and of another that has a name; and what is passed over."""
+    """Conductivities of the exported method, oldest first, and of another with a name; and a note on skipped ones."""
     kept, others = [], {}
     for kappa in sorted(found, key=lambda k: k.written_at):
         phonons = entry.settings.phonons
@@ -240,14 +240,14 @@ def _kappas(
         return tuple(kept), ""
     if others and not kept:
         raise ExchangeError(
-            f"{folder.name} ({entry.id}) was computed by another method than exported: {listed}; keep it as a label "
-            "of its own with `--as-method NAME`"
+            f"{folder.name} ({entry.id}) was computed by another method than exported: {listed}; store it separately "
+            "with `--as-method NAME`"
         )
-    return tuple(kept), f"passed over, of another method: {listed}" if others else ""
+    return tuple(kept), f"skipped, of another method: {listed}" if others else ""
 
 
 def _dated(kappa: Kappa, done: Json | None) -> Kappa:
-    """Time that the job noted, which survives copying, in place of the file's own."""
+    """Time that the job wrote, which survives copying, in place of the file's own."""
     if not done or kappa.name not in (done.get("files") or {}):
         return kappa
     at = _timestamp(done)
@@ -257,7 +257,7 @@ def _dated(kappa: Kappa, done: Json | None) -> Kappa:
 
 
 def _crystal(folder: Path, name: str, entry: Entry) -> Crystal | None:
-    """Read a structure, if it is there, and check that it is of the same atoms."""
+    """Read a structure, if it is there, and check that it has the same atoms."""
     from engine.materials.formats import Format, RawRecord, Record, parse
 
     path = folder / name
@@ -268,7 +268,7 @@ def _crystal(folder: Path, name: str, entry: Entry) -> Crystal | None:
         raise ExchangeError(f"{folder.name}: {name} cannot be read ({record.message}); copy it again")
     if record.crystal.formula != entry.formula:
         raise ExchangeError(
-            f"{folder.name}: {name} is of {record.crystal.formula}, but {entry.formula} was exported; restore "
+            f"{folder.name}: {name} is {record.crystal.formula}, but {entry.formula} was exported; restore "
             "the structure that belongs there"
         )
     return record.crystal
@@ -285,7 +285,7 @@ def _problem(
 
     outcar = folder / "relax" / "OUTCAR"
     if outcar.exists() and not _contains(outcar, b"reached required accuracy"):
-        return (FailureReason.NOT_CONVERGED, "relax/OUTCAR does not say that it reached its accuracy"), ""
+        return (FailureReason.NOT_CONVERGED, "relax/OUTCAR does not report that the required accuracy was reached"), ""
     if relaxed is None or (found := standardise(relaxed)[1]) == entry.spacegroup:
         return None, ""
     if _is_supergroup(found, entry.spacegroup, exported, relaxed):
@@ -294,7 +294,7 @@ def _problem(
 
 
 def _is_supergroup(found: int, before: int, exported: Crystal | None, relaxed: Crystal) -> bool:
-    """Whether all operations are left; by the groups alone where the exported cell is not at hand."""
+    """Whether all operations are preserved; by the groups alone where the exported cell is not available."""
     from engine.materials.symmetry import keeps_operations
 
     if exported is not None:
@@ -311,7 +311,7 @@ def _contains(path: Path, words: bytes) -> bool:
 
 
 def _marker(path: Path) -> Json | None:
-    """Read a marker; one that a person wrote has its words as the message."""
+    """Read a marker; the text of one that a person wrote is the message."""
     if not path.exists():
         return None
     text = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -332,12 +332,12 @@ def _failure_message(marker: Json) -> str:
 
 
 def _core_hours(path: Path) -> float | None:
-    """Sum what every run of the script took: seconds, tasks, cores a task."""
+    """Core-hours of all runs of the script: seconds, tasks, cores per task."""
     if not path.exists():
         return None
     rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     numbers = [[float(word) for word in row] for row in rows if len(row) == 3 and all(w.isdecimal() for w in row)]
     hours = float(sum(np.prod(row) for row in numbers)) / 3600
     if not np.isfinite(hours):
-        raise ExchangeError(f"{path.parent.name}: TIMES adds up to {hours} core-hours; remove the rows that are wrong")
+        raise ExchangeError(f"{path.parent.name}: TIMES adds up to {hours} core-hours; remove the wrong rows")
     return hours if numbers else None

@@ -1,4 +1,4 @@
-"""The scripts of an export: one that computes an entry, stage by stage, and one that submits them all."""
+"""Scripts of an export: one that computes an entry, stage by stage, and one that submits all entries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_script(formula: str, spacegroup: int, settings: Settings, dft: DftSectio
             "displace_command": _displace(phonons, cell),
             "forces_command": _collect(phonons),
             "kappa_command": _kappa(phonons, [*map(str, phonons.mesh)]),
-            # the primitive cell that gained symmetry left, with a mesh of the same density
+            # the primitive cell after a gain of symmetry, with a mesh of the same density
             "primitive_kappa_command": _kappa(phonons, [str(dft.mesh_length), "--pa", "auto"]),
         }
     return _shipped("run.sh.j2").render(

@@ -9,14 +9,14 @@ from functools import cache
 def supergroups(number: int) -> tuple[int, ...]:
     """Numbers of the space groups that can hold every operation of one, its own among them, in order.
 
-    Relaxation gains symmetry where atoms or the cell move onto special values; then it may gain translations too, and
-    the cell is a multiple of the new primitive one. Which type can hold which follows from the tables of maximal
+    Relaxation gains symmetry where atoms or the cell reach special positions; it may gain translations too, and then
+    the cell is a multiple of the new primitive one. Supergroups follow from the tables of maximal
     subgroups (International Tables A1), as pymatgen has them.
 
     Parameters
     ----------
     number
-        Of the space group, 1 to 230.
+        Number of the space group, 1 to 230.
     """
     from pymatgen.symmetry.groups import SYMM_DATA
 

@@ -34,25 +34,25 @@ _TAGS: dict[Stage, dict[str, Any]] = {
     "forces": {"IBRION": -1, "NSW": 0},
 }
 _NOT_WITH_BORN = ("NCORE", "NPAR")
-"""Tags of parallelisation that VASP's linear response does not run with."""
+"""Tags of parallelisation that VASP's linear response does not support."""
 _BY_ATOM = ("MAGMOM", "LDAUU", "LDAUL", "LDAUJ")
-"""Tags that pymatgen writes from tables of its own; a user's are written as they are."""
+"""Tags that pymatgen derives from its own tables; the user's values are written unchanged."""
 POLAR_DIFFERENCE = 0.2
-"""Of electronegativities (Pauling); GaSb and PbTe, which are polar, have .23."""
+"""Difference of Pauling electronegativities of a polar compound; GaSb and PbTe, which are polar, have 0.23."""
 
 
 @dataclass(frozen=True)
 class VaspInputs:
-    """Files of one calculation."""
+    """Input files of one calculation."""
 
     files: dict[str, str]
-    """Text by name."""
+    """Text of the files by name."""
     notes: tuple[str, ...]
-    """What pymatgen warns of."""
+    """Warnings of pymatgen."""
 
 
 def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection) -> VaspInputs:
-    """INCAR, KPOINTS and POTCAR.spec; sites of an element must stand together.
+    """INCAR, KPOINTS and POTCAR.spec; sites of an element must be consecutive.
 
     Relaxation follows ``MPRelaxSet``, static calculations ``MPStaticSet``, with the convergence that force constants
     need: EDIFF 1e-8 eV, forces below 1 meV/Angstrom, projection in reciprocal space. Spin is left out unless an
@@ -61,7 +61,7 @@ def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection) -> VaspInpu
     Raises
     ------
     ExchangeError
-        If the user's MAGMOM is not of as many atoms.
+        If the user's MAGMOM has another number of atoms.
     """
     from pymatgen.io.vasp.sets import MPRelaxSet, MPStaticSet
 
@@ -87,7 +87,7 @@ def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection) -> VaspInpu
             **({} if kpoints is None else {"KPOINTS": f"{str(kpoints).rstrip()}\n"}),
             "POTCAR.spec": "".join(f"{symbol}\n" for symbol in input_set.potcar_symbols),
         }
-    # what spglib 2 says of its own future is no note on this crystal
+    # deprecations of spglib 2 are not notes on this crystal
     notes += [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
     notes += [] if "MAGMOM" in by_atom else _ferromagnetic(structure, incar)
     return VaspInputs(files, tuple(dict.fromkeys(notes)))
@@ -97,7 +97,7 @@ def _given_tags(stage: Stage, dft: DftSection) -> tuple[Tags, list[str]]:
     """User's tags of a stage, and notes on those that are left out."""
     tags = dft.incar_of(stage)
     dropped = [tag for tag in _NOT_WITH_BORN if tag in tags] if stage == "born" else []
-    notes = [f"{tag} = {tags.pop(tag)} is left out of born/INCAR, LEPSILON does not run with it" for tag in dropped]
+    notes = [f"{tag} = {tags.pop(tag)} is left out of born/INCAR, LEPSILON does not support it" for tag in dropped]
     return tags, notes
 
 
@@ -108,20 +108,20 @@ def _check_moments(given: Tags, structure: Structure, stage: Stage) -> None:
     count = sum(int(word[0]) if len(word) == 2 and word[0].isdecimal() else 1 for word in words)
     if count not in (len(structure), 3 * len(structure)):
         raise ExchangeError(
-            f"[dft] incar: MAGMOM = {given['MAGMOM']!r} is of {count} atoms, the cell of the stage {stage} has "
-            f"{len(structure)}; give one moment an atom, for each stage in a table of its own"
+            f"[dft] incar: MAGMOM = {given['MAGMOM']!r} has {count} atoms, the cell of the stage {stage} has "
+            f"{len(structure)}; give one moment for each atom, for each stage in its own table"
         )
 
 
 def _ferromagnetic(structure: Structure, incar: Incar) -> list[str]:
-    """Warning that moments start parallel, which the order of many oxides and halides is not."""
+    """Warning that moments start parallel, unlike the order of many oxides and halides."""
     moments = dict(zip((site.specie.symbol for site in structure), incar.get("MAGMOM", []), strict=False))
     listed = ", ".join(f"{symbol} {moments[symbol]:g}" for symbol in _magnetic(structure) if symbol in moments)
     if incar.get("ISPIN") != 2 or not listed:
         return []
     return [
         f"starts ferromagnetic, with moments of {listed} (MAGMOM, in Bohr magnetons); an antiferromagnetic order needs "
-        "a MAGMOM of your own in [dft] incar, one moment an atom of each stage's cell: relax = { MAGMOM = '5 -5 2*0' }"
+        "a MAGMOM in [dft] incar, one moment for each atom of the stage's cell: relax = { MAGMOM = '5 -5 2*0' }"
     ]
 
 
@@ -144,14 +144,14 @@ def require_pseudopotentials(elements: Iterable[str], dft: DftSection) -> None:
 
 
 def poscar(structure: Structure) -> str:
-    """Write a POSCAR that gives the structure back to all digits."""
+    """POSCAR with all digits of the structure."""
     from pymatgen.io.vasp import Poscar
 
     return str(Poscar(structure, sort_structure=False).get_str(significant_figures=16))
 
 
 def ordered_structure(crystal: Crystal) -> Structure:
-    """The crystal as pymatgen's ``Structure``, sites of an element together, lightest first."""
+    """The crystal as pymatgen's ``Structure``, sites of an element consecutive, lightest element first."""
     structure = crystal.to_structure()
     return structure.from_sites(sorted(structure, key=lambda site: site.specie.Z))
 
@@ -170,7 +170,7 @@ def is_polar(crystal: Crystal, properties: Mapping[str, Any]) -> bool:
     gaps = [v for name, v in properties.items() if name.startswith("band_gap") and isinstance(v, int | float)]
     if gaps:
         return max(gaps) > 0
-    # from the table, because Element.X warns where there is none
+    # from the table, because Element.X gives a warning where there is no value
     values = [e.data["X"] for e in elements if e.data["X"] is not None]
     has_anion = any(14 <= e.group <= 17 or e.symbol == "B" for e in elements)
     return has_anion and len(values) > 1 and max(values) - min(values) >= POLAR_DIFFERENCE

@@ -1,1 +1,1 @@
-"""What comes in: crystals and files of labels."""
+"""Import of crystals and of files of labels."""

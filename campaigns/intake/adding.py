@@ -1,4 +1,4 @@
-"""Materials into the store: new ones are added, copies linked, other structures of known ids kept as versions."""
+"""Materials into the store: new ones are added, copies linked, other structures of known ids stored as versions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from db.store import Store
 
 ENERGY = "energy_above_hull_eV"
-"""The property that decides between copies: of all energies only this one compares across databases."""
+"""Property that decides between copies: the only energy that is comparable across databases."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where and when the rows of one page came from a database; empty for files."""
+    """Database, query and time of the rows of one page; empty for files."""
 
     query: str | None = None
     retrieved_at: str = ""
     database_version: str | None = None
     row_versions: Mapping[str, str] = field(default_factory=dict)
-    """By record id, where rows have versions of their own."""
+    """Version by record id, where rows have their own."""
 
     @property
     def is_database(self) -> bool:
@@ -42,7 +42,7 @@ FILES = Provenance()
 
 
 def material_record(material: Material, provenance: Provenance = FILES) -> MaterialRecord:
-    """Material of the store for one of the engine; a property that is not finite becomes a note."""
+    """Material of the store for one of the engine; a property that is not finite is replaced by a note."""
     broken = {name: v for name, v in material.properties.items() if isinstance(v, float) and not math.isfinite(v)}
     source = SourceRecord(
         record_id=material.id,
@@ -74,15 +74,15 @@ def add_materials(
     """Add new crystals and link copies; returns those that are in the store now, and the refused.
 
     An id that the store knows with another crystal is refused from a file; a near copy under an id of its material is
-    unchanged. A database's ids are its own, so that from there another crystal is another version: kept under an id of
-    its own beside the earlier one, and linked to it by a note.
+    unchanged. Ids of a database are stable, so that another crystal from there is another version, stored under a new
+    id beside the earlier one, and linked to it by a note.
     """
     materials = _with_own_hashes(store, materials)
     first = {m.id: m for m in reversed(materials)}
     other = {id(m) for m in materials if not same_crystal(m, first[m.id])}
     kept = [m for m in materials if id(m) not in other]
     refused = [
-        _conflict(m, f"id {m.id!r} stands in this source before with another crystal")
+        _conflict(m, f"id {m.id!r} occurs earlier in this source with another crystal")
         for m in materials
         if id(m) in other
     ]
@@ -99,7 +99,7 @@ def add_materials(
 
 
 def _with_own_hashes(store: Store, materials: Sequence[Material]) -> list[Material]:
-    """Materials whose hash no other crystal has: one that shares another's, in the store or here, gets its own."""
+    """Materials with unique hashes: one that shares the hash of another crystal (in the store or here) gets its own."""
     ids: dict[str, set[str]] = {}
     for material in materials:
         ids.setdefault(material.content_hash, set()).add(material.id)
@@ -112,7 +112,7 @@ def _with_own_hashes(store: Store, materials: Sequence[Material]) -> list[Materi
 
 
 def _version(material: Material) -> Material:
-    """Another structure of a known id, under an id that follows from its content and so is always the same."""
+    """Another structure of a known id, under an id made from its content, so that it is always the same."""
     note = f"another structure than the one known as {material.id}"
     return replace(material, id=f"{material.id}@{material.content_hash[:8]}", notes=(*material.notes, note))
 
@@ -144,7 +144,7 @@ def _add(store: Store, materials: Sequence[Material], report: IngestReport, prov
 def _placed(store: Store, materials: Sequence[Material]) -> dict[int, Placed]:
     """Which materials are near copies or relaxations of another, by ``id()``.
 
-    Structures are read only where that is to be seen: what came in before is recognised by its hash alone.
+    Structures are read only where needed: earlier materials are recognised by their hash alone.
     """
     known = store.known_hashes(m.content_hash for m in materials)
     unknown = [m for m in materials if m.content_hash not in known]
@@ -172,7 +172,7 @@ def _noted(material: Material, relaxation: Material | None) -> Material:
 
 
 def _link(store: Store, linked: Sequence[tuple[Material, str]], provenance: Provenance) -> list[CopyRecord]:
-    """Decide which copy represents each crystal, in the order in which they came; none under an id it has already."""
+    """Choose the copy that represents each crystal, in order of arrival; none under an id it has already."""
     best: dict[str, SourceRecord] = {}
     ids: dict[str, set[str]] = {}
     for kept in store.materials({original for _, original in linked}):
@@ -191,10 +191,10 @@ def _link(store: Store, linked: Sequence[tuple[Material, str]], provenance: Prov
 
 
 def _is_better(copy: SourceRecord, kept: SourceRecord) -> bool:
-    """Whether ``copy`` represents its crystal rather than what is kept.
+    """Whether ``copy`` represents its crystal rather than the one that is stored.
 
-    The lower energy above the hull where both are known; else what comes with more provenance (an energy, the
-    database's query, its version); else what came first.
+    The lower energy above the hull where both are known; else the one with more provenance (an energy, the
+    database's query, its version); else the first.
     """
     if copy.energy is not None and kept.energy is not None and copy.energy != kept.energy:
         return copy.energy < kept.energy
@@ -218,5 +218,5 @@ def _energy(material: Material) -> float | None:
 
 
 def _conflict(material: Material, message: str) -> RejectionRecord:
-    remedy = "give this structure an id of its own, or leave it out if it is an outdated version"
+    remedy = "give this structure a new id, or leave it out if it is an outdated version"
     return RejectionRecord(material.source, material.id, RejectionReason.ID_CONFLICT, message, remedy)

@@ -1,4 +1,4 @@
-"""How far a database has been read: one small file a source, written after every page."""
+"""Position up to which a database has been read: one small file for each source, written after every page."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from campaigns.files import write_whole
 
 @dataclass(frozen=True)
 class Cursor:
-    """The place in one source; a finished source, and one never read, start at the beginning."""
+    """Position in one source; a finished source, and one never read, start at the beginning."""
 
     source: str
     """As the user wrote it, e.g. ``mp:is_stable=true``."""
     next: str | None = None
-    """Where the next page starts, in the source's own terms; None at the beginning and after the end."""
+    """Start of the next page, in the source's format; None at the beginning and after the end."""
     page: int = 0
-    """Pages in the store."""
+    """Number of pages in the store."""
     read: int = 0
-    """Records on these pages."""
+    """Number of records on these pages."""
     database_version: str | None = None
 
     @classmethod
     def load(cls, folder: Path | None, source: str) -> Cursor:
-        """Read the place an interrupted ingest of ``source`` came to, else the beginning."""
+        """Read the position of an interrupted ingest of ``source``, else the beginning."""
         path = None if folder is None else _path(folder, source)
         if path is None or not path.exists():
             return cls(source)
@@ -37,7 +37,7 @@ class Cursor:
             raise CampaignError(f"{path} is damaged; delete it, and {source} is read from its beginning") from error
 
     def write(self, folder: Path | None) -> None:
-        """Write the place to the folder, or remove it at the end of the source."""
+        """Write the position to the folder, or remove it at the end of the source."""
         if folder is None:
             return
         path = _path(folder, self.source)

@@ -1,4 +1,4 @@
-"""Sources of crystals into the store: read, check, link copies, keep what was refused and why."""
+"""Sources of crystals into the store: read, check, link copies, record what was refused and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from db.store import Store
 
 _NAMED = 5
-"""How many relaxations a note names."""
+"""Number of relaxations that a note names."""
 
 
 def ingest(
@@ -32,7 +32,7 @@ def ingest(
     say: Callable[[str], None] = lambda _: None,
     cursors: Path | None = None,
 ) -> IngestReport:
-    """Add what ``sources`` hold to the store, chunk by chunk; a chunk is kept whole or not at all.
+    """Add what ``sources`` hold to the store, chunk by chunk; a chunk is stored completely or not at all.
 
     Parameters
     ----------
@@ -41,19 +41,19 @@ def ingest(
     sources
         Files, folders, archives, built-in sets, and databases (``mp:``, ``optimade:``, ``aflow:``), which come last.
     label_fields
-        Which properties are labels too.
+        Which properties are also labels.
     workers
         Processes that read files; None takes one a core.
     say
         Called with a line of progress.
     cursors
-        Folder that keeps how far each database has been read, so that an interrupted ingest goes on there; None
+        Folder with the position in each database, so that an interrupted ingest continues there; None
         starts at the beginning.
 
     Raises
     ------
     CampaignError
-        A source cannot be opened or read, or none holds anything; what came before is kept.
+        A source cannot be opened or read, or none holds anything; what was read before stays in the store.
     """
     report = IngestReport()
     found: set[str] = set()

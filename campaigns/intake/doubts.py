@@ -1,4 +1,4 @@
-"""Labels that are kept but doubtful: out of the usual range, far off another label, or far off their prediction."""
+"""Doubtful labels: outside the usual range, far from another label, or far from their prediction."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 LOWEST, HIGHEST = 0.01, 5000.0
 """W/(m K); below the least conductive crystals known, above diamond at room temperature."""
 FACTOR = 10.0
-"""Two values of one quantity further apart than this do not agree, even where methods differ."""
+"""Factor beyond which two values of one quantity disagree, even where methods differ."""
 BEYOND = 3.0
-"""So many times outside the 99 % interval of its prediction (in a linear scale: so many half widths off)."""
+"""Factor outside the 99 % interval of its prediction (on a linear scale: half widths away from it)."""
 Z99 = 2.5758293035489004
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A label and what speaks against it."""
+    """A label and the reasons to doubt it."""
 
     label: LabelRecord
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Name the label and the reasons in one line."""
+        """The label and the reasons on one line."""
         label = self.label
         return (
             f"label {label.id}, {label.value:g} {label.unit} ({label.property} of {label.material_id}, "
@@ -56,7 +56,7 @@ def doubts(store: Store) -> dict[int, Doubt]:
 
 
 def new_doubts(store: Store, ids: Collection[int]) -> list[Doubt]:
-    """Find the doubtful ones among labels that have just been written, beside those that were current before."""
+    """Find the doubtful ones among labels that have just been written, given those that were current before."""
     if not ids:
         return []
     written = set(ids)
@@ -150,6 +150,6 @@ def _predictions(store: Store, material_ids: Collection[str]) -> dict[tuple[str,
     found = {}
     for prediction in store.predictions(material_ids):
         manifest = manifests[prediction.round]
-        if manifest.fidelity in (None, prediction.fidelity):  # an entry of a cheaper one has none
+        if manifest.fidelity in (None, prediction.fidelity):  # an entry of a lower fidelity has none
             found[prediction.material_id, manifest.target, prediction.fidelity] = prediction
     return found

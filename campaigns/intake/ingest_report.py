@@ -1,4 +1,4 @@
-"""What an ingest reports: counts, and the first of the duplicates, rejections and versions by name."""
+"""Report of an ingest: counts, and the first of the duplicates, rejections and versions by name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from campaigns.intake.doubts import Doubt
 
 EXAMPLES = 1000
-"""How many duplicates, rejections and versions a report names; the store keeps them all."""
+"""Number of duplicates, rejections and versions that a report names; the store has all."""
 
 _Item = TypeVar("_Item")
 
 
 @dataclass
 class IngestReport:
-    """What became of everything that came in; lists hold the first :data:`EXAMPLES`, so that memory is bounded."""
+    """Result of an ingest; lists hold the first :data:`EXAMPLES`, so that memory is bounded."""
 
     added: int = 0
     duplicate: int = 0
@@ -30,32 +30,32 @@ class IngestReport:
     rejected: int = 0
     labels: int = 0
     label_ids: list[int] = field(default_factory=list)
-    """Of the labels written."""
+    """Ids of the labels written."""
     unchanged_label_ids: list[int] = field(default_factory=list)
-    """Of labels that were there already, withdrawn ones too."""
+    """Ids of labels that were there already, withdrawn ones too."""
     doubtful: list[Doubt] = field(default_factory=list)
     """Labels that were written and are doubtful."""
     duplicates: list[tuple[str, str]] = field(default_factory=list)
-    """Id that came in, id of the material it is a copy of."""
+    """Id of the record, id of the material it is a copy of."""
     rejections: list[RejectionRecord] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
-    """How many records were refused for each reason."""
+    """Number of records refused for each reason."""
     version: int = 0
     versions: list[tuple[str, str]] = field(default_factory=list)
-    """Id under which another structure was known, id under which the one that came now is kept."""
+    """Id under which another structure was known, id under which the new one is stored."""
     relaxation: int = 0
     relaxations: list[tuple[str, str]] = field(default_factory=list)
-    """Id of a new material, id of the one that is the same compound, relaxed otherwise."""
+    """Id of a new material, id of the same compound in another relaxation."""
     notes: list[str] = field(default_factory=list)
-    """What the user should know, e.g. that a database announced more than it sent."""
+    """Notes for the user, e.g. that a database announced more than it sent."""
     noted: int = 0
-    """Crystals that came in with a note; ``rejections --notes`` lists them."""
+    """Number of crystals added with a note; ``rejections --notes`` lists them."""
     note_kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """How many notes of each kind, which is a note without its numbers and names, and the first of them."""
+    """Number of notes of each kind (a note without its numbers and names), and the first of each."""
 
     @property
     def read(self) -> int:
-        """Records read."""
+        """Number of records read."""
         return self.added + self.unchanged + self.duplicate + self.rejected
 
     def add_duplicates(self, pairs: Sequence[tuple[str, str]]) -> None:
@@ -64,13 +64,13 @@ class IngestReport:
         _extend(self.duplicates, pairs)
 
     def add_rejections(self, records: Sequence[RejectionRecord]) -> None:
-        """Count what was refused."""
+        """Count refused records."""
         self.rejected += len(records)
         self.reasons.update(record.reason for record in records)
         _extend(self.rejections, records)
 
     def add_notes(self, materials: Sequence[Material]) -> None:
-        """Count what readers noticed of crystals that came in."""
+        """Count notes of the readers on crystals that were added."""
         for material in materials:
             self.noted += bool(material.notes)
             for note in material.notes:
@@ -79,8 +79,8 @@ class IngestReport:
                 self.note_kinds[kind] = count + 1, first
 
     def all_notes(self) -> list[str]:
-        """One line a note of a database, and one a kind of note on crystals."""
-        return [*self.notes, *(f"{first} ({n} of the kind)" for n, first in self.note_kinds.values())]
+        """One line for each note of a database, and one for each kind of note on crystals."""
+        return [*self.notes, *(f"{first} ({n} of this kind)" for n, first in self.note_kinds.values())]
 
     def add_versions(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Count other structures of known ids."""

@@ -1,4 +1,4 @@
-"""Candidates into a campaign: names of their labels are checked first, and doubtful labels are found."""
+"""Candidates into a campaign: names of their labels are checked first, and doubtful labels reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ingest_checked(
     Raises
     ------
     CampaignError
-        If a property or fidelity of ``labels`` is nearly a known one, and is not said to be a ``new_property``.
+        If the name of a property or fidelity of ``labels`` is close to a known one, without ``new_property``.
     """
     store = workspace.store
     with workspace.locked():
@@ -42,5 +42,5 @@ def ingest_checked(
         report = ingest(store, sources, labels, workers, say, workspace.artifacts / "sources")
         report.doubtful = new_doubts(store, report.label_ids)
         if known := withdrawn_before(store, report.unchanged_label_ids):
-            report.notes.append(f"{len(known)} labels came with the value they were withdrawn with; they stay so")
+            report.notes.append(f"{len(known)} labels have the value they were withdrawn with and stay withdrawn")
     return report

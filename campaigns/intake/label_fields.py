@@ -1,4 +1,4 @@
-"""Labels among the properties of crystals: which fields they are in, and which values can be none."""
+"""Labels among the properties of crystals: their fields, and which values are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LabelField:
                 f"cannot read --label {text!r}; write FIELD=PROPERTY@FIDELITY, and :UNIT behind it for anything but "
                 "kappa, e.g. kappa_agl_300K_W_mK=kappa_300K@agl or bulk_modulus_vrh_GPa=bulk_modulus@agl:GPa"
             )
-        wanted = Property(property_).temperature  # a name with two is refused here
+        wanted = Property(property_).temperature  # a name with two temperatures is refused here
         given = Property(name).temperature if Property(name).is_conductivity else None
         if wanted and given and abs(wanted - given) > TEMPERATURE_TOLERANCE * wanted:
             raise CampaignError(
@@ -55,7 +55,7 @@ OWN_LABELS = {"aflow": (LabelField("kappa_agl_300K_W_mK", "kappa_300K", "agl", "
 def bad_label(
     material: Material, label_fields: Sequence[LabelField], limits: Mapping[str, Limits]
 ) -> RejectionRecord | None:
-    """Rejection of a material with an impossible label or one beyond ``[labels] limits``; None if it has none."""
+    """Rejection of a material with an impossible label or one outside ``[labels] limits``; None if it has none."""
     for wanted in label_fields:
         if wanted.field in material.properties:
             value = material.properties[wanted.field]
@@ -101,5 +101,5 @@ def check_fields(label_fields: Sequence[LabelField], found: set[str]) -> None:
         raise CampaignError(
             f"no record has the property {', '.join(map(repr, absent))} that --label asks for (there are: "
             f"{', '.join(sorted(found)) or 'none'}); the crystals were kept without it: give the right name and "
-            "ingest again, what is there already is passed over"
+            "ingest again, what is there already is skipped"
         )

@@ -1,4 +1,4 @@
-"""Labels from CSV and JSON lines, as people and scripts write them."""
+"""Labels from files of CSV and JSON lines."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from db.records import Json, LabelRecord
 
 REQUIRED = ("id", "property", "value", "unit", "fidelity")
 OPTIONAL = ("temperature", "uncertainty", "method", "source", "cost")
-"""``cost`` is in core-hours."""
+"""Columns of a file of labels; ``cost`` is in core-hours."""
 TEMPERATURE_TOLERANCE = 0.01
-"""Of the temperature in a property's name: a value at room temperature passes as one at 300 K."""
+"""Tolerance in kelvin of the temperature in a property's name: room temperature is accepted as 300 K."""
 _FORMATS = "CSV with the columns id, property, value, unit, fidelity, or JSON lines with those keys"
 
 
 @dataclass
 class LabelFile:
-    """What a file of labels holds: the labels, and the rows that are none."""
+    """Contents of a file of labels: the labels, and the rows that are refused."""
 
     labels: list[LabelRecord] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
-    """Where each label stood (``labels.csv line 7``)."""
+    """Place of each label (``labels.csv line 7``)."""
     problems: list[LabelProblem] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
-    """Where each row stood, label or not."""
+    """Place of each row, label or not."""
 
 
 def read_labels(path: Path) -> LabelFile:
-    """Read the labels of a file; columns beyond the known ones are kept as provenance.
+    """Read the labels of a file; further columns are stored as provenance.
 
     Raises
     ------
     LabelFileError
-        If the file cannot be read or a column is missing. A bad row is a problem in what is returned.
+        If the file cannot be read or a column is missing. Bad rows are listed in what is returned.
     """
     content = LabelFile()
     for line, row in _rows(path):
@@ -62,7 +62,7 @@ def read_labels(path: Path) -> LabelFile:
 
 def _rows(path: Path) -> Iterator[tuple[int, Json]]:
     if not path.is_file():
-        raise LabelFileError(f"{path} does not exist or is no file; give {_FORMATS}")
+        raise LabelFileError(f"{path} does not exist or is not a file; give {_FORMATS}")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,12 +85,12 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Json]]:
                 f"give {_FORMATS}"
             )
         if twice := [name for name, n in Counter(columns).items() if n > 1 and name]:
-            raise LabelFileError(f"{path} has the column {', '.join(twice)} twice; keep the one that is meant")
+            raise LabelFileError(f"{path} has the column {', '.join(twice)} twice; keep the correct one")
         reader.fieldnames = columns
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise LabelFileError(f"{path} is no CSV near line {reader.line_num}: {error}; give {_FORMATS}") from error
+        raise LabelFileError(f"{path} is not CSV near line {reader.line_num}: {error}; give {_FORMATS}") from error
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Json]]:
@@ -100,7 +100,7 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Json]]:
         try:
             row = json.loads(content, object_pairs_hook=_once)
         except ValueError as error:
-            raise LabelFileError(f"{path} line {line} is no JSON ({error}); give one object a line") from error
+            raise LabelFileError(f"{path} line {line} is not valid JSON ({error}); give one object a line") from error
         if not isinstance(row, dict):
             raise LabelFileError(f"{path} line {line} is a {type(row).__name__}; give one object a line")
         yield line, row
@@ -134,14 +134,14 @@ def _label(row: dict[Any, Any]) -> LabelRecord:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Turn the pairs of a JSON object into a dictionary; the same key twice would lose one in silence."""
+    """Turn the pairs of a JSON object into a dictionary; the same key twice is an error, since one would be lost."""
     if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
-        raise ValueError(f"the key {twice[0]!r} stands there twice; keep the one that is meant")
+        raise ValueError(f"the key {twice[0]!r} occurs twice; keep the correct one")
     return dict(pairs)
 
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-"""What is a number in a file; Python takes ``1_0`` and digits of other scripts too."""
+"""Pattern of a number in a file; Python's ``float`` accepts ``1_0`` and digits of other scripts too."""
 
 
 def _number(row: Json, name: str) -> float | None:

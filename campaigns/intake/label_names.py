@@ -1,4 +1,4 @@
-"""Properties and fidelities that a campaign knows, so that a mistyped one is refused rather than kept for nobody."""
+"""Properties and fidelities that a campaign knows, so that a mistyped one is refused rather than stored unused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USUAL_FIDELITIES = ("dft", "experiment", "agl", "mlip")
 
 @dataclass(frozen=True)
 class LabelNames:
-    """Names that are in use, by what they name."""
+    """Known names of properties and fidelities."""
 
     properties: frozenset[str]
     fidelities: frozenset[str]
@@ -60,8 +60,8 @@ class LabelNames:
         for pair in names:
             if pair not in found:
                 found[pair] = "; ".join(
-                    f"{noun} {name!r} is nearly {meant!r}; write {meant!r}, or say with --new-property (new_property="
-                    f"True) that {name!r} is another"
+                    f"{noun} {name!r} is close to {meant!r}; write {meant!r}, or use --new-property (new_property="
+                    f"True) if {name!r} is another"
                     for noun, name, known in zip(("property", "fidelity"), pair, (properties, fidelities), strict=True)
                     if (meant := probably_meant(name, known))
                 )

@@ -1,4 +1,4 @@
-"""Chunks of crystals from files, built-in sets and databases; an interrupted reading of a database goes on."""
+"""Chunks of crystals from files, built-in sets and databases; an interrupted reading of a database continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.materials.sources.source import Page, Source
 REFERENCE = "builtin:reference"
 CANDIDATES = "builtin:candidates"
 BATCH = 2048
-"""Records of files that are kept together; a killed ingest has lost at most as many."""
+"""Records of files that are stored together; a killed ingest loses at most as many."""
 
 
 def open_sources(sources: Sequence[str], workers: int | None = None) -> Iterator[list[Material | Rejection]]:
@@ -70,9 +70,9 @@ def opened(text: str, say: Callable[[str], None]) -> Source:
 def read_database(
     text: str, source: Source, report: IngestReport, say: Callable[[str], None], folder: Path | None
 ) -> Iterator[tuple[list[Material | Rejection], Provenance]]:
-    """Pages of a database, from where an earlier ingest of the same words was interrupted.
+    """Pages of a database, from where an earlier ingest of the same source was interrupted.
 
-    The place is written when the caller comes for the next page, so that a page counts when it is in the store.
+    The position is written when the caller requests the next page, so that a page counts when it is in the store.
     """
     from engine.materials.loading import process
 
@@ -104,20 +104,20 @@ def fetched_ahead(pages: Iterator[Page]) -> Iterator[Page]:
 
 
 def _resumed(source: Source, cursor: Cursor, say: Callable[[str], None]) -> tuple[Cursor, Iterator[Page]]:
-    """Pages from the cursor on; from the first where the place is gone or the database another one by now."""
+    """Pages from the cursor on; from the first where the position is gone or the database has another version."""
     if cursor.next is None:
         return cursor, source.pages()
     pages = source.pages(cursor.next)
     try:
         first = next(pages)
     except RefusedRequestError as error:
-        why = f"its page {cursor.page + 1} is not there any more ({error})"
+        why = f"its page {cursor.page + 1} no longer exists ({error})"
     else:
         if first.version == cursor.database_version:
-            say(f"{cursor.source}: going on at page {cursor.page + 1}; {cursor.read} records were read before")
+            say(f"{cursor.source}: continuing at page {cursor.page + 1}; {cursor.read} records were read before")
             return cursor, chain([first], pages)
         why = f"the database was {cursor.database_version} and is {first.version} now"
-    say(f"{cursor.source}: {why}; starting over, what is there already is passed over")
+    say(f"{cursor.source}: {why}; starting over, what is there already is skipped")
     return Cursor(cursor.source), source.pages()
 
 

@@ -1,4 +1,4 @@
-"""Labels taken back: kept with who, when and why, and what that leaves to be asked again."""
+"""Withdrawal of labels: they stay in the store with who, when and why; materials that become candidates again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def withdraw_labels(
     workspace: Workspace, ids: Sequence[int | str], reason: str, property: str | None, fidelity: str | None
 ) -> list[LabelRecord]:
-    """Take labels back; arguments and errors as of :meth:`Campaign.withdraw_labels`."""
+    """Withdraw labels; arguments and errors as of :meth:`Campaign.withdraw_labels`."""
     store, section = workspace.store, workspace.configuration.campaign
     with workspace.locked(), store.transaction():
         if property is None and fidelity is None:
@@ -57,6 +57,6 @@ def _label_id(given: int | str) -> int:
         return int(given)
     except ValueError as error:
         raise CampaignError(
-            f"{given!r} is no id of a label; `kappascout label list DIR` shows them, or name materials and give "
+            f"{given!r} is not the id of a label; `kappascout label list DIR` shows them, or name materials and give "
             "--property or --fidelity"
         ) from error

@@ -1,4 +1,4 @@
-"""A labeler that calculates, here or on a Dask cluster; labels and failures are stored one by one."""
+"""Labeler that calculates, on this machine or a Dask cluster; labels and failures are stored one by one."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Calculator:
     """Calculates what is queued, in processes with a time limit; results are stored one by one.
 
     The processes are ``[labeler] workers`` of this machine, or beside the workers of ``[execution] backend = "dask"``.
-    A material whose label or failure is in the store is never calculated again, so the program may be killed and run
-    again at any time. Entries that were exported are left to those who have them.
+    A material with a label or failure in the store is not calculated again, so the program may be killed and run
+    again at any time. Exported entries are not calculated here.
     """
 
     def __init__(self, configuration: Configuration, calculation: Calculation, potential: str, settings_hash: str):
-        """Take what is done with a crystal, and the potential as of :func:`load_potential`."""
+        """Labeler with a calculation for a crystal, and the potential as of :func:`load_potential`."""
         self._campaign = configuration.campaign
         self._labeler = configuration.labeler
         self._execution = configuration.execution
@@ -84,14 +84,14 @@ class Calculator:
             self._keep(store, wanted[id_], Finished(id_, Failed("rejected", natural_masses(isotopes)), 0.0))
             say(f"{kind}: {id_} is not calculated, {natural_masses(isotopes)}")
         crystals = ((id_, Crystal.from_dict(materials[id_].structure)) for id_ in wanted if id_ not in heavy)
-        with closing(self._results(crystals)) as results:  # ends the processes, whatever happens in between
+        with closing(self._results(crystals)) as results:  # ends the processes, also after an error
             for done, finished in enumerate(results, len(heavy) + 1):
                 self._keep(store, wanted[finished.key], finished)
                 about = f"{materials[finished.key].formula}, {_in_words(finished)} ({finished.wall_seconds:.0f} s)"
                 say(f"{kind} {done} of {len(wanted)}: {about}")
 
     def hit_rate(self, hit: float, goal: Goal) -> float | None:
-        """Not known."""
+        """None: not known."""
         return None
 
     def _results(self, crystals: Iterator[tuple[str, Crystal]]) -> Generator[Finished, None, None]:
@@ -114,7 +114,7 @@ class Calculator:
             "source": self._source(),
             "provenance": outcome.provenance
             | {"settings_hash": self._settings_hash, "wall_seconds": round(finished.wall_seconds, 3)},
-            # a process that was killed cannot say what it took
+            # a process that was killed cannot report its cost
             "cost": (outcome.core_seconds or finished.wall_seconds) / 3600,
         }
         with store.transaction():
@@ -128,7 +128,7 @@ class Calculator:
                 )
                 limit = beyond(label.property, label.value, store.label_limits)
                 if not limit:
-                    # whoever withdrew a result and asks again gets it again
+                    # a query after a withdrawal is answered again
                     store.add_labels([label], again=True)
                     self._move(store, [entry], QueueState.DONE)
                     return
@@ -146,7 +146,7 @@ class Calculator:
 
 
 def make_calculator(configuration: Configuration, directory: Path) -> Calculator:
-    """Make the labeler of kind ``agl`` or ``phonons``; loads the potential once, so that a bad one stops here."""
+    """Make the labeler of kind ``agl`` or ``phonons``; loads the potential once, so that an error is raised here."""
     from engine.exceptions import PotentialError
     from engine.physics.potentials import load_potential
 

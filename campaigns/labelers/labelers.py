@@ -1,4 +1,4 @@
-"""Labelers: whatever turns queue entries into labels."""
+"""Labelers turn queue entries into labels."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ REFERENCE = "reference"
 
 
 class Labeler(Protocol):
-    """What a campaign asks of a labeler."""
+    """Interface of a labeler."""
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
-        """Bring unfinished entries as far as possible; labels and failures go to the store, progress to ``say``."""
+        """Process unfinished entries; labels and failures go to the store, progress to ``say``."""
 
     def hit_rate(self, hit: float, goal: Goal) -> float | None:
         """Share of the pool as good as ``hit``, where the labeler knows every answer."""
 
 
 class Dft:
-    """Calculations done by people and clusters: nothing happens here, results come in by ``label import``."""
+    """Calculations done elsewhere: entries wait, and results are imported by ``label import``."""
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
-        """Wait."""
+        """Do nothing."""
 
     def hit_rate(self, hit: float, goal: Goal) -> float | None:
-        """Not known."""
+        """None: not known."""
         return None
 
 
@@ -47,7 +47,7 @@ class Replay:
     def __init__(
         self, settings: CampaignSection, answers: Mapping[str, float], source: str, core_hours: float | None = None
     ):
-        """``answers`` are values by any id of a material; each label says that it took ``core_hours``."""
+        """``answers`` are values by any id of a material; each label has the cost ``core_hours``."""
         self._settings = settings
         self._answers = answers
         self._source = source
@@ -70,7 +70,7 @@ class Replay:
         ]
         with store.transaction():
             _move(store, [e for e in entries if e.state is QueueState.PROPOSED], QueueState.APPROVED)
-            # whoever withdrew an answer and asks again is answered again
+            # a query after a withdrawal is answered again
             store.add_labels((self._label(e, answers[e.material_id]) for e in done), again=True)
             _move(store, done, QueueState.DONE)
             store.add_failures(self._failure(e, message) for e, message in failed)
@@ -82,7 +82,7 @@ class Replay:
         return float(goal.is_hit(list(self._answers.values()), hit).mean())
 
     def _of_store(self, store: Store, entries: Sequence[QueueEntryRecord]) -> dict[str, float]:
-        """Answer by material id; an answer may be kept under any id the material ever came in by."""
+        """Answer by material id; an answer may have any id the material was ever added with."""
         found = {}
         for record in store.materials([e.material_id for e in entries]):
             names = [record.material_id, *(s.record_id for s in record.sources)]
@@ -128,7 +128,7 @@ class ByFidelity:
                 labeler.work(store, own, say)
 
     def hit_rate(self, hit: float, goal: Goal) -> float | None:
-        """As the labeler of the campaign's own fidelity knows it."""
+        """Hit rate from the labeler of the target fidelity."""
         return next(iter(self._labelers.values())).hit_rate(hit, goal)
 
 
@@ -138,13 +138,13 @@ def make_labeler(configuration: Configuration, directory: Path) -> Labeler:
     Raises
     ------
     ConfigurationError
-        For a fidelity that may be queued and that nobody calculates.
+        For a fidelity that may be queued and that has no labeler.
     """
     for name in configuration.acquisition.fidelities:
         if name not in configuration.labeler.fidelities:
             raise ConfigurationError(
-                f"[acquisition] fidelities names {name}, and who calculates it is not said; give [labeler.{name}] "
-                f"kind = 'agl', say (or 'dft': imported when it is there)"
+                f"[acquisition] fidelities names {name}, which has no labeler; give [labeler.{name}] "
+                f"kind = 'agl', for example (or 'dft': results are imported)"
             )
     labelers = {name: _make_labeler(settings, directory) for name, settings in configuration.labelers().items()}
     return labelers[configuration.campaign.fidelity] if len(labelers) == 1 else ByFidelity(labelers)
@@ -177,7 +177,7 @@ def _reference_answers(configuration: Configuration, directory: Path) -> dict[st
 
 
 def _file_answers(configuration: Configuration, directory: Path) -> dict[str, float]:
-    """Usable values of the field by record id; what cannot be a label is no answer."""
+    """Usable values of the field by record id; values that cannot be labels are left out."""
     from engine.materials.crystal import Material
     from engine.materials.loading import load
 

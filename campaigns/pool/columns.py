@@ -1,4 +1,4 @@
-"""Light columns of many materials, compact in memory, read like a sequence of :class:`MaterialKey`."""
+"""Columns of many materials, compact in memory, read like a sequence of :class:`MaterialKey`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SCHEMA = pa.schema(
 
 
 class MaterialColumns(Sequence[MaterialKey]):
-    """N materials as columns: some 150 bytes each, an eighth of what as many objects take."""
+    """N materials as columns, about 150 bytes each."""
 
     def __init__(self, table: pa.Table):
         self._table = table
 
     @classmethod
     def of(cls, parts: Iterable[Sequence[Sequence[Any]]]) -> MaterialColumns:
-        """Take materials part by part as they are read, each one sequence a field."""
+        """Collect materials part by part, each part one sequence for each field."""
         tables = [
             pa.table([pa.array(values, kind) for values, kind in zip(part, _SCHEMA.types, strict=True)], schema=_SCHEMA)
             for part in parts

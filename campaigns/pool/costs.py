@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from db.store import Store
 
 _ROWS = 4096
-"""Crystals in memory together."""
+"""Number of crystals in memory at once."""
 
 
 class Costs:
-    """What calculations are expected to take: fixed, or learned from the labels that have a cost.
+    """Expected core-hours of calculations: fixed, or learned from the labels that have a cost.
 
     Parameters
     ----------
     store
-        Where the crystals are.
+        Store of the crystals.
     configuration
-        For the size of the supercells.
+        Settings of the supercells.
     folder
-        Where counts of displaced supercells are kept.
+        Folder with counts of displaced supercells.
     finished
-        Labels by material id; those without a cost are passed over.
+        Labels by material id; those without a cost are skipped.
     say
-        Told when counts have to be estimated.
+        Receives a note when counts have to be estimated.
     fixed
-        Core-hours of any calculation, where that is known beforehand.
+        Core-hours of any calculation, where given in the settings.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Costs:
         workloads = self._count([keys[id_] for id_ in cost])
         rough = {id_: _first(self._estimate([keys[id_]])) for id_ in cost}
         self.model = CostModel.fit([(workloads[id_], hours) for id_, hours in cost.items()])
-        # fitted on estimates as well, so that what they are off by on average drops out
+        # fitted on estimates as well, so that their mean error cancels
         self._rough_model = CostModel.fit([(rough[id_], hours) for id_, hours in cost.items()])
 
     @property
@@ -71,7 +71,7 @@ class Costs:
         return self._fixed is not None or self.model.unit == CORE_HOURS
 
     def __str__(self) -> str:
-        """What the costs rest on, as text."""
+        """Basis of the costs, as text."""
         return str(self.model) if self._fixed is None else f"every calculation takes {self._fixed:g} core-hours"
 
     def counted(self, keys: Sequence[MaterialKey]) -> list[float]:
@@ -121,7 +121,7 @@ class Costs:
 
 
 def _lengths(configuration: Configuration) -> tuple[float, float | None]:
-    """Size of supercells and cutoff of pairs, of whoever calculates."""
+    """Size of supercells and cutoff of pairs, from the settings of the labeler."""
     if configuration.labeler.kind == "phonons":
         from engine.physics.phonons import PhononSettings
 
@@ -131,6 +131,6 @@ def _lengths(configuration: Configuration) -> tuple[float, float | None]:
 
 
 def _first(workload: Workload) -> Workload:
-    """Take the numbers of a workload of one crystal."""
+    """Numbers of a workload of one crystal, as columns."""
     calls, atoms, electrons = (float(part[0]) for part in (workload.calls, workload.atoms, workload.electrons))
     return Workload(calls, atoms, electrons, workload.exact)

@@ -1,4 +1,4 @@
-"""Labels of a campaign as the ensemble learns them: one value a material, one fidelity, learned units."""
+"""Labels that train the ensemble: one value for each material, of one fidelity, in learned units."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moment:
-    """When a round began, as far as labels go, so that an interrupted one learns from what it started with."""
+    """State of the labels when a round began, so that an interrupted one trains on the same labels."""
 
     labels: int
-    """Id of the last label that was there."""
+    """Id of the last label."""
     withdrawals: int
-    """Number of the last withdrawal that had been made."""
+    """Number of the last withdrawal."""
 
     @classmethod
     def now(cls, store: Store) -> Moment:
-        """The present one."""
+        """The present state."""
         return cls(store.last_label(), store.last_withdrawal())
 
     def counted(self, label: LabelRecord) -> bool:
-        """Whether a label counted then: it was written, and not yet corrected or withdrawn."""
+        """Whether a label was current then: written, and not yet corrected or withdrawn."""
         assert label.id is not None
         is_corrected = label.superseded_by is not None and label.superseded_by <= self.labels
         is_withdrawn = label.withdrawal is not None and label.withdrawal <= self.withdrawals
@@ -40,17 +40,17 @@ def training_labels(
 ) -> dict[str, LabelRecord]:
     """Find each material's label that trains the model, by material id in the order in which materials got one.
 
-    Of the labels of the campaign's property and fidelity it is the one that ``[labels] prefer`` names: of the method
+    Of the labels of the campaign's property and fidelity it is the one that ``[labels] prefer`` selects: of the method
     that stands first there, and of several the latest written.
 
     Parameters
     ----------
     store
-        Where they are.
+        Store of the labels.
     settings
         Property, fidelity, and which labels are preferred.
     up_to
-        When a round began: labels, corrections and withdrawals after that do not count. None: all that there are.
+        When a round began: labels, corrections and withdrawals after that do not count. None: all labels.
     fidelity
         Another fidelity than the campaign's.
     """

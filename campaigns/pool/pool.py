@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from engine.learning.backbones.stack import AnyFeaturiser
 
 DIMENSIONALITY = "dimensionality"
-"""Property that is found when it is first asked for, and kept."""
+"""Property that is computed when it is first needed, and stored."""
 BLOCK = 1024
-"""Most crystals embedded together."""
+"""Most crystals of a block of embeddings."""
 MANY = 10_000
-"""Fewer missing embeddings are made in this process: others would take longer to load MatGL."""
+"""Fewer missing embeddings are made in this process: loading MatGL in others would take longer."""
 _BLOCK_SITES = 16_384
-"""Sites of a block, but for the last crystal of it."""
+"""Sites at which a block is complete."""
 _HERE = ExecutionSettings(workers=1)
 _ROWS = 65_536
 _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
@@ -56,7 +56,7 @@ class Pool:
 
     @classmethod
     def of(cls, store: Store, elements: Collection[str], size: int | None = None) -> Pool:
-        """Read the store's materials; with ``size``, only the first so many (a round keeps its pool)."""
+        """Read the store's materials; with ``size``, only the first so many (the pool of a round is fixed)."""
         index = MaterialColumns.of(store.material_columns(size))
         known = set(elements)
         systems, of_row = index.distinct("chemical_system")
@@ -88,7 +88,7 @@ class Pool:
         return digest.hexdigest()
 
     def rows_of(self, ids: Collection[str]) -> NDArray[np.int64]:
-        """Rows of material ids, ascending; ids outside the pool are passed over."""
+        """Rows of material ids, ascending; ids outside the pool are skipped."""
         return self.rows.find("material_id", ids)
 
     def families(self, kind: Literal["prototype", "chemical_system"]) -> NDArray[np.str_]:
@@ -108,7 +108,7 @@ class Pool:
         )
 
     def known(self, store: Store, names: Collection[str], where: str) -> dict[str, NDArray[np.float64]]:
-        """Known properties row by row, NaN where one is missing; ``where`` names the section that asks for them."""
+        """Known properties row by row, NaN where one is missing; ``where`` names the section that uses them."""
         sites = self.rows.numbers("n_sites").astype(np.float64)
         stored = [name for name in names if name != "n_sites"]
         if not stored:
@@ -135,7 +135,7 @@ class Pool:
         Raises
         ------
         NoCandidatesError
-            If none is left, with how many each constraint removed.
+            If none is left, with the number that each constraint removed.
         """
         if not len(self) + len(self.unknown):
             raise NoCandidatesError("the campaign holds no materials; add some with `kappascout ingest DIR FILE...`")
@@ -172,9 +172,9 @@ class Pool:
 
 
 def queued_ids(store: Store, fidelity: str) -> tuple[set[str], set[str]]:
-    """Material ids whose label is awaited, and those that are not to be proposed again.
+    """Material ids with a pending label, and those that are not to be proposed again.
 
-    A material whose label has been withdrawn may be: its entry stays done, and what it was asked for is missing.
+    A material whose label has been withdrawn may be proposed again, although its entry stays done.
     """
     reopened = {label.material_id for label in store.withdrawn_labels() if label.fidelity == fidelity}
     entries = [e for e in store.queue() if e.fidelity == fidelity]
@@ -194,10 +194,10 @@ def embed_pool(
     execution: ExecutionSettings | None = None,
     rows: NDArray[np.bool_] | None = None,
 ) -> Iterator[int]:
-    """Make what embeddings are missing, block by block; yields how many crystals are done.
+    """Compute missing embeddings, block by block; yields the number of crystals done.
 
-    Blocks are bounded, each is kept when it is finished, and what a block holds follows from the pool alone: whoever
-    makes it, and however often that is interrupted, the numbers are the same. Few crystals are embedded in this
+    Blocks are bounded, stored when finished, and cut by the pool alone, so that the numbers do not depend on who
+    computes a block or on interruptions. Few crystals are embedded in this
     process, many by the workers of ``execution``. Without ``rows`` (a mask) all are embedded.
     """
     wanted = np.ones(len(pool), dtype=bool) if rows is None else rows
@@ -211,13 +211,13 @@ def embed_pool(
                 part.keep(made)
                 done += len(made.keys)
                 yield done
-        lacking = np.flatnonzero(wanted & ~part.complete(pool.hashes))  # graphs, where they were not kept before
+        lacking = np.flatnonzero(wanted & ~part.complete(pool.hashes))  # graphs, where they were not stored before
         for crystals in crystals_of(store, pool, lacking):
             part.add(crystals)
 
 
 def crystals_of(store: Store, pool: Pool, rows: NDArray[np.int64]) -> Iterator[dict[str, Crystal]]:
-    """Crystals of these rows by content hash, those of one part of the pool together; read as they are needed."""
+    """Crystals of these rows by content hash, those of one part of the pool together; read when needed."""
     if not len(rows):
         return
     sites = np.cumsum(pool.rows.numbers("n_sites"))
@@ -229,7 +229,7 @@ def crystals_of(store: Store, pool: Pool, rows: NDArray[np.int64]) -> Iterator[d
 
 
 def dimensions_of(store: Store, pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Dimensions that bonds reach in, row by row: as the store has them, or found (0.3 ms a crystal) and kept there."""
+    """Dimensions that bonds extend in, row by row: from the store, or computed (0.3 ms a crystal) and stored there."""
     known = store.property_values([DIMENSIONALITY])[DIMENSIONALITY]
     ids = pool.rows.take(rows).texts("material_id")
     found = np.array([_number(known.get(id_)) for id_ in ids], dtype=np.float64)
@@ -254,7 +254,7 @@ def _constraints(section: ConstraintsSection) -> list[Constraint]:
 
 
 def _anonymous(formula: str) -> str:
-    """Write a reduced formula without names, the rarest element first: ``Mg2Si`` is ``AB2``."""
+    """Anonymous reduced formula, the rarest element first: ``Mg2Si`` is ``AB2``."""
     flat = _GROUP.sub(lambda group: group[1] * int(group[2] or 1), formula)
     counts = Counter[str]()
     for element, count in _ELEMENT.findall(flat):

@@ -1,7 +1,7 @@
-"""One compound that stands in the pool twice, relaxed by two functionals: a batch holds one of them.
+"""One compound that is in the pool twice, relaxed with two functionals: a batch holds one of them.
 
-Looked for only among materials of one bucket as one that is chosen or awaited, so that it costs nothing where there are
-none. Each keeps its own labels: a strained crystal conducts otherwise.
+Searched only in the buckets of materials that are chosen or pending, so that it costs nothing where there are
+none. Each has its own labels, since strain changes the conductivity.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Relatives:
         return self._found[row]
 
     def words(self, row: int, labelled: Collection[int]) -> str:
-        """Which labelled materials are the same compound as a chosen row, and which others it stands for."""
+        """Which labelled materials are the same compound as a chosen row, and which others it represents."""
         parts = []
         for start, mine in (("same compound as", True), ("stands for", False)):
             ids = [self._pool.rows[r].material_id for r in self(row).tolist() if (r in labelled) is mine]
@@ -65,5 +65,5 @@ class Relatives:
 
 
 def stored_material(key: MaterialKey, crystal: Crystal) -> Material:
-    """Turn what the store keeps of a material into one of the engine, its crystal and identity alone."""
+    """Material of the engine with crystal and identity alone, from that of the store."""
     return Material(key.material_id, crystal, key.content_hash, key.spacegroup, isotopes=isotopes_of(key.bucket))

@@ -1,4 +1,4 @@
-"""One self-contained HTML page on where a campaign stands."""
+"""One self-contained HTML page on the status of a campaign."""
 
 from campaigns.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""All that a report is made of, read from a campaign once."""
+"""Data of a report, read from a campaign once."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from engine.metrics.stopping import StoppingAdvice
 
 EXTREME = {"min": "lowest", "max": "highest"}
-"""What the best value is, by goal."""
+"""Word for the best value, by goal."""
 MAP_SAMPLE = 5000
-"""Materials of the pool that the map shows; more only slow a telephone down."""
+"""Most materials of the pool on the map, so that the page stays fast."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """n predictions in learned units beside the n labels they meet."""
+    """n predictions in learned units with their n labels."""
 
     ids: list[str]
     formulas: list[str]
@@ -61,29 +61,29 @@ class Predictions:
 
     @property
     def inside(self) -> int:
-        """How many labels lie inside the 90 % interval of their prediction."""
+        """Number of labels inside the 90 % interval of their prediction."""
         return int((np.abs(self.z) <= Z90).sum())
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """n materials on the two directions in which their embeddings differ most."""
+    """n materials on the first two principal components of their embeddings."""
 
     keys: list[MaterialKey]
     position: NDArray[np.float64]
-    """n x 2."""
+    """Coordinates, n x 2."""
     explained: NDArray[np.float64]
-    """Share of the variance along each of the two."""
+    """Explained variance of each of the two, as a share."""
     pool_size: int
-    """Materials with an embedding."""
+    """Number of materials with an embedding."""
     sampled: int
-    """How many of them were drawn; labelled and queued materials are there besides."""
+    """Number of them drawn at random; labelled and queued materials are added."""
     predicted: dict[str, tuple[float, ...]]
     """Mean and 90 % interval in the property's unit by material id, of the latest scored round."""
 
 
 class Evidence:
-    """A campaign's records, and what follows from several of them together."""
+    """A campaign's records, and figures derived from them."""
 
     def __init__(self, campaign: Campaign):
         self.campaign = campaign
@@ -94,14 +94,14 @@ class Evidence:
         self.rounds: list[RoundRecord] = campaign.store.rounds()
         self.queue: list[tuple[QueueEntryRecord, str]] = campaign.with_formula(campaign.store.queue())
         self.labels: dict[str, LabelRecord] = training_labels(campaign.store, campaign.configuration)
-        """By material id, in order of arrival."""
+        """Labels by material id, in order of arrival."""
         self.models: list[ModelRecord] = [m for m in campaign.store.models() if kind_of(m) == ROUND]
         self.failures: list[FailureRecord] = campaign.store.failures(self.section.property)
         self.index: list[MaterialKey] = campaign.store.material_index()
 
     @property
     def learned_unit(self) -> str:
-        """Unit that errors and spreads are in."""
+        """Unit of errors and spreads."""
         return self.scale.unit_of_errors(self.section.unit)
 
     @cached_property
@@ -110,8 +110,8 @@ class Evidence:
         return {key.material_id: key.formula for key in self.index}
 
     @cached_property
-    def bought_in(self) -> dict[str, int]:
-        """Round that asked for a label, by material id; labels that no round asked for are absent."""
+    def queried_in(self) -> dict[str, int]:
+        """Round that queried a label, by material id; labels that no round queried are absent."""
         return {e.material_id: e.round or 0 for e, _ in self.queue if e.state is QueueState.DONE}
 
     @property
@@ -132,21 +132,21 @@ class Evidence:
 
     @cached_property
     def advice(self) -> StoppingAdvice:
-        """Whether to stop, and why."""
+        """Advice on stopping, with reasons."""
         return stopping_advice(self.campaign.workspace)
 
     @property
     def costs(self) -> list[tuple[int, float, float | None]]:
-        """Number, core-hours spent and core-hours expected of each judged round that knows what it spent."""
+        """Number, core-hours spent and core-hours expected of each evaluated round with a known cost."""
         after = [(r.number, r.metrics_after or {}) for r in self.rounds]
         return [(number, m["cost"], m.get("expected_cost")) for number, m in after if m.get("cost")]
 
     def rejection_counts(self) -> dict[str, int]:
-        """How many records were refused for each reason, most first."""
+        """Number of records refused for each reason, most first."""
         return dict(Counter(r.reason for r in self.campaign.store.rejections()).most_common())
 
     def prospective(self) -> Predictions | None:
-        """Collect what was predicted when queued, beside the label that arrived; all rounds."""
+        """Collect predictions at the time of queueing with the labels that arrived; all rounds."""
         met = [
             (e, formula)
             for e, formula in self.queue
@@ -181,16 +181,16 @@ class Evidence:
         return None
 
     def on_the_map(self) -> set[str]:
-        """Ids of the materials the map marks as queued: the latest round's, and all whose result is awaited."""
+        """Ids of the materials the map marks as queued: the latest round's, and all whose result is pending."""
         return {e.material_id for e, _ in self.queue if e.round == self.last_queued or not e.state.is_finished}
 
     def embedding_map(self) -> EmbeddingMap | None:
-        """Principal components of the standardised embeddings; None before the first round has made any."""
+        """Principal components of the standardised embeddings; None before the first round."""
         embedded = next((found for r in reversed(self.rounds) if (found := self._embeddings(r)) is not None), None)
         if embedded is None:
             return None
         known = [i for i, key in enumerate(self.index) if key.content_hash in embedded]
-        rng = np.random.default_rng(0)  # the same campaign, the same map
+        rng = np.random.default_rng(0)  # a fixed seed: the same campaign gives the same map
         drawn = set(known if len(known) <= MAP_SAMPLE else rng.choice(known, MAP_SAMPLE, replace=False).tolist())
         marked = self.on_the_map() | set(self.labels)
         shown = [i for i in known if i in drawn or self.index[i].material_id in marked]
@@ -236,7 +236,7 @@ class Evidence:
 
 
 class _Embeddings:
-    """Embeddings on disk, of one backbone or several, read without what made them: a report needs no torch."""
+    """Embeddings on disk, of one backbone or several, read without the backbone: a report needs no torch."""
 
     def __init__(self, folders: Sequence[Path]):
         import pyarrow as pa
@@ -253,7 +253,7 @@ class _Embeddings:
         return all(content_hash in shards for shards in self._shards)
 
     def read(self, hashes: list[str]) -> NDArray[np.float64]:
-        """N x d embeddings, the statistics that all begin with once."""
+        """N x d embeddings of all backbones, with the common statistics only once."""
         from engine.learning.features.statistics import STATISTICS
 
         first, *others = (shards.read_vectors("embedding", hashes) for shards in self._shards)
@@ -268,7 +268,7 @@ def _principal_components(embeddings: NDArray[np.float64]) -> tuple[NDArray[np.f
     standard = (embeddings[:, varies] - embeddings[:, varies].mean(axis=0)) / spread[varies]
     variances, directions = np.linalg.eigh(standard.T @ standard / len(standard))
     first = directions[:, [-1, -2]]
-    first = first * np.sign(first[np.abs(first).argmax(axis=0), [0, 1]])  # a sign of its own: the same map every time
+    first = first * np.sign(first[np.abs(first).argmax(axis=0), [0, 1]])  # a fixed sign: the same map every time
     return standard @ first, variances[[-1, -2]] / variances.sum()
 
 

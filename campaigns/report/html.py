@@ -1,4 +1,4 @@
-"""A page as one HTML file that opens offline: its template, its figures, and what it was made with."""
+"""A page as one HTML file that opens offline: template, figures, version and time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 VERSIONS = ("kappascout", "torch", "matgl", "botorch", "gpytorch", "scikit-learn", "pymatgen", "plotly")
 _IN_SCRIPT = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
-"""No name of a material can end the script element that it stands in."""
+"""Escapes, so that no name of a material can end the script element it is in."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -39,7 +39,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def drawn(panel: Panel) -> Json:
-    """What the template shows of a panel; its figure as JSON that is safe inside a script element."""
+    """Content of a panel for the template; its figure as JSON that is safe inside a script element."""
     figure = panel.figure
     return {
         "key": panel.key,

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: three significant digits and a unit."""
+"""Numbers as text: three significant digits and a unit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NONE = "–"
 
 
 def significant(value: float | None, unit: str = "") -> str:
-    """Three significant digits, and the unit behind a value that is there."""
+    """Three significant digits and the unit; a dash for None."""
     if value is None or not np.isfinite(value):
         return NONE
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
@@ -31,7 +31,7 @@ def hours(core_hours: float | None) -> str:
 
 
 def in_unit(unit: str) -> str:
-    """Words behind the name of a quantity: `` in W/(m K)``."""
+    """Text after the name of a quantity: `` in W/(m K)``."""
     return f" in {unit}" if unit else ""
 
 

@@ -29,9 +29,9 @@ TEMPLATE = "report.html.j2"
 
 
 def write_report(campaign: Campaign, out: Path) -> Path:
-    """Write one self-contained HTML page on where ``campaign`` stands to ``out``, whole or not at all.
+    """Write one self-contained HTML page on the status of ``campaign`` to ``out``, completely or not at all.
 
-    The page holds all that it needs and forbids itself any request; it works with whatever part of a campaign there is.
+    The page holds all that it needs and makes no network requests; it works at any stage of a campaign.
     """
     out = Path(out)
     if out.is_dir():
@@ -44,7 +44,7 @@ def write_report(campaign: Campaign, out: Path) -> Path:
 
 
 def _content(evidence: Evidence) -> Json:
-    """Everything the template names, numbers already in words."""
+    """Variables of the template, numbers as text."""
     from campaigns.report import figures
 
     section = evidence.section
@@ -83,16 +83,16 @@ def _content(evidence: Evidence) -> Json:
 
 
 def _headline(evidence: Evidence) -> str:
-    """Where the campaign stands in a few sentences."""
+    """Status of the campaign in a few sentences."""
     section, status = evidence.section, evidence.status
-    sentences = [f"Among {count(status['materials'], 'material')}, this campaign looks for {_wanted(section)}."]
+    sentences = [f"Among {count(status['materials'], 'material')}, this campaign searches for {_wanted(section)}."]
     best = _best(evidence)
     if best is None:
         sentences.append("No label is known yet.")
     else:
         id_, value = best
-        number = evidence.bought_in.get(id_)
-        found = f"found in round {number}" if number else "which no round asked for"
+        number = evidence.queried_in.get(id_)
+        found = f"found in round {number}" if number else "which no round queried"
         extreme = EXTREME.get(section.goal, "best")
         sentences.append(
             f"The {extreme} value so far is {significant(value, section.unit)}, of {evidence.formulas[id_]} ({id_}), "
@@ -104,8 +104,8 @@ def _headline(evidence: Evidence) -> str:
         if after is not None:
             inside = after.inside
             sentences.append(
-                f"Of {count(len(after), 'prediction')} that met their label, {inside} ({percent(inside / len(after))}) "
-                "held it within their 90 % interval."
+                f"Of {count(len(after), 'prediction')} with a label, {inside} ({percent(inside / len(after))}) "
+                "had it within their 90 % interval."
             )
         if evidence.advice.stop:
             sentences.append(f"It is time to {evidence.advice.words}.")
@@ -124,7 +124,7 @@ def _awaited(evidence: Evidence) -> str:
 
 
 def _wanted(section: CampaignSection) -> str:
-    """Name what is looked for."""
+    """Which values are wanted, as text."""
     if section.target is not None:
         return f"{section.property} near {significant(section.target, section.unit)}"
     if section.window is not None:
@@ -134,14 +134,14 @@ def _wanted(section: CampaignSection) -> str:
 
 
 def _subject(section: CampaignSection) -> str:
-    """Name what is looked for, as a title."""
+    """Which values are wanted, as a title."""
     if section.goal not in EXTREME:
         return _wanted(section)
     return f"{EXTREME[section.goal].capitalize()} {section.property}{in_unit(section.unit)}"
 
 
 def _settings(configuration: Configuration) -> list[str]:
-    """Settings that the next round would be made with, as short phrases."""
+    """Settings of the next round, as short phrases."""
     model, acquisition, section = configuration.model, configuration.acquisition, configuration.campaign
     backbones = [model.backbone] if isinstance(model.backbone, str) else model.backbone
     beta = acquisition.beta if isinstance(acquisition.beta, str) else f"{acquisition.beta:g}"
@@ -162,11 +162,11 @@ def _best(evidence: Evidence) -> tuple[str, float] | None:
 
 
 def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
-    """Head figures: what, how much, and a word more."""
+    """Key figures: name, value and a remark."""
     status, section = evidence.status, evidence.section
     best = _best(evidence)
     waiting = sum(not e.state.is_finished for e, _ in evidence.queue)
-    bought = len(evidence.bought_in)
+    queried = len(evidence.queried_in)
     spent = sum(cost for _, cost, _ in evidence.costs)
     cost = [("core-hours", hours(spent), "of rounds that have ended")] if spent else []
     return [
@@ -175,9 +175,9 @@ def _tiles(evidence: Evidence) -> list[tuple[str, str, str]]:
             significant(best[1], section.unit) if best else significant(None),
             "" if best is None else f"{evidence.formulas[best[0]]}",
         ),
-        ("labels", f"{status['labels']:,}", f"{bought:,} asked for, {status['labels'] - bought:,} not"),
-        ("budget", f"{status['asked']:,} of {section.budget:,}", "labels asked for"),
-        ("queue", f"{waiting:,}", "waiting for a result"),
+        ("labels", f"{status['labels']:,}", f"{queried:,} queried, {status['labels'] - queried:,} not"),
+        ("budget", f"{status['asked']:,} of {section.budget:,}", "labels queried"),
+        ("queue", f"{waiting:,}", "pending"),
         ("pool", f"{status['materials']:,}", "materials"),
         *cost,
     ]

@@ -21,7 +21,7 @@ CRITERIA = {
     "idle_rounds": "improvement",
 }
 SHOWN_HASH = 10
-"""Characters of a hash that are shown."""
+"""Number of characters of a hash that are shown."""
 
 
 def queue_tables(evidence: Evidence) -> list[Json]:
@@ -39,7 +39,7 @@ def queue_tables(evidence: Evidence) -> list[Json]:
 
 
 def round_table(evidence: Evidence) -> list[dict[str, str]]:
-    """One row a round, the latest last."""
+    """One row for each round, the latest last."""
     shares = {"cv_coverage_50", "cv_coverage_90", "coverage_50", "coverage_90"}
     rows = []
     for record in evidence.rounds:
@@ -49,18 +49,18 @@ def round_table(evidence: Evidence) -> list[dict[str, str]]:
 
 
 def uncertainty_table(evidence: Evidence) -> list[Json]:
-    """One row a judged model and one for what arrived after it, by round; figures that older rounds lack are dashes."""
+    """One row of cross-validated and one of prospective figures for each round; missing figures are dashes."""
     rows = []
     for record in evidence.trained:
         before, after = record.metrics_before or {}, record.metrics_after or {}
-        rows.append(_honesty_row(record.number, "held out", before["model"], before))
+        rows.append(_calibration_row(record.number, "held out", before["model"], before))
         if "nll" in after:
-            rows.append(_honesty_row(record.number, "arrived", after, after))
+            rows.append(_calibration_row(record.number, "arrived", after, after))
     return rows
 
 
 def stopping_table(evidence: Evidence) -> list[dict[str, str]]:
-    """Every stopping criterion: what it says, and what is known."""
+    """Every stopping criterion: its state and its figures."""
     says = {True: "stop", False: "go on", None: NONE}
     return [
         {"criterion": CRITERIA[check.name], "says": says[check.met], "words": _capital(check.words)}
@@ -86,7 +86,7 @@ def data_facts(evidence: Evidence) -> dict[str, dict[str, int]]:
 
 def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Json:
     label = evidence.labels.get(entry.material_id)
-    arrived = label is not None and evidence.bought_in.get(entry.material_id) == entry.round
+    arrived = label is not None and evidence.queried_in.get(entry.material_id) == entry.round
     return {
         "rank": entry.rank,
         "id": entry.material_id,
@@ -101,7 +101,7 @@ def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Jso
     }
 
 
-def _honesty_row(number: int, rows: str, judged: Json, metrics: Json) -> Json:
+def _calibration_row(number: int, rows: str, judged: Json, metrics: Json) -> Json:
     names = ("nll", "crps", "calibration_error", "normalised_error", "sharpness", "rmse")
     return {
         "round": number,
@@ -142,7 +142,7 @@ def _model_row(model: ModelRecord, evidence: Evidence) -> Json:
 
 
 def _stage(stage: Any) -> str:
-    """Put a stage of a backbone's making in words."""
+    """A training stage of a backbone, as text."""
     if not isinstance(stage, dict):
         return str(stage)
     start = stage.get("start")

@@ -1,1 +1,1 @@
-"""One round: embed, train, score, rank, queue; judged when its labels arrive."""
+"""One round: embed, train, score, rank, queue; evaluated when its labels arrive."""

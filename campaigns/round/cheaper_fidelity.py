@@ -1,4 +1,4 @@
-"""A cheaper fidelity of the campaign's property, which may be queued where its label tells more per core-hour."""
+"""A lower fidelity of the campaign's property, queued where its label is more informative per core-hour."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 
 MOST_ENTRIES_BY_BATCH = 10
-"""Entries of a batch at most, in units of ``[campaign] batch``, which counts the campaign's own fidelity."""
+"""Most entries of a batch, in units of ``[campaign] batch``, which counts the target fidelity."""
 
 
 @dataclass(frozen=True, eq=False)
 class CheaperFidelity:
-    """What a round may ask of the cheaper fidelity."""
+    """What a round may query at the lower fidelity."""
 
     name: str
     core_hours: float
-    """Of one calculation."""
+    """Core-hours of one calculation."""
     labels: dict[str, LabelRecord]
-    """By material id, those that count in this round."""
+    """Labels by material id that train in this round."""
     candidates: NDArray[np.int64]
-    """Rows of the pool that may be queued at it: not labelled at it, and candidates of the campaign's own fidelity, or
-    labelled there, since a material that has both tells how they differ (nested designs, Kennedy and O'Hagan 2000)."""
+    """Rows of the pool that may be queued at it: not labelled at it, and candidates at the target fidelity, or
+    labelled there, since materials with both determine how they differ (nested designs, Kennedy and O'Hagan 2000)."""
     pending: NDArray[np.int64]
-    """Rows whose label of it is awaited."""
+    """Rows with a pending label of it."""
 
     def is_wanted_first(self, context: RoundContext) -> bool:
-        """Whether too few labels of it are there to train on, and more can be had for less than the campaign's own."""
+        """Whether it has too few labels to train on, and more cost less than those of the target fidelity."""
         section = context.settings.campaign
         few = len(self.labels) < minimum_labels(context.settings.model.members)
         return (
@@ -49,7 +49,7 @@ class CheaperFidelity:
         )
 
     def first_batch(self, context: RoundContext) -> int:
-        """Entries of a batch that has no other: for what a batch of the campaign's own fidelity would take."""
+        """Entries of a batch of this fidelity alone, at the cost of a batch of the target fidelity."""
         batch, own = context.manifest.batch, context.settings.costs.get(context.settings.campaign.fidelity, np.inf)
         return int(min(MOST_ENTRIES_BY_BATCH * batch, max(batch * own / self.core_hours, batch), len(self.candidates)))
 
@@ -73,12 +73,12 @@ def cheaper_fidelity(context: RoundContext) -> CheaperFidelity | None:
 
 
 def queued_cheaper(workspace: Workspace, labels: dict[str, LabelRecord]) -> dict[str, QueuedCheaper]:
-    """Fix for a round's manifest what of the cheaper fidelity is awaited, and what has failed or was withdrawn.
+    """Record in a round's manifest what is pending at the lower fidelity, and what failed or was withdrawn.
 
     Raises
     ------
     CampaignError
-        If a model will compare both fidelities, and nothing tells what the campaign's own takes.
+        If a model will compare both fidelities, and the cost of the target fidelity is unknown.
     """
     settings = workspace.configuration
     if not settings.acquisition.fidelities:
@@ -87,8 +87,8 @@ def queued_cheaper(workspace: Workspace, labels: dict[str, LabelRecord]) -> dict
     enough = len(labels) >= minimum_labels(settings.model.members)
     if enough and own not in settings.costs and not any(label.cost for label in labels.values()):
         raise CampaignError(
-            f"what {settings.acquisition.fidelities[0]} is worth beside {own} hangs on what {own} takes, and no label "
-            f"of {own} has a cost; give [costs] {own} = CORE_HOURS, or import labels with theirs"
+            f"choosing between {settings.acquisition.fidelities[0]} and {own} takes the cost of {own}, and no label "
+            f"of {own} has a cost; give [costs] {own} = CORE_HOURS, or import labels with a cost"
         )
     pending, spent = queued_ids(workspace.store, settings.acquisition.fidelities[0])
     return {"cheaper": QueuedCheaper(pending=sorted(pending), spent=sorted(spent))}

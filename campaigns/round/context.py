@@ -1,4 +1,4 @@
-"""What the steps of a round read: its inputs as its manifest fixes them, each read when it is first asked for."""
+"""Inputs of the steps of a round as its manifest fixes them, each read when it is first needed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CANDIDATES = "candidates.npy"
 
 
 class Progress:
-    """Where a round says how far it is; each line begins with its number."""
+    """Progress of a round; each line begins with its number."""
 
     def __init__(self, number: int, say: Callable[[str], None]):
         self._number = number
@@ -61,10 +61,10 @@ class RoundContext:
 
     workspace: Workspace
     record: RoundRecord
-    """As the last finished step left it."""
+    """Record of the round after the last finished step."""
     manifest: RoundManifest
     settings: Configuration
-    """Those the round began with."""
+    """Settings that the round began with."""
     progress: Progress
 
     @classmethod
@@ -84,7 +84,7 @@ class RoundContext:
     def after(self, record: RoundRecord, ensemble: Ensemble | None = None) -> RoundContext:
         """The same round one step later; ``ensemble`` is a model that the step has just trained."""
         later = replace(self, record=record)
-        # what was read stays read: the inputs are the round's, whatever its step
+        # inputs that were read are kept: they are the same in all steps
         vars(later).update({name: value for name, value in vars(self).items() if name not in vars(later)})
         if ensemble is not None:
             vars(later)["ensemble"] = ensemble
@@ -102,28 +102,28 @@ class RoundContext:
 
     @property
     def figures(self) -> RoundFigures:
-        """What earlier steps found."""
+        """Figures of earlier steps."""
         return RoundFigures.of(self.record)
 
     @property
     def half_width(self) -> float:
-        """Of a 90 % interval, in predicted standard deviations."""
+        """Half width of a 90 % interval, in predicted standard deviations."""
         half_width = self.figures.half_width
         return Z90 if half_width is None else half_width
 
     @property
     def scale(self) -> Scale:
-        """Between labels and learned units."""
+        """Conversion between labels and learned units."""
         return Scale(self.settings.campaign.learned_scale)
 
     @cached_property
     def seed(self) -> int:
-        """Of all that is random in the round."""
+        """Random seed of the round."""
         return int(np.random.SeedSequence([self.settings.campaign.seed, self.record.number]).generate_state(1)[0])
 
     @cached_property
     def backbone(self) -> AnyBackbone:
-        """What embeds crystals."""
+        """Featuriser that embeds crystals."""
         return self.workspace.backbone(self.settings.model.backbone)
 
     @cached_property
@@ -133,12 +133,12 @@ class RoundContext:
 
     @cached_property
     def labels(self) -> dict[str, LabelRecord]:
-        """Labels that train, by material id."""
+        """Training labels, by material id."""
         return training_labels(self.store, self.settings, self.manifest.moment)
 
     @cached_property
     def ensemble_settings(self) -> EnsembleSettings:
-        """How the round's model is trained, what depends on the number of labels decided."""
+        """Training settings of the round's model, with choices that depend on the number of labels resolved."""
         model = self.settings.model
         schedule = fine_tuning(model.epochs)
         settings = EnsembleSettings(model.strategy, model.head, model.members, self.seed, schedule, trees=model.trees)
@@ -183,7 +183,7 @@ class RoundContext:
         return candidates
 
     def say(self, text: str) -> None:
-        """Report how far the round is."""
+        """Report progress."""
         self.progress.say(text)
 
     def hashes(self, rows: NDArray[np.int64]) -> list[str]:
@@ -196,7 +196,7 @@ class RoundContext:
         return stored_predictions(self.workspace.directory / self.record.predictions.path)
 
     def _check_inputs(self) -> None:
-        """Refuse to go on with other weights or another pool than the round began with."""
+        """Refuse to continue with other weights or another pool than the round began with."""
         number, model = self.record.number, self.settings.model
         if self.backbone.sha256 != self.manifest.backbone_sha256:
             raise CampaignError(

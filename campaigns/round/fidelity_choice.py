@@ -1,4 +1,4 @@
-"""The choice between a calculation at the campaign's own fidelity and a cheaper one of the same material."""
+"""Choice between calculations of a material at the target fidelity and at a lower one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FidelityChoice:
-    """The pool at the campaign's fidelity and, as rows behind, at a cheaper one."""
+    """The pool at the target fidelity, followed by the same rows at a lower one."""
 
     context: RoundContext
     fidelity: CheaperFidelity
@@ -29,7 +29,7 @@ class FidelityChoice:
 
     @classmethod
     def of(cls, context: RoundContext, posterior: ScoredPosterior) -> FidelityChoice | None:
-        """The choice where there is any: a lower fidelity may be queued, and members stand on it."""
+        """The choice, where a lower fidelity may be queued and the members are trained on top of it; else None."""
         fidelity = cheaper_fidelity(context)
         if fidelity is None or context.ensemble.lower_fidelity is None:
             return None
@@ -37,24 +37,24 @@ class FidelityChoice:
 
     @property
     def core_hours(self) -> float:
-        """Of a calculation at the cheaper fidelity."""
+        """Core-hours of a calculation at the lower fidelity."""
         return self.fidelity.core_hours
 
     def widened(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields of a request for the pool that change when its rows are there at both fidelities.
+        """Fields of a request that change when the pool has rows at both fidelities.
 
-        A material may be queued at the cheaper one as long as that takes less. The batch holds as many entries of the
-        campaign's own fidelity as it may, and so many of the other that all of them take no more than those would.
+        A material may be queued at the lower one if that costs less. The batch holds as many entries of the
+        target fidelity as allowed, and as many of the other as keep the total cost below that of a whole target batch.
         """
         n, fidelity, cost = len(self.context.pool), self.fidelity, request["cost"]
         batch, own = self.context.manifest.batch, request["candidates"]
         hours = batch * float(cost[own].max())
         dearest = cost.copy()
-        dearest[np.setdiff1d(fidelity.candidates, own)] = hours / batch  # those that have a label there
+        dearest[np.setdiff1d(fidelity.candidates, own)] = hours / batch  # those with a label at the lower fidelity
         candidates = fidelity.candidates[fidelity.core_hours < dearest[fidelity.candidates]]
         both = np.concatenate([own, n + candidates])
         limits = {name: (np.tile(groups, 2), most) for name, (groups, most) in request["limits"].items()}
-        # a cheaper row is a group of its own, which no limit meets
+        # each row of the lower fidelity is its own group, so that limits by group do not apply
         limits["batch"] = (np.concatenate([np.zeros(n, dtype=np.int64), 1 + np.arange(n)]), batch)
         embeddings, feasible, relatives = request["embeddings"], request["feasibility"], request["relatives"]
         return {
@@ -79,7 +79,7 @@ class FidelityChoice:
     ) -> list[QueueEntryRecord]:
         """Entries with their fidelity and the reason for it.
 
-        ``level`` is 1 for the cheaper; ``cost`` is that of the pool's rows at the campaign's own.
+        ``level`` is 1 for the lower one; ``cost`` is that of the pool's rows at the target fidelity.
         """
         context, own = self.context, self.context.settings.campaign.fidelity
         told = context.ensemble.information_ratio(context.featuriser, context.hashes(rows))

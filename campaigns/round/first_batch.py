@@ -1,4 +1,4 @@
-"""The batch of a round without a model: spread over the pool, or mostly the best of an estimate."""
+"""Batch of a round without a model: spread over the pool, or mostly the best of an estimate."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 _POOL = 20_000
 """A first batch is chosen among at most this many candidates, drawn at random from a larger pool."""
 _BEST = 10
-"""Best candidates by an estimate that are kept of a larger pool, for each that is wanted."""
+"""Best candidates by an estimate that are kept of a larger pool, for each entry of the batch."""
 
 
 def first_entries(context: RoundContext, cheaper: CheaperFidelity | None = None) -> list[QueueEntryRecord]:
-    """Choose a round's batch without a model, at the campaign's own fidelity or at a cheaper one."""
+    """Choose a round's batch without a model, at the target fidelity or at a lower one."""
     settings = context.settings
     candidates = context.candidates if cheaper is None else cheaper.candidates
     rng = np.random.default_rng(context.seed)
@@ -46,7 +46,7 @@ def first_entries(context: RoundContext, cheaper: CheaperFidelity | None = None)
     relatives = Relatives.of(context.store, context.pool)
     limits = BatchLimits(candidates, limits_of(context), relatives=relatives, pending=pending)
     entries: list[QueueEntryRecord] = []
-    while len(entries) < q and limits.left:  # once, unless limits forbid some of what was chosen
+    while len(entries) < q and limits.left:  # once, unless limits exclude some of the choice
         left = np.flatnonzero(limits.open)
         estimate = None
         if prior is not None:

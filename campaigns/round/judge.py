@@ -1,4 +1,4 @@
-"""Rounds judged when their labels arrive: prediction against result, hits, best so far, cost."""
+"""Evaluation of a round when its labels arrive: prediction against result, hits, best so far, cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def judge_round(
     workspace: Workspace, labeler: Labeler, record: RoundRecord, entries: list[QueueEntryRecord]
 ) -> RoundRecord:
-    """Compare the predictions of a round's queue with the labels that have arrived, and keep the figures."""
+    """Compare the predictions of a round's queue with the labels that have arrived, and store the figures."""
     whole = round_settings(record)
     settings = whole.campaign
     scale = Scale(settings.learned_scale)
@@ -60,7 +60,7 @@ def judge_round(
 
 
 def _spread(predicted: list[QueueEntryRecord]) -> Json:
-    """What the spreads were made of, and how far from the labels the entries lay, where that was stored."""
+    """Components of the spreads, and distances of the entries from the labels, where these were stored."""
     found: Json = {}
     if all(name in e.details for e in predicted for name in ("between_std", "within_std")):
         parts = Spread(_detail(predicted, "between_std"), _detail(predicted, "within_std"))
@@ -78,7 +78,7 @@ def _costs(workspace: Workspace, entries: list[QueueEntryRecord], property: str)
     """Core-hours that the round took, failed calculations too, and those expected of the entries that have ended."""
     ended = {(e.material_id, e.fidelity): e for e in entries if e.state in (QueueState.DONE, QueueState.FAILED)}
     failures = {(f.material_id, f.fidelity): f for f in workspace.store.failures(property)}
-    # what a withdrawn label took is spent all the same
+    # the cost of a withdrawn label counts, too
     taken = [label for label in workspace.store.labels(property, current_only=False) if label.superseded_by is None]
     labels = {(label.material_id, label.fidelity): label for label in taken}
     results = [labels.get(key) or failures.get(key) for key in ended]
@@ -90,9 +90,9 @@ def _costs(workspace: Workspace, entries: list[QueueEntryRecord], property: str)
 
 
 def _hits(labeler: Labeler, record: RoundRecord, goal: Goal, values: np.ndarray) -> dict[str, float | int | None]:
-    """Hits of the round, and how many times more than a random choice would have given.
+    """Hits of the round, and the enhancement over a random choice.
 
-    What random would give is the share of hits among all answers where the labeler knows them (``replay``), else the
+    The hit rate of random choice is the share of hits in all answers where the labeler has them (``replay``), else the
     share that the round's own model expects in the pool.
     """
     hit = RoundManifest.of(record).hit

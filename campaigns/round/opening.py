@@ -1,4 +1,4 @@
-"""A round begins: all that decides its outcome is checked, and fixed in its manifest."""
+"""Start of a round: everything that determines its outcome is checked, and fixed in its manifest."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 def open_round(workspace: Workspace, batch: int) -> RoundRecord:
-    """Start the next round: fix in its manifest all that decides its outcome.
+    """Start the next round: fix in its manifest everything that determines its outcome.
 
-    Whatever its settings make impossible is refused here, because a round that has begun keeps its settings.
+    Impossible settings are refused here, because a round that has begun keeps its settings.
     """
     settings = workspace.configuration
     store = workspace.store
@@ -75,7 +75,7 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
 
 
 def changed_settings(settings: Configuration, record: RoundRecord) -> list[str]:
-    """Name the settings (``[model] head``) that are not those a round began with."""
+    """Names of the settings (``[model] head``) that changed since a round began."""
     began, now = _settings(round_settings(record)), _settings(settings)  # read again: missing keys have their defaults
     changed = [
         f"[{section}] {key}"
@@ -100,7 +100,7 @@ def _check_objectives(
         if len(labelled) and np.isnan(values[labelled]).all():
             raise CampaignError(
                 f"[[objectives]]: none of the {len(labelled)} labelled materials has {section.property}, and what "
-                "improves on them cannot be told; add it to some of them, or give a model of it"
+                "improves on them cannot be determined; add it to some of them, or give a model of it"
             )
 
 
@@ -119,12 +119,12 @@ def _check_first_batch(workspace: Workspace) -> None:
 
 
 def _settings(settings: Configuration) -> Json:
-    """All settings that decide a round's outcome."""
+    """All settings that determine a round's outcome."""
     return settings.model_dump(mode="json", exclude={"dft", "execution", "labeler", "stopping", "store"})
 
 
 def _keep_candidates(workspace: Workspace, candidates: NDArray[np.int64]) -> str:
-    """Write the rows that the round about to start may queue; their file's SHA-256."""
+    """Write the rows that the next round may queue; returns the SHA-256 of the file."""
     path = round_folder(workspace, len(workspace.store.rounds()) + 1) / CANDIDATES
     with replaced(path) as partial, partial.open("wb") as handle:
         np.save(handle, candidates)
@@ -132,7 +132,7 @@ def _keep_candidates(workspace: Workspace, candidates: NDArray[np.int64]) -> str
 
 
 def _hit_threshold(workspace: Workspace, labels: dict[str, LabelRecord]) -> float | None:
-    """Find what counts as a hit: as configured, or the best tenth of the labels that the first model learned from."""
+    """Threshold of a hit: as configured, or the best tenth of the labels of the first model."""
     section = workspace.configuration.campaign
     if section.hit is not None:
         return section.hit

@@ -1,9 +1,9 @@
 """A cheap model of the crystals' statistics keeps the promising share of a large pool for the full ensemble.
 
 Embedding a crystal takes six times as long as its statistics. A Gaussian process on the statistics alone, fitted to the
-round's labels, ranks the candidates by what they may be at best (mean and one standard deviation of the utility); its
-predictions stand for the rest of the pool. What that loses is measured: candidates drawn at random get the full
-prediction too, and the round keeps how many of their best were filtered out.
+round's labels, ranks the candidates by an upper bound (mean plus one standard deviation of the utility); its
+predictions are used for the rest of the pool. The loss is measured: candidates drawn at random get the full
+prediction too, and the round records how many of their best were filtered out.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from db.records import Json
 
 ROWS_FOR_PROCESSES = 50_000
-"""Statistics of fewer crystals are made in this process."""
+"""Statistics of fewer crystals are computed in this process."""
 SAMPLE = 2_000
-"""Candidates drawn at random to measure what is lost."""
+"""Number of candidates drawn at random to measure the loss."""
 BEST = 0.01
 """Share of them that counts as the best."""
 _FEWEST = 20
-"""Batches of candidates that are kept at least."""
+"""Fewest candidates that are kept, in units of the batch."""
 _BLOCK_ROWS = 65_536
 
 
 @dataclass(frozen=True, eq=False)
 class FirstPass:
-    """What a cheap model makes of a pool of N rows."""
+    """Prefilter of a pool of N rows."""
 
     passed: NDArray[np.bool_]
-    """N: candidates that are kept, and all rows that are labelled or awaited."""
+    """Mask (N) of candidates that are kept, and of all rows that are labelled or pending."""
     sample: NDArray[np.int64]
     """Candidates drawn at random, which get the full prediction too."""
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
-    """Of the cheap model, N each, in learned units."""
+    """Mean and standard deviation of the cheap model, N each, in learned units."""
 
     @property
     def full(self) -> NDArray[np.bool_]:
-        """Rows that get the full prediction, N."""
+        """Mask (N) of rows that get the full prediction."""
         full = self.passed.copy()
         full[self.sample] = True
         return full
@@ -89,13 +89,13 @@ def first_pass(context: RoundContext) -> FirstPass | None:
             return None
         with replaced(path) as partial, partial.open("wb") as handle:
             np.savez(handle, passed=made.passed, sample=made.sample, mean=made.mean, std=made.std)
-        context.say(f"first pass: {kept} of {len(candidates)} candidates are kept for the ensemble")
+        context.say(f"prefilter: {kept} of {len(candidates)} candidates are kept for the ensemble")
     with np.load(path) as stored:
         return FirstPass(**{name: stored[name] for name in ("passed", "sample", "mean", "std")})
 
 
 def promising(context: RoundContext) -> NDArray[np.int64]:
-    """Candidates that the first pass has kept; all of them where there is none."""
+    """Candidates that the prefilter has kept; all of them where there is none."""
     passed = first_pass(context)
     return context.candidates if passed is None else context.candidates[passed.passed[context.candidates]]
 
@@ -132,7 +132,7 @@ def _made(
 
 
 def _always(context: RoundContext) -> set[str]:
-    """Materials with a label of the property, of whatever fidelity, and those whose label is awaited."""
+    """Materials with a label of the property, of any fidelity, and those with a pending label."""
     labelled = {label.material_id for label in context.store.labels(context.settings.campaign.property)}
     return labelled | set(context.labels) | set(context.manifest.pending)
 

@@ -1,4 +1,4 @@
-"""The batch of a round: what ``campaign.toml`` asks for, turned into a request, and why each row was chosen."""
+"""The batch of a round: a request made from ``campaign.toml``, and why each row was chosen."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from engine.acquire.limits import GroupLimits
 
 NOT_THE_CRYSTALS = (FailureReason.REJECTED, FailureReason.BAD_OUTPUT)
-"""Failures for reasons that tell nothing of other crystals."""
+"""Reasons of failures that carry no information on other crystals."""
 _BLOCK_ROWS = 65_536
 _BROKE = (
     "no candidate fits the {:,.0f} core-hours that are left of the budget, the cheapest takes about {:,.0f}; raise "
@@ -51,12 +51,12 @@ _BROKE = (
 
 
 def rank(context: RoundContext) -> tuple[list[QueueEntryRecord], RoundFigures]:
-    """Choose a round's batch with its model; the entries, and what is kept with the round.
+    """Choose a round's batch with its model; returns the entries, and figures to store with the round.
 
     Raises
     ------
     AcquisitionError
-        For what cannot be met, such as a chance constraint that no candidate is likely to meet.
+        If a request cannot be met, such as a chance constraint that no candidate is likely to meet.
     """
     return _Ranking(context).entries()
 
@@ -104,7 +104,7 @@ class _Ranking:
         )  # fmt: skip
 
     def entries(self) -> tuple[list[QueueEntryRecord], RoundFigures]:
-        """Choose, and describe what was chosen."""
+        """Choose the batch, and describe its rows."""
         open_rows = np.union1d(self.candidates, self.pending)
         self.kept["best_found"] = best_found(self.posterior, open_rows, self.best, self.goal.objective)
         feasible = self._feasibility()
@@ -162,7 +162,7 @@ class _Ranking:
         return scheduled_beta(len(self.candidates), self.context.record.number) if beta == "schedule" else float(beta)
 
     def _feasibility(self) -> NDArray[np.float64] | None:
-        """Probability of each candidate to be of use (1 elsewhere), where anything is known of it."""
+        """Probability that each candidate is useful (1 elsewhere): constraints met and calculation successful."""
         context, factors = self.context, []
         if self.acquisition.feasibility and (success := self._success()) is not None:
             factors.append(success)
@@ -178,7 +178,7 @@ class _Ranking:
         return feasible
 
     def _success(self) -> NDArray[np.float64] | None:
-        """Probability of each candidate's calculation to succeed, where failures tell crystals apart."""
+        """Probability that each candidate's calculation succeeds, where failures can be predicted."""
         from engine.learning.ensemble.feasibility import Feasibility
 
         context, section = self.context, self.settings.campaign
@@ -220,7 +220,7 @@ class _Ranking:
             else:
                 scale = Scale(section.learned_scale)
                 values = known[section.property]
-                # rows without a value are no candidates; any number keeps their place
+                # rows without a value are not candidates; any number serves as their value
                 learned = scale.learned(np.where(np.isnan(values), np.nanmedian(values), values))
                 posterior = KnownValues(learned, self.posterior.n_draws)
             found.append(_Extra(section.property, Criterion(posterior, section.sought_on(scale).objective), scale))
@@ -234,7 +234,7 @@ class _Ranking:
         return self.observed[np.logical_and.reduce(whole)] if whole else self.observed
 
     def _gains(self) -> dict[str, float]:
-        """Gains of the portfolio's functions from the labels that each has brought in earlier rounds."""
+        """Gains of the portfolio's functions from the labels that each acquired in earlier rounds."""
         context = self.context
         gains = dict.fromkeys(self.acquisition.portfolio, 0.0)
         asked = {e.material_id: e for e in context.store.queue() if (e.round or 0) < context.record.number}
@@ -251,7 +251,7 @@ class _Ranking:
     # -- core-hours ---------------------------------------------------------------------------------------------------
 
     def _pool_costs(self) -> tuple[NDArray[np.float64] | None, float | None]:
-        """Estimate what each candidate costs (1 elsewhere), and say what is left, where either is asked for."""
+        """Expected cost of each candidate (1 elsewhere) and core-hours left, where the settings use them."""
         context, left = self.context, self.context.manifest.core_hours_left
         if not self.acquisition.by_cost and left is None:
             return None, None
@@ -277,7 +277,7 @@ class _Ranking:
         return self.candidates[fits]
 
     def _affordable(self, batch: Batch) -> tuple[Batch, list[float | None]]:
-        """Count what each row costs, and leave out what the core-hours that are left do not pay for."""
+        """Cost of each row; rows beyond the core-hours that are left are excluded."""
         left = self.context.manifest.core_hours_left
         if not self.costs.in_core_hours:
             return batch, [None] * len(batch.rows)
@@ -376,11 +376,11 @@ class _Ranking:
         feasible: NDArray[np.float64] | None,
         extras: Sequence[_Extra],
     ) -> dict[str, list[float]]:
-        """Describe each row beside its prediction: what its spread is made of, how far from the labels it lies."""
+        """Describe each row beside its prediction: components of the spread, distance from the labels."""
         context = self.context
         table = finite_predictions(context, context.hashes(rows))
         parts = decompose(table.mean, table.std)
-        parts = parts.scaled(std / parts.total)  # calibration, and what widens it far from the labels
+        parts = parts.scaled(std / parts.total)  # calibration, and the inflation far from the labels
         found = {"between_std": parts.between.tolist(), "within_std": parts.within.tolist()}
         if len(self.observed) > 1:
             distance = TrainingDistance.fit(
@@ -405,7 +405,7 @@ def limits_of(context: RoundContext) -> GroupLimits:
 
 
 def _by_id(context: RoundContext) -> Mapping[str, LabelRecord]:
-    """Labels in the order of the pool, so that a fit does not hang on the order they came in."""
+    """Labels in the order of the pool, so that a fit does not depend on the order of arrival."""
     return {id_: context.labels[id_] for id_ in context.pool.ids if id_ in context.labels}
 
 

@@ -1,7 +1,7 @@
-"""A round's predictions of the whole pool: made part by part, on as many workers as pay, and joined in one table.
+"""A round's predictions of the whole pool: computed part by part, in parallel where it pays, joined in one table.
 
-A part that is finished is kept, so that a killed round goes on with the next one; parts are cut by the pool alone, so
-that the numbers do not depend on who makes them.
+A finished part is stored, so that a killed round continues with the next one; parts are cut by the pool alone, so
+that the numbers do not depend on who computes them.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from engine.learning.ensemble.ensemble import Ensemble, MemberTable
 
 PART = 8192
-"""Rows predicted and kept together."""
+"""Rows of one part."""
 MANY_FOR_NETWORKS = 2_000
-"""With networks, a larger pool is worth processes of their own: they take as long to load as to predict so many."""
+"""With networks, a larger pool uses separate processes, which take as long to load as to predict so many rows."""
 ROWS_FOR_CLUSTER = 500_000
-"""A larger pool is worth a cluster, where there is one."""
+"""A larger pool uses a cluster, where there is one."""
 
 Part = tuple[int, "NDArray[np.float64]", tuple[str, ...]]
-"""First row, mean and standard deviation (2 x rows), and what deserves saying."""
+"""First row, mean and standard deviation (2 x rows), and notes."""
 
 
 def score_pool(context: RoundContext, path: Path) -> float:
-    """Write the predictions of the whole pool to ``path``; how many hits are expected among them.
+    """Write the predictions of the whole pool to ``path``; returns the expected number of hits among them.
 
     Workers of a cluster read embeddings and write nothing; they must see the campaign's directory under the same name.
     """
@@ -57,7 +57,7 @@ def score_pool(context: RoundContext, path: Path) -> float:
     with _workers(context) as run:
         for start, found, notes in run.map_unordered(predict_part, items, context.ensemble, context.featuriser):
             table = found
-            if passed is not None:  # the cheap model's for the others
+            if passed is not None:  # those of the cheap model for the others
                 rows = slice(start, start + PART)
                 table = np.stack([passed.mean[rows], passed.std[rows]]).astype(np.float64)
                 table[:, full[rows]] = found
@@ -81,12 +81,12 @@ def predict_part(item: tuple[int, Sequence[str]], ensemble: Ensemble, featuriser
 def finite_table(
     ensemble: Ensemble, featuriser: AnyFeaturiser, hashes: Sequence[str]
 ) -> tuple[MemberTable, tuple[str, ...]]:
-    """Predictions of the members but for those that predict what is not finite, and which these are.
+    """Predictions of the members without those that are not finite, and which members these are.
 
     Raises
     ------
     AcquisitionError
-        If that leaves fewer than three.
+        If fewer than three are left.
     """
     table = ensemble.predict(featuriser, hashes)
     mean, std, notes = finite_members(table.mean, table.std)
@@ -102,7 +102,7 @@ def finite_predictions(context: RoundContext, hashes: Sequence[str]) -> MemberTa
 
 @contextmanager
 def _workers(context: RoundContext) -> Iterator[Run]:
-    """Threads for what is linear algebra, processes for networks, and a cluster where there is one and it pays."""
+    """Workers: threads for linear algebra, processes for networks, and a cluster where there is one and it pays."""
     execution = context.workspace.configuration.execution
     networks, n = context.ensemble.settings.networks, len(context.pool)
     if n > (MANY_FOR_NETWORKS if networks else ROWS_FOR_CLUSTER) and (networks or execution.backend == "dask"):
@@ -134,7 +134,7 @@ def _join(context: RoundContext, path: Path, parts: Iterator[NDArray[np.float64]
 
 
 def _parts_folder(context: RoundContext, path: Path) -> Path:
-    """Where parts are kept, under the hash of the model that makes them."""
+    """Folder of parts, named by the hash of the model that computes them."""
     assert context.record.model_id is not None
     record = context.workspace.artifacts / "models" / context.record.model_id / RECORD
     return path.with_name(f"{path.stem}-{hashlib.sha256(record.read_bytes()).hexdigest()[:16]}")

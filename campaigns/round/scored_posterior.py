@@ -1,4 +1,4 @@
-"""The posterior of a round's model over its pool: what is stored of it is read, what is not is predicted anew."""
+"""Posterior of a round's model over its pool: stored predictions are read, joint draws are predicted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ScoredPosterior:
-    """Marginals from the round's stored predictions; joint draws from the ensemble, made only when asked for."""
+    """Marginals from the round's stored predictions; joint draws from the ensemble, made when needed."""
 
     notes: tuple[str, ...] = ()
 
@@ -26,8 +26,8 @@ class ScoredPosterior:
 
     @property
     def cheaper(self) -> PoolPosterior:
-        """The same rows at the cheaper fidelity that members stand on."""
-        whole: Any = self._draws()  # of members that stand on a cheaper fidelity alone
+        """The same rows at the lower fidelity that members are trained on top of."""
+        whole: Any = self._draws()  # only of members that are trained on top of a lower fidelity
         found: PoolPosterior = whole.cheaper
         return found
 

@@ -1,7 +1,7 @@
-"""One round: embed, train, score, rank, queue; each step is stored when it is finished, and a killed round goes on.
+"""One round: embed, train, score, rank, queue; each step is stored when it is finished, and a killed round continues.
 
 A round works from its manifest alone (the pool, labels, settings and seed it started with), so that it gives the same
-queue however often it is interrupted and whatever arrives meanwhile.
+queue in spite of interruptions and of labels that arrive meanwhile.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class Made(TypedDict, total=False):
-    """What of a step the store keeps with the round, as :meth:`Store.finish_step` takes it."""
+    """Fields of a step that the store keeps with the round, as arguments of :meth:`Store.finish_step`."""
 
     model: ModelRecord
     metrics_before: Json
@@ -56,24 +56,24 @@ class Made(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step has come to."""
+    """Result of a step."""
 
     state: RoundState
-    """The round stands at it now."""
+    """State of the round after the step."""
     fields: Made = field(default_factory=Made)
     ensemble: Ensemble | None = None
-    """The model, where it was trained just now, so that the next step need not read it."""
+    """The model, where the step trained it, so that the next step need not read it."""
 
 
 class Step(Protocol):
-    """A step of a round; called with the round, it does its work and says what it has come to."""
+    """A step of a round; called with the round, it does its work and returns its result."""
 
     after: RoundState
-    """Where a round stands that the step is next for."""
+    """State of a round before the step."""
     reads_embeddings: bool
 
     def __call__(self, context: RoundContext) -> StepResult:
-        """Do the step."""
+        """Do the step and return its result."""
 
 
 class Embed:
@@ -99,7 +99,7 @@ class Train:
     reads_embeddings = True
 
     def __call__(self, context: RoundContext) -> StepResult:
-        """Train, and keep the model and how well it predicts labels that were held out."""
+        """Train, and store the model with its cross-validated errors."""
         cheaper = cheaper_fidelity(context)
         if cheaper and cheaper.is_wanted_first(context):
             context.say(
@@ -159,7 +159,7 @@ class Rank:
     reads_embeddings = True
 
     def __call__(self, context: RoundContext) -> StepResult:
-        """Choose, and keep what later rounds decide by."""
+        """Choose the batch, and store what later rounds depend on."""
         entries, figures = rank(context)
         return keep_batch(context, entries, {"metrics_before": figures.beside(context.record.metrics_before)})
 
@@ -171,7 +171,7 @@ class Enqueue:
     reads_embeddings = False
 
     def __call__(self, context: RoundContext) -> StepResult:
-        """Read what was chosen."""
+        """Read the chosen batch."""
         entries = [QueueEntryRecord(**entry) for entry in json.loads((context.folder / "batch.json").read_text())]
         context.say(f"{len(entries)} materials queued")
         return StepResult(RoundState.QUEUED, {"queue": entries})
@@ -193,9 +193,9 @@ def finish_round(workspace: Workspace, record: RoundRecord, say: Callable[[str],
 
 
 def run_steps(context: RoundContext, until: RoundState = RoundState.QUEUED, *, embedded: bool = False) -> RoundContext:
-    """Do the steps after the last finished one, until the round stands at ``until``; errors of :func:`finish_round`.
+    """Do the steps after the last finished one, until its state is ``until``; errors as of :func:`finish_round`.
 
-    ``embedded``: this process has looked after the embeddings already.
+    ``embedded``: this process has checked the embeddings already.
     """
     for step in STEPS:
         if context.record.state is until:
@@ -204,7 +204,7 @@ def run_steps(context: RoundContext, until: RoundState = RoundState.QUEUED, *, e
             continue
         try:
             if step.reads_embeddings and not embedded:
-                embed_missing(context)  # what was deleted or damaged since an earlier run
+                embed_missing(context)  # embeddings deleted or damaged since an earlier run
             result = step(context)
         except (AcquisitionError, DivergedError) as error:
             _give_up(context, str(error))
@@ -216,7 +216,7 @@ def run_steps(context: RoundContext, until: RoundState = RoundState.QUEUED, *, e
 
 
 def embed_missing(context: RoundContext) -> None:
-    """Embed what has no embedding yet, and what is damaged again."""
+    """Compute missing embeddings, and damaged ones again."""
     featuriser, pool = context.featuriser, context.pool
     for name in featuriser.discard_broken():
         context.say(f"shard {name} is not what was written: deleted, its crystals are embedded again")
@@ -268,7 +268,7 @@ def _by_given_model(context: RoundContext, given: Ensemble, n_labels: int, neede
 
 
 def _workers(context: RoundContext) -> AbstractContextManager[Run | None]:
-    """The cluster that networks train on, where one is set and any are trained."""
+    """Cluster for the training of networks, where one is set and any are trained."""
     execution = context.workspace.configuration.execution
     if execution.backend == "dask" and context.ensemble_settings.networks:
         return executor(execution.settings())
@@ -276,11 +276,11 @@ def _workers(context: RoundContext) -> AbstractContextManager[Run | None]:
 
 
 def _filtered_out(context: RoundContext, passed: FirstPass, path: Path) -> Json:
-    """Measure what the first pass has lost, and say it."""
+    """Measure what the prefilter has lost, and report it."""
     mean, std = (values[passed.sample] for values in stored_predictions(path))
     lost = passed.loss(context.settings.campaign.sought.objective.moments(mean, std)[0])
     context.say(
-        f"first pass: {lost['lost']} of the best {lost['best']} of {lost['sampled']} candidates drawn at random "
+        f"prefilter: {lost['lost']} of the best {lost['best']} of {lost['sampled']} candidates drawn at random "
         "were filtered out"
     )
     return lost

@@ -1,4 +1,4 @@
-"""Whether a campaign should stop, from what its store and its latest model know."""
+"""Whether a campaign should stop, from its store and its latest model."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from engine.posteriors.posterior import PoolPosterior
 
 _BLOCK_ROWS = 65_536
-"""Rows of stored predictions in memory together."""
+"""Rows of stored predictions in memory at once."""
 
 
 def stopping_advice(workspace: Workspace) -> StoppingAdvice:
-    """Check every criterion on what is known now; reads the latest model's stored predictions, trains nothing."""
+    """Evaluate every criterion from the store and the latest model's stored predictions; nothing is trained."""
     return advise(outlook(workspace), workspace.configuration.stopping_rule)
 
 
 def outlook(workspace: Workspace) -> Outlook:
-    """Collect what bears on stopping: labels, core-hours, hits left, whether the best is found, idle rounds."""
+    """Collect the figures for stopping: labels, core-hours, hits left, whether the best is found, idle rounds."""
     store, section = workspace.store, workspace.configuration.campaign
     labels = training_labels(store, workspace.configuration)
     scored = next((r for r in reversed(store.rounds()) if r.predictions is not None), None)
@@ -55,9 +55,9 @@ def outlook(workspace: Workspace) -> Outlook:
 
 
 def undiscovered_hits(workspace: Workspace, record: RoundRecord, labels: Mapping[str, LabelRecord]) -> float | None:
-    """Sum the probabilities of a hit, as a round's model predicted them, over materials without a label or a failure.
+    """Expected hits: the sum of a round's predicted probabilities over materials without a label or a failure.
 
-    None where what counts as a hit is not known.
+    None where the threshold of a hit is not known.
     """
     hit = RoundManifest.of(record).hit
     if hit is None or record.predictions is None:
@@ -84,7 +84,7 @@ def undiscovered_hits(workspace: Workspace, record: RoundRecord, labels: Mapping
 def best_found(
     posterior: PoolPosterior, rows: NDArray[np.int64], best: float | None, objective: Objective
 ) -> float | None:
-    """Probability that no row beats the best label (learned units), from joint draws of those that could.
+    """Probability that no row is better than the best label (learned units), from joint draws of those that could.
 
     ``rows`` are the pool's rows without a label. None without a label.
     """
@@ -101,14 +101,14 @@ def best_found(
 def _best_utilities(workspace: Workspace, labels: Mapping[str, LabelRecord]) -> list[float | None]:
     """Utility of the best label before the first round, and after each round that has brought any."""
     goal = workspace.configuration.campaign.sought
-    bought: dict[int, set[str]] = {}
+    queried: dict[int, set[str]] = {}
     for entry in workspace.store.queue([QueueState.DONE]):
         if entry.material_id in labels and entry.fidelity == labels[entry.material_id].fidelity:
-            bought.setdefault(entry.round or 0, set()).add(entry.material_id)
-    later = set().union(*bought.values())
+            queried.setdefault(entry.round or 0, set()).add(entry.material_id)
+    later = set().union(*queried.values())
     known = {id_: label for id_, label in labels.items() if id_ not in later}
     bests = [best_value(known, goal)]
-    for number in sorted(bought):
-        known |= {id_: labels[id_] for id_ in bought[number]}
+    for number in sorted(queried):
+        known |= {id_: labels[id_] for id_ in queried[number]}
         bests.append(best_value(known, goal))
     return [None if best is None else float(goal.utility(best)) for best in bests]

@@ -1,4 +1,4 @@
-"""Alembic's environment: migrates over the connection it is handed (see :mod:`db.schema`)."""
+"""Alembic's environment: migrates over a given connection (see :mod:`db.schema`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
     render_as_batch=True,  # SQLite alters a table by rebuilding it
-    transactional_ddl=True,  # our SQLite transactions hold DDL too: a killed migration leaves the old version
+    transactional_ddl=True,  # SQLite transactions include DDL here: a killed migration leaves the old version
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -1,11 +1,11 @@
-"""A batch from the whole pool: which rows to compute next, in order.
+"""Choice of a batch from the whole pool: which rows to compute next, in order.
 
-Functions that look at the batch as a whole are maximised by sequential greedy (:mod:`engine.acquire.sequential`).
-A maximum over D draws runs out of information as the batch grows. When no row gains anything that the arithmetic
-resolves, the batch goes on by the marginal upper confidence bound and says so; exact ties fall to a seeded permutation.
+Functions of the batch as a whole are maximised by sequential greedy optimisation (:mod:`engine.acquire.sequential`).
+A maximum over D draws saturates as the batch grows. When no row has a gain above the numerical
+resolution, the rest is chosen by the marginal upper confidence bound, with a note; a seeded permutation breaks ties.
 
 Feasibility, diversity and cost enter as factors of the acquisition value: added as logarithms where it is one,
-multiplied where it is positive, and applied to what it has above the candidates' median where it has no natural zero.
+multiplied where it is positive, and applied to the excess over the candidates' median where it has no natural zero.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def choose_batch(criteria: Sequence[Criterion], request: BatchRequest) -> Batch:
     Parameters
     ----------
     criteria
-        One property and what is wanted of it, or several over the same pool for ``qLogNEHVI`` and ``qLogNParEGO``:
+        One property with its objective, or several over the same pool for ``qLogNEHVI`` and ``qLogNParEGO``:
         predicted (an ensemble's posterior) or known (:class:`engine.posteriors.posterior.KnownValues`), with as many
         joint draws each.
     request
-        How many rows, chosen how.
+        Number of rows and how they are chosen.
 
     Raises
     ------
     AcquisitionError
-        For a request that cannot be met, before anything expensive.
+        For a request that cannot be met, before any expensive computation.
     """
     criteria = tuple(criteria)
     function = acquisition_function(request.acquisition)

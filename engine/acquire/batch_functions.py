@@ -36,12 +36,12 @@ _LINEAR = ("min", "max")
 
 
 class _OverBest(AcquisitionFunction):
-    """A function that compares with the best known value; without one the best predicted mean stands in."""
+    """A function that compares with the best known value; without one the best predicted mean is used."""
 
     needs = Needs.JOINT
 
     def notes(self, pool: CandidatePool, request: BatchRequest) -> list[str]:
-        """What stands in for a missing best value, as text."""
+        """Note on the replacement of a missing best value."""
         from engine.acquire.explanation import shown
 
         if request.best is not None:
@@ -49,7 +49,7 @@ class _OverBest(AcquisitionFunction):
         best = float(pool.marginal(0.0).max())
         linear = pool.objective.kind != "window"
         value = shown(pool.objective.sign * best, request.scale) if linear else f"{-best:.3g} off"
-        return [f"{self.name}: no value is known yet; the best predicted mean, {value}, stands in"]
+        return [f"{self.name}: no value is known yet; the best predicted mean, {value}, is used"]
 
     @staticmethod
     def incumbent(pool: CandidatePool, request: BatchRequest) -> float:
@@ -75,7 +75,7 @@ class LogExpectedImprovement(_OverBest):
 
 @register
 class LogNoisyExpectedImprovement(AcquisitionFunction):
-    """Expected improvement over the labelled rows, whose values are drawn too."""
+    """Expected improvement over the labelled rows, whose values are drawn jointly."""
 
     name = "qLogNEI"
     description = "chosen jointly with the rest of the batch, labels not taken as exact"
@@ -152,7 +152,7 @@ class _MaxValueEntropySearch(AcquisitionFunction):
 
 @register
 class Gibbon(_MaxValueEntropySearch):
-    """A lower bound of the information about the best value."""
+    """A lower bound of the information about the best value (GIBBON)."""
 
     name = "GIBBON"
     source = "Moss, Leslie, Gonzalez, Rayson, J. Mach. Learn. Res. 22, 235, 2021, arXiv:2102.03324"
@@ -160,7 +160,7 @@ class Gibbon(_MaxValueEntropySearch):
 
 @register
 class EntropySearch(_MaxValueEntropySearch):
-    """Information about the best value, by samples of the label."""
+    """Information about the best value, by samples of the label (max-value entropy search)."""
 
     name = "qMES"
     source = (
@@ -171,7 +171,7 @@ class EntropySearch(_MaxValueEntropySearch):
 
 @register
 class KnowledgeGradientFunction(AcquisitionFunction):
-    """Expected rise of the best posterior mean."""
+    """Expected increase of the best posterior mean (knowledge gradient)."""
 
     name = "qKG"
     description = "its label is expected to raise the best prediction most"
@@ -190,7 +190,7 @@ class KnowledgeGradientFunction(AcquisitionFunction):
 
 @register
 class VarianceReduction(AcquisitionFunction):
-    """Fall of the mean predictive variance."""
+    """Reduction of the mean predictive variance."""
 
     name = "variance"
     description = "its label makes the predictions of all others surest"
@@ -202,7 +202,7 @@ class VarianceReduction(AcquisitionFunction):
     counts_fidelities = True
 
     def build(self, pool: CandidatePool, request: BatchRequest) -> Acquisition:
-        """Fall of the variance averaged over candidates drawn at random, at the target fidelity."""
+        """Reduction of the variance averaged over candidates drawn at random, at the target fidelity."""
         import numpy as np
 
         from engine.acquire.gaussian import IntegratedVariance, require_gaussian
@@ -215,7 +215,7 @@ class VarianceReduction(AcquisitionFunction):
 
 @register
 class LevelSetFunction(AcquisitionFunction):
-    """Where values pass a threshold."""
+    """Boundary where values pass a threshold."""
 
     name = "level_set"
     description = "near the threshold, and uncertain on which side"
@@ -231,7 +231,7 @@ class LevelSetFunction(AcquisitionFunction):
 
         require_gaussian(self.name, pool.posterior.n_draws)
         if request.options.threshold is None:
-            raise AcquisitionError("level_set looks for kappa = threshold, and none was given; pass threshold")
+            raise AcquisitionError("level_set searches kappa = threshold, and no threshold was given; pass threshold")
         return LevelSet(request.options.threshold, pool.posterior.n_draws)
 
     def reason(self, row: ChosenRow, context: ReasonContext) -> str:

@@ -1,4 +1,4 @@
-"""A batch that one acquisition function after the other adds rows to."""
+"""Construction of a batch, to which acquisition functions add rows one after the other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SORTED_PER_PICK = 32
-"""Rows that are sorted for each row asked for, before all are, where limits forbid some."""
+"""Rows that are sorted for each requested row, before all are, where limits exclude some."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +41,16 @@ class Batch:
 
 
 class BatchBuilder:
-    """The rows chosen so far, and the ways to add more.
+    """The rows chosen so far, and methods to add more.
 
     Parameters
     ----------
     pool
         The candidates.
     request
-        What was asked for.
+        The request.
     limits
-        Which candidates may still be chosen.
+        Limits on the candidates that may still be chosen.
     log_weights
         Natural logarithm of feasibility over cost of each candidate, N; ``None`` where neither is known.
     """
@@ -79,7 +79,7 @@ class BatchBuilder:
 
     @property
     def request(self) -> BatchRequest:
-        """What was asked for, with the rows chosen so far."""
+        """The request, with the rows chosen so far."""
         return replace(self._asked, chosen=self.rows) if self.positions else self._asked
 
     @property
@@ -88,13 +88,13 @@ class BatchBuilder:
         return self.pool.rows[np.array(self.positions, dtype=np.int64)]
 
     def maximise(self, acquisition: Acquisition, name: str, q: int) -> int:
-        """Add up to q rows of the largest values; the number of rows for which nothing was left to gain."""
+        """Add up to q rows of the largest values; returns the number of rows without any gain left."""
         if isinstance(acquisition, MarginalRule) and self._asked.diverse == "none":
             return self._sort(acquisition, name, q)
         return self._greedy(acquisition, name, q)
 
     def fall_back(self, name: str, fallback: str, q: int, missing: int) -> None:
-        """Add the rows that function ``name`` left missing of q by the marginal upper confidence bound, and say so."""
+        """Add the rows of q that function ``name`` could not choose by the upper confidence bound, with a note."""
         beta = self._asked.beta
         self.notes.append(
             f"{name}: from pick {q - missing + 1} on no candidate adds anything that the {self.pool.posterior.n_draws} "
@@ -103,7 +103,7 @@ class BatchBuilder:
         self._greedy(MarginalRule(ConfidenceBound(beta), self.pool.objective), fallback, missing)
 
     def take_in_order(self, order: NDArray[np.int64], values: NDArray[np.float64], name: str, q: int) -> int:
-        """Add up to q rows in the order of these positions, as far as limits allow; the number that is missing."""
+        """Add up to q rows in the order of these positions, within the limits; returns the number that is missing."""
         for position in order:
             if q == 0 or not self.limits.left:
                 break
@@ -121,7 +121,7 @@ class BatchBuilder:
         self.rules.append(name)
 
     def batch(self, q: int, notes: Sequence[str]) -> Batch:
-        """What was chosen of q rows, with a note on why it is fewer, if it is.
+        """The chosen batch, with a note where it has fewer than q rows.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class BatchBuilder:
         """
         if not self.positions:
             raise AcquisitionError(
-                "nothing can be chosen: feasibility, limits, budget and what is pending leave no row; relax one"
+                "nothing can be chosen: feasibility, limits, budget and pending rows leave no row; relax one"
             )
         n, budget = len(self.positions), self._asked.budget
         if budget is not None:
@@ -140,7 +140,7 @@ class BatchBuilder:
         return Batch(self.rows, np.array(self.values, dtype=np.float64), tuple(self.rules), (*notes, *self.notes))
 
     def _sort(self, acquisition: MarginalRule, name: str, q: int) -> int:
-        """Take the q best rows by a rule that no pick changes."""
+        """Choose the q best rows by a rule that does not depend on earlier picks."""
         values = acquisition.bound(self.pool)
         if self.log_weights is not None:
             values = weighed(acquisition.kind, values, self.log_weights, float(np.median(values)))
@@ -155,7 +155,7 @@ class BatchBuilder:
         return self.take_in_order(top(values, self.pool.priority, left), values, name, missing)
 
     def _greedy(self, acquisition: Acquisition, name: str, q: int) -> int:
-        """Take one row after the other, each the best given those before it."""
+        """Choose one row after the other, each the best given those before it."""
         context = GreedyContext(self.pool, self.limits, self.diversity, self.log_weights)
         greedy = LazyGreedy(acquisition, context, self.request.taken)
         ties = 0
@@ -193,7 +193,7 @@ def best_of_each_draw(
 
 
 def _outside_predictions(pool: CandidatePool, scale: str) -> str | None:
-    """Note for a target or a window that lies outside all predictions."""
+    """Note on a target or a window outside all predictions."""
     objective = pool.objective
     if objective.kind != "window":
         return None
@@ -208,7 +208,7 @@ def _outside_predictions(pool: CandidatePool, scale: str) -> str | None:
 
 
 def _tie_notes(values: NDArray[np.float64], best: NDArray[np.int64], name: str) -> tuple[str, ...]:
-    """Note for chosen rows whose value equals another row's exactly."""
+    """Note on chosen rows with exactly the value of another row."""
     if not len(best):
         return ()
     contenders, counts = np.unique(values[values >= values[best[-1]]], return_counts=True)

@@ -2,7 +2,7 @@
 
 Farthest-point traversal (Gonzalez, Theor. Comput. Sci. 38, 293 (1985)): each pick is the candidate farthest from all
 picks and known rows before it, a two-approximation of the smallest covering radius. Columns are standardised over the
-candidates; with nothing known the first pick is the one nearest the centre, so that it does not depend on one odd
+candidates; with no known rows the first pick is the one nearest the centre, so that it does not depend on one odd
 crystal. Families (prototypes, chemical systems) take turns.
 """
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 EXPLORE = 0.25
-"""Share of a first batch chosen by distance where an estimate ranks the rest: the estimate may be wrong."""
+"""Share of a first batch chosen by distance where an estimate ranks the rest, since the estimate may be wrong."""
 _FARTHEST = "unlike all known and chosen crystals (space filling)"
 
 
 @dataclass(frozen=True, eq=False)
 class FirstBatch:
-    """Candidates in order; for each its distance to all before (or its estimate), and the reason for it, in words."""
+    """Candidates in order; for each its distance to all before (or its estimate), and the reason."""
 
     rows: NDArray[np.int64]
     values: NDArray[np.float64]
@@ -41,23 +41,23 @@ class Estimate:
     Raises
     ------
     AcquisitionError
-        If ``explore`` is no share.
+        If ``explore`` is outside 0 to 1.
     """
 
     values: NDArray[np.float64]
-    """On the model's scale, N; NaN where there is none."""
+    """Estimates on the model's scale, N; NaN where there is none."""
     scale: str
     """``log10`` or ``linear``: the model's scale."""
     unit: str
     """Unit of the property; may be empty."""
     objective: Objective = field(default_factory=lambda: Objective("min"))
-    """Low, high, a target or a window."""
+    """Goal: low, high, a target or a window."""
     explore: float = EXPLORE
     """Share of the batch chosen by distance; the rest are the best by the estimate, from as many families as there
     are."""
 
     def __post_init__(self) -> None:
-        """Refuse a share that is none."""
+        """Refuse a share outside 0 to 1."""
         if not 0 <= self.explore <= 1:
             raise AcquisitionError(f"explore is {self.explore:g}, a share of the batch; use 0 to 1")
 
@@ -73,9 +73,9 @@ class FirstBatchRequest:
     """
 
     embeddings: NDArray[np.float32]
-    """Of the N candidates, ``N x d``."""
+    """Embeddings of the N candidates, ``N x d``."""
     q: int
-    """Candidates to choose."""
+    """Number of candidates to choose."""
     known: NDArray[np.float32] | None = None
     """Embeddings (``M x d``) of materials that are labelled or pending."""
     families: ArrayLike | None = None
@@ -83,19 +83,19 @@ class FirstBatchRequest:
     known_families: ArrayLike | None = None
     """Family of each known material, M."""
     estimate: Estimate | None = None
-    """Ranks most of the batch, where there is one."""
+    """Estimate that ranks most of the batch, if any."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be met."""
+        """Refuse a request that cannot be met."""
         n = len(self.embeddings)
         if self.q > n:
             raise AcquisitionError(
-                f"the pool has {n} candidates, the batch asks for {self.q}; lower the batch or ingest more"
+                f"the pool has {n} candidates, fewer than the batch of {self.q}; lower the batch or ingest more"
             )
         estimates = None if self.estimate is None else self.estimate.values
         for name, array in (("families", self.families), ("estimate", estimates)):
             if array is not None and len(np.asarray(array)) != n:
-                raise AcquisitionError(f"{name} has {len(np.asarray(array))} rows for {n} candidates; give one a row")
+                raise AcquisitionError(f"{name} has {len(np.asarray(array))} rows for {n} candidates; give as many")
 
 
 def first_batch(request: FirstBatchRequest, rng: np.random.Generator) -> FirstBatch:
@@ -137,12 +137,12 @@ class FarthestPoint:
         return pick, float(self.distance[pick]) if np.isfinite(self.distance[pick]) else 0.0
 
     def take(self, pick: int) -> None:
-        """Stay away from this candidate."""
+        """Update the distances with this candidate."""
         self.distance = np.minimum(self.distance, np.linalg.norm(self.x - self.x[pick], axis=1))
 
 
 class RoundRobin:
-    """Which candidates may be picked: not picked yet, and of a family that has had fewest picks."""
+    """Candidates that may be picked: not picked yet, and of a family with the fewest picks."""
 
     def __init__(self, n: int, families: ArrayLike | None, known_families: ArrayLike | None, order: NDArray[np.int64]):
         labels = np.zeros(n, dtype=np.int64) if families is None else np.asarray(families)
@@ -168,7 +168,7 @@ class RoundRobin:
 
 
 def _best_estimates(estimate: Estimate | None, q: int, turns: RoundRobin) -> tuple[list[int], list[float], list[str]]:
-    """Best candidates by the estimate, no more of a family than its share: rows, estimates and reasons."""
+    """Best candidates by the estimate, of each family at most its share: rows, estimates and reasons."""
     rows: list[int] = []
     values: list[float] = []
     reasons: list[str] = []

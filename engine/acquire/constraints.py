@@ -26,7 +26,7 @@ class Missing(StrEnum):
 
 @dataclass(frozen=True)
 class Columns:
-    """What is known of the pool, row by row.
+    """Known properties of the pool, row by row.
 
     ``values`` holds one array of N numbers for each property, NaN where it is missing (``n_sites`` is one of them);
     ``chemical_systems`` are N strings such as ``Mg-Si``.
@@ -46,13 +46,13 @@ class PropertyRange:
     missing: Missing = Missing.DROP
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing meets."""
+        """Refuse limits that no value can meet."""
         object.__setattr__(self, "missing", Missing(self.missing))
         if self.minimum is None and self.maximum is None:
             raise AcquisitionError(f"the constraint on {self.name} has no limit; give a minimum or a maximum")
         if self.minimum is not None and self.maximum is not None and not self.minimum <= self.maximum:
             raise AcquisitionError(
-                f"the constraint on {self.name} asks for at least {self.minimum:g} and at most {self.maximum:g}; "
+                f"the constraint on {self.name} has minimum {self.minimum:g} above maximum {self.maximum:g}; "
                 "swap or widen the limits"
             )
 
@@ -62,7 +62,7 @@ class PropertyRange:
         return f"{low}{self.name}{high}"
 
     def allows(self, columns: Columns) -> NDArray[np.bool_]:
-        """Mask of the rows that may stay."""
+        """Mask of the rows that meet it."""
         if self.name not in columns.values:
             near = difflib.get_close_matches(self.name, columns.values, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -94,14 +94,14 @@ class Elements:
             raise AcquisitionError("the constraint on elements names none; give include, exclude or only")
         never = self.include & self.exclude or (self.include - self.only if self.only else frozenset())
         if never:
-            raise AcquisitionError(f"the constraint on elements both asks for {sorted(never)[0]} and forbids it")
+            raise AcquisitionError(f"the constraint on elements both requires and excludes {sorted(never)[0]}")
 
     def __str__(self) -> str:
         parts = (("with", self.include), ("without", self.exclude), ("only", self.only))
         return "elements " + "; ".join(f"{word} {', '.join(sorted(symbols))}" for word, symbols in parts if symbols)
 
     def allows(self, columns: Columns) -> NDArray[np.bool_]:
-        """Mask of the rows that may stay."""
+        """Mask of the rows that meet it."""
         systems, inverse = np.unique(np.asarray(columns.chemical_systems, dtype=np.str_), return_inverse=True)
         kept = np.array([self._allows_system(set(system.split("-"))) for system in systems.tolist()], dtype=bool)
         return kept[inverse]
@@ -115,14 +115,14 @@ Constraint = PropertyRange | Elements
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What the constraints left: a mask of N rows, and how many rows each constraint removed, in their order."""
+    """Mask of the N rows that meet the constraints, and the number that each constraint removed, in order."""
 
     mask: NDArray[np.bool_]
     removed: tuple[tuple[str, int], ...]
 
 
 def apply_constraints(constraints: Sequence[Constraint], columns: Columns, n_rows: int) -> Selection:
-    """Apply the constraints one after the other; each counts the rows that the ones before it had left."""
+    """Apply the constraints one after the other; each counts the rows that it removes after the ones before."""
     mask = np.ones(n_rows, dtype=bool)
     removed = []
     for constraint in constraints:

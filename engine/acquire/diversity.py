@@ -1,4 +1,4 @@
-"""Keeping a batch apart in embedding space: each row's acquisition times a factor that falls near what is taken.
+"""Diversity of a batch in embedding space: a factor on each row's acquisition value that falls near chosen rows.
 
 Local penalisation: Gonzalez, Dai, Hennig, Lawrence, Batch Bayesian optimization via local penalization, AISTATS 2016,
 arXiv:1505.08052, eq. 7. Determinantal: greedy maximum a posteriori of a determinantal point process, Chen, Zhang, Zhou,
@@ -28,18 +28,18 @@ Embeddings = Callable[["NDArray[np.int64]"], "NDArray[np.float32]"]
 """Rows of the pool -> their embeddings, ``n x d``."""
 DiversityName = Literal["none", "hallucinate", "penalise", "determinant"]
 SAMPLED_ROWS = 512
-"""Candidates that length scales and slopes are estimated from."""
+"""Number of candidates from which length scales and slopes are estimated."""
 STEEPEST = 0.99
-"""Quantile of the slopes between sampled rows that stands for the Lipschitz constant: two crystals that are nearly the
-same but predicted a little apart would make the largest slope endless."""
+"""Quantile of the slopes between sampled rows used as the Lipschitz constant: two nearly identical crystals with
+different predictions would make the largest slope infinite."""
 _SAME = 1e-6
 
 
 class Diversity(Protocol):
-    """A factor for each row that falls as rows like it are taken."""
+    """A factor for each row that falls as similar rows are chosen."""
 
     def take(self, rows: NDArray[np.int64]) -> None:
-        """Stay away from these rows of the pool from now on."""
+        """Add these rows of the pool to the chosen ones."""
 
     def log_factor(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Natural logarithm of the factor of each row, never above 0."""
@@ -52,12 +52,12 @@ class NoDiversity:
         """Ignored."""
 
     def log_factor(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Zeros, one a row."""
+        """Zeros, one for each row."""
         return np.zeros(len(rows))
 
 
 class LocalPenalisation:
-    """Probability that a row lies outside the ball round each taken row where the optimum cannot be.
+    """Probability that a row lies outside the ball around each chosen row that cannot contain the optimum.
 
     The ball's radius is ``(best - f(x_j)) / L`` with f Gaussian and L the steepest slope of the predicted means.
     """
@@ -74,7 +74,7 @@ class LocalPenalisation:
         self._taken: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
 
     def take(self, rows: NDArray[np.int64]) -> None:
-        """Draw a ball round each row."""
+        """Add a ball around each row."""
         mean, std = self._pool.objective.moments(*self._pool.posterior.mean_std(rows))
         self._taken.append((self._space(rows), mean, np.maximum(std, 1e-9)))
 
@@ -87,9 +87,9 @@ class LocalPenalisation:
 
 
 class Determinant:
-    """Conditional variance of a Gaussian kernel of embeddings, given the taken rows.
+    """Conditional variance of a Gaussian kernel of embeddings, given the chosen rows.
 
-    Its length is a half of the median distance between sampled candidates.
+    Its length scale is half the median distance between sampled candidates.
     """
 
     def __init__(self, pool: CandidatePool, embeddings: Embeddings, rng: np.random.Generator):
@@ -120,7 +120,7 @@ class Determinant:
         return np.log(np.clip(1.0 - np.square(self._seen(self._space(rows))).sum(axis=0), 1e-12, 1.0))
 
     def _seen(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Part of each of n points explained by the taken rows, T x n for T of them; its squares sum to their share."""
+        """Components of n points along the T chosen rows, T x n; their squares sum to the explained variance."""
         return np.asarray(solve_triangular(self._factor, self._kernel(self._taken, x), lower=True))
 
     def _kernel(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

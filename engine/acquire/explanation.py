@@ -1,4 +1,4 @@
-"""What the reason for a queue entry is made of: the chosen row, what all rows of its batch share, numbers in words."""
+"""Data for the reason of a queue entry: the chosen row, what all rows of its batch share, and numbers as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.stats import norm
 from engine.acquire.objectives import Objective
 
 HALF_WIDTH = float(norm.ppf(0.95))
-"""Of a Gaussian 90 % interval, in standard deviations."""
+"""Half width of a Gaussian 90 % interval, in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,14 @@ class ChosenRow:
     std: float
     """Calibrated standard deviation."""
     feasibility: float | None = None
-    """Probability that the calculation is of use."""
+    """Probability that the calculation is useful: it succeeds and meets the constraints."""
     cost: float | None = None
     """Expected core-hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReasonContext:
-    """What the reasons of all rows of a batch share; values are on the model's scale."""
+    """Data shared by the reasons of a batch; values are on the model's scale."""
 
     objective: Objective
     best: float | None
@@ -46,7 +46,7 @@ class ReasonContext:
     hit: float | None = None
     """Value beyond which a row is a hit."""
     threshold: float | None = None
-    """Value whose level set is looked for."""
+    """Value whose level set is searched."""
 
     def shown(self, value: float) -> str:
         """Write a value of the model's scale with three significant digits in the property's unit."""
@@ -62,7 +62,7 @@ def shown(value: float, scale: str) -> str:
 
 
 def with_unit(numbers: str, unit: str) -> str:
-    """Write numbers with the unit behind them, where there is one."""
+    """Numbers followed by the unit, where there is one."""
     return f"{numbers} {unit}" if unit else numbers
 
 

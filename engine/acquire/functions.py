@@ -18,7 +18,7 @@ __all__ = [
 
 
 def functions_table() -> str:
-    """Table of all functions in Markdown, as the README shows it: name, what it chooses, what it looks at, source."""
+    """Table of all functions in Markdown, as in the README: name, reason, data, source."""
     lines = ["| function | why it chooses a row | looks at | source |", "|---|---|---|---|"]
     lines += [f"| `{f.name}` | {f.description} | {f.needs.label} | {f.source} |" for f in FUNCTIONS.values()]
     return "\n".join(lines)

@@ -1,10 +1,10 @@
-"""Acquisition functions on the joint Gaussian of a pool, conditioned on taken rows as if labelled at their means.
+"""Acquisition functions on the joint Gaussian of a pool, conditioned on chosen rows as if labelled at their means.
 
 That is the kriging believer (Ginsbourger, Le Riche, Carraro, in Computational Intelligence in Expensive Optimization
 Problems, 2010) or hallucinated feedback (Desautels, Krause, Burdick, J. Mach. Learn. Res. 15, 4053, 2014): means stay,
 spreads fall. With the centred draws ``F`` (``D x n``, covariance ``F^T F``), a label on row j multiplies F from the
 left by ``I - (1 - sqrt(noise / (noise + |f_j|^2))) u u^T``, ``u = f_j / |f_j|``: exact, and the same for any chunk.
-What the marginal variance has beyond the draws is label noise.
+The excess of the marginal variance over that of the draws is label noise.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
     from engine.acquire.pool import CandidatePool, Rows
 
 MIN_DRAWS = 32
-"""With fewer draws their covariance is too noisy."""
+"""Fewest draws for a covariance; with fewer it is too noisy."""
 MAXIMA = 64
 """Samples of the pool's best value for GIBBON."""
 MAXIMA_MES = 10
-"""Samples of it for qMES, each with many samples of the label."""
+"""Samples of the best value for qMES, each with many samples of the label."""
 LABELS_MES = 16
 """Samples of the label for each sample of the best value."""
 PROMISING_ROWS = 256
-"""Rows over which the knowledge gradient looks for the best mean."""
+"""Rows over which the knowledge gradient maximises the mean."""
 NODES, NODES_END = 61, 6.0
-"""Labels of the knowledge gradient, evenly spaced over so many standard deviations to either side."""
+"""Number of label values of the knowledge gradient, evenly spaced, and their range in standard deviations."""
 STRADDLE = 1.96
 """Standard deviations of the straddle heuristic."""
 
 
 class _Believer:
-    """Joint Gaussian given what is taken."""
+    """Joint Gaussian, conditioned on the chosen rows."""
 
     kind = Kind.POSITIVE
     needs_draws = True
@@ -60,8 +60,8 @@ class _Believer:
     only_orders = False
 
     def __init__(self, n_draws: int):
-        self._forget = np.eye(n_draws)  # what the labels leave of each direction
-        self._near: tuple[NDArray[Any], ...] = ()  # rows, factor and noise of the rows last seen by all_of
+        self._forget = np.eye(n_draws)  # remaining variance along each direction after the labels
+        self._near: tuple[NDArray[Any], ...] = ()  # rows, factor and noise of the last call of all_of
 
     def take(self, rows: Rows) -> None:
         """Condition on these rows, one after the other."""
@@ -79,10 +79,10 @@ class _Believer:
             self.learned(unit, kept)
 
     def learned(self, unit: NDArray[np.float64], kept: float) -> None:
-        """Follow up on a label: of the unit vector only ``kept`` is left."""
+        """Update with a label: along the unit vector only the share ``kept`` remains."""
 
     def factor(self, rows: Rows) -> NDArray[np.float64]:
-        """``D x n``: the covariance given what is taken is ``F^T F``."""
+        """``D x n``: the conditional covariance is ``F^T F``."""
         return self._forget @ _centred(rows)
 
     def noise(self, rows: Rows) -> NDArray[np.float64]:
@@ -90,7 +90,7 @@ class _Believer:
         return np.maximum(np.square(rows.std) - np.square(_centred(rows)).sum(axis=0), 1e-9 * np.square(rows.std))
 
     def all_of(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Factor and noise of all rows that may still be chosen, kept from pick to pick."""
+        """Factor and noise of all rows that may still be chosen, cached between picks."""
         if not self._near:
             self._near = (rows.rows, self.factor(rows), self.noise(rows))
         kept = np.isin(self._near[0], rows.rows)
@@ -99,12 +99,12 @@ class _Believer:
         return self._near[1], self._near[2]
 
     def std(self, rows: Rows) -> NDArray[np.float64]:
-        """Standard deviation of a label given what is taken, n."""
+        """Standard deviation of a label given the chosen rows, n."""
         before, after = np.square(_centred(rows)).sum(axis=0), np.square(self.factor(rows)).sum(axis=0)
         return np.sqrt(np.maximum(np.square(rows.std) - before + after, 0.0))
 
     def nil(self) -> float:
-        """Anything above nothing counts."""
+        """Gains above 0 count."""
         return 1e-12
 
     def value(self, gain: float) -> float:
@@ -113,18 +113,18 @@ class _Believer:
 
 
 class BelieverRule(_Believer):
-    """A rule of mean and spread, with the spread that is left: for ucb GP-BUCB (Desautels et al., see above)."""
+    """A rule of mean and spread with the conditional spread: for ucb this is GP-BUCB (Desautels et al., see above)."""
 
     def __init__(self, rule: Rule, objective: Objective, n_draws: int):
         super().__init__(n_draws)
         self.rule, self.objective, self.kind = rule, objective, rule.kind
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
-        """Return the value with nothing taken."""
+        """Return the value without chosen rows."""
         return self.rule(*pool.moments[0])
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Value given what is taken."""
+        """Value given the chosen rows."""
         return self.rule(*self.objective.moments(rows.mean, self.std(rows)))
 
     def nil(self) -> float:
@@ -133,7 +133,7 @@ class BelieverRule(_Believer):
 
 
 class LevelSet(_Believer):
-    """Straddle heuristic ``1.96 std - |mean - threshold|`` (Bryan et al., NIPS 2005): on which side is a row."""
+    """Straddle heuristic ``1.96 std - |mean - threshold|`` (Bryan et al., NIPS 2005): uncertainty about the side."""
 
     kind = Kind.FREE
 
@@ -142,12 +142,12 @@ class LevelSet(_Believer):
         self.threshold = threshold
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
-        """Straddle with nothing taken."""
+        """Value without chosen rows."""
         mean, std = pool.mean_std
         return STRADDLE * std - np.abs(mean - self.threshold)
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Straddle given what is taken."""
+        """Value given the chosen rows."""
         return STRADDLE * self.std(rows) - np.abs(rows.mean - self.threshold)
 
     def nil(self) -> float:
@@ -156,12 +156,12 @@ class LevelSet(_Believer):
 
 
 class IntegratedVariance(_Believer):
-    """Fall of the mean variance over reference rows by a label: what qNegIntegratedPosteriorVariance ranks by.
+    """Reduction of the mean variance over reference rows by a label, as of qNegIntegratedPosteriorVariance.
 
-    Seo et al., IJCNN 2000; BoTorch's function fantasises one row after the other, this is the same number for all.
+    Seo et al., IJCNN 2000; BoTorch's function fantasises one row after the other; this gives the same for all at once.
     """
 
-    keeps_bounds = False  # what two rows tell about a third need not add up to less
+    keeps_bounds = False  # not submodular: two rows together may reduce the variance of a third by more than their sum
     only_orders = True
 
     def __init__(self, reference: Rows):
@@ -170,18 +170,18 @@ class IntegratedVariance(_Believer):
         self._integral = factor @ factor.T / len(reference)
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
-        """Rows are looked at in random order: those that are most uncertain share least with the others."""
+        """Rows are evaluated in random order: the most uncertain ones correlate least with the others."""
         return -pool.priority.astype(np.float64)
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Fall of the mean variance."""
+        """Reduction of the mean variance."""
         factor, noise = self.all_of(rows)
         shared = np.einsum("dn,dn->n", factor, self._integral @ factor)
         total = np.square(factor).sum(axis=0) + noise
         return shared / np.maximum(total, 1e-300)
 
     def learned(self, unit: NDArray[np.float64], kept: float) -> None:
-        """Shrink the integral with the draws."""
+        """Condition the integral together with the draws."""
         for axis in (0, 1):
             integral = self._integral if axis == 0 else self._integral.T
             integral -= (1 - kept) * np.outer(unit, unit @ integral)
@@ -190,7 +190,7 @@ class IntegratedVariance(_Believer):
 class MaxValueEntropy(_Believer):
     """Information about the pool's best value: GIBBON (Moss et al. 2021) or qMES (Wang, Jegelka 2017) by BoTorch.
 
-    The best value is sampled from the joint draws, not by BoTorch's Gumbel fit that takes rows for independent. Where
+    The best value is sampled from the joint draws, not by BoTorch's Gumbel fit, which assumes independent rows. Where
     rows have a target (the same material at the target fidelity) the best value is that of the targets: the
     multi-fidelity version (Takeno et al., ICML 2020, arXiv:1901.08275).
     """
@@ -203,7 +203,7 @@ class MaxValueEntropy(_Believer):
         self.name, self.sign, self.best = name, sign, -np.inf if best is None else best
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
-        """Rows are looked at in the order of mean + 2 standard deviations."""
+        """Rows are evaluated in the order of mean + 2 standard deviations."""
         return pool.marginal(4.0)
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
@@ -227,7 +227,7 @@ class MaxValueEntropy(_Believer):
 
 
 class KnowledgeGradient(_Believer):
-    """Expected rise of the best posterior mean by a label, over the most promising rows: qKG with q = 1.
+    """Expected increase of the best posterior mean by a label, over the most promising rows: qKG with q = 1.
 
     Frazier, Powell, Dayanik, INFORMS J. Comput. 21, 599 (2009). BoTorch's one-shot qKG searches a continuous space for
     the best mean of each fantasy; over a pool it is a maximum over rows, integrated here over the label by trapezia.
@@ -241,11 +241,11 @@ class KnowledgeGradient(_Believer):
         self.sign = sign
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
-        """Rows are looked at in the order of mean + 2 standard deviations."""
+        """Rows are evaluated in the order of mean + 2 standard deviations."""
         return pool.marginal(4.0)
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Rise on the model's scale; ``rows`` are all that may still be chosen."""
+        """Increase on the model's scale; ``rows`` are all that may still be chosen."""
         (factor, noise), target = self.all_of(rows), rows if rows.target is None else rows.target
         ends = self.sign * target.mean
         promising = np.argsort(-(ends + 2 * target.std), kind="stable")[:PROMISING_ROWS]
@@ -275,7 +275,7 @@ def _entropy_search(name: str, model: PoolModel, target_at: int) -> MaxValueBase
 
 
 class _SampledElsewhere:
-    """Leaves the samples of the best value to the caller."""
+    """BoTorch's base class with samples of the best value given by the caller."""
 
     def _sample_max_values(self, num_samples: int, X_pending: Any = None) -> None:
         self.posterior_max_values = torch.empty(0)
@@ -298,7 +298,7 @@ class _MultiFidelityEntropy(_SampledElsewhere, qMultiFidelityMaxValueEntropy):
 
 
 class _NoCost(CostAwareUtility):
-    """Costs are weighed where the batch is chosen."""
+    """No cost here: costs enter where the batch is chosen."""
 
     def forward(self, X: Tensor, deltas: Tensor, sampler: Any = None, **kwargs: Any) -> Tensor:
         return deltas
@@ -311,7 +311,7 @@ def _centred(rows: Rows) -> NDArray[np.float64]:
 
 
 def require_gaussian(name: str, n_draws: int) -> None:
-    """Refuse draws too few to stand for a joint Gaussian.
+    """Refuse too few draws for a joint Gaussian.
 
     Raises
     ------
@@ -320,6 +320,6 @@ def require_gaussian(name: str, n_draws: int) -> None:
     """
     if n_draws < MIN_DRAWS:
         raise AcquisitionError(
-            f"{name} needs a joint Gaussian, and {n_draws} joint draws do not make one; ask for at least {MIN_DRAWS} "
+            f"{name} needs a joint Gaussian, and {n_draws} joint draws do not make one; use at least {MIN_DRAWS} "
             "draws, or use qLogEI"
         )

@@ -1,4 +1,4 @@
-"""What a batch may hold: so many rows of each group (chemical system, prototype), so many core-hours in all."""
+"""Limits of a batch: rows of each group (chemical system, prototype), and core-hours in all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GroupLimits = Mapping[str, tuple["ArrayLike", int]]
 """Name of a grouping -> (group of each row of the pool, N; most rows of one group in a batch)."""
 Relatives = Callable[[int], "NDArray[np.int64]"]
-"""Row of the pool -> rows that may not stand beside it in a batch."""
+"""Row of the pool -> rows that may not be in a batch with it."""
 
 
 class BatchLimits:
@@ -32,9 +32,9 @@ class BatchLimits:
     budget
         Core-hours that the batch may cost in all.
     relatives
-        What may not stand beside a chosen row; asked for chosen and pending rows alone.
+        Rows that may not be in a batch with a row; called for chosen and pending rows only.
     pending
-        Rows of the pool that are awaited: their relatives are not allowed.
+        Pending rows of the pool: their relatives are not allowed.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class BatchLimits:
 
     @property
     def unlimited(self) -> bool:
-        """Whether nothing but the number of candidates limits the batch."""
+        """Whether only the number of candidates limits the batch."""
         return not self._groups and np.isinf(self._remaining) and self._relatives is None
 
     def exclude(self, mask: NDArray[np.bool_]) -> None:
-        """Allow these candidates no longer."""
+        """Exclude these candidates."""
         self.open &= ~mask
         self.left = int(np.count_nonzero(self.open))
 
     def take(self, position: int) -> NDArray[np.int64]:
-        """Count a chosen candidate; the candidates that are no longer allowed."""
+        """Count a chosen candidate; returns the candidates that are no longer allowed."""
         if self._cost is not None:
             self.spent += self._cost[position]
         if self.unlimited:
@@ -107,6 +107,6 @@ class BatchLimits:
         return np.flatnonzero(closed)
 
     def _related(self, row: int) -> NDArray[np.bool_]:
-        """Mask of the candidates that may not stand beside a row of the pool."""
+        """Mask of the candidates that may not be in a batch with a row of the pool."""
         related = np.empty(0, dtype=np.int64) if self._relatives is None else self._relatives(row)
         return np.isin(self._rows, related) if len(related) else np.zeros(len(self._rows), dtype=bool)

@@ -23,7 +23,7 @@ class Rule(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """How factors enter."""
+        """How factors (feasibility, cost, diversity) enter the value."""
 
     def __call__(self, mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.float64]:
         """Value of n rows."""
@@ -49,7 +49,7 @@ class ExpectedExcess:
     kind: ClassVar[Kind] = Kind.LOG
 
     def __call__(self, mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Value of n rows; -inf where there is neither a spread nor an excess."""
+        """Value of n rows; -inf where both spread and excess are zero."""
         over = mean - self.threshold
         uncertain = std > 0
         spread = np.where(uncertain, std, 1.0)
@@ -81,7 +81,7 @@ def log_expected_excess(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class MarginalRule:
-    """A rule as an acquisition, whatever is taken."""
+    """A rule as an acquisition function that does not depend on the chosen rows."""
 
     needs_draws = False
     keeps_bounds = True
@@ -99,7 +99,7 @@ class MarginalRule:
         return self.rule(*self.objective.moments(rows.mean, rows.std))
 
     def take(self, rows: Rows) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def nil(self) -> float:
         """Every value counts."""

@@ -1,7 +1,7 @@
-"""A pool's posterior as a BoTorch model: X holds a row's index, the model looks the row's joint draws up.
+"""A pool's posterior as a BoTorch model: X holds row indices, the posterior is made of the joint draws of these rows.
 
 Ensembles, Gaussian processes on embeddings and multi-fidelity processes (one row for each material and fidelity) all
-enter as D joint draws; a Gaussian of the same mean and covariance stands in wherever BoTorch wants one. So Monte Carlo
+enter as D joint draws; a Gaussian of the same mean and covariance is used where BoTorch needs one. So Monte Carlo
 functions, those that need a distribution (entropy search) and those that fantasise (knowledge gradient, integrated
 variance) run on any subset of the pool without a network call.
 
@@ -87,10 +87,10 @@ class PoolModel(Model):
 
 
 class PoolDraws(GPyTorchPosterior):
-    """Draws ``batch_shape x D x q x m``, and the Gaussian of their mean and covariance where one is asked for.
+    """Draws ``batch_shape x D x q x m``, and the Gaussian of their mean and covariance where requested.
 
     The covariance is that of the draws as a population (divided by D), which moment-matched draws have exactly.
-    ``noise`` (``batch_shape x q``) is added to the Gaussian's diagonal, never to the draws.
+    ``noise`` (``batch_shape x q``) is added to the diagonal of the Gaussian, not to the draws.
     """
 
     def __init__(self, values: Tensor, noise: Tensor | None = None):
@@ -119,7 +119,7 @@ class PoolDraws(GPyTorchPosterior):
 
     @property
     def variance(self) -> Tensor:
-        """``batch_shape x q x m``, noise included where it was asked for."""
+        """``batch_shape x q x m``, noise included where requested."""
         variance = self.values.var(dim=-3, correction=0)
         return variance if self._noise is None else variance + self._noise.unsqueeze(-1)
 
@@ -147,7 +147,7 @@ class EveryDraw(MCSampler):
         return posterior.values.movedim(-3, 0)
 
     def _update_base_samples(self, posterior: Posterior, base_sampler: MCSampler) -> None:
-        """Nothing to do: there are no base samples."""
+        """Do nothing: there are no base samples."""
 
 
 def cholesky(covariance: Tensor) -> Tensor:
@@ -167,5 +167,5 @@ def cholesky(covariance: Tensor) -> Tensor:
             return factor
     raise AcquisitionError(
         f"a covariance of {covariance.shape[-1]} rows is not positive even with jitter; look for rows that are not "
-        "finite, or for a posterior whose draws do not belong together"
+        "finite, or for inconsistent draws of a posterior"
     )

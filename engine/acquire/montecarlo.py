@@ -1,10 +1,10 @@
-"""Joint Monte Carlo acquisition functions of BoTorch, conditioned on taken rows through one number per draw.
+"""Joint Monte Carlo acquisition functions of BoTorch, conditioned on chosen rows through one number per draw.
 
-Each sees what is already taken only as the maximum of its utility in each draw, the ``floor`` of shape D. So the batch
+Chosen rows enter only by the maximum of their utility in each draw, the ``floor`` of shape D. So the batch
 dimension q never grows: expected improvement takes the floor as a per-draw ``best_f``, which is the increment of joint
-qEI over the taken rows (and, with the labelled rows taken first, noisy expected improvement); the others take the
+qEI over the chosen rows (and, with the labelled rows first, noisy expected improvement); the others take the
 maximum with it, which is BoTorch's ``X_pending``. Gains fall as the floor rises (submodularity). Rows that rise above
-the floor in no draw gain nothing and are not evaluated further.
+the floor in no draw have no gain and are not evaluated further.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.acquire.pool import CandidatePool, Rows
 
 BOUND_SPREAD = 1.25
-"""Bounds take the marginal spread this much larger: that of a few hundred draws is not the true one."""
+"""Factor on the marginal spread in bounds, since the spread of a few hundred draws differs from the true one."""
 SHARPNESS = 0.01
 """Temperature of qPI's step, on the model's scale."""
 
@@ -43,7 +43,7 @@ class ExpectedImprovement:
     Parameters
     ----------
     best
-        Best known utility, one number (qLogEI) or one a draw (qLogNEI: the best of the labelled rows in each draw).
+        Best known utility, one number (qLogEI) or one for each draw (qLogNEI: the best of the labelled rows in it).
     """
 
     kind = Kind.LOG
@@ -55,9 +55,9 @@ class ExpectedImprovement:
         self.floor = torch.as_tensor(best, dtype=torch.float64).expand(n_draws).clone()
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
-        """Take the closed form over the lowest floor (Jones, Schonlau, Welch, J. Glob. Optim. 13, 455, 1998)."""
+        """Closed form over the lowest floor (Jones, Schonlau, Welch, J. Glob. Optim. 13, 455, 1998)."""
         if pool.objective.kind == "window":
-            return None  # no Gaussian
+            return None  # not Gaussian
         std, gap = _standardised(pool, self.floor)
         density = np.exp(-0.5 * np.square(gap)) / math.sqrt(2 * math.pi)
         improvement = std * (gap * ndtr(gap) + density)
@@ -103,7 +103,7 @@ class _Floored:
         raise NotImplementedError
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Rise of the joint value."""
+        """Increase of the joint value."""
         utility = self._utility(rows)
         return (torch.maximum(utility, self.floor.unsqueeze(-1)).mean(dim=0) - self.floor.mean()).numpy()
 
@@ -112,11 +112,11 @@ class _Floored:
         self.floor = self.floor.maximum(self._utility(rows).amax(dim=1))
 
     def nil(self) -> float:
-        """Rise of the joint value too small to matter."""
+        """Increase of the joint value that counts as zero."""
         return TAU_RELU
 
     def value(self, gain: float) -> float:
-        """Joint value of the taken rows and this one."""
+        """Joint value of the chosen rows and this one."""
         return gain + self.floor.mean().item()
 
     def _utility(self, rows: Rows) -> Tensor:
@@ -127,14 +127,14 @@ class _Floored:
 
 
 class UpperConfidenceBound(_Floored):
-    """``E max(mu + sqrt(beta pi / 2) |f - mu|)`` over taken and new rows: qUCB.
+    """``E max(mu + sqrt(beta pi / 2) |f - mu|)`` over chosen and new rows: qUCB.
 
     Parameters
     ----------
     beta
         Weight of the variance.
     reference
-        Value of an empty batch; below the utility of every row, unless only what lies above it is to count.
+        Value of an empty batch; below the utility of every row, unless only the excess over it is to count.
     """
 
     def __init__(self, beta: float, reference: float, n_draws: int):
@@ -160,7 +160,7 @@ class UpperConfidenceBound(_Floored):
 
 
 class ProbabilityOfImprovement(_Floored):
-    """Probability that the best of taken and new rows beats the best known value: qPI."""
+    """Probability that the best of chosen and new rows beats the best known value: qPI."""
 
     def __init__(self, best: float, n_draws: int):
         super().__init__(0.0, n_draws)
@@ -171,19 +171,19 @@ class ProbabilityOfImprovement(_Floored):
         return qProbabilityOfImprovement(model, self.best, sampler=model.sampler(), tau=SHARPNESS)
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
-        """Gaussian probability of improvement, which the batch can only lower (Kushner, J. Basic Eng. 86, 97, 1964)."""
+        """Gaussian probability of improvement, an upper bound (Kushner, J. Basic Eng. 86, 97, 1964)."""
         if pool.objective.kind == "window":
             return None
         best = torch.as_tensor(self.best - SHARPNESS, dtype=torch.float64)
         return BOUND_SPREAD * ndtr(_standardised(pool, best)[1])
 
     def nil(self) -> float:
-        """Half a draw: less is the smoothing of the step."""
+        """Half a draw: smaller values come from the smoothing of the step."""
         return 0.5 / len(self.floor)
 
 
 def _standardised(pool: CandidatePool, floor: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Widened spread of each row's utility, and how many such spreads its mean is above the lowest floor."""
+    """Inflated spread of each row's utility, and the excess of its mean over the lowest floor in these spreads."""
     mean, std = pool.moments[0]
     std = np.maximum(BOUND_SPREAD * std, 1e-12)
     return std, (mean - float(floor.min())) / std

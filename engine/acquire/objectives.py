@@ -24,7 +24,7 @@ _Array = TypeVar("_Array", "NDArray[np.float32]", "NDArray[np.float64]")
 
 @dataclass(frozen=True)
 class Objective:
-    """Turns values into a utility to be maximised; build it with :meth:`of`, :meth:`target` or :meth:`window`."""
+    """Conversion of values to a utility to be maximised; build it with :meth:`of`, :meth:`target` or :meth:`window`."""
 
     kind: Literal["min", "max", "window"]
     low: float = 0.0
@@ -33,18 +33,18 @@ class Objective:
     """Upper end of the window; a target has equal ends."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown kinds and windows that hold nothing."""
+        """Refuse unknown kinds and empty windows."""
         if self.kind not in ("min", "max", "window"):
             raise AcquisitionError(f"unknown goal {self.kind!r}; use 'min' or 'max', or Objective.target or .window")
         if not self.low <= self.high or math.isinf(self.low) or math.isinf(self.high):
             raise AcquisitionError(
-                f"the window from {self.low:g} to {self.high:g} holds nothing or has no end; give two finite ends, "
+                f"the window from {self.low:g} to {self.high:g} is empty or infinite; give two finite ends, "
                 "the lower first, or goal 'min' or 'max'"
             )
 
     @classmethod
     def of(cls, goal: str | Objective) -> Objective:
-        """Read ``min``, ``max``, or an objective."""
+        """Objective from ``min``, ``max``, or an objective."""
         return goal if isinstance(goal, Objective) else cls(goal)  # type: ignore[arg-type]  # checked just above
 
     @classmethod
@@ -59,7 +59,7 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """1 or -1 where utility is the value itself or its negative; nothing linear is known of a window."""
+        """1 or -1 where utility is the value itself or its negative; an error for a window."""
         if self.kind == "window":
             raise AcquisitionError("a target or a window is not linear in the value; use goal 'min' or 'max' here")
         return 1.0 if self.kind == "max" else -1.0
@@ -101,7 +101,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class ChanceConstraint:
-    """A predicted property must lie between two limits, known only as well as it is predicted.
+    """Constraint that a predicted property lies between two limits, with the probability of the prediction.
 
     Gardner et al., Bayesian optimization with inequality constraints, ICML 2014: the probability multiplies the
     acquisition function.
@@ -114,15 +114,15 @@ class ChanceConstraint:
     """Rows less likely than this to meet the limits are left out."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing meets."""
+        """Refuse limits that no value can meet."""
         if self.low is None and self.high is None:
             raise AcquisitionError(f"the chance constraint on {self.name} has no limit; give low or high")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise AcquisitionError(
-                f"the chance constraint on {self.name} asks for {self.low:g} to {self.high:g}; swap or widen the limits"
+                f"the chance constraint on {self.name} has the limits {self.low:g} to {self.high:g}; swap or widen them"
             )
         if not 0 <= self.at_least <= 1:
-            raise AcquisitionError(f"the chance constraint on {self.name}: {self.at_least:g} is no probability")
+            raise AcquisitionError(f"the chance constraint on {self.name}: {self.at_least:g} is not a probability")
 
     def probability(
         self, posterior: PoolPosterior, rows: NDArray[np.int64], chunk: int = 65_536
@@ -143,7 +143,7 @@ class ChanceConstraint:
         if not chance.any():
             raise AcquisitionError(
                 f"no row meets the chance constraint on {self.name}: the most likely has probability {best:.2g}, "
-                f"asked is {self.at_least:g}; widen the limits or ask for less"
+                f"at_least is {self.at_least:g}; widen the limits or lower it"
             )
         return chance
 

@@ -28,15 +28,15 @@ NIL = -30.0
 OPTIMISM = 2.0
 """Standard deviations of the optimistic utility that screens large pools."""
 SCALARISATIONS = 64
-"""Scalarisations that screen large pools, or are tried before none is said to improve."""
+"""Number of scalarisations that screen large pools, and that are tried before a batch counts as saturated."""
 DRAWS = 128
-"""Joint draws used: a decomposition of the dominated region is made for each."""
+"""Most joint draws used, since each needs a decomposition of the dominated region."""
 _ROWS_TOGETHER = 256
-"""Rows evaluated together: BoTorch holds draws x rows x cells of the dominated region at once."""
+"""Rows of a block: BoTorch holds draws x rows x cells of the dominated region in memory."""
 
 
 class HypervolumeImprovement:
-    """Log of the expected growth of the dominated hypervolume: qLogNEHVI.
+    """Log of the expected hypervolume improvement: qLogNEHVI.
 
     Daulton, Balandat, Bakshy, NeurIPS 2021, arXiv:2105.08195; Ament et al., arXiv:2310.20708.
 
@@ -59,16 +59,16 @@ class HypervolumeImprovement:
         self._function: qLogNoisyExpectedHypervolumeImprovement | None = None
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
-        """Rows are looked at in the order of their best optimistic scalarisation."""
+        """Rows are evaluated in the order of their best optimistic scalarisation."""
         return optimistic(pool)
 
     def take(self, rows: Rows) -> None:
-        """Count these rows among the labelled ones, at their draws."""
+        """Add these rows to the labelled ones, at their draws."""
         self._taken = torch.cat([self._taken, _thinned(rows)], dim=1)
         self._function = None
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Log of the growth in hypervolume."""
+        """Log of the hypervolume improvement."""
         with torch.no_grad():
             if self._function is None:
                 self._function = self._dominated()
@@ -78,7 +78,7 @@ class HypervolumeImprovement:
             return torch.cat([self._function(part) for part in model.rows()[n:].split(_ROWS_TOGETHER)]).numpy()
 
     def nil(self) -> float:
-        """Hypervolumes below this are none."""
+        """Log of the hypervolume that counts as zero."""
         return NIL
 
     def value(self, gain: float) -> float:
@@ -100,7 +100,7 @@ class HypervolumeImprovement:
 
 
 class RandomScalarisation:
-    """Log expected improvement of an augmented Chebyshev sum with random weights, new ones a pick: qLogNParEGO.
+    """Log expected improvement of an augmented Chebyshev sum with random weights, new for each pick: qLogNParEGO.
 
     Knowles, IEEE Trans. Evol. Comput. 10, 50 (2006); Daulton et al., arXiv:2006.05078; Ament et al., arXiv:2310.20708.
     """
@@ -116,11 +116,11 @@ class RandomScalarisation:
         self._draw_weights()
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64]:
-        """Rows are looked at in the order of their best optimistic scalarisation."""
+        """Rows are evaluated in the order of their best optimistic scalarisation."""
         return optimistic(pool)
 
     def take(self, rows: Rows) -> None:
-        """Count these rows among the labelled ones, and change the weights."""
+        """Add these rows to the labelled ones, and draw new weights."""
         self._taken = torch.cat([self._taken, torch.from_numpy(rows.utility)], dim=1)
         self._draw_weights()
 

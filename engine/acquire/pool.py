@@ -1,4 +1,4 @@
-"""The candidates of a batch: their rows, the objectives, and what an acquisition function reads of some rows."""
+"""The candidates of a batch: their rows, the objectives, and the data of rows for acquisition functions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Criterion:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What an acquisition function reads of n rows.
+    """Data of n rows for an acquisition function.
 
     ``mean`` and ``std`` (n) and ``draws`` (``D x n``) are those of the first criterion on the model's scale;
     ``utility`` (``D x n``, with several criteria ``D x n x m``) is to be maximised. Draws and utility are empty where
-    they were not asked for. ``target`` holds the same materials at the target fidelity, if rows have several.
+    they were not requested. ``target`` holds the same materials at the target fidelity, if rows have several.
     """
 
     rows: NDArray[np.int64]
@@ -103,7 +103,7 @@ class CandidatePool:
         return mean + np.sqrt(beta) * std if beta else mean
 
     def read(self, rows: NDArray[np.int64], drawn: bool, target: bool = True) -> Rows:
-        """Look rows of the pool up, with their joint draws if ``drawn``."""
+        """Data of rows of the pool, with their joint draws if ``drawn``."""
         mean, std = self.posterior.mean_std(rows)
         draws = utility = np.empty((0, 0), dtype=np.float32)
         if drawn:

@@ -2,8 +2,8 @@
 
 GP-Hedge (Hoffman, Brochu, de Freitas, UAI 2011, arXiv:1009.5419; the weights are Hedge of Auer et al., FOCS 1995): each
 function is used with probability proportional to exp(eta gain). Their reward is the model's mean at what each function
-would have chosen; here it is the label of what each did choose, as its place among all labels, so that an outlier does
-not outweigh a campaign. A function that chose nothing is rewarded like the average. Gains are plain numbers by name, to
+would have chosen; here it is the label of what each did choose, as its rank among all labels, so that an outlier does
+not dominate. A function that chose nothing gets the mean reward. Gains are plain numbers by name, to
 be stored with a round.
 """
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MEMBERS = ("ucb", "qLogEI", "thompson", "greedy")
-"""Functions of a portfolio when none are named."""
+"""Default functions of a portfolio."""
 ETA = 4.0
-"""Temperature: a function whose labels were all best is, against one whose were all worst, e^4 = 55 times as likely."""
+"""Temperature: a function with only the best labels is e^4 = 55 times as likely as one with only the worst."""
 
 
 def probabilities(gains: Mapping[str, float], eta: float = ETA) -> dict[str, float]:
@@ -52,7 +52,7 @@ def updated_gains(
     rules
         The function that chose each labelled row of the round (:attr:`engine.acquire.batch.Batch.rules`).
     utilities
-        What the rows turned out to be worth, larger is better.
+        Utilities of the labels of these rows; larger is better.
     earlier
         Utilities of all labels known before.
     """

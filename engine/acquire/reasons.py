@@ -1,4 +1,4 @@
-"""Why an entry is in the queue, in words."""
+"""Reason of a queue entry, as text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def reason(row: ChosenRow, context: ReasonContext) -> str:
 
 
 def _chances(row: ChosenRow, context: ReasonContext) -> list[str]:
-    """Best known value, and the probabilities to beat it, to be what is wanted, and to be of use."""
+    """Best known value, and the probabilities to improve on it, to be a hit, and to be useful."""
     objective, mean, std = context.objective, row.mean, row.std
     known = "no value known yet"
     if context.best is not None:
@@ -75,5 +75,5 @@ def probability_to_improve(
 
 
 def _probability(value: float) -> str:
-    """Two digits; a small chance is never shown as none."""
+    """Probability with two digits; a small one is not shown as 0."""
     return "< 0.01" if value < 0.005 else f"{value:.2f}"

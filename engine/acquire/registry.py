@@ -1,4 +1,4 @@
-"""What an acquisition function is, and the registry of all of them by name.
+"""Base class of acquisition functions, and their registry by name.
 
 A new one is a class: subclass :class:`AcquisitionFunction`, give its name, description, source and what it needs, write
 ``build`` and decorate the class with :func:`register`. Batches, reasons and ``campaign.toml`` read the
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from engine.acquire.sequential import Acquisition
 
 FALLBACK = "ucb"
-"""Ranks the rest of a batch when a function resolves no further gain."""
+"""Function that ranks the rest of a batch when another resolves no further gain."""
 
 
 class Needs(StrEnum):
-    """What an acquisition function looks at."""
+    """Data that an acquisition function uses."""
 
     JOINT = "joint"  # joint draws, conditioned on what is pending and already chosen
     GAUSSIAN = "gaussian"  # the joint Gaussian of the draws, conditioned on what is pending and already chosen
     PARETO = "pareto"  # joint draws of several properties, conditioned on what is pending and already chosen
-    DRAW = "draw"  # one joint draw an entry
+    DRAW = "draw"  # one joint draw for each entry
     MARGINAL = "marginal"  # mean and standard deviation of each row
     NOTHING = "nothing"
     OTHERS = "others"  # a mixture of other functions
 
     @property
     def label(self) -> str:
-        """In words."""
+        """Description."""
         return {
             Needs.JOINT: "joint draws",
             Needs.GAUSSIAN: "joint Gaussian of the draws",
@@ -53,21 +53,21 @@ class AcquisitionFunction:
     """A rule that ranks rows of a pool; all are maximised, goal ``min`` negates the values."""
 
     name: ClassVar[str]
-    """As in ``[acquisition] function`` and in a queue entry's reason."""
+    """Name in ``[acquisition] function`` and in a queue entry's reason."""
     description: ClassVar[str]
     """Why it chooses a row, in a few words: ``best predicted value``."""
     source: ClassVar[str]
-    """Where the formula comes from."""
+    """Source of the formula."""
     needs: ClassVar[Needs]
     goals: ClassVar[tuple[str, ...]] = ("min", "max", "window")
     """Kinds of objective that it fits; a target is a window."""
     counts_fidelities: ClassVar[bool] = False
-    """Whether it counts what a label of a lower fidelity tells about the target fidelity."""
+    """Whether it values labels of a lower fidelity by their information about the target fidelity."""
     can_hallucinate: ClassVar[bool] = False
-    """Whether the diversity ``hallucinate`` can condition it on its own picks."""
+    """Whether the diversity ``hallucinate`` can condition it on earlier picks."""
 
     is_diverse: ClassVar[bool] = False
-    """Whether its rows are spread by themselves, so that no diversity can be asked for."""
+    """Whether its rows are diverse by construction, so that no diversity can be set."""
 
     def build(self, pool: CandidatePool, request: BatchRequest) -> Acquisition:
         """Acquisition to be maximised row by row over a pool; ``request.taken`` is conditioned on afterwards.
@@ -77,12 +77,12 @@ class AcquisitionFunction:
         raise NotImplementedError(f"{self.name} has neither build nor choose")
 
     def choose(self, builder: BatchBuilder, q: int) -> int:
-        """Add up to q rows to a batch; the number of rows for which nothing was left to gain."""
+        """Add up to q rows to a batch; returns the number of rows without any gain left."""
         builder.notes += self.notes(builder.pool, builder.request)
         return builder.maximise(self.build(builder.pool, builder.request), self.name, q)
 
     def notes(self, pool: CandidatePool, request: BatchRequest) -> list[str]:
-        """What the user should know of what the function assumes."""
+        """Notes for the user on assumptions of the function."""
         return []
 
     def extend(self, builder: BatchBuilder, q: int) -> None:
@@ -94,12 +94,12 @@ class AcquisitionFunction:
             builder.fall_back(self.name, FALLBACK, q, missing)
 
     def check(self, request: BatchRequest, n_objectives: int) -> None:
-        """Refuse a request that does not fit the function, before anything expensive.
+        """Refuse a request that does not fit the function, before any expensive computation.
 
         Raises
         ------
         AcquisitionError
-            For a wrong number of objectives, or a diversity that it cannot follow.
+            For a wrong number of objectives, or an unsuitable diversity.
         """
         if n_objectives != 1:
             raise AcquisitionError(
@@ -112,7 +112,7 @@ class AcquisitionFunction:
             )
 
     def reason(self, row: ChosenRow, context: ReasonContext) -> str:
-        """Why it chose this row, in words that end with its name."""
+        """Why it chose this row, as text that ends with its name."""
         return f"{self.description} ({self.name})"
 
 

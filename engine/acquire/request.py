@@ -1,4 +1,4 @@
-"""What is asked of a batch: how many rows, among which, chosen by which function, within which limits."""
+"""Request for a batch: number of rows, candidates, acquisition function and limits."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class FunctionOptions:
     beta: float | Literal["schedule"] = 0.25
     """Weight of the variance in ucb and qUCB; ``schedule`` lets it grow with ``round_number``."""
     round_number: int = 1
-    """Counts from 1."""
+    """Number of the round, from 1."""
     threshold: float | None = None
-    """Value on the model's scale whose level set ``level_set`` looks for."""
+    """Value on the model's scale whose level set ``level_set`` searches."""
     share: float = 0.05
-    """Share of the pool (candidates, labelled and pending rows) that ``top_share`` looks for."""
+    """Share of the pool (candidates, labelled and pending rows) that ``top_share`` searches for."""
     epsilon: float = 0.1
     """Share of random picks in ``epsilon_greedy``."""
     portfolio: Mapping[str, float] | None = None
     """Gain of each member of ``portfolio`` (:mod:`engine.acquire.portfolio`); ``None``: the usual members, all 0."""
     reference: NDArray[np.float64] | None = None
-    """Utilities (m, one an objective) that every useful row beats, for ``qLogNEHVI``: negated for ``min``, minus the
+    """Utilities (m, one per objective) that every useful row beats, for ``qLogNEHVI``: negated for ``min``, minus the
     distance for a window; ``None``: a tenth of the range below the worst of the labelled rows' Pareto front."""
 
     def __post_init__(self) -> None:
@@ -57,18 +57,18 @@ class FunctionOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BatchRequest:
-    """A batch to be chosen from a pool of N rows; checked when it is made.
+    """A batch to be chosen from a pool of N rows; checked at construction.
 
     Raises
     ------
     AcquisitionError
-        If it can be met by no pool.
+        If no pool can meet it.
     """
 
     acquisition: str
     """Name of an acquisition function (:data:`engine.acquire.functions.FUNCTIONS`)."""
     q: int | None
-    """Rows to choose; ``None`` with a budget: as many as it pays for."""
+    """Number of rows to choose; ``None`` with a budget: as many as it covers."""
     scale: str
     """``log10`` or ``linear``: the model's scale; with ``log10`` notes show 10 to the power of its values."""
     candidates: NDArray[np.int64]
@@ -77,8 +77,8 @@ class BatchRequest:
     """Breaks exact ties; also draws the rows of ``random`` and the order of ``thompson``'s draws."""
     pending: NDArray[np.int64] | None = None
     """Rows queued or running, never chosen. Joint and Gaussian functions condition on them, ``ucb`` and ``top_share``
-    on the spread that their labels will leave, ``thompson`` passes over draws that have their best there; ``greedy``
-    keeps away from them only with a diversity, since a label at its mean does not move the means."""
+    on the spread that their labels will leave, ``thompson`` skips draws that have their best there; ``greedy``
+    avoids them only with a diversity, since a label at its mean does not change the means."""
     observed: NDArray[np.int64] | None = None
     """Labelled rows: the incumbents of ``qLogNEI``, the Pareto front that several objectives improve on."""
     best: float | None = None
@@ -87,7 +87,7 @@ class BatchRequest:
     options: FunctionOptions = field(default_factory=FunctionOptions)
     """Parameters of single functions."""
     feasibility: NDArray[np.float64] | None = None
-    """Probability of each row of the pool (N) to be of use: the calculation succeeds, chance constraints are met."""
+    """Probability that each row of the pool (N) is useful: the calculation succeeds, chance constraints are met."""
     cost: NDArray[np.float64] | None = None
     """Expected core-hours of each row of the pool (N): value is counted per core-hour."""
     budget: float | None = None
@@ -95,17 +95,17 @@ class BatchRequest:
     limits: GroupLimits | None = None
     """Most rows of one group, by name of the grouping."""
     relatives: Relatives | None = None
-    """Rows that are the same compound as a row: a batch never holds both, nor one beside a pending one."""
+    """Rows that are the same compound as a row: a batch holds one of them at most, and none with a pending one."""
     diverse: DiversityName = "none"
-    """How the batch is kept apart: ``hallucinate`` conditions ``ucb`` or ``top_share`` on its own picks; ``penalise``
+    """Diversity of the batch: ``hallucinate`` conditions ``ucb`` or ``top_share`` on its own picks; ``penalise``
     and ``determinant`` work in embedding space with any function but ``thompson`` and ``random``."""
     embeddings: Embeddings | None = None
     """Rows of the pool -> ``n x d``."""
     target_of: NDArray[np.int64] | None = None
     """For each row of the pool (N), of which several may be one material at several fidelities, the row at the target
-    fidelity: GIBBON, qMES, qKG and ``variance`` then count what a label tells about those."""
+    fidelity: GIBBON, qMES, qKG and ``variance`` then use the information of a label about those."""
     chunk: int = 16_384
-    """Rows whose draws are held at once; beyond the processor's cache larger is slower."""
+    """Rows of a chunk of draws; chunks beyond the processor's cache are slower."""
     chosen: NDArray[np.int64] | None = None
     """Rows that another function has already chosen for the same batch, in order."""
 
@@ -114,9 +114,9 @@ class BatchRequest:
         if self.q is None and self.budget is None:
             raise AcquisitionError("neither a number of rows nor a budget was given; pass q, budget or both")
         if self.q is not None and self.q < 1:
-            raise AcquisitionError(f"a batch of {self.q} rows cannot be chosen; ask for at least 1")
+            raise AcquisitionError(f"a batch of {self.q} rows cannot be chosen; give at least 1")
         if self.budget is not None and not self.budget > 0:
-            raise AcquisitionError(f"a budget of {self.budget:g} core-hours buys nothing; give more than 0")
+            raise AcquisitionError(f"a budget of {self.budget:g} core-hours covers no calculation; give more than 0")
         if self.best is not None and not np.isfinite(self.best):
             raise AcquisitionError(
                 f"the best known value (on the model's scale) is {self.best}; pass a finite number, or None"
@@ -174,12 +174,12 @@ class BatchRequest:
         """
         for rows in (self.free, self.pending_rows, self.observed_rows):
             if len(rows) and not 0 <= rows[0] <= rows[-1] < n_rows:
-                raise AcquisitionError(f"rows {rows[0]} to {rows[-1]} do not lie in the pool of {n_rows} rows")
+                raise AcquisitionError(f"rows {rows[0]} to {rows[-1]} are outside the pool of {n_rows} rows")
         n_free, n_candidates, q = len(self.free), len(self.candidates), 1 if self.q is None else self.q
         if n_free < q:
             raise AcquisitionError(
-                f"pool smaller than the batch: {q} asked, {n_free} can be chosen ({n_candidates} candidates, "
-                f"{n_candidates - n_free} of them pending or named twice); ask for a smaller batch, add candidates or "
+                f"pool smaller than the batch: {q} requested, {n_free} can be chosen ({n_candidates} candidates, "
+                f"{n_candidates - n_free} of them pending or named twice); request a smaller batch, add candidates or "
                 "relax a constraint"
             )
 
@@ -189,7 +189,7 @@ class BatchRequest:
         Raises
         ------
         AcquisitionError
-            For values that are no probabilities or no core-hours, or that leave no row a chance.
+            For values that are not probabilities or core-hours, or if all rows have feasibility 0.
         """
         if self.feasibility is None and self.cost is None:
             return None
@@ -199,7 +199,7 @@ class BatchRequest:
                 continue
             if np.shape(values) != (n_rows,):
                 raise AcquisitionError(
-                    f"{name} has shape {np.shape(values)}, the pool {n_rows} rows; give a number a row"
+                    f"{name} has shape {np.shape(values)}, the pool {n_rows} rows; give a number for each row"
                 )
             mine = np.asarray(values, dtype=np.float64)[self.free]
             good = (mine >= 0) & (mine <= 1) if name == "feasibility" else (mine > 0) & np.isfinite(mine)
@@ -211,9 +211,7 @@ class BatchRequest:
             with np.errstate(divide="ignore"):
                 total += np.log(mine) if name == "feasibility" else -np.log(mine / np.median(mine))
         if np.isneginf(total).all():
-            raise AcquisitionError(
-                f"all {len(self.free)} candidates have feasibility 0; widen the limits it was made of"
-            )
+            raise AcquisitionError(f"all {len(self.free)} candidates have feasibility 0; widen the limits behind it")
         return total
 
     def targets(self, n_rows: int) -> NDArray[np.int64] | None:
@@ -236,7 +234,7 @@ def scheduled_beta(n_rows: int, round_number: int, delta: float = 0.1) -> float:
     """Weight of the variance that grows with the rounds: ``2 log(n t^2 pi^2 / (6 delta))`` for n rows in round t.
 
     Srinivas, Krause, Kakade, Seeger, ICML 2010, arXiv:0912.3995, theorem 1: with it the regret of ucb on n rows is
-    sublinear with probability ``1 - delta``. As they did in section 6, it is divided by 5, being too cautious.
+    sublinear with probability ``1 - delta``. As in their section 6, it is divided by 5, since it is too conservative.
     """
     if n_rows < 1 or round_number < 1 or not 0 < delta < 1:
         raise AcquisitionError(

@@ -1,6 +1,6 @@
 """Acquisition functions of single rows (mean and spread, one draw, at random), and mixtures of functions.
 
-NumPy is imported by the methods that compute: the names and goals of the functions are also read where nothing is.
+NumPy is imported by the methods that compute, since names and goals are also read where nothing is computed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class _MarginalFunction(AcquisitionFunction):
-    """A rule of each row's mean and standard deviation, the latter given what is taken."""
+    """A rule of each row's mean and standard deviation, the latter conditioned on pending and chosen rows."""
 
     needs = Needs.MARGINAL
     can_hallucinate = True
 
     def rule(self, pool: CandidatePool, request: BatchRequest) -> Rule:
-        """What ranks the rows."""
+        """Rule that ranks the rows."""
         raise NotImplementedError
 
     def build(self, pool: CandidatePool, request: BatchRequest) -> Acquisition:
-        """Rule on the marginals; with rows to condition on, on the spread that their labels leave."""
+        """Rule on the marginals; with rows to condition on, with the conditional spread."""
         from engine.acquire.marginal import MarginalRule
 
         rule = self.rule(pool, request)
@@ -77,7 +77,7 @@ class UpperConfidence(_MarginalFunction):
 
 @register
 class TopShare(_MarginalFunction):
-    """Expected excess over the predicted bound of the pool's best share."""
+    """Expected excess over the predicted quantile of the pool."""
 
     name = "top_share"
     description = "reaches furthest beyond the bound of the pool's best"
@@ -98,7 +98,7 @@ class TopShare(_MarginalFunction):
 
 @register
 class Greedy(AcquisitionFunction):
-    """The posterior mean alone; what is taken does not move it."""
+    """The posterior mean alone; chosen rows do not change it."""
 
     name = "greedy"
     description = "best predicted value"
@@ -112,7 +112,7 @@ class Greedy(AcquisitionFunction):
         return MarginalRule(ConfidenceBound(0.0), pool.objective)
 
     def reason(self, row: ChosenRow, context: ReasonContext) -> str:
-        """Name the end that is wanted."""
+        """Reason with the wanted end."""
         if context.objective.kind == "window":
             return super().reason(row, context)
         return f"{'lowest' if context.objective.kind == 'min' else 'highest'} predicted value ({self.name})"
@@ -135,9 +135,9 @@ class Thompson(AcquisitionFunction):
     is_diverse = True
 
     def choose(self, builder: BatchBuilder, q: int) -> int:
-        """Take the best row of each draw in turn; a draw whose best row is taken is passed over for the next.
+        """Choose the best row of each draw in turn; a draw whose best row is chosen already is skipped.
 
-        When all draws have been used the second-best row of each is offered, then the third, ... Draws that have their
+        When all draws have been used, the second-best row of each follows, then the third, ... Draws that have their
         best at a pending row come last.
         """
         import numpy as np
@@ -164,7 +164,7 @@ class Thompson(AcquisitionFunction):
             )
         if depth:
             builder.notes.append(
-                f"thompson: {len(ranked)} draws have fewer than {q} different best rows; went on to rows ranked up to "
+                f"thompson: {len(ranked)} draws have fewer than {q} different best rows; used rows ranked up to "
                 f"{depth + 1} in their draw"
             )
         return first + q - len(builder.positions)
@@ -181,14 +181,14 @@ class Random(AcquisitionFunction):
     is_diverse = True
 
     def choose(self, builder: BatchBuilder, q: int) -> int:
-        """Take rows in the order of the seeded permutation that breaks ties."""
+        """Choose rows in the order of the seeded permutation that breaks ties."""
         import numpy as np
 
         pool = builder.pool
         return builder.take_in_order(np.argsort(pool.priority), np.zeros(len(pool)), self.name, q)
 
     def reason(self, row: ChosenRow, context: ReasonContext) -> str:
-        """Leave the name out, which says the same."""
+        """Reason without the name, which would repeat it."""
         return self.description
 
 
@@ -198,13 +198,13 @@ class _Mixture(AcquisitionFunction):
     needs = Needs.OTHERS
 
     def shares(self, q: int, request: BatchRequest) -> dict[str, int]:
-        """Rows that each function chooses, q in all."""
+        """Number of rows of each function, q in all."""
         raise NotImplementedError
 
     def choose(self, builder: BatchBuilder, q: int) -> int:
         """One function after the other chooses its share, each conditioned on the rows chosen before."""
         if builder.request.q is None:
-            raise AcquisitionError(f"{self.name} shares a batch out by number; give q beside the budget")
+            raise AcquisitionError(f"{self.name} divides a batch by number; give q as well as the budget")
         for name, share in self.shares(q, builder.request).items():
             if share:
                 acquisition_function(name).extend(builder, share)
@@ -246,7 +246,7 @@ class Portfolio(_Mixture):
 
 
 def check_portfolio(names: Iterable[str]) -> None:
-    """Refuse members that share a batch out themselves or have several objectives.
+    """Refuse members that divide a batch themselves or have several objectives.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""Sequential greedy over a whole pool, in memory bounded by a chunk plus a few numbers a row.
+"""Sequential greedy optimisation over a whole pool, in memory of a chunk and a few numbers for each row.
 
-What a row would have gained earlier bounds what it gains now (joint acquisition functions are monotone submodular, and
+An earlier gain of a row is a bound of its gain now (joint acquisition functions are monotone submodular, and
 a Gaussian's spread only falls as rows are conditioned on): lazy greedy (Minoux, Optimization Techniques, 234, 1978)
-re-evaluates only rows whose bound could still win. First bounds come from the marginals, so that joint draws are made
-for promising rows only. Functions that keep no bound look at the rows with the best marginals alone.
+re-evaluates only rows whose bound could still be the largest. First bounds come from marginals: joint draws are made
+for promising rows only. Functions without a bound evaluate only the rows with the best marginals.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ if TYPE_CHECKING:
     from engine.acquire.limits import BatchLimits
 
 SHORTLIST_ROWS = 512
-"""Rows whose draws are kept; grows fourfold when a row outside could win."""
+"""Rows whose draws are in memory; four times as many when a row outside could be the best."""
 LAZY_BLOCK = 64
 """Rows re-evaluated at a time."""
 SCREENED_ROWS = 2048
-"""Larger pools are screened by marginal bounds before draws are made; functions without bounds see only so many."""
+"""Larger pools are screened by marginal bounds before draws are made; functions without bounds use this many."""
 MOST_DRAWN = 32_768
-"""Draws are made for no more rows of a larger pool, those with the largest bounds."""
+"""Most rows of a larger pool with draws: those with the largest bounds."""
 TIE = 1e-12
-"""Gains closer than this differ by rounding only."""
+"""Relative difference of gains below which they are equal within rounding."""
 
 
 class Kind(StrEnum):
     """How a factor (feasibility, diversity, one over the cost) enters an acquisition value."""
 
     LOG = "log"  # the value is a logarithm: log factor is added
-    POSITIVE = "positive"  # the value is times the factor
-    FREE = "free"  # the value has no natural zero: what it has above the candidates' median is times the factor
-    NONE = "none"  # factors do not enter, but 0 excludes
+    POSITIVE = "positive"  # the value is multiplied by the factor
+    FREE = "free"  # the value has no natural zero: its excess over the candidates' median is multiplied by the factor
+    NONE = "none"  # factors do not enter, except that 0 excludes
 
 
 class Acquisition(Protocol):
-    """An acquisition function that a batch is built on, to be maximised."""
+    """An acquisition function for sequential greedy optimisation, to be maximised."""
 
     kind: Kind
     needs_draws: bool
     keeps_bounds: bool
-    """Whether a row never gains more than it would have gained earlier."""
+    """Whether the gain of a row never increases (submodularity)."""
     only_orders: bool
-    """Whether :meth:`bound` is no bound, only the order in which rows are looked at."""
+    """Whether :meth:`bound` is not a bound but only the order in which rows are evaluated."""
 
     def bound(self, pool: CandidatePool) -> NDArray[np.float64] | None:
-        """Bound on each row's gain from its marginals, N; none where they bound nothing."""
+        """Bound on each row's gain from its marginals, N; None where there is none."""
 
     def gain(self, rows: Rows) -> NDArray[np.float64]:
-        """Gain of each of n rows over what is taken; of all that may be chosen if it keeps no bounds."""
+        """Gain of each of n rows given the chosen ones; of all rows that may be chosen if there are no bounds."""
 
     def take(self, rows: Rows) -> None:
         """Condition on these rows."""
 
     def nil(self) -> float:
-        """Gain below which the arithmetic resolves nothing."""
+        """Gain below the numerical resolution."""
 
     def value(self, gain: float) -> float:
         """Acquisition value to report for a row with this gain."""
@@ -71,19 +71,19 @@ class Acquisition(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class GreedyContext:
-    """Where a greedy batch is chosen."""
+    """Candidates, limits and factors of a greedy batch."""
 
     pool: CandidatePool
     limits: BatchLimits
-    """Which candidates may still be chosen."""
+    """Limits on the candidates that may still be chosen."""
     diversity: Diversity
-    """Factors that fall near what is taken."""
+    """Factors that fall near chosen rows."""
     log_weights: NDArray[np.float64] | None
     """Natural logarithm of feasibility over cost of each candidate, N."""
 
 
 class LazyGreedy:
-    """Greedy maximisation with stale gains as upper bounds: ``bounds`` for all N, draws for a shortlist only."""
+    """Lazy greedy maximisation with earlier gains as upper bounds: ``bounds`` for all N, draws for a shortlist only."""
 
     def __init__(self, acquisition: Acquisition, context: GreedyContext, taken: NDArray[np.int64]):
         self.acquisition = acquisition
@@ -97,7 +97,7 @@ class LazyGreedy:
         self._start_bounds()
 
     def advance(self) -> int | None:
-        """Choose one more row; the number of other rows that tied with it, or ``None`` when all gains are nil."""
+        """Choose one more row; returns the number of rows that tied with it, or ``None`` when all gains are zero."""
         if not self.acquisition.keeps_bounds:
             hopeful = self.shortlist[self.bounds[self.shortlist] > -np.inf]
             self.bounds[hopeful] = np.inf
@@ -131,7 +131,7 @@ class LazyGreedy:
                 self._stream(rival)
 
     def _evaluate_shortlist(self) -> tuple[float, NDArray[np.int64]]:
-        """Re-evaluate rows in the order of their bounds until no stale bound could win."""
+        """Re-evaluate rows in the order of their bounds until no earlier bound could be the largest."""
         stale = self.bounds[self.shortlist] > -np.inf
         fresh = np.zeros(len(stale), dtype=bool)
         block, gain = LAZY_BLOCK if self.acquisition.keeps_bounds else len(stale), -np.inf
@@ -157,7 +157,7 @@ class LazyGreedy:
         return weighed(self.acquisition.kind, gain, log_factor, self.middle)
 
     def _start_bounds(self) -> None:
-        """Bound every row by its marginals, or know nothing of any."""
+        """Bound every row by its marginals, or by infinity."""
         self.middle, acquisition, pool = 0.0, self.acquisition, self.pool
         screened = len(pool) > SCREENED_ROWS or not acquisition.needs_draws
         marginal = acquisition.bound(pool) if screened or acquisition.kind is Kind.FREE else None
@@ -170,7 +170,7 @@ class LazyGreedy:
             most = SCREENED_ROWS if acquisition.only_orders else MOST_DRAWN
             promise = self._weighed(marginal, factor)
             if acquisition.only_orders and pool.target_of is not None:
-                promise = marginal  # a material's fidelities are looked at together, whatever they cost
+                promise = marginal  # all fidelities of a material are evaluated together, whatever they cost
             promise = np.where(closed, -np.inf, promise)
             if acquisition.needs_draws and len(pool) > most:
                 closed |= promise < np.partition(promise, len(pool) - most)[len(pool) - most]
@@ -185,7 +185,7 @@ class LazyGreedy:
             self._shortlist(SHORTLIST_ROWS)
 
     def _stream(self, rival: float) -> None:
-        """Bring every bound that could win up to date, chunk by chunk; then make a new shortlist."""
+        """Update every bound that could be the largest, chunk by chunk; then make a new shortlist."""
         hopeful = np.flatnonzero((self.bounds >= rival) & (self.bounds > -np.inf))
         for start in range(0, len(hopeful), self.pool.chunk):
             part = hopeful[start : start + self.pool.chunk]

@@ -1,1 +1,1 @@
-"""Crystals as graphs, kept on disk by content."""
+"""Crystals as graphs, stored on disk by content hash."""

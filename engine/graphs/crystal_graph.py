@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 GRAPH_VERSION = 1
-"""Raised when the meaning of a stored graph changes, so that old shards are not read as new ones."""
+"""Version of stored graphs, increased when their meaning changes, so that old shards are not read as new ones."""
 
-_SAME_SITE = 1e-8  # Angstrom; MatGL's own tolerance
+_SAME_SITE = 1e-8  # Angstrom; MatGL's tolerance
 _PERIODIC = np.array([1, 1, 1], dtype=np.int64)
 
 
@@ -46,7 +46,7 @@ class CrystalGraph:
 
 
 def build_graph(crystal: Crystal, cutoff: float) -> CrystalGraph:
-    """All pairs of atoms of ``crystal`` no further apart than ``cutoff`` Angstrom, periodic images included."""
+    """All pairs of atoms of ``crystal`` within ``cutoff`` (Angstrom), periodic images included."""
     return build_graphs(crystal, [cutoff])[0]
 
 
@@ -70,7 +70,7 @@ def build_graphs(crystal: Crystal, cutoffs: Sequence[float]) -> list[CrystalGrap
 def collate(graphs: Sequence[CrystalGraph], node_types: NDArray[np.int64]) -> Data:
     """One disconnected graph for MatGL out of many.
 
-    ``node_types`` maps an atomic number to the model's element index; an element the model does not know is -1 there
+    ``node_types`` maps an atomic number to the model's element index; an element the model does not know is -1
     and must have been refused before (see ``Backbone.check_elements``).
     """
     import torch
@@ -93,7 +93,7 @@ def collate(graphs: Sequence[CrystalGraph], node_types: NDArray[np.int64]) -> Da
 def pack(n_edges: Sequence[int], max_edges: int = 40_000, max_graphs: int = 128) -> Iterator[NDArray[np.int64]]:
     """The indices of batches of similar size: sorted by edges, each batch filled up to a budget of edges.
 
-    A crystal with more edges than the budget is a batch of its own.
+    A crystal with more edges than the budget is a separate batch.
     """
     batch: list[int] = []
     filled = 0

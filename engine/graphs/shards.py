@@ -1,8 +1,8 @@
-"""Rows kept on disk by content: append-only Arrow shards, one row a key.
+"""Rows stored on disk by key: append-only Arrow shards, one row for each key.
 
-A shard is written beside its final name and renamed, so that a killed process leaves either a whole shard or none; its
+A shard is written under a temporary name and renamed, so that a killed process leaves a complete shard or none; its
 name ends in the SHA-256 of its bytes, so that two processes never write to one file and damage can be found. Opening
-reads the keys alone; rows are memory-mapped when asked for. A key takes 24 bytes of memory.
+reads the keys alone; rows are memory-mapped on request. A key takes 24 bytes of memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Index = tuple["NDArray[np.uint64]", "NDArray[np.uint64]", "NDArray[np.int64]"]
 class ShardStore:
     """A folder of Arrow shards with a string ``key`` column and a fixed set of further columns.
 
-    The shards are opened when something is first asked of them.
+    The shards are opened at the first access.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class ShardStore:
         return len(self._index[2])
 
     def __getstate__(self) -> dict[str, object]:
-        """Another process opens the shards itself."""
+        """Pickle without open shards, which another process opens itself."""
         return {"folder": self.folder, "schema": self.schema}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -94,7 +94,7 @@ class ShardStore:
         return self._rows(keys) >= 0
 
     def refresh(self) -> None:
-        """Look for shards that another process has added."""
+        """Open shards that another process has added."""
         with self._lock:
             for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
                 if path.name not in self._opened:
@@ -103,7 +103,7 @@ class ShardStore:
     def discard_broken(self) -> list[str]:
         """Delete the shards whose bytes are not those that were written, and name them; their rows are missing then.
 
-        Each shard is read once in a process, however often this is asked.
+        Each shard is read once in a process.
         """
         broken = [path for path in sorted(self.folder.glob(f"*{_SUFFIX}")) if not _is_sound(path, *_state(path))]
         for path in broken:
@@ -113,7 +113,7 @@ class ShardStore:
         return [path.name for path in broken]
 
     def append(self, keys: Sequence[str], columns: dict[str, Any]) -> None:
-        """Add one shard; of a key that is there already the first row stays."""
+        """Add one shard; for a key that exists already the first row is kept."""
         if not keys:
             return
         table = pa.table({"key": pa.array(keys, pa.string()), **columns}, schema=self.schema)
@@ -159,7 +159,7 @@ class ShardStore:
         return out
 
     def _located(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], list[_Part]]:
-        """Order of the keys on disk; then each shard that holds some, their rows in it, their place in the order."""
+        """Order of the keys on disk; then for each shard with some of them their rows and positions in the order."""
         rows = self._rows(keys)
         if (absent := np.flatnonzero(rows < 0)).size:
             raise KeyError(keys[int(absent[0])])
@@ -192,7 +192,7 @@ class ShardStore:
     @property
     def _index(self) -> _Index:
         """All keys in order, the first row of each."""
-        with self._lock:  # threads that read at once find all of it, or wait
+        with self._lock:  # threads that read at the same time see all of it, or wait
             self._shards()
             if self._new:
                 high, low, rows = (np.concatenate(parts) for parts in zip(self._known, *self._new, strict=True))
@@ -224,12 +224,12 @@ class ShardStore:
                 keys = table.column("key").to_pylist() if "key" in table.schema.names else []
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ShardError(
-                f"{path} cannot be read ({error}); delete this file: its rows are made again at the next run"
+                f"{path} cannot be read ({error}); delete this file: its rows are computed again at the next run"
             ) from error
         if not table.schema.equals(self.schema):
             raise ShardError(
                 f"{path} holds columns {_described(table.schema)}, expected {_described(self.schema)}; "
-                "it was written by another version: delete the folder, its rows are made again at the next run"
+                "it was written by another version: delete the folder, its rows are computed again at the next run"
             )
         start = self._starts[-1]
         self._new.append((*_digests(keys), np.arange(start, start + len(keys))))
@@ -268,7 +268,7 @@ def _vectors(column: pa.ChunkedArray) -> NDArray[Any]:
 
 @cache
 def _is_sound(path: Path, size: int, changed: int) -> bool:
-    """Whether a shard has the bytes that its name tells; asked again of a file of another size or time only."""
+    """Whether the bytes of a shard match the hash in its name; checked again if size or time of the file change."""
     return _sha256(path).startswith(path.stem.rpartition("-")[2])
 
 

@@ -1,6 +1,6 @@
 """Graphs on disk, keyed by content hash.
 
-Only networks come back to them; what reads embeddings never does, and building them again would cost a twentieth of an
+Only networks read them again; heads on embeddings never do, and building them again would cost a twentieth of an
 embedding.
 """
 
@@ -38,7 +38,7 @@ class GraphStore:
         self._shards = ShardStore(Path(folder) / f"v{GRAPH_VERSION}-cutoff-{cutoff:g}", _SCHEMA)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of ``keys`` that have no graph yet."""
+        """The ``keys`` without a graph."""
         return self._shards.missing(keys)
 
     def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
@@ -62,7 +62,7 @@ class GraphStore:
         )
 
     def read(self, keys: Sequence[str]) -> list[CrystalGraph]:
-        """Graphs that are on disk already; an absent key raises ``KeyError``."""
+        """Graphs from disk; an absent key raises ``KeyError``."""
         table = self._shards.read(keys)
         columns = {name: _rows(table.column(name)) for name in _SCHEMA.names}
         return [

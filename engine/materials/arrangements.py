@@ -1,8 +1,8 @@
-"""Crystals whose sites stand at simple fractions of a lattice of simple proportions, told by small integers.
+"""Crystals with sites at simple fractions of a lattice of simple proportions, identified by small integers.
 
-Rock salt, half-Heusler, perovskite: databases hold such an arrangement thousands of times, in other elements and other
-sizes, and for these, of high symmetry, spglib takes longest (3 to 17 ms). Their symmetry depends on neither: two points
-of the grid of 24ths are the same or farther apart than any tolerance, so that what holds for one size holds for all.
+Rock salt, half-Heusler, perovskite: databases hold such an arrangement thousands of times, with other elements and
+sizes, and spglib is slowest (3 to 17 ms) for such high symmetries. The symmetry depends on neither: two points
+of the grid of 24ths are the same or farther apart than any tolerance, so that one analysis is valid for all sizes.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _OFF = 1e-6
 
 @dataclass(frozen=True)
 class Arrangement:
-    """A crystal but for its size, its orientation and the names of its elements."""
+    """A crystal without its size, its orientation and the names of its elements."""
 
     metric: bytes
     """Scalar products of the lattice vectors (3 x 3), in steps."""
     positions: bytes
     """Fractional coordinates (n x 3), in steps."""
     kinds: bytes
-    """Which element each site has (n), counted in the order in which they appear."""
+    """Element of each site (n), numbered in order of appearance."""
     left_handed: bool
 
     @classmethod
     def of(cls, crystal: Crystal) -> Arrangement | None:
-        """Take a crystal's arrangement; None if it is not on the grid."""
+        """Arrangement of a crystal; None if it is not on the grid."""
         positions = _steps(crystal.frac_coords)
         if positions is None:
             return None
@@ -51,7 +51,7 @@ class Arrangement:
         return cls(_bytes(products), _bytes(positions % _GRID), kinds, left_handed)
 
     def crystal(self, step: float) -> Crystal | None:
-        """Build it with kinds 1, 2, ... for elements, no two points of the grid nearer than ``step`` (Angstrom).
+        """Crystal with atomic numbers 1, 2, ... as elements, points of the grid at least ``step`` (Angstrom) apart.
 
         None if its lattice vectors lie in one plane.
         """
@@ -69,7 +69,7 @@ class Arrangement:
 
 
 def _steps(values: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Whole steps of the grid; None if a value is off it."""
+    """Values as integer steps of the grid; None if one is off it."""
     steps = np.round(values * _GRID)
     return steps if np.abs(values * _GRID - steps).max() <= _GRID * _OFF else None
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read_ase_database(path: Path, stem: str, source: str) -> Iterator[RawRecord | Rejection]:
-    """One record a row of an ASE database; its key-value pairs and its energy are properties."""
+    """One record for each row of an ASE database; its key-value pairs and its energy are properties."""
     try:
         for row in _ase_lmdb_rows(path) if path.name.lower().endswith(".aselmdb") else _ase_sqlite_rows(path):
             where = f"{source}[{row.id}]"
@@ -45,7 +45,7 @@ def _ase_sqlite_rows(path: Path) -> Iterator[AtomsRow]:
 
 
 def _ase_lmdb_rows(path: Path) -> Iterator[AtomsRow]:
-    """Rows of an ASE database in LMDB, which are compressed JSON."""
+    """Rows of an ASE database in LMDB, compressed JSON."""
     import ase.db
 
     try:
@@ -59,7 +59,7 @@ def _ase_lmdb_rows(path: Path) -> Iterator[AtomsRow]:
     try:
         with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as whole:
             size = (whole.info()["last_pgno"] + 1) * whole.stat()["psize"]
-        if path.stat().st_size < size:  # reading on would end the process
+        if path.stat().st_size < size:  # reading further would crash the process
             raise EOFError(f"it has {path.stat().st_size} of {size} bytes")
         with ase.db.connect(path, type="aselmdb", readonly=True) as database:
             yield from database.select()

@@ -1,10 +1,10 @@
-"""Plausible crystals nobody has labelled: charge-balanced or valence-counted substitution into prototypes.
+"""Generated candidates: charge-balanced or valence-counted substitution into prototypes.
 
 Rules: common oxidation states; anions more electronegative than cations; half-Heuslers with 8 or 18 valence electrons
 (Zeier et al., Nat. Rev. Mater. 1, 16032 (2016)); full Heuslers with 8, 10 or 24 (Graf, Felser, Parkin, Prog. Solid
 State Chem. 39, 1 (2011); He et al., Phys. Rev. Lett. 117, 046602 (2016)); perovskites by Goldschmidt's tolerance and
 the octahedral factor. Lattice parameters are linear in the radii, fitted to known crystals of the same prototype.
-Noble gases and elements without a stable isotope (Bi passes) are left out.
+Noble gases and elements without a stable isotope (except Bi) are left out.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Candidate:
     id: str
     crystal: Crystal
     formula: str
-    """In site order."""
+    """Values in site order."""
     prototype: str
     elements: tuple[str, ...]
-    """In site order."""
+    """Values in site order."""
     charges: tuple[int, ...]
     """Oxidation states in site order; empty where valence electrons were counted instead."""
     lattice_source: str
@@ -53,7 +53,7 @@ class Candidate:
 
     @property
     def properties(self) -> dict[str, str]:
-        """What is known of the candidate, as a material's properties."""
+        """Properties of the candidate as a material."""
         return {"prototype": self.prototype, "lattice_source": self.lattice_source}
 
 
@@ -72,7 +72,7 @@ class LatticeFit:
     leave_one_out_error: float
     """Mean absolute error of ``a`` in percent, each known crystal predicted from the others."""
     worst_error: float
-    """Largest of them, in percent."""
+    """Largest of these errors, in percent."""
 
     def predict(self, species: list[Species]) -> NDArray[np.float64]:
         """Lattice parameters a and c in Angstrom, n x 2; rounded, so that they do not depend on the linear algebra."""
@@ -81,7 +81,7 @@ class LatticeFit:
 
 @lru_cache(maxsize=1)
 def generate_candidates() -> tuple[Candidate, ...]:
-    """Every candidate, ordered by prototype and formula; compounds of the reference table are not among them."""
+    """All candidates, ordered by prototype and formula, without compounds of the reference table."""
     fits = lattice_fits()
     taken = {(e.prototype, frozenset(e.elements)) for e in reference_table()}
     found: list[Candidate] = []
@@ -99,7 +99,7 @@ def lattice_fits() -> dict[str, LatticeFit]:
 
 
 def _place(fit: LatticeFit, species: list[Species]) -> list[Candidate]:
-    """Crystals of all compositions, without those whose distances or density no crystal has."""
+    """Crystals of all compositions, without those of implausible distances or density."""
     kind = find(fit.prototype)
     known = _known_lattices(fit.prototype)
     placed = []
@@ -126,7 +126,7 @@ def _place(fit: LatticeFit, species: list[Species]) -> list[Candidate]:
 
 
 def _bonds_are_plausible(prototype: str, elements: tuple[str, ...], a: float) -> bool:
-    """Whether the tightest pair is .75 to 1.3 times the sum of its atomic radii (reference crystals: .79 to 1.11)."""
+    """Whether the closest pair is at 0.75 to 1.3 times the sum of its atomic radii (references: 0.79 to 1.11)."""
     radii = ATOMIC_RADIUS[[ATOMIC_NUMBERS[e] for e in elements]]
     ratios = find(prototype).shortest_distances * a / (radii[:, None] + radii[None, :])
     return bool(0.75 < ratios.min() < 1.3)
@@ -170,7 +170,7 @@ def _known_lattices(prototype: str) -> dict[str, tuple[float, float, float | Non
 
 
 def _features(species: list[Species], *, ionic: bool) -> NDArray[np.float64]:
-    """One, then a radius each, then (atomic radii) an electronegativity each: n x n_features."""
+    """Features n x n_features: 1, the radii and, with atomic radii, the electronegativities."""
     ones = np.ones((len(species), 1))
     if not species:
         return ones[:, :0]
@@ -189,7 +189,7 @@ def _ionic_radius(element: str, charge: int) -> float:
 
 
 def _with_charges(prototype: str, elements: tuple[str, ...]) -> Species:
-    """Charges of a known ionic compound: the anion's is certain, perovskite A sites follow their group."""
+    """Charges of a known ionic compound: that of the anion is known, perovskite A sites follow their group."""
     counts = find(prototype).counts
     anion = _ANION_CHARGE[elements[-1]]
     if prototype != "perovskite":
@@ -247,7 +247,7 @@ def _radius_ratio(elements: tuple[str, ...], charges: tuple[int, ...]) -> float:
 
 
 def _perovskite() -> Iterator[Species]:
-    """Perovskites whose tolerance factor is .78 to 1.05 and octahedral factor .37 to .90."""
+    """Perovskites with a tolerance factor of 0.78 to 1.05 and an octahedral factor of 0.37 to 0.90."""
     anions = [(-1, x) for x in _ANIONS[-1]] + [(-2, x) for x in ("O", "S", "Se")] + [(-3, "N")]
     for (anion_charge, anion), a_charge in product(anions, (1, 2, 3)):
         b_charge = -3 * anion_charge - a_charge
@@ -282,7 +282,7 @@ def _half_heusler() -> Iterator[Species]:
         kinds = _S_METALS[charges[0]], _ZINTL_CATIONS[charges[1]], _ZINTL_ANIONS[charges[2]]
         for compound in product(*kinds):
             first, second, anion = map(_electronegativity, compound)
-            ordered = first < second or charges[0] != charges[1]  # one of each pair of equals
+            ordered = first < second or charges[0] != charges[1]  # one of each pair of equivalent compositions
             if ordered and max(first, second) < anion:
                 for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2)):
                     yield tuple(compound[k] for k in order), tuple(charges[k] for k in order)
@@ -376,21 +376,21 @@ _EARLY_METALS: dict[int, tuple[str, ...]] = {
     5: ("V", "Nb", "Ta"),
     6: ("Cr", "Mo", "W"),
 }
-"""By valence electrons."""
+"""Elements by number of valence electrons."""
 _LATE_METALS: dict[int, tuple[str, ...]] = {
     8: ("Fe", "Ru", "Os"),
     9: ("Co", "Rh", "Ir"),
     10: ("Ni", "Pd", "Pt"),
     11: ("Cu", "Ag", "Au"),
 }
-"""By valence electrons, d electrons included."""
+"""Elements by number of valence electrons, d electrons included."""
 _P_BLOCK: dict[int, tuple[str, ...]] = {
     3: ("Al", "Ga", "In", "Tl"),
     4: ("Si", "Ge", "Sn", "Pb"),
     5: ("P", "As", "Sb", "Bi"),
     6: ("S", "Se", "Te"),
 }
-"""By valence electrons."""
+"""Elements by number of valence electrons."""
 _S_METALS: dict[int, tuple[str, ...]] = {1: _ALKALIS, 2: ("Ca", "Sr", "Ba", "Mg", "Eu", "Yb")}
 _ZINTL_CATIONS: dict[int, tuple[str, ...]] = {
     1: (*_ALKALIS, "Cu", "Ag"),
@@ -433,7 +433,7 @@ _EXTRA_RADII: dict[tuple[str, int], float] = {
     ("Cr", 3): 0.755,
     ("Mn", 4): 0.67,
 }
-"""Crystal radii in Angstrom that pymatgen has not or not for this spin: Shannon's; where he has none, the bond less his
+"""Crystal radii in Angstrom missing in pymatgen or for this spin: Shannon's; where there is none, the bond less his
 cation's radius in La pnictides and alkali hydrides, and for Sn2+ that of Pb2+ less the difference of PbTe and SnTe."""
 
 _LATTICE_CONSTANTS: dict[str, str] = {

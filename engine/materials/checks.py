@@ -1,4 +1,4 @@
-"""What a crystal must be to enter a pool, and the record of one that was refused.
+"""Checks that a crystal must pass to enter a pool, and the record of one that was refused.
 
 Covalent radii are those of Cordero et al., Dalton Trans. 2008, 2832 (elements.COVALENT_RADIUS).
 """
@@ -29,13 +29,13 @@ MIN_BOND_FRACTION = 0.5
 DENSITY_RANGE = (0.01, 30.0)
 """g/cm3; solid hydrogen has 0.09, osmium 22.6, compressed cells somewhat more."""
 REACH = 2.2
-"""How far the surroundings of a site go, in units of the crystal's spacing."""
+"""Radius of the surroundings of a site, in units of the crystal's spacing."""
 MIN_CELL_SHAPE = 1e-5
 """Volume over the product of the cell lengths; below it the three vectors are coplanar to numerical accuracy."""
 
 
 class RejectionReason(StrEnum):
-    """Why a record was refused; ``sentence`` is for people."""
+    """Why a record was refused; ``sentence`` explains it."""
 
     UNKNOWN_FORMAT = "unknown_format"
     UNREADABLE = "unreadable"
@@ -53,7 +53,7 @@ class RejectionReason(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """What the word means."""
+        """Explanation."""
         return _SENTENCES[self]
 
 
@@ -67,8 +67,8 @@ _SENTENCES = {
     RejectionReason.ZERO_VOLUME: "The three lattice vectors span no volume.",
     RejectionReason.OVERLAPPING_ATOMS: "Two atoms are closer than any bond.",
     RejectionReason.IMPLAUSIBLE_DENSITY: "The mass density is not that of a solid.",
-    RejectionReason.TOO_MANY_SITES: "The cell has more sites than were asked for.",
-    RejectionReason.CONTRADICTION: "The record says something of its content that its atoms do not bear out.",
+    RejectionReason.TOO_MANY_SITES: "The cell has more sites than allowed.",
+    RejectionReason.CONTRADICTION: "The record contradicts its own atoms, e.g. by its formula.",
     RejectionReason.ID_CONFLICT: "The id already belongs to another structure.",
     RejectionReason.NOT_FOUND: "The database has no entry under this id.",
 }
@@ -76,30 +76,30 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Rejection:
-    """A record that was refused, and how to mend it."""
+    """A record that was refused, and how to correct it."""
 
     source: str
-    """File, and where in it (archive member, line, block or frame)."""
+    """File, and place in it (archive member, line, block or frame)."""
     record_id: str
     """The record's id, or the file's stem where it has none."""
     reason: RejectionReason
     message: str
-    """What was wrong, with the value received."""
+    """Problem, with the value received."""
     remedy: str
-    """What to do about it."""
+    """Remedy."""
 
 
 def check(crystal: Crystal, allowed_elements: Collection[str] | None = None, max_sites: int | None = None) -> None:
-    """Raise :class:`CrystalError` at the first thing that makes ``crystal`` unfit; cheap checks come first.
+    """Raise :class:`CrystalError` at the first check that ``crystal`` fails; fast checks come first.
 
     Parameters
     ----------
     crystal
         The crystal in any cell, standardised or not.
     allowed_elements
-        Symbols that the caller can handle, e.g. the backbone's; None admits Z = 1 to 103.
+        Symbols that are allowed, e.g. those of the backbone; None: Z = 1 to 103.
     max_sites
-        Largest number of sites in the cell as given; None admits any.
+        Largest number of sites in the cell as given; None: any.
     """
     _check_sites(crystal, max_sites)
     _check_numbers_finite(crystal)
@@ -192,14 +192,14 @@ def _longest_forbidden_distance(crystal: Crystal) -> float:
 
 @lru_cache(maxsize=1)
 def surroundings(crystal: Crystal) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """The :func:`neighbour_pairs` within :data:`REACH`, once for a crystal's check and its hash."""
+    """The :func:`neighbour_pairs` within :data:`REACH`, cached for the check and the hash of a crystal."""
     return neighbour_pairs(crystal, REACH * crystal.spacing)
 
 
 def neighbour_pairs(
     crystal: Crystal, cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Ordered pairs of sites within ``cutoff`` (Angstrom), periodic images counted, each site's own zero left out.
+    """Ordered pairs of sites within ``cutoff`` (Angstrom), periodic images included, without self-pairs.
 
     Returns
     -------
@@ -213,12 +213,12 @@ def neighbour_pairs(
 def neighbours(
     crystal: Crystal, cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """As :func:`neighbour_pairs`, with the cell that the second site is in.
+    """As :func:`neighbour_pairs`, with the cell of the second site.
 
     Returns
     -------
     first, second, images, distances
-        Site indices, lattice translations (n_pairs x 3) and distances in Angstrom; sites are taken into the cell.
+        Site indices, lattice translations (n_pairs x 3) and distances in Angstrom; sites are wrapped into the cell.
     """
     from pymatgen.optimization.neighbors import find_points_in_spheres
 

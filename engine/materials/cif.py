@@ -1,8 +1,8 @@
-"""One block of a CIF to a crystal: what its author meant, or a refusal that says what does not fit.
+"""One block of a CIF to a crystal, or a refusal that names the contradiction.
 
 Sites are multiplied by the symmetry operations (:mod:`engine.materials.cif_symmetry`). Copies of a site that fall
-together within the rounding of that site's own digits are one atom, put on its special position; their number must
-divide the order of the group. The result is held against what else the file says: formula, Z, volume, density.
+together within the rounding of that site's digits are one atom, put on its special position; their number must
+divide the order of the group. The result is compared with formula, Z, volume and density in the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engine.materials.elements import ATOMIC_NUMBERS
 from engine.materials.parsing import Parsed, disordered, read_species
 
 FINEST = 1e-4
-"""Fractional; copies of one site nearer than this are one atom, however many digits the file has."""
+"""Fractional distance; closer copies of one site are one atom, whatever the number of digits in the file."""
 ROUNDING = 3.0
 """Units of a site's last digit by which copies of a rounded or cut position may be apart, in each coordinate."""
 _COORDINATES = [f"_atom_site_fract_{axis}" for axis in "xyz"]
@@ -38,7 +38,7 @@ def parse_cif(payload: bytes) -> Parsed:
     Raises
     ------
     CrystalError
-        It cannot be read, or contradicts itself.
+        If it cannot be read, or contradicts itself.
     """
     block = Block.parse(payload)
     _refuse_other_kinds(block)
@@ -54,7 +54,7 @@ def parse_cif(payload: bytes) -> Parsed:
     return Parsed(Crystal(lattice, np.array(numbers), cell.positions), {}, notes, isotopes=isotopes)
 
 
-# --- one crystal of several readings ---------------------------------------------------------------------------------
+# --- one crystal of several interpretations --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +62,11 @@ class _Cell:
     """All atoms of the cell."""
 
     rows: list[int]
-    """Which row of the file each is a copy of."""
+    """Row of the file that each atom is a copy of."""
     positions: NDArray[np.float64]
-    """``n x 3``, fractional."""
+    """Fractional coordinates, ``n x 3``."""
     counts: list[int]
-    """Atoms of each row; 0 where it is listed again."""
+    """Number of atoms of each row; 0 where it is a repetition."""
     moved: float
     """Largest shift of a row to its special position, Angstrom."""
     again: list[str]
@@ -83,7 +83,7 @@ def _one_crystal(
         try:
             cell = _multiplied(rows, operations, lattice)
             statements.require(_composition(symbols, cell), lattice, cell.counts if len(operations) > 1 else None)
-            if len(symmetry.candidates) > 1:  # atoms on top of each other are not what the author meant
+            if len(symmetry.candidates) > 1:  # overlapping atoms cannot be intended
                 check(Crystal(lattice, np.array(read_species([symbols[n] for n in cell.rows])[0]), cell.positions))
             crystals.append((operations, cell))
         except CrystalError as error:
@@ -117,12 +117,12 @@ def _what_was_decided(
         if not statements.count_atoms:
             raise CrystalError(
                 RejectionReason.MISSING_FIELD,
-                "the file says nothing of its symmetry, nor how many atoms the cell has",
+                "the file gives neither its symmetry nor the number of atoms of the cell",
                 "add _symmetry_space_group_name_H-M 'P 1' if all atoms are listed, or the symmetry operations",
             )
-        notes.append("the file says nothing of its symmetry; 'P 1' agrees with its formula and Z")
+        notes.append("the file gives no symmetry; 'P 1' agrees with its formula and Z")
     elif len(symmetry.candidates) > 1:
-        notes.append(f"of the settings of {symmetry.words}, {operations.name} was taken")
+        notes.append(f"of the settings of {symmetry.words}, {operations.name} was used")
     if symmetry.named is not None and len(operations) != len(symmetry.named):
         _require_full_cell(rows, symmetry, cell, statements, lattice)
     if cell.moved > 1e-5:
@@ -135,7 +135,7 @@ def _what_was_decided(
 def _require_full_cell(
     rows: list[_Site], symmetry: Symmetry, cell: _Cell, statements: Statements, lattice: NDArray[np.float64]
 ) -> None:
-    """More or fewer operations are listed than the symbol has: both must give the same atoms, or all be counted."""
+    """Check operations whose number differs from that of the symbol: both must give the same atoms."""
     assert symmetry.named is not None
     if statements.count_atoms:
         return
@@ -159,7 +159,7 @@ def _composition(symbols: Sequence[str], cell: _Cell) -> Counter[str]:
 
 
 def _different(crystals: list[tuple[Operations, _Cell]], symbols: list[str]) -> list[tuple[Operations, _Cell]]:
-    """Readings that are different sets of atoms; a shift of the origin alone makes no other crystal."""
+    """Interpretations with different atoms; a shift of the origin alone does not count."""
     kept: list[tuple[Operations, _Cell]] = []
     for operations, cell in crystals:
         if not any(_same_atoms(cell, other, symbols) for _, other in kept):
@@ -194,13 +194,13 @@ class _Site:
 
     label: str
     symbol: str
-    """Of the element, ``D`` or ``T``."""
+    """Symbol of the element, or ``D`` or ``T``."""
     written: NDArray[np.float64]
-    """Fractional, as its digits say."""
+    """Fractional coordinates as in the file."""
     position: NDArray[np.float64]
-    """The same with thirds and sixths exact."""
+    """The same with exact thirds and sixths."""
     tolerance: float
-    """Fractional, of each coordinate: what its digits leave open."""
+    """Rounding error of each fractional coordinate, from its digits."""
 
 
 def _sites(block: Block, lattice: NDArray[np.float64]) -> list[_Site]:
@@ -232,7 +232,7 @@ def _sites(block: Block, lattice: NDArray[np.float64]) -> list[_Site]:
     if not {"H", "D", "T"} & set(symbols) and (water := [label for label in labels if _WATER.match(label)]):
         raise CrystalError(
             RejectionReason.MISSING_FIELD,
-            f"site {water[0]} is of water or hydroxide, and no hydrogen has a site",
+            f"site {water[0]} is water or hydroxide, and no hydrogen has a site",
             "give every hydrogen atom its position",
         )
     for name, *row in zip(names, *texts, strict=True):
@@ -256,7 +256,7 @@ def _sites(block: Block, lattice: NDArray[np.float64]) -> list[_Site]:
 
 
 def _exact_sixth(text: str) -> float:
-    """A coordinate; one of three digits or more that is a third or a sixth rounded or cut there is that fraction."""
+    """A coordinate; one of three or more digits that is a rounded or truncated third or sixth becomes that fraction."""
     value, digits = float(text.partition("(")[0]), decimals(text)
     sixth = round(6 * value) / 6
     return sixth if digits >= _SIXTH_DIGITS and abs(value - sixth) < 10.0**-digits else value
@@ -268,13 +268,13 @@ _SIXTH_DIGITS = 3
 _TYPE = re.compile(r"([A-Za-z]{1,2})(\d*\.?\d*[+-]|[+-]\d*\.?\d*|\d*)$")
 _LABEL = re.compile(r"([A-Z][a-z]?)(?![a-z])(.*)$")
 _GROUPS = re.compile(r"(H2?O|H3O|D2?O|OH\d?|OD|NH\d|ND\d|CH\d|CD\d)(?![a-z])")
-"""Labels of groups whose hydrogen atoms have no site of their own."""
+"""Labels of groups whose hydrogen atoms have no sites."""
 _WATER = re.compile(r"(wat|ow|oh|hoh|h2o|dod|d2o)\d*\w?$", re.IGNORECASE)
 """Labels of oxygen atoms that hydrogen is bound to."""
 
 
 def _element(text: str, is_type: bool, capitals: bool) -> str:
-    """Symbol that a type (``Fe3+``) or, where there are no types, a label (``Fe1A``) names.
+    """Symbol of a type (``Fe3+``) or, where there are no types, of a label (``Fe1A``).
 
     ``capitals`` are types in capitals, as mmCIF has them.
     """
@@ -290,8 +290,8 @@ def _element(text: str, is_type: bool, capitals: bool) -> str:
             return symbol
     raise CrystalError(
         RejectionReason.UNKNOWN_ELEMENT,
-        f"the {'type' if is_type else 'label'} {text or '?'!r} of a site is no element",
-        "give each site the symbol of one element in _atom_site_type_symbol, every hydrogen atom a site of its own",
+        f"the {'type' if is_type else 'label'} {text or '?'!r} of a site is not an element",
+        "give each site the symbol of one element in _atom_site_type_symbol, every hydrogen atom its own site",
     )
 
 
@@ -316,18 +316,18 @@ def _refuse_disorder(block: Block, names: list[str]) -> None:
         if text and as_number(text, "_atom_site_attached_hydrogens") > 0:
             raise CrystalError(
                 RejectionReason.MISSING_FIELD,
-                f"site {name} has {text} attached hydrogen without a site of its own",
+                f"site {name} has {text} attached hydrogen without a site",
                 "give every hydrogen atom its position",
             )
     for name, text in zip(names, block.column("_atom_site_calc_flag"), strict=False):
         if text.lower() in ("dum", "dummy"):
             raise CrystalError(
-                RejectionReason.UNKNOWN_ELEMENT, f"site {name} is a dummy", "leave sites that are no atoms out"
+                RejectionReason.UNKNOWN_ELEMENT, f"site {name} is a dummy", "leave out sites that are not atoms"
             )
 
 
 def _refuse_other_kinds(block: Block) -> None:
-    """Refuse blocks that describe no periodic crystal of whole atoms."""
+    """Refuse blocks that do not describe a periodic crystal of whole atoms."""
     if block.has("_entity_poly_type", "_entity_poly_entity_id", "_entity_poly_seq_entity_id"):
         raise CrystalError(RejectionReason.UNREADABLE, "the mmCIF is of a macromolecule", "leave it out")
     if (block.number("_cell_modulation_dimension") or 0) > 0 or block.has("_cell_wave_vector_seq_id"):
@@ -339,7 +339,7 @@ def _refuse_other_kinds(block: Block) -> None:
 
 
 def _lattice(block: Block) -> NDArray[np.float64]:
-    """Rows are vectors in Angstrom: a along x, b in the plane of x and y."""
+    """Lattice with vectors as rows, Angstrom: a along x, b in the plane of x and y."""
     import gemmi
 
     tags = [
@@ -353,7 +353,7 @@ def _lattice(block: Block) -> NDArray[np.float64]:
     if any(not 0 < value < 1e5 for value in values[:3]) or any(not 0 < value < 180 for value in values[3:]):
         raise CrystalError(
             RejectionReason.ZERO_VOLUME,
-            f"the cell {', '.join(f'{value:g}' for value in values)} is none",
+            f"the cell {', '.join(f'{value:g}' for value in values)} is not possible",
             "give lengths in Angstrom and angles in degrees",
         )
     return np.array(gemmi.UnitCell(*values).orth.mat.tolist()).T
@@ -368,7 +368,7 @@ def _multiplied(rows: list[_Site], operations: Operations, lattice: NDArray[np.f
     Raises
     ------
     CrystalError
-        Copies of a site neither coincide nor stand apart.
+        If copies of a site neither coincide nor are clearly apart.
     """
     if len(operations) == 1:
         return _listed_once(rows, lattice)
@@ -392,7 +392,7 @@ def _multiplied(rows: list[_Site], operations: Operations, lattice: NDArray[np.f
 
 
 def _listed_once(rows: list[_Site], lattice: NDArray[np.float64]) -> _Cell:
-    """Every row is an atom, but for one listed again, as on the far border of the cell."""
+    """Every row is an atom, except repetitions, as on the far border of the cell."""
     from scipy.spatial import cKDTree
 
     positions = np.array([row.position for row in rows])

@@ -1,6 +1,6 @@
-"""One data block of a CIF as tags and values, whatever dialect it is written in.
+"""One data block of a CIF as tags and values, for several dialects.
 
-Read by gemmi (https://gemmi.readthedocs.io/en/latest/cif.html), which is strict; what it does not know is brought to
+Read by gemmi (https://gemmi.readthedocs.io/en/latest/cif.html), which is strict; other dialects are converted to
 CIF 1.1 before: signs and spaces that are not ASCII, dotted tags of DDLm and mmCIF, lists of CIF 2.0, and values of
 several words without quotes.
 """
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(\(\d+\))?")
 
 @dataclass(frozen=True)
 class Block:
-    """Tags in lower case with ``_`` for ``.``; single values and columns of loops alike, as they stand in the file."""
+    """Tags in lower case with ``_`` for ``.``; single values and columns of loops alike, as in the file."""
 
     name: str
     columns: dict[str, list[str]]
@@ -42,7 +42,7 @@ class Block:
         Raises
         ------
         CrystalError
-            It is no CIF.
+            If it is not a CIF.
         """
         from gemmi import cif
 
@@ -55,13 +55,13 @@ class Block:
             try:
                 document = cif.read_string(text)
             except ValueError:
-                # `_symmetry_space_group_name_H-M F d -3 m`: what follows a tag on its line can only be its value
+                # `_symmetry_space_group_name_H-M F d -3 m`: the rest of the line after a tag can only be its value
                 document = cif.read_string(_UNQUOTED.sub(r"\1 '\2'", text))
         except (ValueError, RuntimeError) as error:
             raise CrystalError(
                 RejectionReason.UNREADABLE,
                 f"not readable as cif: {first_line(error).removeprefix('string:')} (line:column in the block)",
-                "mend the block there, or write it again with pymatgen, ASE or VESTA",
+                "correct the block there, or write it again with pymatgen, ASE or VESTA",
             ) from error
         columns: dict[str, list[str]] = {}
         first = document[0]
@@ -76,27 +76,27 @@ class Block:
         return cls(first.name.strip(), columns)
 
     def has(self, *tags: str) -> bool:
-        """Whether any tag is there."""
+        """Whether any of the tags is present."""
         return any(tag in self.columns for tag in tags)
 
     def column(self, *tags: str) -> list[str]:
-        """Values of the first tag that is there, without quotes; ``.`` and ``?`` are empty text."""
+        """Values of the first tag that is present, without quotes; ``.`` and ``?`` are empty text."""
         from gemmi import cif
 
         found = next((self.columns[tag] for tag in tags if tag in self.columns), [])
         return [cif.as_string(value).strip() for value in found]
 
     def text(self, *tags: str) -> str:
-        """The first value that is given under any of the tags; empty where none is known."""
+        """The first known value under any of the tags; empty if none."""
         return next((value for tag in tags for value in self.column(tag) if value), "")
 
     def number(self, *tags: str) -> float | None:
-        """The same as a number without its standard uncertainty; None where none is known.
+        """The same as a number without its standard uncertainty; None if there is none.
 
         Raises
         ------
         CrystalError
-            There is a value and it is no number.
+            If there is a value that is not a number.
         """
         value = self.text(*tags)
         return as_number(value, tags[0]) if value else None
@@ -108,20 +108,20 @@ def as_number(value: str, tag: str) -> float:
     Raises
     ------
     CrystalError
-        It is none.
+        If it is not a number.
     """
     match = _NUMBER.fullmatch(value)
     if match is None:
         raise CrystalError(
             RejectionReason.UNREADABLE,
-            f"{tag} is {value!r}, which is no number",
+            f"{tag} is {value!r}, which is not a number",
             "write plain numbers such as -0.25 or 5.431(2), with a point and an ASCII minus",
         )
     return float(value.partition("(")[0])
 
 
 def decimals(value: str) -> int:
-    """Digits behind the point that carry something: ``0.3333`` and ``0.333300`` have four."""
+    """Significant digits after the decimal point: ``0.3333`` and ``0.333300`` have four."""
     mantissa, _, exponent = value.partition("(")[0].lower().partition("e")
     return max(0, len(mantissa.partition(".")[2].rstrip("0")) - int(exponent or 0))
 

@@ -1,4 +1,4 @@
-"""What a CIF says of its content beside the atoms: formula, Z, volume, density, multiplicities."""
+"""Statements of a CIF on its content besides the atoms: formula, Z, volume, density, multiplicities."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from engine.materials.elements import ATOMIC_MASS, ATOMIC_NUMBERS, quiet_noble_g
 
 VOLUME_TOLERANCE = 0.01
 DENSITY_TOLERANCE = 0.03
-"""Relative; formula weights differ by isotopes and rounding."""
+"""Relative tolerance; formula weights differ by isotopes and rounding."""
 
 
 @dataclass(frozen=True)
 class Statements:
-    """Statements of one block; what is None or empty is not said."""
+    """Statements of one block; None or empty where not given."""
 
     formula: dict[str, float] = field(default_factory=dict)
     """Atoms of a formula unit by element."""
     written: str = ""
-    """The formula as it stands in the file."""
+    """The formula as in the file."""
     units: float | None = None
-    """Z, formula units a cell."""
+    """Z, formula units in the cell."""
     volume: float | None = None
-    """Cubic Angstrom."""
+    """Volume of the cell, cubic Angstrom."""
     density: float | None = None
-    """g/cm3, as calculated by the author's program."""
+    """Density in g/cm3, as calculated by the author's program."""
     multiplicities: tuple[int | None, ...] = ()
-    """Of each site."""
+    """Multiplicity of each site."""
     notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, block: Block) -> Statements:
-        """Collect what the block says."""
+        """Collect the statements of a block."""
         notes: list[str] = []
 
         def number(tag: str) -> float | None:
@@ -53,7 +53,7 @@ class Statements:
         written = block.text("_chemical_formula_sum")
         formula = _formula(written)
         if written and not formula:
-            notes.append(f"the formula {written!r} is not understood and was not compared")
+            notes.append(f"the formula {written!r} cannot be read and was not compared")
         multiplicities = block.column("_atom_site_site_symmetry_multiplicity", "_atom_site_symmetry_multiplicity")
         return cls(
             formula,
@@ -67,13 +67,13 @@ class Statements:
 
     @property
     def count_atoms(self) -> bool:
-        """Whether they tell how many atoms the cell has."""
+        """Whether they determine the number of atoms in the cell."""
         return bool(self.formula and self.units) or self.density is not None
 
     def require(
         self, composition: Counter[str], lattice: NDArray[np.float64], multiplicities: list[int] | None
     ) -> None:
-        """Hold a crystal against them.
+        """Compare a crystal with them.
 
         Parameters
         ----------
@@ -82,12 +82,12 @@ class Statements:
         lattice
             3 x 3, Angstrom.
         multiplicities
-            Atoms of each site; None where they are not to be compared.
+            Number of atoms of each site; None where not compared.
 
         Raises
         ------
         CrystalError
-            The first that does not fit.
+            At the first contradiction.
         """
         volume = abs(float(np.linalg.det(lattice)))
         if self.volume and abs(volume / self.volume - 1) > VOLUME_TOLERANCE:
@@ -118,14 +118,14 @@ class Statements:
         same = composition.keys() == self.formula.keys() and all(abs(r - units) < 1e-3 * units for r in ratios.values())
         if not same:
             raise _contradiction(
-                f"the sites make {shown} a cell, the formula is {self.written!r}",
+                f"the sites make {shown} per cell, the formula is {self.written!r}",
                 "check that every atom of the formula, hydrogen too, has a site",
             )
         # pymatgen writes the atoms of the cell as the formula, and Z for the reduced one
         reduced = math.gcd(*composition.values())
         if self.units and min(abs(units - self.units), abs(reduced - self.units)) > 1e-3 * self.units:
             raise _contradiction(
-                f"the sites make {units:g} formula units of {self.written!r} a cell, Z is {self.units:g}",
+                f"the sites make {units:g} formula units of {self.written!r} per cell, Z is {self.units:g}",
                 "check that all atoms are listed, the setting of the space group, and Z",
             )
 
@@ -135,7 +135,7 @@ def _contradiction(message: str, remedy: str) -> CrystalError:
 
 
 def _formula(text: str) -> dict[str, float]:
-    """Atoms by element of ``Ca1 H2 O2``; empty where it is no formula."""
+    """Atoms by element of ``Ca1 H2 O2``; empty if it is not a formula."""
     from pymatgen.core import Composition
 
     quiet_noble_gases()

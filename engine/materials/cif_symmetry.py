@@ -1,8 +1,8 @@
-"""Which symmetry operations a CIF means: those it lists, or those of the one setting that its words allow.
+"""Symmetry operations of a CIF: those it lists, or those of the setting that it names.
 
 Names, settings and operations of space groups are gemmi's table of 564 settings, equal to spglib's 530 where both
-have them (tested). A number or a short symbol names several settings: all that fit the cell are tried, and what the
-file says of formula, Z, density or multiplicities has to leave one crystal, or the file is refused.
+have them (tested). A number or a short symbol names several settings: all that fit the cell are tried, and the
+formula, Z, density or multiplicities in the file must single out one crystal, or the file is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METRIC_TOLERANCE = 0.02
-"""Of a length squared or a product of two lengths, by which an operation may change the cell."""
+"""Tolerance of an operation on the metric: largest relative change of a squared length or product of lengths."""
 _LISTED = (
     "_space_group_symop_magn_operation_xyz",
     "_space_group_symop_operation_xyz",
@@ -52,27 +52,27 @@ class Operations:
     name: str
     """For messages: the setting's symbol, or ``listed``."""
     rotations: NDArray[np.float64]
-    """``m x 3 x 3``."""
+    """Rotations, ``m x 3 x 3``."""
     translations: NDArray[np.float64]
-    """``m x 3``."""
+    """Translations, ``m x 3``."""
 
     def __len__(self) -> int:
-        """Order, centring counted."""
+        """Order of the group, centring included."""
         return len(self.rotations)
 
 
 @dataclass(frozen=True)
 class Symmetry:
-    """What a block says of its symmetry."""
+    """Symmetry of a block."""
 
     candidates: tuple[Operations, ...]
-    """One where the file is clear; several where its words fit several settings."""
+    """One where the file is unambiguous; several where it fits several settings."""
     named: Operations | None = None
     """Where operations are listed: those of the symbol beside them, if it is known."""
     words: str = ""
-    """What the file gives, for messages."""
+    """Symmetry as in the file, for messages."""
     guessed: bool = False
-    """Nothing is said at all, and ``P 1`` is taken."""
+    """Whether the file gives none, and ``P 1`` is assumed."""
 
 
 def read_symmetry(block: Block, lattice: NDArray[np.float64]) -> Symmetry:
@@ -81,7 +81,7 @@ def read_symmetry(block: Block, lattice: NDArray[np.float64]) -> Symmetry:
     Raises
     ------
     CrystalError
-        They cannot be told, contradict each other, or do not fit the cell.
+        If they are unknown, contradict each other, or do not fit the cell.
     """
     listed = _listed(block)
     name, hall, number = block.text(*_NAMES), block.text(*_HALLS), _number(block)
@@ -134,7 +134,7 @@ def _listed(block: Block) -> Operations | None:
 
 
 def _triplets(values: list[str]) -> list[str]:
-    """One text an operation; those without quotes come as three values each."""
+    """One text for each operation; those without quotes are split into three values."""
     if any(value.endswith(",") for value in values):
         values = re.findall(r"[^\s,]+\s*,\s*[^\s,]+\s*,\s*[^\s,]+", " ".join(values))
     return [",".join(value.replace(" ", "").lower().split(",")[:3]) for value in values]
@@ -156,13 +156,13 @@ def _closed_by(triplets: tuple[str, ...], centring: tuple[str, ...]) -> Operatio
 
 
 def _require_group(operations: Operations) -> None:
-    """Refuse operations of which two in a row are none of them: some are missing or mistyped."""
+    """Refuse operations that are not a group: some are missing or mistyped."""
     rotations, translations = operations.rotations, operations.translations
     known = {_key(r, t) for r, t in zip(rotations, translations, strict=True)}
     for rotation, translation in zip(rotations, translations, strict=True):
         products = zip(rotation @ rotations, translations @ rotation.T + translation, strict=True)
         if any(_key(r, t) not in known for r, t in products):
-            raise _unclear(f"the {len(operations)} listed symmetry operations are no group, some are missing or wrong")
+            raise _unclear(f"the {len(operations)} listed symmetry operations are not a group: some missing or wrong")
 
 
 def _key(rotation: NDArray[np.float64], translation: NDArray[np.float64]) -> tuple[float, ...]:
@@ -171,15 +171,15 @@ def _key(rotation: NDArray[np.float64], translation: NDArray[np.float64]) -> tup
 
 @lru_cache(maxsize=4096)
 def _affine(triplet: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rotation and translation of ``-y,x-y,z+1/3``; decimals such as .33333 are the fractions that they stand for."""
+    """Rotation and translation of ``-y,x-y,z+1/3``; decimals such as .33333 are read as fractions."""
     from pymatgen.core.operations import SymmOp
 
     if not re.fullmatch(r"([+-]?[xyz\d./+*-]+,){2}[+-]?[xyz\d./+*-]+", triplet):
-        raise _unclear(f"the symmetry operation {triplet!r} is none")
+        raise _unclear(f"the symmetry operation {triplet!r} is not valid")
     matrix = SymmOp.from_xyz_str(triplet).affine_matrix
     rotation = np.round(matrix[:3, :3], 6)
     if abs(abs(np.linalg.det(rotation)) - 1) > 1e-6:
-        raise _unclear(f"the symmetry operation {triplet!r} does not keep volumes")
+        raise _unclear(f"the symmetry operation {triplet!r} does not preserve volumes")
     return rotation, np.array([_exact(float(t)) for t in matrix[:3, 3]]) % 1.0
 
 
@@ -241,7 +241,7 @@ def _of_hall(hall: str, name: str, number: int | None, lattice: NDArray[np.float
         group = gemmi.symops_from_hall(hall)
         setting = gemmi.find_spacegroup_by_ops(group)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise _unclear(f"the Hall symbol {hall!r} of its symmetry is none ({error})") from error
+        raise _unclear(f"the Hall symbol {hall!r} of its symmetry is not valid ({error})") from error
     operations = _of_group(hall, group)
     named = gemmi.find_spacegroup_by_name(name.replace("_", "")) if name else None
     told = number or (named.number if named else None)

@@ -1,7 +1,7 @@
-"""Folders and archives, and archives within archives, to files, one at a time and in their own order.
+"""Files of folders and archives, and of archives within archives, one at a time and in their own order.
 
-Memory holds one member, or less of one that is large; nothing is written to disk but a large archive in an archive,
-to a temporary file. What cannot be followed is told by a rejection: links out of an archive, links in a circle.
+Memory holds one member, or a part of a large one; nothing is written to disk except a large archive in an archive,
+to a temporary file. Links out of an archive and circular links are rejected.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.names import ARCHIVES, is_no_crystal, place, stem
 
 DEPTH = 3
-"""Archives within one another that are opened."""
+"""Deepest nesting of archives that is opened."""
 WHOLE = 1 << 26
-"""Bytes; a member up to this size is in memory before it is parsed, so that its checksum is known."""
+"""Bytes; a member up to this size is read completely before it is parsed, so that its checksum is verified."""
 SWELLING = 200
-"""Times that a large member may be larger than it is packed; text comes to a tenth of that."""
+"""Largest compression ratio of a large member; text has a tenth of that."""
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
-"""What a file that is cut or damaged raises while it is read."""
+"""Exceptions of a truncated or damaged file."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Found:
     """A file in a folder or an archive."""
 
     path: PurePosixPath
-    """Absolute, with archives as folders."""
+    """Absolute path, with archives as folders."""
     source: str
-    """As people read it: ``pool.zip::a/b.cif``."""
+    """Path for messages: ``pool.zip::a/b.cif``."""
     file: Path | None = None
-    """Where it is on disk; None within an archive."""
+    """Path on disk; None within an archive."""
     content: IO[bytes] | None = None
-    """Of a member, good until the next file is asked for; None where only names were wanted."""
+    """Content of a member, valid until the next file is read; None where only names are listed."""
 
 
 def walk(paths: Iterable[Path], contents: bool = True) -> Iterator[Found | Rejection]:
@@ -90,7 +90,7 @@ def damaged(source: str, record_id: str, error: Exception) -> Rejection:
         source,
         record_id,
         RejectionReason.UNREADABLE,
-        f"{source} is truncated or damaged: {error or type(error).__name__}; what came before was read",
+        f"{source} is truncated or damaged: {error or type(error).__name__}; records before it were read",
         "fetch the file again and ingest it again",
     )
 
@@ -120,7 +120,7 @@ def _files_below(folder: Path, root: Path, linked: set[Path]) -> Iterator[Path |
 
 
 def _linked_folder(link: Path, root: Path, linked: set[Path]) -> Iterator[Path | Rejection]:
-    """Files behind a link to a folder, unless they are read elsewhere; ``linked`` keeps the walk out of circles."""
+    """Files behind a link to a folder, unless they are read elsewhere; ``linked`` prevents circular links."""
     target = link.readlink()
     real = Path(os.path.realpath(link))
     if not link.is_dir():
@@ -138,7 +138,7 @@ def _not_followed(source: str, name: str, message: str) -> Rejection:
         stem(PurePosixPath(name)),
         RejectionReason.UNREADABLE,
         f"{source} {message}",
-        "nothing, if the crystals behind it are here under another name; else put the file itself in its place",
+        "nothing, if its crystals are here under another name; else replace it by the file",
     )
 
 
@@ -178,7 +178,7 @@ def _tar_members(stream: IO[bytes], path: PurePosixPath, source: str, contents: 
     tail = _Tail(uncompressed(stream, path.name))
     with tarfile.open(fileobj=tail, mode="r|") as archive:  # type: ignore[call-overload]
         while (member := archive.next()) is not None:
-            # TarFile remembers every member it has seen; forgetting them keeps memory constant
+            # TarFile stores every member it has read; clearing them keeps memory constant
             archive.members = []
             inside = _inside(path, member.name)
             if member.isdir() or is_no_crystal(inside):
@@ -199,7 +199,7 @@ def _tar_members(stream: IO[bytes], path: PurePosixPath, source: str, contents: 
 
 
 class _Tail:
-    """A stream that remembers its last block: tarfile takes an archive cut between two members for a whole one."""
+    """A stream that stores its last block, since tarfile accepts an archive truncated between two members."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -235,7 +235,7 @@ def _zip_members(stream: IO[bytes], path: PurePosixPath, source: str, contents: 
 
 
 def _inside(archive: PurePosixPath, name: str) -> PurePosixPath:
-    """Path of a member, which stays below its archive whatever it is called."""
+    """Path of a member, always below its archive."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     return place(archive).joinpath(*(parts or ["unnamed"]))
 

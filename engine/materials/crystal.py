@@ -37,7 +37,7 @@ class Crystal:
     frac_coords: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        """Bring the arrays to their types once, so that nobody downstream has to."""
+        """Convert the arrays to their types."""
         object.__setattr__(self, "lattice", np.asarray(self.lattice, dtype=np.float64).reshape(3, 3))
         object.__setattr__(self, "numbers", np.asarray(self.numbers, dtype=np.int64).reshape(-1))
         object.__setattr__(self, "frac_coords", np.asarray(self.frac_coords, dtype=np.float64).reshape(-1, 3))
@@ -65,7 +65,7 @@ class Crystal:
 
     @cached_property
     def symbols(self) -> list[str]:
-        """Element symbols, one a site."""
+        """Element symbols, one for each site."""
         return [SYMBOLS[z] for z in self.numbers]
 
     @cached_property
@@ -98,7 +98,7 @@ class Crystal:
 
     @classmethod
     def from_structure(cls, structure: Structure) -> Crystal:
-        """Take an ordered pymatgen ``Structure``; a disordered one raises ``AttributeError`` (check it before)."""
+        """Crystal of an ordered pymatgen ``Structure``; a disordered one raises ``AttributeError``."""
         numbers = np.array([site.specie.Z for site in structure], dtype=np.int64)
         return cls(structure.lattice.matrix, numbers, structure.frac_coords)
 
@@ -123,7 +123,7 @@ class Crystal:
 
 @lru_cache(maxsize=1024)
 def _reduced_formula(composition: tuple[tuple[str, int], ...]) -> str:
-    """Ask pymatgen, which takes as long as all other checks of a small crystal."""
+    """Reduced formula by pymatgen, cached because it takes as long as all other checks of a small crystal."""
     from pymatgen.core import Composition
 
     quiet_noble_gases()
@@ -132,7 +132,7 @@ def _reduced_formula(composition: tuple[tuple[str, int], ...]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A standardised crystal with a stable id and a content hash, what is known of it, and where it came from."""
+    """A standardised crystal with a stable id, a content hash, properties and provenance."""
 
     id: str
     crystal: Crystal
@@ -141,7 +141,7 @@ class Material:
     properties: dict[str, PropertyValue] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
-    """What the reader noticed and the user may want to know, e.g. coordinates rounded to special positions."""
+    """Notes of the reader for the user, e.g. on coordinates moved to special positions."""
     isotopes: str = ""
     """Nuclides in place of an element's natural mixture, as :attr:`engine.materials.parsing.Parsed.isotopes`."""
 
@@ -152,11 +152,11 @@ class Material:
 
     @property
     def bucket(self) -> str:
-        """Key under which copies of one crystal meet: formula, space group, sites, and isotopes where there are any."""
+        """Key shared by copies of one crystal: formula, space group, sites, and isotopes where there are any."""
         natural = f"{self.formula}|{self.spacegroup}|{len(self.crystal)}"
         return f"{natural}|{self.isotopes}" if self.isotopes else natural
 
 
 def isotopes_of(bucket: str) -> str:
-    """Nuclides that :attr:`Material.bucket` names, empty where there are none."""
+    """Nuclides in :attr:`Material.bucket`, empty where there are none."""
     return bucket.split("|", 3)[3] if bucket.count("|") == 3 else ""

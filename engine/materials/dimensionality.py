@@ -1,9 +1,9 @@
-"""How far bonds reach through a crystal (0 molecules, 1 chains, 2 layers, 3), and empty space in a cell.
+"""Dimensionality of the bonds of a crystal (0 molecules, 1 chains, 2 layers, 3), and empty space in a cell.
 
 Ranking by intervals: Larsen, Pandey, Strange, Jacobsen, Phys. Rev. Materials 3, 034003 (2019). Two sites are bonded
-when they are closer than k times the sum of their covalent radii. The dimensionality grows with k; the one that holds
-over the longest stretch of k counts, stretches near k = 1 weighing most. Half of the weight lies below k = 1.25 here
-instead of 1.15, so that antimony (1.20) reaches in three dimensions and tellurium (1.26) in one. Ions are larger than
+when they are closer than k times the sum of their covalent radii. The dimensionality grows with k; the one with the
+longest interval of k counts, with the largest weight near k = 1. Half of the weight lies below k = 1.25 here
+instead of 1.15, so that antimony (1.20) has three dimensions and tellurium (1.26) one. Ions are larger than
 atoms with covalent bonds: a site without any gets those to its nearest neighbours (TlCl, 1.3; NH4Cl), unless it is a
 noble gas.
 """
@@ -29,13 +29,13 @@ MIN_VACUUM = 6.0
 """Angstrom between two planes of nuclei; layers of van der Waals crystals are some 3.5 apart, planes of caesium 4.3."""
 _WIDTH = 0.25
 _SURE = 1 + _WIDTH
-"""Up to here lies half of all weight: what reaches in three dimensions by then does so over the longest stretch."""
+"""Ratio below which half of the weight lies: bonds in three dimensions below it have the longest interval."""
 _LONGEST = 1.8
 _KINDS = {1: "layers", 2: "chains", 3: "isolated atoms or molecules"}
 
 
 def dimensionality(crystal: Crystal) -> int:
-    """The number of dimensions that bonds reach in, that of the largest component where there are several."""
+    """Number of dimensions that bonds extend in, that of the largest component where there are several."""
     bonds = _Bonds(crystal, _SURE)
     if bonds.reach(_SURE) == 3:
         return 3
@@ -53,7 +53,7 @@ def vacuum_note(crystal: Crystal) -> str:
         return ""
     kind = _KINDS[int(np.linalg.matrix_rank([plane for plane, _ in found]))]
     widest = max(gap for _, gap in found)
-    return f"vacuum of {widest:.3g} A between {kind}: no bulk crystal"
+    return f"vacuum of {widest:.3g} A between {kind}: not a bulk crystal"
 
 
 class _Bonds:
@@ -71,7 +71,7 @@ class _Bonds:
         self._pairs = list(zip(first[order].tolist(), second[order].tolist(), images[order].tolist(), strict=True))
 
     def start(self, reach: int) -> float:
-        """The smallest ratio with which bonds reach in so many dimensions; infinite where none of these does."""
+        """Smallest ratio at which bonds extend in this many dimensions; infinite where there is none."""
         low, high = 0, len(self.ratio)
         while low < high:
             middle = (low + high) // 2
@@ -82,7 +82,7 @@ class _Bonds:
         return float(self.ratio[low]) if low < len(self.ratio) else np.inf
 
     def reach(self, ratio: float) -> int:
-        """Count the dimensions that bonds up to this ratio reach in."""
+        """Count the dimensions of bonds up to this ratio."""
         bonds: list[list[tuple[int, Sequence[float]]]] = [[] for _ in range(self._n)]
         for first, second, image in self._pairs[: np.searchsorted(self.ratio, ratio * (1 + 1e-9), side="right")]:
             bonds[first].append((second, image))
@@ -93,7 +93,7 @@ class _Bonds:
 def _looseness(
     numbers: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64], ratio: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What each pair's ratio is divided by: that of the nearest neighbours of a site that has no bond."""
+    """Divisor of each pair's ratio: that of the nearest neighbours for a site without a bond."""
     nearest = np.full(len(numbers), np.inf)
     np.minimum.at(nearest, first, ratio)
     loose = np.where((nearest > 1) & (nearest <= _LONGEST) & ~np.isin(numbers, _NOBLE), nearest, 1.0)

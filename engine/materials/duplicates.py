@@ -4,9 +4,9 @@ Measured on 450 pairs of one bucket from five databases: copies differ by at mos
 distance (in units of the cube root of the volume per atom) and 4 % in strain, other structures by at least 0.08.
 
 Two functionals may give one compound a volume that differs by much more (halides, layers bound by dispersion). Such
-crystals conduct differently and stay two materials, but are told as one compound. Of 38 pairs of one Materials Project
-id and more than 10 % between their volumes 36 are, the most 26 % apart; of 17 pairs of two ids two are, InCl and InS,
-whose sites differ by .02 and .04. Nothing that matches lies between 26 and 50 %.
+crystals conduct differently and stay two materials, but are reported as one compound. Of 38 pairs of one Materials
+Project id and more than 10 % between their volumes 36 are, at most 26 % apart; of 17 pairs of two ids InCl and InS are,
+whose sites differ by 0.02 and 0.04. No matching pair lies between 26 and 50 %.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal, Material
 
 MAX_VOLUME_RATIO = 1.10
-"""Functionals differ by a few percent in volume; of more, the crystal conducts heat as under another pressure."""
+"""Largest relative difference in volume; functionals differ by a few percent, and more acts like a pressure."""
 MAX_SITE_DISTANCE = 0.06
-"""Root mean square, in units of the cube root of the volume per atom."""
+"""Root mean square site distance, in units of the cube root of the volume per atom."""
 MAX_LENGTH_STRAIN = 0.05
 MAX_ANGLE = 3.0
 """Degrees."""
 MAX_INVARIANTS = np.array([np.log(MAX_VOLUME_RATIO), 1.0, 2.5])
-"""Isometry invariants of copies differ by less: by .65 and 1.7 at most in 560 crystals moved to the limits above."""
+"""Limits of isometry invariants of copies; 560 crystals moved to the limits above differ by 0.65 and 1.7 at most."""
 RELAXATION_VOLUME_RATIO = 1.35
-"""One compound, relaxed twice, differs by less in volume."""
+"""Largest relative difference in volume of one compound in two relaxations."""
 RELAXATION_LENGTH_STRAIN = 0.10
-"""After scaling to one volume; layers move apart or together."""
+"""Largest strain after scaling to one volume; the distance of layers changes."""
 RELAXATION_ANGLE = 5.0
 """Degrees."""
 RELAXATION_INVARIANTS = np.array([np.log(RELAXATION_VOLUME_RATIO), 3.0, 8.0])
-"""As :data:`MAX_INVARIANTS`; by 2.0 and 5.5 at most in 150 pairs of our data sets that match."""
+"""As :data:`MAX_INVARIANTS`; 150 matching pairs of our data sets differ by 2.0 and 5.5 at most."""
 
 
 class Placed(NamedTuple):
-    """A material that came in, and what it is to those that were there."""
+    """A new material, and its relation to the known ones."""
 
     material: Material
     copy_of: Material | None
-    """The material whose crystal it is."""
+    """The material with the same crystal, if any."""
     relaxation_of: Material | None
-    """Where it is no copy: a material of the same compound, relaxed otherwise."""
+    """If it is not a copy: a material of the same compound in another relaxation."""
 
 
 def same_crystal(a: Material, b: Material) -> bool:
@@ -68,17 +68,17 @@ def same_crystal(a: Material, b: Material) -> bool:
 
 
 def told_apart(materials: Sequence[Material], known: Mapping[str, Material]) -> list[Material]:
-    """Assign hashes of their own to crystals that share one and are different.
+    """Assign new hashes to different crystals that share one.
 
-    The hash rests on two numbers that vanish together for some crystals (sums over neighbours that cancel); where it
-    is met again under another id, the surroundings of the sites decide.
+    The hash is made of two numbers that both vanish for some crystals (sums over neighbours that cancel); where it
+    occurs again under another id, the surroundings of the sites decide.
 
     Parameters
     ----------
     materials
-        In the order in which they came.
+        In order of arrival.
     known
-        Materials that came before, by content hash.
+        Earlier materials, by content hash.
     """
     first = dict(known)
     found = []
@@ -94,7 +94,7 @@ def told_apart(materials: Sequence[Material], known: Mapping[str, Material]) -> 
 
 
 def fingerprint(crystal: Crystal) -> NDArray[np.float64]:
-    """Radial distribution of neighbours, a number a shell of .1 spacings, pairs weighted by their elements."""
+    """Radial distribution of neighbours in shells of 0.1 spacings, pairs weighted by their elements."""
     first, second, distances = surroundings(crystal)
     weight = 1 + 0.5 * np.cos(1.7 * crystal.numbers + 0.3)
     shells = np.exp(-((((distances / crystal.spacing)[:, None] - _SHELLS) / _WIDTH) ** 2))
@@ -109,7 +109,7 @@ def _are_apart(a: Crystal, b: Crystal) -> bool:
 _SHELLS = np.arange(0.6, 2.0, 0.1)
 _WIDTH = 0.08
 _APART = 0.1
-"""Relative; displacements of .003 Angstrom change a shell by a hundredth at most."""
+"""Relative tolerance; displacements of 0.003 Angstrom change a shell by a hundredth at most."""
 _STEP = 0.5
 
 
@@ -131,9 +131,9 @@ def link_duplicates(new: Iterable[Material], known: Mapping[str, Sequence[Materi
     Parameters
     ----------
     new
-        Materials in the order they came; a later one may be a copy of an earlier one.
+        Materials in order of arrival; a later one may be a copy of an earlier one.
     known
-        Materials there already, by :attr:`Material.bucket`; only those of the new materials' buckets are needed.
+        Known materials, by :attr:`Material.bucket`; only those of the new materials' buckets are needed.
     """
     buckets = {bucket: _Bucket(materials) for bucket, materials in known.items()}
     return [buckets.setdefault(material.bucket, _Bucket([])).place(material) for material in new]
@@ -150,7 +150,7 @@ class _Bucket:
     def place(self, material: Material) -> Placed:
         """How this material relates to the known ones; it is added where it is no copy.
 
-        Equal hashes come first, they cost nothing.
+        Equal hashes are checked first.
         """
         if (same := self._by_hash.get(material.content_hash)) is not None:
             return Placed(material, same, None)
@@ -161,9 +161,9 @@ class _Bucket:
         return placed
 
     def _near(self, material: Material) -> Placed:
-        """Match only what invariants do not tell apart, which saves nine in ten of the matches in large buckets.
+        """Match only crystals with similar invariants, which saves nine in ten of the matches in large buckets.
 
-        Of several that match, the one that stands under the same id.
+        Of several that match, the one under the same id.
         """
         self._invariants += [isometry_invariants(m.crystal) for m in self._materials[len(self._invariants) :]]
         apart = np.abs(np.array(self._invariants) - isometry_invariants(material.crystal))
@@ -178,7 +178,7 @@ class _Bucket:
 
 
 def _volume_ratio(a: Material, b: Material) -> float:
-    """Of two crystals with as many sites, at least 1."""
+    """Volume ratio of two crystals with as many sites, at least 1."""
     small, large = sorted((a.crystal.volume, b.crystal.volume))
     return large / small
 
@@ -189,16 +189,16 @@ def _fit(a: Material, b: Material, length_strain: float, angle: float) -> bool:
 
 
 def _is_relaxation(a: Material, b: Material) -> bool:
-    """Ask the matcher in one order, so that the answer is the same in both."""
+    """Match in a fixed order, so that the result is symmetric."""
     small, large = sorted((a, b), key=lambda m: m.crystal.volume)
-    # of all mappings the best: `fit` stops at the first, which strained cells may not be matched by
+    # the best of all mappings: `fit` stops at the first one, which may not match strained cells
     best = _matcher(RELAXATION_LENGTH_STRAIN, RELAXATION_ANGLE).get_rms_dist(_reduced(small), _reduced(large))
     return best is not None and bool(best[0] <= MAX_SITE_DISTANCE)
 
 
 @lru_cache(maxsize=1024)
 def _reduced(material: Material) -> Structure:
-    """Reduce once: the matcher's own cache compares structures site by site, which takes longer than matching."""
+    """Reduced structure, cached: the matcher's own cache compares structures site by site, slower than matching."""
     return material.crystal.to_structure().get_reduced_structure()
 
 

@@ -1,4 +1,4 @@
-"""Properties of the elements as plain numbers, so that reading a crystal does not wait for pymatgen and ASE.
+"""Properties of the elements as plain numbers, so that reading a crystal does not import pymatgen and ASE.
 
 Mass (u), Pauling electronegativity, empirical atomic radius and Mendeleev number as pymatgen tabulates them (1.5 where
 it has none), covalent radius (Angstrom) of Cordero et al. 2008 as ASE does; a test compares every number.

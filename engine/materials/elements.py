@@ -1,7 +1,7 @@
 """Element data as arrays indexed by atomic number (index 0 is unused).
 
 Arrays, because per-site look-ups of ``pymatgen.core.Element`` attributes dominate the time to describe a crystal; from
-a table of our own, because importing pymatgen takes longer than a small command may.
+a separate table, because importing pymatgen is too slow for small commands.
 """
 
 from __future__ import annotations

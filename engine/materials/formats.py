@@ -25,7 +25,7 @@ from engine.materials.xyz import parse_xyz
 
 
 class Format(StrEnum):
-    """A format that can be read."""
+    """Formats that can be read."""
 
     CIF = "cif"
     POSCAR = "poscar"
@@ -33,41 +33,41 @@ class Format(StrEnum):
     PHONOPY = "phonopy"
     """``phonopy.yaml`` and its like."""
     JSON = "json"
-    """One object: our own record, a pymatgen structure or an entry that holds one, JARVIS, OPTIMADE."""
+    """One object: a record of this program, a pymatgen structure or an entry that holds one, JARVIS, OPTIMADE."""
 
 
 @dataclass(frozen=True)
 class RawRecord:
-    """One crystal's text as found in a file, not parsed yet, so that parsing can happen in another process."""
+    """One crystal's text from a file, not parsed yet, so that parsing can happen in another process."""
 
     id: str
-    """From the file's name; an id inside the record supersedes it."""
+    """Id from the file's name; an id inside the record supersedes it."""
     format: Format
     payload: bytes | dict[str, Any]
     source: str
-    """File, and where in it (archive member, line, block or frame)."""
+    """File, and place in it (archive member, line, block or frame)."""
     properties: dict[str, PropertyValue] = field(default_factory=dict)
-    """Known from elsewhere, e.g. from a table beside the file; those in the record itself go before."""
+    """Properties from another source, e.g. a table with the file; those in the record take precedence."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A crystal as its file describes it: parsed, not checked, not standardised."""
+    """A parsed crystal, not checked and not standardised."""
 
     id: str
     crystal: Crystal
     properties: dict[str, PropertyValue]
     source: str
     notes: tuple[str, ...] = ()
-    """What the parser noticed, e.g. coordinates rounded to special positions."""
+    """Notes of the parser, e.g. on coordinates moved to special positions."""
     isotopes: str = ""
     """As :attr:`engine.materials.parsing.Parsed.isotopes`."""
 
 
 def parse(raw: RawRecord) -> Record | Rejection:
-    """Parse one record; whatever is wrong with it comes back as a :class:`Rejection`.
+    """Parse one record; any problem is returned as a :class:`Rejection`.
 
-    Warnings of the libraries below are part of the result: those of :data:`FATAL_WARNINGS` refuse the record, all
+    Warnings of libraries are part of the result: those of :data:`FATAL_WARNINGS` refuse the record, all
     others are notes.
     """
     record_id = raw.id
@@ -82,14 +82,14 @@ def parse(raw: RawRecord) -> Record | Rejection:
             _refuse_fatal(caught)
         except CrystalError as error:
             return rejection(error, raw.source, record_id)
-        except Exception as error:  # the parsers below belong to others and raise whatever they like on damaged text
+        except Exception as error:  # third-party parsers may raise anything on damaged text
             return rejection(_unreadable(raw.format, error), raw.source, record_id)
     notes = tuple(dict.fromkeys(printable(n) for n in [*(first_line(w.message) for w in caught), *parsed.notes]))
     return Record(record_id, parsed.crystal, raw.properties | parsed.properties, raw.source, notes, parsed.isotopes)
 
 
 def rejection(error: CrystalError, source: str, record_id: str) -> Rejection:
-    """Turn ``error`` into a line of the quarantine list."""
+    """Rejection from an exception."""
     return Rejection(source, record_id, RejectionReason(error.reason), printable(error.message), error.remedy)
 
 
@@ -112,7 +112,7 @@ FATAL_WARNINGS = (
     r"[Ss]toichiometry|[Cc]omposition .*(mismatch|differ|inconsistent)",
     r"fallback|falling back",
 )
-"""What pymatgen, ASE or phonopy say where they went on with another crystal than the file's."""
+"""Warnings of pymatgen, ASE or phonopy that mean another crystal than the file's."""
 
 
 def _refuse_fatal(caught: list[warnings.WarningMessage]) -> None:
@@ -141,7 +141,7 @@ def _unreadable(file_format: Format, error: Exception) -> CrystalError:
     return CrystalError(
         RejectionReason.UNREADABLE,
         f"not readable as {file_format.value}: {first_line(error) or type(error).__name__}",
-        "mend or replace the file, or rename it if it has another format",
+        "correct or replace the file, or rename it if it has another format",
     )
 
 

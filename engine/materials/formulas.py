@@ -1,4 +1,4 @@
-"""Whether a formula that a record gives is that of its sites."""
+"""Comparison of a record's formula with its sites."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.materials.elements import ATOMIC_NUMBERS, quiet_noble_gases
 from engine.materials.parsing import ISOTOPES
 
 CLOSE = 1e-4
-"""Share of an element that two formulas may differ by: less than one atom in ten thousand."""
+"""Tolerance of the share of an element: less than one atom in ten thousand."""
 
 _PLAIN = re.compile(r"[\s\d.A-Za-z()\[\]{}]+")
 _WORD = re.compile(r"[A-Z(\[{]")
@@ -24,14 +24,14 @@ def check_formula(name: str, formula: str, composition: Mapping[str, int]) -> st
     Raises
     ------
     CrystalError
-        They differ.
+        If they differ.
     """
     said = shares(formula)
     total = sum(composition.values())
     found = {symbol: count / total for symbol, count in composition.items()}
     if said is not None and all(abs(said.get(s, 0) - found.get(s, 0)) <= CLOSE for s in {*said, *found}):
         return ""
-    # CaSO4.2H2O is a hydrate or a share of oxygen
+    # CaSO4.2H2O may be a hydrate or a fractional amount of oxygen
     if said is None or "." in formula:
         return f"{name} {formula[:60]!r} cannot be read as a formula, and was not compared with the sites"
     sites = "".join(f"{symbol}{count if count > 1 else ''}" for symbol, count in sorted(composition.items()))
@@ -44,7 +44,7 @@ def check_formula(name: str, formula: str, composition: Mapping[str, int]) -> st
 
 @lru_cache(maxsize=4096)
 def shares(formula: str) -> dict[str, float] | None:
-    """Share of each element, isotopes counted with it; None for what is free text or has charges or hydrates."""
+    """Share of each element, with its isotopes; None for free text, charges or hydrates."""
     words = formula.split()
     if not words or not _PLAIN.fullmatch(formula) or not all(_WORD.match(word) for word in words):
         return None
@@ -72,7 +72,7 @@ _SYMBOLS_AND_NUMBERS = re.compile(rf"({_SYMBOL_AND_NUMBER.pattern})+")
 
 
 def _counts(formula: str) -> dict[str, float] | None:
-    """Atoms of each element in a formula that pymatgen can read; None where one is no element."""
+    """Atoms of each element in a formula that pymatgen can read; None where one is not an element."""
     from pymatgen.core import Composition
 
     quiet_noble_gases()

@@ -1,9 +1,9 @@
-"""One crystal, one identity: the standardised primitive cell, and a hash that no choice of cell can change.
+"""Identity of a crystal: the standardised primitive cell, and a content hash that does not depend on the cell.
 
 The hash quantises smooth isometry invariants, not coordinates, so that it needs no canonical origin or site order:
 sums over neighbours with a smooth cut-off, passed from site to site a few times as in message passing, so that they
 reach several shells, and averaged over the sites. Lengths are in units of the cube root of the volume per atom, so
-that only one number moves with the lattice constant. It takes the crystal as given: what spglib makes of a crystal
+that only one number depends on the lattice constant. It uses the crystal as given: spglib's result for a crystal
 that is symmetric only within its tolerance depends on the order of the sites (one in fifty of our data sets' crystals).
 
 Conventional-to-primitive matrices: spglib documentation, "Transformation to the primitive cell".
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SYMPREC = 0.01
-"""Angstrom; the distance within which two positions count as symmetric, the habit of the Materials Project."""
+"""Angstrom; tolerance of positions under symmetry operations, as in the Materials Project."""
 _SAFE = 5.0
-"""In units of that: what is farther apart is never taken for one."""
+"""In units of SYMPREC: positions farther apart are never identified."""
 
 
 def identify(
@@ -43,10 +43,10 @@ def identify(
     notes: tuple[str, ...] = (),
     isotopes: str = "",
 ) -> Material:
-    """Make a material of a crystal in any cell that passed :func:`engine.materials.checks.check`.
+    """Material of a crystal in any cell that passed :func:`engine.materials.checks.check`.
 
     ``isotopes`` (``2H``, as of :class:`engine.materials.parsing.Parsed`) makes it another material than the same
-    crystal of natural elements, and is kept as the property of that name.
+    crystal of natural elements, and is stored as the property of that name.
     """
     standardised, spacegroup = standardise(crystal)
     digest = content_hash(crystal, primitive_sites=len(standardised), isotopes=isotopes)
@@ -54,19 +54,19 @@ def identify(
     if isotopes:
         known, notes = known | {"isotopes": isotopes}, (*notes, _isotope_note(isotopes))
     material = Material(id, standardised, digest, spacegroup, known, source, notes, isotopes)
-    _ = material.formula, standardised.chemical_system  # once, here, where many processes work
+    _ = material.formula, standardised.chemical_system  # once, in the parallel part
     return material
 
 
 def standardise(crystal: Crystal, symprec: float = SYMPREC) -> tuple[Crystal, int]:
     """The standardised primitive cell and the space-group number, from one call of spglib or none.
 
-    Equal to ``spglib.standardize_cell(to_primitive=True)`` at half the price of calling that and
+    Equal to ``spglib.standardize_cell(to_primitive=True)`` in half the time of calling that and
     ``get_symmetry_dataset``. An :class:`~engine.materials.arrangements.Arrangement` is analysed once, whatever its
-    elements and size; it may come out turned, as spglib itself may turn it. Where spglib finds no symmetry at all the
-    Niggli-reduced cell stands, in P1.
+    elements and size; it may be rotated, as by spglib itself. Where spglib finds no symmetry at all the
+    Niggli-reduced cell is used, in P1.
     """
-    # an arrangement's cell is as exact as the usual tolerance asks
+    # the cell of an arrangement is exact within the usual tolerance
     arrangement = Arrangement.of(crystal) if symprec == SYMPREC else None
     ideal = None if arrangement is None else _standard_arrangement(arrangement, symprec)
     if ideal is None or crystal.volume < ideal.volume:
@@ -83,15 +83,15 @@ class _Ideal:
     """An arrangement's standardised primitive cell."""
 
     cell: Crystal
-    """At the size that it was analysed at, with kinds for elements."""
+    """Primitive cell at the size of the analysis, with kinds for elements."""
     spacegroup: int
     volume: float
-    """Of the cell that was analysed, in cubic Angstrom; in a smaller one points of the grid are too near each other."""
+    """Volume of the analysed cell, cubic Angstrom; in a smaller one points of the grid are too close."""
 
 
 @lru_cache(maxsize=4096)
 def _standard_arrangement(arrangement: Arrangement, symprec: float) -> _Ideal | None:
-    """Analyse once; None for an arrangement that is no crystal."""
+    """Analysis, cached; None for an arrangement that is not a crystal."""
     crystal = arrangement.crystal(step=_SAFE * symprec)
     if crystal is None:
         return None
@@ -99,7 +99,7 @@ def _standard_arrangement(arrangement: Arrangement, symprec: float) -> _Ideal | 
 
 
 def _analysed(crystal: Crystal, symprec: float) -> tuple[Crystal, int]:
-    """Ask spglib."""
+    """Call spglib."""
     dataset = symmetry_dataset(crystal, symprec)
     if dataset is None:
         return _niggli_reduced(crystal), 1
@@ -119,7 +119,7 @@ def content_hash(crystal: Crystal, *, primitive_sites: int, isotopes: str = "") 
     crystal
         The crystal in any cell, not idealised.
     primitive_sites
-        Number of sites in its primitive cell, which tells long polytypes apart that look alike from every site.
+        Number of sites in its primitive cell, which distinguishes long polytypes with the same surroundings.
     isotopes
         Nuclides in place of natural mixtures, empty for none.
 
@@ -136,11 +136,11 @@ def content_hash(crystal: Crystal, *, primitive_sites: int, isotopes: str = "") 
 
 
 def isometry_invariants(crystal: Crystal) -> NDArray[np.float64]:
-    """Three numbers that rotations, origins and cells leave alone: log volume per atom (A3), two of the shape.
+    """Three invariants under rotation, origin and choice of cell: log volume per atom (A3), two of the shape.
 
     A site's state starts as a weight of its element and becomes, at every pass, the sum of its neighbours' states
     times w(x) = (1 - (x/c)^2)^3 cos(q x + 1), x being the distance in units of the cube root of the volume per atom.
-    The mean square state after passes 2 and 4 is kept, each element counting alike, so that a dopant's place shows;
+    The mean square state after passes 2 and 4 is used, with equal weights of elements, so that a dopant's site counts;
     the oscillating w makes it sensitive to which shell a neighbour is in, four passes reach past ten Angstrom.
     """
     first, second, distances = surroundings(crystal)
@@ -163,7 +163,7 @@ def isometry_invariants(crystal: Crystal) -> NDArray[np.float64]:
 _WAVENUMBER = 7.0
 _PASSES = 4
 _INTERVALS = np.array([2e-3, 4e-3, 4e-3])
-# irrational, so that no round number sits on the edge of an interval
+# irrational, so that no round number lies on the edge of an interval
 _OFFSETS = np.array([0.3819660113, 0.4142135624, 0.7320508076])
 
 # columns are the primitive vectors in the conventional basis
@@ -187,7 +187,7 @@ _NAMES = {"2H": "deuterium", "3H": "tritium"}
 
 
 def symmetry_dataset(crystal: Crystal, symprec: float) -> spglib.SpglibDataset | None:
-    """Ask spglib; None where it finds no symmetry."""
+    """Symmetry data set of spglib; None where it finds no symmetry."""
     cell = (crystal.lattice, crystal.frac_coords, crystal.numbers)
     return _or_none("get_symmetry_dataset", cell, symprec=symprec)
 
@@ -201,7 +201,7 @@ def _niggli_reduced(crystal: Crystal) -> Crystal:
 
 
 def _or_none(routine: Literal["get_symmetry_dataset", "niggli_reduce"], *args: object, **kwargs: object) -> Any:
-    """Call spglib; None where it fails, whether it says so by an exception or, before version 3, by None."""
+    """Call spglib; None where it fails, by an exception or, before version 3, by returning None."""
     import spglib
 
     call: Callable[..., Any] = {
@@ -218,7 +218,7 @@ def _or_none(routine: Literal["get_symmetry_dataset", "niggli_reduce"], *args: o
 
 
 def _wrapped(frac_coords: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Into [0, 1); -1e-17 % 1.0 is 1.0 in floating point."""
+    """Coordinates wrapped into [0, 1); -1e-17 % 1.0 is 1.0 in floating point."""
     wrapped = frac_coords % 1.0
     wrapped[wrapped == 1.0] = 0.0
     return wrapped

@@ -1,7 +1,7 @@
 """JSON files to records, in constant memory.
 
 A file is a record, a list, ``{id: record}``, a table as pandas writes it, a database's answer or ASE's JSON; or lines.
-What holds no crystal in a file that has others is refused by itself; a file without any is refused once.
+Records without a crystal in a file with others are refused singly; a file without any is refused once.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from engine.materials.names import nth
 LISTS = ("entries", "data", "structures", "results", "materials", "records", "docs", "response")
 """Members of an object that hold its records; the first is Alexandria's, the second that of OPTIMADE and of pandas."""
 WAITING = 100
-"""Records without a crystal that are kept until one with a crystal comes."""
+"""Records without a crystal that are kept until the first with one."""
 PENDING = 64
-"""Members of an object that are in memory before it can only be ``{id: record}``."""
+"""Members of an object after which it can only be ``{id: record}``."""
 LONGEST_LINE = 1 << 28
-"""Bytes."""
+"""Largest size in bytes."""
 _NOT_ROWS = ("ids", "nextid")  # of ASE's JSON database
 _NONE = object()
 _Row = RawRecord | Rejection
 
 
 def json_lines(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
-    """One record a line."""
+    """One record for each line."""
     yield from sifted(_lines(content, stem, source), stem, source)
 
 
 def json_document(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
-    """Every record of a document, as it streams; of several documents one behind the other, too."""
+    """Every record of a document, or of several consecutive ones, in a stream."""
     yield from sifted(_documents(content, stem, source), stem, source)
 
 
 def sifted(rows: Iterator[_Row], stem: str, source: str) -> Iterator[_Row]:
-    """Pass records on; where none holds a crystal in a known layout, refuse the file once and say what is in it."""
+    """Records with a crystal; where none has one in a known layout, one refusal that describes the content."""
     waiting: list[RawRecord] = []
     strange = 0
     for row in rows:
@@ -70,7 +70,7 @@ def sifted(rows: Iterator[_Row], stem: str, source: str) -> Iterator[_Row]:
 
 
 def _content(row: RawRecord) -> object:
-    """What a record holds, or the error of one that is no JSON."""
+    """Content of a record, or the error of one that is not JSON."""
     try:
         return row.payload if isinstance(row.payload, dict) else json.loads(row.payload)
     except (ValueError, RecursionError) as error:
@@ -115,7 +115,7 @@ def _lines(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
 
 
 def _documents(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
-    """The records of a file, numbered through; damage ends it."""
+    """The records of a file, numbered; damage ends it."""
     n = 0
     try:
         with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as stream:
@@ -141,7 +141,7 @@ def _document(text: JsonText, start: str, stem: str, source: str, n: int) -> Ite
 
 
 def _raw(name: str, value: object, source: str) -> RawRecord:
-    """A record; text of a crystal is one, and what else is no object is left for the parser to refuse."""
+    """A record: an object or the text of a crystal; anything else is refused by the parser."""
     if is_crystal_text(value):
         value = {"structure": value}
     return RawRecord(name, Format.JSON, value if isinstance(value, dict) else json.dumps(value).encode(), source)
@@ -163,7 +163,7 @@ def _unreadable(source: str, name: str, error: Exception) -> Rejection:
 
 
 def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
-    """The records of an object: its list's, its table's, one a member, or itself."""
+    """The records of an object: those of its list or table, one for each member, or itself."""
     members: dict[str, object] = {}
     streamed = False
     keys = text.keys()
@@ -214,7 +214,7 @@ def _list_of(
 
 
 def _values(text: JsonText, places: Iterator[None]) -> Iterator[object]:
-    """Items of a list; one that Python does not take is given as the error it makes."""
+    """Items of a list; one that Python cannot parse is returned as its error."""
     for _ in places:
         try:
             yield text.value()
@@ -269,7 +269,7 @@ def _records_in(members: dict[str, object]) -> int:
 
 
 def _mapped(members: dict[str, object], stem: str, source: str) -> Iterator[_Row]:
-    """The records of ``{id: record}``; numbers and words beside them are about the file."""
+    """The records of ``{id: record}``; numbers and texts among them describe the file."""
     rows = {k: v for k, v in members.items() if k not in _NOT_ROWS and (not _is_word(v) or is_crystal_text(v))}
     for key, value in rows.items():
         name = stem if len(rows) == 1 and key == "1" else _named(key, stem)
@@ -294,6 +294,6 @@ def _table(columns: list[object], index: object, rows: Iterator[object], stem: s
 
 
 def _named(key: object, stem: str) -> str:
-    """Id that a key gives: itself, or behind the file's where it is a mere number."""
+    """Id from a key: itself, or appended to the file's id where it is a number."""
     words = "-".join(map(str, key)) if isinstance(key, list) else str(key)
     return words if re.search("[A-Za-z]", words) else f"{stem}-{words}"

@@ -1,4 +1,4 @@
-"""One JSON object to a crystal: our own record, pymatgen's, JARVIS', ASE's and OPTIMADE's, and the text of a CIF.
+"""One JSON object to a crystal: records of this program, pymatgen, JARVIS, ASE and OPTIMADE, and the text of a CIF.
 
 No class named in a file is imported: pymatgen's JSON is read as plain data.
 """
@@ -37,7 +37,7 @@ from engine.materials.parsing import (
 from engine.materials.poscar import parse_poscar
 
 ENTRY_FIELDS = ("computed_structure_entry", "entry", "cse")
-"""Fields that may hold a whole record, whose values count as this one's, as in tables of WBM."""
+"""Fields that may hold a whole record, whose values are added to this one's, as in tables of WBM."""
 CRYSTAL_FIELDS = (
     *ENTRY_FIELDS,
     "structure", "structure_json", "pymatgen_structure", "final_structure", "relaxed_structure", "initial_structure",
@@ -73,7 +73,7 @@ def parse_json(content: dict[str, Any]) -> Parsed:
     holders += [content, *(content.get(name) for name in ENTRY_FIELDS)]
     values, dropped = _collected([parsed.properties, *holders], _OF_LAYOUT.get(layout, set()))
     if layout == "jarvis":
-        values = {name: value for name, value in values.items() if value != "na"}  # its word for not known
+        values = {name: value for name, value in values.items() if value != "na"}  # JARVIS' word for not known
     notes = [left_out(dropped)] if dropped else []
     for name in FORMULA_FIELDS:
         formula = content.get(name)
@@ -126,11 +126,11 @@ OUR_NAMES = {
     "Decomposition Energy Per Atom": "energy_above_hull_eV",
     "Formation Energy Per Atom": "formation_energy_eV",
 }
-"""Fields of JARVIS, Alexandria, OQMD and GNoME that campaigns constrain, to our names; energies are eV per atom."""
+"""Names of fields of JARVIS, Alexandria, OQMD and GNoME in this program; energies are eV per atom."""
 
 
 def with_our_names(properties: dict[str, PropertyValue]) -> dict[str, PropertyValue]:
-    """Add what other databases call otherwise under our names too."""
+    """Add properties of other databases under the names of this program."""
     return {ours: properties[theirs] for theirs, ours in OUR_NAMES.items() if theirs in properties} | properties
 
 
@@ -143,7 +143,7 @@ _TEXT = re.compile(
 
 
 def _crystal_in(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Layout of a record, and the object that has it; ``ours`` where there is no other sign."""
+    """Layout of a record, and the object that has it; ``ours`` by default."""
     if (layout := _bare_layout(content)) is not None:
         return layout, content
     names = {name.lower(): name for name in content if isinstance(name, str) and name.lower() in CRYSTAL_FIELDS}
@@ -186,9 +186,9 @@ def _opened(properties: object) -> object:
 
 
 def _collected(holders: Iterable[object], more: set[str]) -> tuple[dict[str, PropertyValue], list[str]]:
-    """Plain values of several objects, those of the first before the others', and names of what is not plain.
+    """Plain values of several objects, the first taking precedence, and names of values that are not plain.
 
-    ``more`` are names that are no properties beside :data:`NOT_PROPERTIES`.
+    ``more`` are names that are not properties, besides :data:`NOT_PROPERTIES`.
     """
     values: dict[str, PropertyValue] = {}
     dropped: dict[str, None] = {}
@@ -206,7 +206,7 @@ def _is_crystal_field(name: str, value: object) -> bool:
     return isinstance(value, str) and name.lower() in _TEXTS and is_crystal_text(value)
 
 
-# --- one reader a layout ------------------------------------------------------------------------------------------
+# --- one reader for each layout ---------------------------------------------------------------------------------------
 
 
 def _from_arrays(content: dict[str, Any]) -> Parsed:
@@ -228,12 +228,12 @@ def _from_arrays(content: dict[str, Any]) -> Parsed:
 
 
 def _symbol(number: int) -> str:
-    """Symbol of an element; what has none is shown by its number."""
+    """Symbol of an element, or its number."""
     return SYMBOLS[number] if 0 < number < len(SYMBOLS) else str(number)
 
 
 def _from_jarvis(atoms: dict[str, Any]) -> Parsed:
-    """Take the dictionary of ``jarvis.core.atoms.Atoms``."""
+    """Crystal from the dictionary of ``jarvis.core.atoms.Atoms``."""
     _require(atoms, "lattice_mat", "elements", "coords")
     numbers, isotopes = read_species([element(kind) for kind in atoms["elements"]])
     coords = atoms["coords"]
@@ -243,7 +243,7 @@ def _from_jarvis(atoms: dict[str, Any]) -> Parsed:
 
 
 def _from_ase(row: dict[str, Any]) -> Parsed:
-    """Take a row of ASE's JSON database, or ``Atoms.todict()``; its key-value pairs and energy are properties."""
+    """Crystal from a row of ASE's JSON database, or ``Atoms.todict()``; key-value pairs and energy are properties."""
     from ase.io.jsonio import decode
 
     _require(row, "numbers", "positions", "cell")
@@ -288,7 +288,7 @@ def _symbol_at_site(species: dict[str, object]) -> str:
 
 
 def _from_text(content: dict[str, Any]) -> Parsed:
-    """Take the text of a file, or a JSON object as text."""
+    """Crystal from the text of a file, or a JSON object as text."""
     text = content["text"].strip()
     if not text.startswith("{"):
         return parse_cif(text.encode()) if "_cell_length" in text.lower() else parse_poscar(text.encode())
@@ -319,7 +319,7 @@ def _require(content: dict[str, object], *keys: str) -> None:
         raise CrystalError(
             RejectionReason.MISSING_FIELD,
             f"the record has no {', '.join(missing)} (it has {found})",
-            "add what is missing, or leave files that hold no crystal out",
+            "add what is missing, or leave out files without crystals",
         )
 
 
@@ -328,5 +328,5 @@ def _require_three_directions(count: int) -> None:
         raise CrystalError(
             RejectionReason.MISSING_FIELD,
             f"the structure is periodic in {count} directions, not in three",
-            "leave molecules, chains and layers out; a crystal has pbc [true, true, true]",
+            "leave out molecules, chains and layers; a crystal has pbc [true, true, true]",
         )

@@ -1,4 +1,4 @@
-"""JSON as it streams: items of a list and members of an object, one at a time, so that memory holds one of them."""
+"""Streaming JSON: items of a list and members of an object, one at a time in memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import IO, Any
 BLOCK = 1 << 20
 """Characters read at once."""
 LONGEST = 1 << 30
-"""Characters of one value; a longer one would not fit into memory once it is parsed."""
+"""Most characters of one value; a longer one would not fit into memory when parsed."""
 
 
 class UnreadableValueError(ValueError):
-    """A value was passed over; what follows it can be read."""
+    """A value was skipped; the text after it can be read."""
 
 
 class JsonText:
-    """A place in a JSON document, which only moves on; what is no JSON raises ``ValueError``."""
+    """Forward position in a JSON document; invalid JSON raises ``ValueError``."""
 
     def __init__(self, stream: IO[str]):
         self._stream = stream
@@ -27,7 +27,7 @@ class JsonText:
         self._decoder = json.JSONDecoder()
 
     def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
+        """The next character that is not white space; empty at the end."""
         while True:
             self._place = _SPACE.match(self._block, self._place).end()  # type: ignore[union-attr]
             if self._place < len(self._block):
@@ -41,23 +41,23 @@ class JsonText:
         Raises
         ------
         UnreadableValueError
-            It is JSON that Python does not take (nested too deep, a number of thousands of digits) and was passed over.
+            It is JSON that Python cannot parse (nested too deep, a number of thousands of digits) and was skipped.
         ValueError
-            It is no JSON, or the document ends within it.
+            It is not JSON, or the document ends within it.
         """
         if not self.peek():
-            raise ValueError("the document does not end, or an item is no JSON")
+            raise ValueError("the document does not end, or an item is not JSON")
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._block, self._place)
             except json.JSONDecodeError as error:
                 if not self._more():
-                    raise ValueError(f"the document does not end, or an item is no JSON: {error}") from None
+                    raise ValueError(f"the document does not end, or an item is not JSON: {error}") from None
                 continue
             except (RecursionError, ValueError) as error:
                 self._pass_over()
                 raise UnreadableValueError(f"a value that cannot be read: {error}") from None
-            # a number may go on in the next block
+            # a number may continue in the next block
             if end < len(self._block) or not self._more():
                 self._place = end
                 return value
@@ -93,11 +93,11 @@ class JsonText:
 
     def _take(self, character: str) -> None:
         if (found := self.peek()) != character:
-            raise ValueError(f"{found!r} stands where {character!r} should be")
+            raise ValueError(f"{found!r} instead of {character!r}")
         self._place += 1
 
     def _pass_over(self) -> None:
-        """Move behind a value without making anything of it."""
+        """Skip a value without parsing it."""
         depth, in_string = 0, False
         while True:
             found = _MARK.search(self._block, self._place)
@@ -121,7 +121,7 @@ class JsonText:
                     return
 
     def _more(self) -> bool:
-        """Read on; as much again as is left, so that a value of any size is tried a few times only."""
+        """Read as much again as is left, so that a value of any size is tried only a few times."""
         left = len(self._block) - self._place
         if left > LONGEST:
             raise ValueError(f"a value of more than {LONGEST} characters")

@@ -1,4 +1,4 @@
-"""Files in, materials out: read, check, standardise and hash, on all cores, in input order, in bounded memory."""
+"""Files to materials: read, check, standardise and hash, on all cores, in input order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def load(
     paths
         Files, folders and archives; one that does not exist raises ``FileNotFoundError`` at once.
     workers
-        Processes; None takes one a core. 1, or fewer records than one chunk, stays in this process.
+        Number of processes; None: one for each core. With 1, or fewer records than a chunk, this process does all.
     allowed_elements
-        Symbols that the caller can handle, e.g. the backbone's; None admits Z = 1 to 103.
+        Symbols that are allowed, e.g. those of the backbone; None: Z = 1 to 103.
     max_sites
-        Largest number of sites in a cell as given; None admits any.
+        Largest number of sites in a cell as given; None: any.
     chunk
-        Records a list; two lists a worker are in flight, which bounds the memory.
+        Records of a list; two lists for each worker are in flight, which bounds the memory.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; give at least 1")
@@ -59,7 +59,7 @@ def process(
     allowed_elements: Collection[str] | None = None,
     max_sites: int | None = None,
 ) -> list[Outcome]:
-    """Do one chunk's work; what the reader refused passes through."""
+    """Process one chunk; rejections of the reader are passed through."""
     return [
         record if isinstance(record, Rejection) else _material(parse(record), allowed_elements, max_sites)
         for record in records

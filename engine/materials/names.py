@@ -1,7 +1,7 @@
-"""What files are called: which hold no crystal, and the ids that files give to crystals that have none of their own.
+"""Names of files: which hold no crystal, and the ids that files give to crystals without one.
 
-An id is the file's name without its suffix, or its folder's for names that say nothing (``mp-1/relax/CONTCAR`` is
-``mp-1-relax``). Files of one name get as much more of their paths as tells them apart, whatever order they come in.
+An id is the file's name without its suffix, or its folder's for generic names (``mp-1/relax/CONTCAR`` is
+``mp-1-relax``). Files of one name get as much of their paths as distinguishes them, in any order.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ARCHIVES = (
 )  # fmt: skip
 VASP_NAMES = ("poscar", "contcar")
 PHONOPY = re.compile(r"pho(nopy|no3py)\w*\.ya?ml")
-"""What phonopy and phono3py write a crystal into: ``phonopy.yaml``, ``phono3py_disp.yaml``, ``phonopy_params.yaml``."""
+"""Files of phonopy and phono3py with a crystal: ``phonopy.yaml``, ``phono3py_disp.yaml``, ``phonopy_params.yaml``."""
 
 _SUFFIXES = (
     ".mcif", ".cif", ".vasp", ".poscar", ".extxyz", ".xyz", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".csv",
     ".db", ".aselmdb", ".lmdb", ".mdb",
 )  # fmt: skip
-_LOCKS = (".aselmdb-lock", ".lmdb-lock", "lock.mdb")  # what LMDB leaves beside its files
+_LOCKS = (".aselmdb-lock", ".lmdb-lock", "lock.mdb")  # lock files of LMDB
 _NOT_CRYSTALS = re.compile(
     r"(readme|licen[cs]e|copying|citation|authors|changelog|manifest)([._-].*)?|thumbs\.db|desktop\.ini|"
     r"\.ds_store|\._.*|\.git\w*|.*\.(md5|sha\d+)|(md5|sha\d+)sums?(\.txt)?"
@@ -68,7 +68,7 @@ def nth(name: str, n: int) -> str:
 
 
 def place(path: PurePosixPath) -> PurePosixPath:
-    """The folder that an archive stands for in the paths of its members."""
+    """Folder that represents an archive in the paths of its members."""
     name = path.name.lower()
     suffix = next((end for end in ARCHIVES if name.endswith(end)), "")
     return path.with_name(path.name[: len(name) - len(suffix)] or path.name)
@@ -80,7 +80,7 @@ class FileIds:
     Parameters
     ----------
     listing
-        Every file's path, archives as folders in it; asked a second time where two share an id. Memory holds a number
+        Every file's path, with archives as folders; read a second time where two share an id. Memory holds a number
         for each, and the paths of those that share one.
     """
 
@@ -110,7 +110,7 @@ class FileIds:
 
 
 def _words(path: PurePosixPath, whole_name: bool = False) -> tuple[list[str], int]:
-    """Words of a path, and where the shortest end of it that names a crystal starts."""
+    """Parts of a path, and the start of its shortest end that names a crystal."""
     name = path.name
     if end := next((end for end in COMPRESSIONS if name.lower().endswith(end)), ""):
         name = name[: -len(end)]
@@ -131,7 +131,7 @@ def _told_apart(paths: Sequence[PurePosixPath], is_taken: Callable[[str], bool])
     in_folder = Counter(tuple(_words(path)[0]) for path in paths)
     ends = {path: _words(path, whole_name=in_folder[tuple(_words(path)[0])] > 1) for path in paths}
     found: dict[PurePosixPath, str] = {}
-    # the whole names tell files of one folder apart, and not which folder it is
+    # whole names distinguish files of one folder, but not the folder
     for more in range(int(len(in_folder) > 1), max(start for _, start in ends.values()) + 1):
         left = [path for path in paths if path not in found]
         ids = {path: "-".join(ends[path][0][max(0, ends[path][1] - more) :]) for path in left}

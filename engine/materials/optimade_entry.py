@@ -1,4 +1,4 @@
-"""One entry of an OPTIMADE provider to a crystal, whole or not at all.
+"""One entry of an OPTIMADE provider to a crystal, completely or not at all.
 
 The fields are those of the specification, https://github.com/Materials-Consortia/OPTIMADE, "Structures Entries".
 """
@@ -17,7 +17,7 @@ FIELDS = (
     "structure_features", "nsites", "elements", "chemical_formula_reduced", "chemical_formula_descriptive",
     "immutable_id",
 )  # fmt: skip
-"""What is asked for of every structure: its sites, and what they are compared with."""
+"""Requested fields of every structure: its sites, and fields that are compared with them."""
 _STANDARD = {
     *FIELDS, "nelements", "elements_ratios", "chemical_formula_hill", "chemical_formula_anonymous", "last_modified",
     "nperiodic_dimensions", "fractional_site_positions", "assemblies", "space_group_it_number", "id", "type",
@@ -34,12 +34,12 @@ _FEATURES = {
 
 
 def parse_optimade(content: dict[str, Any]) -> Parsed:
-    """Take an entry, or its attributes alone; a provider's own plain values are properties.
+    """Crystal of an entry, or of its attributes alone; plain values specific to the provider are properties.
 
     Raises
     ------
     CrystalError
-        It is disordered, not periodic in three directions, lacks atoms or coordinates, or contradicts itself.
+        If it is disordered, not periodic in three directions, lacks atoms or coordinates, or contradicts itself.
     """
     attributes = content.get("attributes")
     entry = attributes if isinstance(attributes, dict) else content
@@ -57,7 +57,7 @@ def parse_optimade(content: dict[str, Any]) -> Parsed:
     notes = _compared(entry, crystal.composition)
     compared = isinstance(entry.get("chemical_formula_reduced"), str)
     if (unused := sorted(set(kinds) - set(names))) and not compared:
-        raise _refused(f"species {', '.join(unused)} stand at no site, as implicit atoms do")
+        raise _refused(f"species {', '.join(unused)} have no site, as implicit atoms")
     own = {
         k.removeprefix("_"): v
         for k, v in entry.items()
@@ -114,7 +114,7 @@ def _compared(entry: dict[str, Any], composition: dict[str, int]) -> list[str]:
 
 
 def _occupant(name: str, kind: dict[str, Any] | None) -> str | dict[str, float]:
-    """The symbol that a site's species stands for, or its occupancies."""
+    """Symbol of a site's species, or its occupancies."""
     if kind is None:
         return element(name)
     if kind.get("attached"):

@@ -1,4 +1,4 @@
-"""What the parsers of all formats share: the result of one record, species, arrays to crystals, and how text is cut."""
+"""Common parts of all parsers: result of a record, species, arrays to crystals, and shortened text."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 ID_KEYS = ("id", "material_id", "task_id", "entry_id", "jid", "mat_id", "immutable_id")
-"""Keys of a record that hold its id, the first that is there counts."""
+"""Keys of a record that hold its id; the first that is present counts."""
 ISOTOPES = {"D": "2H", "T": "3H"}
-"""Symbols of isotopes that have one of their own, and the nuclide."""
+"""Isotopes with their own symbol, and the nuclide."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a parser made of one record's text."""
+    """Result of parsing one record's text."""
 
     crystal: Crystal
     properties: dict[str, PropertyValue] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """What the user may want to know; what makes a crystal doubtful is a :class:`CrystalError` instead."""
+    """Notes for the user; a doubtful crystal is a :class:`CrystalError` instead."""
     id: str = ""
     isotopes: str = ""
     """Nuclides in place of an element's natural mixture, e.g. ``2H``; ``2H:0.5`` where half of its sites have it."""
@@ -43,7 +43,7 @@ def read_species(species: Sequence[object]) -> tuple[list[int], str]:
     Raises
     ------
     CrystalError
-        One is no element, or a mapping of occupancies.
+        If one is not an element, or a mapping of occupancies.
     """
     number_of: dict[object, int] = {}
     for kind in distinct(species):
@@ -94,12 +94,12 @@ def atomic_number(species: object) -> int:
 
 
 def element(name: object) -> str:
-    """Symbol, charged or not, of an element; a label or a placeholder is none, whatever letters it starts with."""
+    """Symbol of an element, charged or not; labels and placeholders are not accepted."""
     if not isinstance(name, str) or not (name in ATOMIC_NUMBERS or _CHARGED.fullmatch(name)):
         raise CrystalError(
             RejectionReason.UNKNOWN_ELEMENT,
             f"a site is occupied by {name!r}, which is not an element",
-            "use symbols of the elements from H to Lr; leave vacancies out, and give molecules atom by atom",
+            "use symbols of the elements from H to Lr; leave out vacancies, and give molecules atom by atom",
         )
     return name
 
@@ -108,13 +108,13 @@ _CHARGED = re.compile(r"[A-Z][a-z]?(\d*\.?\d*[+-])?")
 
 
 def assemble(lattice: Any, numbers: list[int], frac_coords: Any) -> Crystal:
-    """Arrays of the right shapes, or what is wrong with them."""
+    """Crystal from arrays of the right shapes, or an error."""
     shapes = np.shape(lattice), np.shape(frac_coords)
     if shapes != ((3, 3), (len(numbers), 3)) and numbers:
         raise CrystalError(
             RejectionReason.UNREADABLE,
             f"{len(numbers)} species, lattice of shape {shapes[0]}, coordinates of shape {shapes[1]}",
-            "give a 3 x 3 lattice and three fractional coordinates a site",
+            "give a 3 x 3 lattice and three fractional coordinates for each site",
         )
     return Crystal(lattice, np.array(numbers, dtype=np.int64), frac_coords)
 
@@ -139,7 +139,7 @@ def fractional(lattice: Any, cartesian: Any) -> Any:
 
 
 def from_structure(structure: Structure) -> Crystal:
-    """Take an ordered pymatgen ``Structure``."""
+    """Crystal of an ordered pymatgen ``Structure``."""
     for site in structure:
         if not site.is_ordered:
             raise disordered({str(k): float(v) for k, v in site.species.items()})
@@ -158,13 +158,13 @@ def disordered(occupancies: dict[str, float]) -> CrystalError:
 
 
 def scalars(values: dict[str, object]) -> tuple[dict[str, PropertyValue], list[str]]:
-    """Values that a property can have, with one note on the others; null means not known."""
+    """Properties with allowed values, with one note on the others; null means not known."""
     kept, dropped = plain_values(values)
     return kept, [left_out(dropped)] if dropped else []
 
 
 def plain_values(values: dict[str, object]) -> tuple[dict[str, PropertyValue], list[str]]:
-    """The values a property can have, and the names of those that are something else."""
+    """Properties with allowed values, and the names of the others."""
     kept: dict[str, PropertyValue] = {}
     dropped = []
     for name, value in values.items():
@@ -186,7 +186,7 @@ def _is_empty(value: object) -> bool:
 
 
 def _is_storable(value: PropertyValue) -> bool:
-    """Whether a database can hold a value: whole numbers of 64 bits, text that can be encoded."""
+    """Whether a database can store a value: whole numbers of 64 bits, text that can be encoded."""
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return not isinstance(value, str) or is_text(value)
@@ -217,7 +217,7 @@ def own_id(content: dict[str, object]) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without half surrogate pairs, which stand as their escapes."""
+    """Text with lone surrogates replaced by their escapes."""
     return text if is_text(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -228,5 +228,5 @@ def first_line(message: object) -> str:
 
 
 def as_text(payload: bytes) -> str:
-    """Text of a record; numbers and symbols are ASCII, author names in old encodings must not stop a file."""
+    """Text of a record; only numbers and symbols matter, so that author names in old encodings are no error."""
     return payload.decode("utf-8-sig", errors="replace")

@@ -1,4 +1,4 @@
-"""The unit cell in what phonopy and phono3py write: ``phonopy.yaml``, ``phono3py_disp.yaml`` and their like."""
+"""The unit cell in files of phonopy and phono3py: ``phonopy.yaml``, ``phono3py_disp.yaml`` and their like."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parse_phonopy(payload: bytes) -> Parsed:
     Raises
     ------
     CrystalError
-        phonopy is not installed, or the file has no unit cell or a unit of length that is not known.
+        If phonopy is not installed, or the file has no unit cell or an unknown unit of length.
     """
     try:
         from phono3py.interface.phono3py_yaml import Phono3pyYaml
@@ -30,7 +30,7 @@ def parse_phonopy(payload: bytes) -> Parsed:
         raise CrystalError(
             RejectionReason.UNREADABLE,
             f"phonopy reads this file, and {error.name} is not installed",
-            "install it with `pip install kappascout[phonons]`, or give the POSCAR in its place",
+            "install it with `pip install kappascout[phonons]`, or give the POSCAR instead",
         ) from error
     text = as_text(payload)
     document = (Phono3pyYaml if _IS_PHONO3PY.search(text) else PhonopyYaml)().read(io.StringIO(text))
@@ -46,7 +46,7 @@ def parse_phonopy(payload: bytes) -> Parsed:
     unit = str(getattr(units, "length_unit", None) or "angstrom").lower()
     if unit not in _LENGTHS:
         raise CrystalError(
-            RejectionReason.UNREADABLE, f"the unit of length {unit!r} is not known", "give the POSCAR in its place"
+            RejectionReason.UNREADABLE, f"the unit of length {unit!r} is not known", "give the POSCAR instead"
         )
     numbers, isotopes = read_species([str(symbol).rstrip("0123456789") for symbol in cell.symbols])
     lattice = cell.cell * _LENGTHS[unit]

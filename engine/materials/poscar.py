@@ -19,12 +19,12 @@ _FLAGS = {"T", "F", ".T.", ".F.", ".TRUE.", ".FALSE.", "TRUE", "FALSE"}
 
 
 def parse_poscar(payload: bytes) -> Parsed:
-    """Parse a POSCAR; what stands behind the positions (velocities, a density) is left out.
+    """Parse a POSCAR; data after the positions (velocities, a density) are ignored.
 
     Raises
     ------
     CrystalError
-        A line is not what VASP reads there, or counts, species and rows do not fit each other.
+        If a line is not what VASP reads there, or counts, species and rows contradict each other.
     """
     lines = as_text(payload).splitlines()
     rest = _Lines(lines)
@@ -48,14 +48,14 @@ def parse_poscar(payload: bytes) -> Parsed:
 
 
 class _Lines:
-    """The lines of a file, each asked for by what it should be; comments behind ``!`` and ``#`` are left out."""
+    """The lines of a file, read by their expected content; comments after ``!`` and ``#`` are ignored."""
 
     def __init__(self, lines: list[str]):
         self._lines = lines
         self.place = 0
 
     def skip(self, what: str) -> None:
-        """Pass a line over."""
+        """Skip a line."""
         self._next(what)
 
     def words(self, what: str) -> list[str]:
@@ -66,7 +66,7 @@ class _Lines:
         return words
 
     def floats(self, what: str, counts: tuple[int, ...]) -> list[float]:
-        """Numbers, as many as ``counts`` allows; what follows them on the line is a comment."""
+        """Numbers, as many as ``counts`` allows; the rest of the line is a comment."""
         words = self.words(what)
         numbers = list(_leading_floats(words))
         fitting = [count for count in counts if count <= len(numbers)]
@@ -79,7 +79,7 @@ class _Lines:
         return re.split(r"[!#]", self._lines[self.place - 1])[0].split()
 
     def following(self) -> str | None:
-        """The next line, left where it is; None at the end."""
+        """The next line, not consumed; None at the end."""
         return self._lines[self.place] if self.place < len(self._lines) else None
 
     def _next(self, what: str) -> str:
@@ -119,7 +119,7 @@ def _scaled(lattice: NDArray[np.float64], scale: list[float]) -> tuple[NDArray[n
 
 
 def _species(rest: _Lines) -> tuple[list[str], list[int]]:
-    """Symbols of the sixth line without what a POTCAR adds (``Ga_d``, ``Sr_sv/1a2b3c``), and counts of the seventh."""
+    """Symbols of the sixth line without POTCAR suffixes (``Ga_d``, ``Sr_sv/1a2b3c``), and counts of the seventh."""
     words = rest.words("the element symbols")
     if all(word.isdigit() for word in words):
         raise CrystalError(
@@ -141,7 +141,7 @@ def _refuse_trajectory(lines: list[str]) -> None:
         raise CrystalError(
             RejectionReason.UNKNOWN_FORMAT,
             "the file is an XDATCAR, the frames of a run",
-            "write the frame that you mean as a POSCAR, e.g. ase.io.read('XDATCAR', index=-1).write('POSCAR')",
+            "write one frame as a POSCAR, e.g. ase.io.read('XDATCAR', index=-1).write('POSCAR')",
         )
 
 
@@ -159,7 +159,7 @@ def _row(rest: _Lines, n: int, symbol: str) -> list[float]:
 
 
 def _refuse_more_rows(rest: _Lines, count: int) -> None:
-    """A position more than the counts say; velocities stand behind an empty line or one of words."""
+    """Refuse more positions than the counts; velocities follow an empty line or one of words."""
     following = rest.following()
     if following is not None and len(list(_leading_floats(following.split()))) >= 3:
         raise _bad(f"more rows of positions than the {count} atoms that its counts add up to")
@@ -178,5 +178,5 @@ def _bad(message: str) -> CrystalError:
     return CrystalError(
         RejectionReason.UNREADABLE,
         f"not readable as poscar: {message}",
-        "mend it by https://www.vasp.at/wiki/index.php/POSCAR, or write it again with pymatgen or ASE",
+        "correct it by https://www.vasp.at/wiki/index.php/POSCAR, or write it again with pymatgen or ASE",
     )

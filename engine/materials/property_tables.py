@@ -1,4 +1,4 @@
-"""CSV files of properties by id, such as GNoME's summary, found row by row; memory holds 16 bytes a row."""
+"""CSV files of properties by id, such as GNoME's summary, with an index of 16 bytes for each row in memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PropertyTables:
         return set(self._tables)
 
     def joined(self, record: RawRecord) -> RawRecord:
-        """The record with what the tables know under its id."""
+        """The record with the properties of the tables under its id."""
         properties: dict[str, PropertyValue] = {}
         for table in self._tables.values():
             properties = table.row(record.id) | properties
@@ -61,7 +61,7 @@ class PropertyTables:
 
 
 class _Table:
-    """One file: the place of every row, by a hash of its id; a row is read when it is asked for."""
+    """One file: the place of every row, by a hash of its id; rows are read on request."""
 
     def __init__(self, stream: IO[bytes], header: Header, column: int):
         self._stream, self._header, self._column = stream, header, column
@@ -78,10 +78,10 @@ class _Table:
 
     @classmethod
     def open(cls, path: Path) -> _Table | None:
-        """Index a file; None where it has no column of ids, or crystals of its own, or cannot be read."""
+        """Index a file; None if it has no column of ids, or has crystals, or cannot be read."""
         try:
             stream = _seekable(path)
-        except DAMAGE:  # told when it is read with the crystals
+        except DAMAGE:  # reported when it is read with the crystals
             return None
         line = stream.readline()
         header = Header.read(line)
@@ -132,6 +132,6 @@ def _seekable(path: Path) -> IO[bytes]:
 
 
 def _key(record_id: str) -> int:
-    """63 bits, so that one may be added."""
+    """Hash of 63 bits, so that one may be added."""
     digest = hashlib.blake2b(record_id.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

@@ -40,15 +40,15 @@ class Prototype:
 
     name: str
     spacegroup: int
-    """International number."""
+    """Number of the space group."""
     roles: tuple[str, ...]
-    """What each element of the formula is, in site order, e.g. cation and anion."""
+    """Role of each element of the formula, in site order, e.g. cation and anion."""
     centering: str
-    """``P``, ``F`` or ``I``."""
+    """Centring: ``P``, ``F`` or ``I``."""
     sites: tuple[Site, ...]
     hexagonal: bool = False
     c_over_a: float = 1.0
-    """Ideal ratio; exactly 1 in a cubic prototype."""
+    """Ideal ratio c/a; exactly 1 in a cubic prototype."""
     x: float | None = None
     """Ideal internal coordinate; None where symmetry fixes every site."""
 
@@ -109,9 +109,9 @@ def build(
     prototype
         Name in :data:`PROTOTYPES`, or the prototype itself.
     elements
-        Symbols, one a role, in site order.
+        Symbols, one for each role, in site order.
     a, c
-        Conventional lattice parameters in Angstrom; without ``c`` the ideal ratio holds.
+        Conventional lattice parameters in Angstrom; without ``c`` the ideal ratio is used.
     x
         Free internal coordinate; without it the ideal one.
     primitive
@@ -135,7 +135,7 @@ def build(
 
 
 def find(name: str) -> Prototype:
-    """Look a prototype up by name."""
+    """Prototype by name."""
     try:
         return PROTOTYPES[name]
     except KeyError:

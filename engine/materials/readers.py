@@ -1,7 +1,7 @@
 """Files, folders, archives and databases in a file to raw records, one at a time, in constant memory.
 
 A CSV file with a column of ids, such as GNoME's summary, gives properties to the crystals that are read with it; one
-with a column of crystals is read as they are.
+with a column of crystals is read like other files of crystals.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ READABLE = (
 
 
 def read(paths: Iterable[str | Path] | str | Path) -> Iterator[RawRecord | Rejection]:
-    """Every record of files, folders (recursive, sorted) and archives, in order; what cannot be read as a rejection.
+    """Every record of files, folders (recursive, sorted) and archives, in order; unreadable ones as rejections.
 
     Raises
     ------
     FileNotFoundError
-        At once, before anything is read, if one of the paths does not exist.
+        Before anything is read, if one of the paths does not exist.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
     todo = [Path(p) for p in given]
@@ -60,7 +60,7 @@ def _read_all(paths: list[Path]) -> Iterator[RawRecord | Rejection]:
 
 
 def _printable(record: RawRecord | Rejection) -> RawRecord | Rejection:
-    """Names of files in an encoding of old have bytes that are no text, which no database takes."""
+    """Escape names of files in old encodings, whose bytes are not text that a database accepts."""
     if (
         record.source.isascii()
         and (isinstance(record, RawRecord) or record.message.isascii())
@@ -82,7 +82,7 @@ def _id(record: RawRecord | Rejection) -> str:
 
 
 def _read_file(found: Found, stem: str) -> Iterator[RawRecord | Rejection]:
-    """One file; damage ends the file, never the run."""
+    """Records of one file; damage ends the file, not the run."""
     name, source = found.path.name.lower(), found.source
     if is_lock(found.path):
         return
@@ -94,7 +94,7 @@ def _read_file(found: Found, stem: str) -> Iterator[RawRecord | Rejection]:
             source,
             stem,
             RejectionReason.UNKNOWN_FORMAT,
-            "an LMDB file that is no ASE database (*.aselmdb) holds pickled objects of some program, which can run "
+            "an LMDB file that is not an ASE database (*.aselmdb) holds pickled objects of some program, which can run "
             "anything when they are opened",
             "write its crystals as *.aselmdb, extxyz or JSON lines with the program that it belongs to",
         )
@@ -110,7 +110,7 @@ def _read_file(found: Found, stem: str) -> Iterator[RawRecord | Rejection]:
 
 
 def _read_stream(path: PurePosixPath, stream: IO[bytes], stem: str, source: str) -> Iterator[RawRecord | Rejection]:
-    """Split one file's content into records, its format told by its name."""
+    """Split one file's content into records, by the format of its name."""
     name = bare_name(path)
     splitter = _splitter(name)
     if splitter is None:
@@ -135,7 +135,7 @@ def _read_stream(path: PurePosixPath, stream: IO[bytes], stem: str, source: str)
 
 
 def _named_apart(blocks: Iterator[RawRecord | Rejection], stem: str) -> Iterator[RawRecord | Rejection]:
-    """Assign ids to the blocks of a CIF: those without a name, or with one that a program gave, the file's."""
+    """Assign ids to the blocks of a CIF: the file's for blocks without a name or with a generic one."""
     seen: set[str] = set()
     for n, block in enumerate(blocks, start=1):
         name = _id(block)
@@ -151,7 +151,7 @@ def _named_apart(blocks: Iterator[RawRecord | Rejection], stem: str) -> Iterator
 
 
 _NUMBERED = re.compile(r"(image|frame|structure|block|global)?_?\d*", re.IGNORECASE)
-"""Names of blocks that tell nothing: ASE's ``image0``, numbers, none."""
+"""Whether the name of a block is generic: ASE's ``image0``, a number, none."""
 _BINARY = (".parquet", ".pq")
 _CIF = (".cif", ".mcif")
 
@@ -165,7 +165,7 @@ def _splitter(name: str) -> Any:
     return _poscar if name.startswith(VASP_NAMES) else None
 
 
-# --- one splitter a format: content -> records --------------------------------------------------------------------
+# --- one splitter for each format: content -> records -----------------------------------------------------------------
 
 
 def _phonopy(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord]:
@@ -179,7 +179,7 @@ def _poscar(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord]:
 
 
 def _cif_blocks(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord]:
-    """One record a ``data_`` block that has atoms; reflections, journals' ``data_global`` and the like have none."""
+    """One record for each ``data_`` block that has atoms; reflections, ``data_global`` and the like have none."""
     first: RawRecord | None = None
     without_atoms: bytes | None = None
     several = False
@@ -224,7 +224,7 @@ def _data_blocks(content: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def _xyz_frames(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord | Rejection]:
-    """One record a frame; each waits until the next has begun, since rows too many make it another crystal."""
+    """One record for each frame, returned after the start of the next, since extra rows make it another crystal."""
     n = 0
     frame: RawRecord | None = None
     while line := content.readline():
@@ -245,7 +245,7 @@ def _xyz_frames(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecor
 def _xyz_disorder(
     line: bytes, n: int, frame: RawRecord | None, stem: str, source: str
 ) -> Iterator[RawRecord | Rejection]:
-    """What stands where the next frame should begin: one more atom, so that the frame before is wrong, or anything."""
+    """Error at the start of the next frame: an extra atom, so that the frame before is wrong, or other text."""
     start = line[:40].decode("utf-8", errors="replace").strip()
     if frame is not None and _ATOM_ROW.match(line):
         message = f"frame {n} has more rows of atoms than the number it starts with; the first is {start!r}"
@@ -255,7 +255,7 @@ def _xyz_disorder(
     if frame is not None:
         yield frame
     message = f"frame {n + 1} starts with {start!r}, not a number of atoms"
-    remedy = "mend the frame before it; the rest of this file was not read"
+    remedy = "correct the frame before it; the rest of this file was not read"
     yield Rejection(f"{source}[{n}]", nth(stem, n + 1), RejectionReason.UNREADABLE, message, remedy)
 
 

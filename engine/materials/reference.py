@@ -26,9 +26,9 @@ class ReferenceEntry:
     """One published value of one crystal."""
 
     id: str
-    """Names the crystal, not the value: a measured and a computed value of one crystal share it."""
+    """Id of the crystal, not of the value: a measured and a computed value of one crystal share it."""
     formula: str
-    """In the site order of the prototype."""
+    """Formula in the site order of the prototype."""
     prototype: str
     a: float
     """Conventional lattice parameters in Angstrom."""
@@ -44,7 +44,7 @@ class ReferenceEntry:
     method: str
     citation: str
     temperature: float
-    """In K."""
+    """Temperature in kelvin."""
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -72,13 +72,13 @@ class ReferenceEntry:
 
 @lru_cache(maxsize=1)
 def reference_table() -> tuple[ReferenceEntry, ...]:
-    """Every published value, in file order."""
+    """All published values, in file order."""
     text = resources.files("engine.materials").joinpath(_FILE).read_text(encoding="utf-8")
     return tuple(_entry(row) for row in csv.DictReader(text.splitlines()))
 
 
 def reference_crystals() -> dict[str, Crystal]:
-    """Generate the crystals of the table by id, each once, in file order."""
+    """Crystals of the table by id, each once, in file order."""
     first: dict[str, ReferenceEntry] = {}
     for entry in reference_table():
         first.setdefault(entry.id, entry)

@@ -1,4 +1,4 @@
-"""Operations of a crystal in the cell it is given in, and what they ask of a tensor."""
+"""Symmetry operations of a crystal in the cell as given, and symmetrised tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 _SAME_SHIFT = 5 * SYMPREC
-"""Angstrom; translations of one operation in two cells that are a little different, each found within SYMPREC."""
+"""Angstrom; tolerance of translations of one operation in two slightly different cells, each found within SYMPREC."""
 
 
 def operations(crystal: Crystal, symprec: float = SYMPREC) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -34,7 +34,7 @@ def point_group(crystal: Crystal, symprec: float = SYMPREC) -> NDArray[np.float6
 
 
 def keeps_operations(before: Crystal, after: Crystal, symprec: float = SYMPREC) -> bool:
-    """Whether every operation of a crystal holds for what became of it, in the same cell (more may hold)."""
+    """Whether every operation of a crystal is one of its relaxed form, in the same cell (there may be more)."""
     rotations, translations = operations(before, symprec)
     found, shifts = operations(after, symprec)
     for rotation, translation in zip(rotations, translations, strict=True):

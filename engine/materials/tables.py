@@ -18,17 +18,17 @@ from engine.materials.names import nth
 from engine.materials.parsing import ID_KEYS
 
 LONGEST_CELL = 1 << 22
-"""Bytes of one row of a CSV; no crystal's text is longer."""
+"""Most bytes of one row of a CSV; no crystal's text is longer."""
 ID_COLUMNS = ("materialid", *ID_KEYS)
-"""Names of the column of ids, in lower case; the first that a file has."""
+"""Names of the column of ids, in lower case; the first that a file has counts."""
 ROWS = 256
-"""Rows of a Parquet file in memory."""
+"""Rows of a Parquet file in memory at once."""
 _TEXT_COLUMNS = {*ID_COLUMNS, *CRYSTAL_FIELDS, "formula", "pretty_formula", "formula_pretty", "reduced_formula"}
 csv.field_size_limit(LONGEST_CELL)
 
 
 def csv_rows(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord | Rejection]:
-    """One record a row: its cells by their columns' names; one refusal where no column holds crystals."""
+    """One record for each row, cells by their columns' names; one refusal where no column holds crystals."""
     lines = whole_rows(content)
     header = Header.read(next(lines, b""))
     waiting: list[RawRecord | Rejection] = []
@@ -43,7 +43,7 @@ def csv_rows(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord |
             yield from waiting
             waiting = []
         elif len(waiting) >= ROWS:
-            deque(lines, maxlen=0)  # damage, which kept a table of properties from being one, is told where it comes
+            deque(lines, maxlen=0)  # damage of a table of properties is reported where it occurs
             break
     if not found:
         columns = ", ".join(header.names)[:300] or "none"
@@ -53,17 +53,17 @@ def csv_rows(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord |
             RejectionReason.MISSING_FIELD,
             f"no column of the table holds crystals (it has {columns})",
             f"name the column of CIF or JSON text `cif` or `structure`; a table of properties needs a column of ids "
-            f"({', '.join(ID_COLUMNS)}) and stands as a file of its own beside the crystals, not in an archive",
+            f"({', '.join(ID_COLUMNS)}) and must be a separate file beside the crystals, not in an archive",
         )
 
 
 def parquet_rows(content: IO[bytes], stem: str, source: str) -> Iterator[RawRecord | Rejection]:
-    """One record a row: a crystal's columns as in a JSON record, and every other column a property."""
+    """One record for each row: a crystal's columns as in a JSON record, every other column a property."""
     yield from sifted(_parquet_rows(content, stem, source), stem, source)
 
 
 class Header:
-    """First row of a CSV: the columns' names, and what is between them."""
+    """First row of a CSV: the columns' names, and the delimiter."""
 
     def __init__(self, names: list[str], delimiter: str):
         self.names = names
@@ -74,7 +74,7 @@ class Header:
 
     @classmethod
     def read(cls, line: bytes) -> Header:
-        """Read the first row; columns are apart by commas, or else by semicolons or tabs."""
+        """Read the first row; columns are separated by commas, semicolons or tabs."""
         text = line.decode("utf-8", errors="replace")
         delimiter = next((mark for mark in ",;\t" if mark in text), ",")
         return cls([name.strip() for name in cells(line, delimiter)], delimiter)
@@ -100,7 +100,7 @@ def row_of(header: Header, found: list[str]) -> dict[str, object]:
 
 
 def whole_rows(stream: IO[bytes]) -> Iterator[bytes]:
-    """Rows of a CSV, whose quoted cells may have several lines; a quote that never ends is one of its line alone."""
+    """Rows of a CSV, whose quoted cells may have several lines; a quote without an end applies to its line alone."""
     ahead: deque[bytes] = deque()
     while line := (ahead.popleft() if ahead else stream.readline(LONGEST_CELL)):
         lines, size = [line], len(line)
@@ -119,7 +119,7 @@ def whole_rows(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def cells(row: bytes, delimiter: str = ",") -> list[str]:
-    """Cells of a row; none of one that is no CSV."""
+    """Cells of a row; none if it is not CSV."""
     text = io.StringIO(row.decode("utf-8-sig", errors="replace"), newline="")
     try:
         return next(csv.reader(text, delimiter=delimiter), [])
@@ -128,11 +128,11 @@ def cells(row: bytes, delimiter: str = ",") -> list[str]:
 
 
 def value(text: str) -> PropertyValue:
-    """What a cell says: a truth value, a number or words."""
+    """Value of a cell: a truth value, a number or text."""
     if text in ("True", "False"):
         return text == "True"
     try:
-        return float(text) if "_" not in text else text  # Python takes 1_000 for a number
+        return float(text) if "_" not in text else text  # Python reads 1_000 as a number
     except ValueError:
         return text
 
@@ -149,7 +149,7 @@ def _csv_row(header: Header, line: bytes, name: str, source: str) -> RawRecord |
 
 
 def _typed(cell: str) -> PropertyValue | list[str]:
-    """The value of a cell; a list in Python's or JSON's writing is no property."""
+    """The value of a cell; a list in Python's or JSON's notation is not a property."""
     return [cell] if cell[0] in "[{" else value(cell)
 
 

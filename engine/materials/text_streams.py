@@ -1,4 +1,4 @@
-"""Text of any encoding and line ends as UTF-8 with line feeds; what is that already passes as it is."""
+"""Text of any encoding and line ends as UTF-8 with line feeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from typing import IO
 
 _LOOK = 1 << 16
-"""Bytes by which a text is judged."""
+"""Number of first bytes that determine the encoding."""
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -23,14 +23,14 @@ def as_utf8(stream: IO[bytes]) -> IO[bytes]:
     if is_utf8(start):
         return stream
     encoding = _encoding(start)
-    # bytes that are no UTF-8 go through unchanged, for whoever reads them to say so
+    # bytes that are not UTF-8 are passed unchanged, so that the reader reports them
     errors = "surrogateescape" if encoding in (None, "utf-8-sig") else "replace"
     text = io.TextIOWrapper(stream, encoding or "utf-8", errors=errors, newline=None)
     return io.BufferedReader(_Recoded(text), _LOOK)
 
 
 def _start(stream: IO[bytes]) -> bytes:
-    """First bytes of a stream, which stays at its start; all but those in memory can be asked for them."""
+    """First bytes of a stream, which stays at its start."""
     if not isinstance(stream, io.BytesIO):
         return bytes(stream.peek(_LOOK))  # type: ignore[attr-defined]
     start = stream.read(_LOOK)
@@ -55,7 +55,7 @@ def _encoding(start: bytes) -> str | None:
 
 
 class _Recoded(io.RawIOBase):
-    """The bytes in UTF-8 of a text."""
+    """A text as bytes in UTF-8."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text

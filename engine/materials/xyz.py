@@ -20,14 +20,14 @@ def parse_xyz(payload: bytes) -> Parsed:
     Raises
     ------
     CrystalError
-        It has no cell that repeats in three directions, or a species is no element.
+        If it has no cell that repeats in three directions, or a species is not an element.
     """
     from ase.io import read
 
     lines = as_text(payload).splitlines()
     species = _species(lines)
     numbers, isotopes = read_species(species)
-    # ASE knows no isotopes
+    # ASE has no isotopes
     text = "\n".join([*lines[:2], *(_as_hydrogen(line) for line in lines[2:])]) + "\n"
     atoms = read(io.StringIO(text), index=0, format="extxyz")
     if not atoms.pbc.all() or not atoms.cell.array.any():
@@ -44,7 +44,7 @@ def parse_xyz(payload: bytes) -> Parsed:
 
 
 def _species(lines: list[str]) -> list[str]:
-    """Species of the rows as they are written; none where the frame gives atomic numbers instead."""
+    """Species of the rows as in the file; none where the frame gives atomic numbers instead."""
     column = 0
     if len(lines) > 1 and (found := _PROPERTIES.search(lines[1])):
         words = found[1].split(":")

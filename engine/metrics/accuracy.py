@@ -1,4 +1,4 @@
-"""How far predictions lie from values: errors in learned units, relative error in true units, rank correlation."""
+"""Accuracy of predictions: errors in learned units, relative error in true units, rank correlation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether predicted spreads are honest, and the one factor that makes them so.
+"""Calibration of predicted spreads, and the factor that calibrates them.
 
 Sources: CRPS of a Gaussian, Gneiting, Raftery, Westveld, Goldman, Mon. Weather Rev. 133, 1098 (2005), eq. 5;
 calibration error and sharpness, Kuleshov, Fenner, Ermon, ICML 2018, arXiv:1807.00263; error against spread and its
@@ -24,19 +24,19 @@ Z90 = 1.6448536269514722
 """Half width of a central 90 % interval in standard deviations."""
 ERROR_GRID = np.linspace(0.05, 0.95, 19)
 ROWS_A_BIN = 8
-"""Fewest rows whose root mean square error is worth a point of the error-against-spread curve."""
+"""Fewest rows for a point of the error-against-spread curve."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Honesty of Gaussian predictions over n rows, in learned units: log10, or the unit itself on a linear scale.
+    """Calibration of Gaussian predictions over n rows, in learned units: log10, or the unit itself on a linear scale.
 
     ``nll`` is the mean negative log likelihood (natural logarithm); ``crps`` the mean continuous ranked probability
     score, in these units; ``coverage`` the fraction of values inside the central interval of each level;
     ``calibration_error`` the mean absolute difference between observed and nominal coverage over the levels .05 to .95;
-    ``sharpness`` the root mean predicted variance (smaller is sharper, worth something only when calibrated);
-    ``normalised_error`` the mean relative distance between error and spread over bins of spread (ENCE; 0 where rows of
-    every spread err by as much as they say).
+    ``sharpness`` the root mean predicted variance (smaller is sharper; meaningful only when calibrated);
+    ``normalised_error`` the mean relative difference of error and spread over bins of spread (ENCE; 0 where in every
+    bin the error equals the predicted spread).
     """
 
     n: int
@@ -53,7 +53,7 @@ class SpreadCurve:
     """Error against spread: rows in order of their predicted spread, in bins of equal number.
 
     ``spread`` is each bin's root mean predicted variance, ``rmse`` its root mean square error, both in learned units;
-    ``rows`` how many rows it holds. Honest spreads lie on the diagonal; spreads that tell nothing lie on a level.
+    ``rows`` the number of its rows. Calibrated spreads lie on the diagonal; uninformative ones on a horizontal line.
     """
 
     spread: tuple[float, ...]
@@ -67,14 +67,14 @@ class SpreadCurve:
 
 
 def calibration(true: ArrayLike, mean: ArrayLike, std: ArrayLike, levels: Sequence[float] = LEVELS) -> Calibration:
-    """Judge n Gaussian predictions by n values, all in learned units; every standard deviation must be positive."""
+    """Calibration of n Gaussian predictions of n values, in learned units; standard deviations must be positive."""
     true, mean, std = (np.asarray(a, dtype=np.float64) for a in (true, mean, std))
     if not true.shape == mean.shape == std.shape or true.ndim != 1 or len(true) == 0:
         raise ValueError(f"expected three arrays of n values, received {true.shape}, {mean.shape}, {std.shape}")
     if not (std > 0).all():
         raise ValueError(
             f"{np.count_nonzero(~(std > 0))} of {len(std)} predicted standard deviations are not positive; "
-            "a prediction without spread cannot be judged by its calibration"
+            "calibration is not defined for a prediction without spread"
         )
     z = (true - mean) / std
     return Calibration(
@@ -108,9 +108,9 @@ def error_against_spread(error: ArrayLike, std: ArrayLike, bins: int = 10) -> Sp
 
 
 def pit_counts(z: ArrayLike, bins: int = 10) -> NDArray[np.int64]:
-    """Count the predicted probabilities of falling below the value that came, ``Phi(z)``, in bins of equal width.
+    """Counts of the predicted probabilities to lie below the actual value, ``Phi(z)``, in bins of equal width.
 
-    Level counts are honest; a hollow is too sure, a hump too careful, a slope biased.
+    Equal counts mean calibration; a U shape too small spreads, a hump too large ones, a slope a bias.
     """
     probability = norm.cdf(np.asarray(z, dtype=np.float64))
     return np.bincount(np.minimum((probability * bins).astype(np.int64), bins - 1), minlength=bins)
@@ -123,12 +123,12 @@ def coverage(z: ArrayLike, levels: ArrayLike) -> NDArray[np.float64]:
 
 
 def shrunk_scale(z: ArrayLike, level: float = 0.9, prior_rows: int = 10) -> float:
-    """Factor for all standard deviations that makes the central interval cover, for any number of rows, few or none.
+    """Factor for all standard deviations that gives the central interval its nominal coverage, for any number of rows.
 
-    The empirical quantile of ``|z|``, drawn towards 1 by rows of an honest model.
+    The empirical quantile of ``|z|``, shrunk towards 1 by pseudo-observations of a calibrated model.
 
-    The ``prior_rows`` imagined rows stand at the quantiles of a standard normal residual, so that with no data the
-    spreads stay as they are and with many rows the imagined ones do not matter. Without the finite-sample correction of
+    The ``prior_rows`` pseudo-observations are quantiles of a standard normal residual, so that with no data the
+    spreads stay the same and with many rows they do not matter. Without the finite-sample correction of
     :mod:`engine.metrics.conformal`, which would take the largest of a handful of residuals and make early intervals
     useless.
     """

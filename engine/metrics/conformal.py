@@ -1,11 +1,11 @@
-"""Intervals that cover by construction, whatever the model, where new rows are exchangeable with the labelled ones.
+"""Conformal intervals: coverage for any model where new rows are exchangeable with the labelled ones.
 
-Split conformal: residuals of rows the model never saw give one quantile (Papadopoulos et al., ECML 2002; Lei, G'Sell,
+Split conformal: residuals of held-out rows give a quantile (Papadopoulos et al., ECML 2002; Lei, G'Sell,
 Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018), sections 2.2 and 5.2 for residuals normalised by a
 predicted spread); coverage is at least the level.
 
-Rows that an acquisition function chose are not exchangeable with the labels: there the guarantee ends, and the
-prospective coverage of each round tells what is left of it.
+Rows chosen by an acquisition function are not exchangeable with the labels, so that the guarantee does not hold; the
+prospective coverage of each round measures it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def split_quantile(residuals: ArrayLike, level: float, spread: ArrayLike | None 
     Parameters
     ----------
     residuals
-        ``true - mean`` of n rows that the model had no part of, in learned units.
+        ``true - mean`` of n rows that the model was not trained on, in learned units.
     level
         Coverage to guarantee for a new exchangeable row.
     spread
@@ -94,7 +94,7 @@ def minimum_count(level: float) -> int:
 
 
 def _rank(n: int, level: float) -> int:
-    return math.ceil((n + 1) * level - 1e-9)  # .9 is not exact in binary
+    return math.ceil((n + 1) * level - 1e-9)  # 0.9 is not exact in binary
 
 
 def _scores(residuals: ArrayLike, spread: ArrayLike | None) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""How soon a campaign finds the extremes: recall of the top, enhancement over random, acceleration, simple regret.
+"""Discovery of extreme values: recall of the top, enhancement over random, acceleration, simple regret.
 
 Liang et al., npj Comput. Mater. 7, 188 (2021): ``Top%(i) = found / n_top``, ``EF(i) = Top%(i) / (i / N)``,
 ``AF(a) = i_random(a) / i(a)``. Values are those of the whole labelled pool, on the model's scale.
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 AT_LEAST = {1: 10}
-"""Fewest rows that stand for the best so many percent: of the best 1 % of a small pool nothing could be told."""
+"""Fewest rows of the best 1 %, which is too few rows in a small pool."""
 
 
 @dataclass(frozen=True)
 class DiscoveryPoint:
-    """What had been found when a round had ended.
+    """Discovery at the end of a round.
 
-    ``labels`` counts the rows bought so far; ``recall_top1`` and ``recall_top5`` are the found fractions of the best
+    ``labels`` counts the rows acquired so far; ``recall_top1`` and ``recall_top5`` are the found fractions of the best
     1 % (at least 10 rows) and 5 %, of which there are ``rows_top1`` and ``rows_top5``; ``enhancement_*`` the same over
-    what random buying finds; ``best`` the best value bought and ``regret`` its distance from the best of the pool, both
+    that of random choice; ``best`` the best acquired value and ``regret`` its distance from the best of the pool, both
     on the model's scale; ``hits`` the rows at or beyond the threshold, ``None`` without one.
     """
 
@@ -52,18 +52,18 @@ def discovery_curve(
     batch: int,
     threshold: float | None = None,
 ) -> list[DiscoveryPoint]:
-    """Judge a campaign after its initial rows (round 0) and after every full batch.
+    """Discovery of a campaign after its initial rows (round 0) and after every full batch.
 
     Parameters
     ----------
     values
         True values of the N rows of the pool, on the model's scale.
     acquired
-        Pool positions in the order in which they were bought.
+        Positions in the pool in order of acquisition.
     goal
         ``min`` or ``max``.
     initial, batch
-        Rows bought before the first round and in each round.
+        Rows acquired before the first round and in each round.
     threshold
         A row at or beyond it is a hit; same scale as ``values``.
     """
@@ -101,7 +101,7 @@ def discovery_curve(
 
 
 def top_words(n: int, percent: int, extreme: str = "best") -> str:
-    """Name the best 1 % or 5 % of n rows with their count; by the count alone where it is not that share.
+    """Name of the best 1 % or 5 % of n rows with their count; the count alone where it is not that share.
 
     ``best 5 % (11)`` and ``best 10`` of 238 rows, whose best 1 % would be two.
     """
@@ -116,7 +116,7 @@ def top_rows(values: ArrayLike, goal: str, *, percent: int, at_least: int = 1) -
 
 
 def acceleration(points: Sequence[DiscoveryPoint], n_pool: int, fraction: float) -> float | None:
-    """Labels that random buying needs to find this fraction of the best 5 % over those needed; ``None`` if never."""
+    """Acceleration: labels that random choice needs for this fraction of the best 5 %, over those needed, or None."""
     for point in points:
         if point.recall_top5 >= fraction - 1e-12:
             return fraction * n_pool / point.labels
@@ -124,7 +124,7 @@ def acceleration(points: Sequence[DiscoveryPoint], n_pool: int, fraction: float)
 
 
 def count_hits(values: ArrayLike, goal: str, threshold: float) -> int:
-    """Values at or below (goal ``min``) or above (``max``) the threshold."""
+    """Mask of values at or below (goal ``min``) or above (``max``) the threshold."""
     return int(np.count_nonzero(_target(values, goal) <= (threshold if goal == "min" else -threshold)))
 
 
@@ -133,7 +133,7 @@ def _top_count(n: int, percent: int, at_least: int) -> int:
 
 
 def _target(values: ArrayLike, goal: str) -> NDArray[np.float64]:
-    """Values to be minimised."""
+    """Values to be minimised: negated for goal ``max``."""
     if goal not in {"min", "max"}:
         raise ValueError(f"unknown goal {goal!r}; use 'min' or 'max'")
     return np.asarray(values, dtype=np.float64) * (1 if goal == "min" else -1)

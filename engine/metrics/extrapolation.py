@@ -1,8 +1,8 @@
-"""How far a crystal lies from the labelled ones in embedding space, and how much wider its interval should be there.
+"""Distance of a crystal from the labelled ones in embedding space, and the variance inflation at that distance.
 
-The mean distance to the k nearest training rows of a learned representation tells where errors grow (Hirschfeld et al.,
+Errors grow with the mean distance to the k nearest training rows of a learned representation (Hirschfeld et al.,
 J. Chem. Inf. Model. 60, 3770 (2020); Janet, Duan, Yang, Nandy, Kulik, Chem. Sci. 10, 7913 (2019), who calibrate the
-spread on it). How fast they grow is learned from held-out rows, by isotonic regression. Distances are taken after a
+spread on it). The growth is fitted to held-out rows by isotonic regression. Distances are computed after a
 random projection, which keeps them within a tenth or so (Johnson and Lindenstrauss 1984), to at most a thousand
 training rows, so that a pool of millions takes seconds.
 """
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 5
 REFERENCES = 1000
-"""Training rows that distances are taken to; of more, a random choice, which leaves a rank among distances fair."""
+"""Most reference rows for distances; of more training rows, a random sample, which leaves ranks unbiased."""
 DIRECTIONS = 64
-"""Random directions that more columns are projected on."""
+"""Number of random directions that more columns are projected on."""
 _BLOCK = 8192
-"""Rows whose distances are in memory together: 32 MB beside a thousand references."""
+"""Rows of a block of distances: 32 MB for a thousand references."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class TrainingDistance:
         references: int = REFERENCES,
         seed: int = 0,
     ) -> TrainingDistance:
-        """Learn from n training rows (n x d), at least 2; fewer neighbours are taken where there are fewer rows."""
+        """Fit to n training rows (n x d), at least 2; fewer neighbours are used where there are fewer rows."""
         rows = np.asarray(embeddings, dtype=np.float32)
         if rows.ndim != 2 or len(rows) < 2:
             raise ValueError(f"distances to training rows take at least 2 of them, received shape {rows.shape}")
@@ -69,7 +69,7 @@ class TrainingDistance:
         return cls(centre, projection, points[chosen], own, neighbours)
 
     def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distances of N rows (N x d), a block in memory at a time."""
+        """Distances of N rows (N x d), computed in blocks."""
         parts = [
             _nearest(_project(block, self.centre, self.projection), self.references, self.neighbours)
             for block in _blocks(np.asarray(embeddings, dtype=np.float32))
@@ -77,9 +77,9 @@ class TrainingDistance:
         return np.concatenate(parts) if parts else np.empty(0)
 
     def percentile(self, distances: ArrayLike) -> NDArray[np.float64]:
-        """Percentage of training rows that lie nearer to the others than these do, 0 to 100; 100 is outside them all.
+        """Distance percentile: percentage of training rows that are nearer to the others than these; 100 is beyond all.
 
-        The training rows' own distances leave each row itself out, so that an unlabelled crystal like them ranks as one
+        Distances of training rows leave the row itself out, so that an unlabelled crystal like them ranks as one
         of them.
         """
         return 100 * np.searchsorted(np.sort(self.own), np.asarray(distances), side="left") / len(self.own)
@@ -88,7 +88,7 @@ class TrainingDistance:
 def held_out_distances(
     embeddings: NDArray[np.float32], folds: NDArray[np.int64], *, neighbours: int = NEIGHBOURS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Distance of each training row (n) to the rows of the other folds: what its prediction had to go by."""
+    """Distance of each training row (n) to the rows of the other folds, on which its held-out prediction is based."""
     rows = np.asarray(embeddings, dtype=np.float32)
     centre, projection = _projection(rows, np.random.default_rng(seed))
     points = _project(rows, centre, projection)
@@ -101,46 +101,46 @@ def held_out_distances(
 
 @dataclass(frozen=True)
 class VarianceInflation:
-    """Factor of a predicted spread as a function of distance: 1 near the training rows, never below, never falling."""
+    """Factor of a predicted spread as a function of distance: 1 near the training rows, at least 1, not decreasing."""
 
     distances: tuple[float, ...] = (0.0,)
     factors: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        """Refuse factors that would narrow, or fall with distance."""
+        """Refuse factors below 1 or decreasing with distance."""
         if len(self.distances) != len(self.factors) or not self.factors:
             raise ValueError(f"{len(self.distances)} distances for {len(self.factors)} factors; give one each")
         if min(self.factors) < 1 or np.any(np.diff(self.factors) < 0) or np.any(np.diff(self.distances) < 0):
             raise ValueError(f"factors {self.factors} must be at least 1 and rise with distance {self.distances}")
 
     def __call__(self, distances: ArrayLike) -> NDArray[np.float64]:
-        """Factors at N distances: linear between those it learned at, level outside them."""
+        """Factors at N distances: linear between the fitted ones, constant outside them."""
         return np.interp(np.asarray(distances, dtype=np.float64), self.distances, self.factors)
 
     @classmethod
     def fit(
         cls, z: ArrayLike, distances: ArrayLike, *, bins: int = 8, rows_a_bin: int = 12, prior_rows: int = 12
     ) -> VarianceInflation:
-        """Learn from held-out standardised residuals and distances how much errors outgrow the predicted spread.
+        """Fit the growth of errors over the predicted spread to held-out standardised residuals and distances.
 
         Use :func:`fit_variance_inflation`, which keeps it only where it helps.
 
         Parameters
         ----------
         z
-            ``(true - mean) / std`` of n rows that their model had not seen.
+            ``(true - mean) / std`` of n held-out rows.
         distances
-            Of the same rows to what their model had seen (:func:`held_out_distances`).
+            Distances of the same rows to the training rows of their model (:func:`held_out_distances`).
         bins, rows_a_bin
             Rows are sorted by distance into at most ``bins`` of at least ``rows_a_bin``; with fewer than two bins
-            nothing is widened.
+            there is no inflation.
         prior_rows
-            Rows of the average size that each bin is imagined to hold besides its own: a handful of labels says little.
+            Pseudo-observations of average size in each bin, which shrink the factors of small samples.
 
         Notes
         -----
         The mean ``|z|`` of each bin over that of all, shrunk to 1 and made monotone by isotonic regression; below 1 it
-        is 1. The factor is relative to the average row, so that the one calibration factor for all rows is to be fitted
+        is 1. The factor is relative to the average row, so that the calibration factor for all rows is to be fitted
         after it.
         """
         size, distance = np.abs(np.asarray(z, dtype=np.float64)), np.asarray(distances, dtype=np.float64)
@@ -160,9 +160,9 @@ class VarianceInflation:
 
 
 def fit_variance_inflation(z: ArrayLike, distances: ArrayLike, folds: NDArray[np.int64]) -> VarianceInflation:
-    """Learn an inflation (see :meth:`VarianceInflation.fit`) and keep it only if it makes held-out rows likelier.
+    """Fit an inflation (see :meth:`VarianceInflation.fit`); kept only if it raises the likelihood of held-out rows.
 
-    Gaussian processes widen by themselves and gain nothing; heads that predict one spread for all rows do.
+    Gaussian processes widen by themselves and gain nothing; heads that predict one spread for all rows gain.
     """
     z = np.asarray(z, dtype=np.float64)
     gains = _log_score(z, cross_variance_inflation(z, distances, folds)) > _log_score(z, np.ones_like(z))
@@ -170,7 +170,7 @@ def fit_variance_inflation(z: ArrayLike, distances: ArrayLike, folds: NDArray[np
 
 
 def cross_variance_inflation(z: ArrayLike, distances: ArrayLike, folds: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Factor of each held-out row (n) as the rows of the other folds ask for it, so that it can be judged honestly."""
+    """Factor of each held-out row (n), fitted to the rows of the other folds, for cross-validated metrics."""
     z, distances = np.asarray(z, dtype=np.float64), np.asarray(distances, dtype=np.float64)
     factors = np.empty_like(z)
     for k in np.unique(folds):
@@ -180,13 +180,13 @@ def cross_variance_inflation(z: ArrayLike, distances: ArrayLike, folds: NDArray[
 
 
 def _log_score(z: NDArray[np.float64], factors: NDArray[np.float64]) -> float:
-    """Mean log likelihood of residuals under spreads times ``factors``, calibrated after that; up to a constant."""
+    """Mean log likelihood of residuals under spreads times ``factors``, then calibrated; up to a constant."""
     scale = shrunk_scale(z / factors) * factors
     return float(np.mean(-0.5 * np.square(z / scale) - np.log(scale)))
 
 
 def _projection(rows: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Centre (d) and standardising projection (d x p); a column that does not vary keeps its unit."""
+    """Centre (d) and standardising projection (d x p); a constant column is not scaled."""
     spread = rows.std(axis=0)
     spread = np.where(spread > 1e-6, spread, 1.0)
     width = rows.shape[1]
@@ -210,7 +210,7 @@ def _nearest(
     neighbours: int,
     itself: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Mean distance of N points to their nearest references; ``itself``: one that each must leave out, or -1."""
+    """Mean distance of N points to their nearest references; ``itself``: the reference each leaves out, or -1."""
     length = np.square(references).sum(axis=1)
     out = np.empty(len(points))
     start = 0

@@ -1,8 +1,8 @@
-"""What a predicted spread is made of: how far members disagree, and how much each expects a new label to scatter.
+"""Components of a predicted spread: disagreement between members, and the noise that each expects of a label.
 
 The variance of a mixture of S Gaussians is the variance of their means plus the mean of their variances
 (Lakshminarayanan, Pritzel, Blundell, NeurIPS 2017, arXiv:1612.01474); the first part shrinks with more labels, the
-second is what a member cannot know (Depeweg et al., ICML 2018, arXiv:1710.07283). The variance of the means is taken
+second is irreducible (Depeweg et al., ICML 2018, arXiv:1710.07283). The variance of the means is computed
 with S - 1, as in :meth:`engine.learning.ensemble.ensemble.MemberTable.total`, because a handful of members is a sample.
 """
 
@@ -30,7 +30,7 @@ class Spread:
         return np.hypot(self.between, self.within)
 
     def scaled(self, factor: ArrayLike) -> Spread:
-        """Multiply both parts by a calibration factor, one for all or one a row."""
+        """Multiply both parts by a calibration factor, one for all or one for each row."""
         factor = np.asarray(factor, dtype=np.float64)
         return Spread(self.between * factor, self.within * factor)
 
@@ -46,7 +46,7 @@ class Spread:
 
 
 def decompose(member_mean: ArrayLike, member_std: ArrayLike | None = None) -> Spread:
-    """Split the spread of ``S x N`` member means and, where members predict one, their own standard deviations."""
+    """Components of the spread of ``S x N`` member means and, where members predict them, standard deviations."""
     mean = np.asarray(member_mean, dtype=np.float64)
     if mean.ndim != 2 or len(mean) < 2:
         raise ValueError(f"expected means of shape S x N with at least 2 members, received {mean.shape}")

@@ -1,10 +1,10 @@
-"""When to stop: hits still undiscovered, the chance that the best is found, rounds without improvement, the budget.
+"""Stopping: expected hits left, the probability that the best is found, rounds without improvement, the budget.
 
 Expected hits left are the probabilities of unlabelled rows summed (the efficient nonmyopic search of Jiang, Malkomes,
-Converse, Shofner, Moseley, Garnett, ICML 2017, sums the same ones). That the best is found is a statement on all rows
-together and takes joint draws: it is the share of draws in which no unlabelled row beats the best label, in the spirit
+Converse, Shofner, Moseley, Garnett, ICML 2017, sums the same ones). That the best is found concerns all rows
+jointly: its probability is the share of joint draws in which no unlabelled row beats the best label, in the spirit
 of the regret bounds of Makarova et al., AutoML 2022, arXiv:2104.08166, and Wilson, NeurIPS 2024, arXiv:2402.16811.
-Both are as good as the model's calibration, which is why a rule advises and only a budget binds.
+Both depend on the model's calibration, so that a rule gives advice and only a budget is binding.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 CONTENDERS = 4000
-"""Rows whose joint draws are looked at for the best; the others cannot matter."""
+"""Most rows whose joint draws are searched for the best; the others are too unlikely to matter."""
 _NEGLIGIBLE = 1e-6
 
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """From where on stopping is advised; None leaves a criterion out."""
+    """Thresholds at which stopping is advised; None leaves a criterion out."""
 
     undiscovered_hits: float | None = 0.5
     """Fewer hits than this are expected among the unlabelled."""
     best_found: float | None = 0.95
     """The best label is the best of the pool with at least this probability."""
     idle_rounds: int | None = 3
-    """So many rounds in a row have not improved the best label."""
+    """This many rounds in a row have not improved the best label."""
     budget_core_hours: float | None = None
     """Core-hours that all calculations together may take."""
 
@@ -47,13 +47,13 @@ class StoppingRule:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a campaign knows that bears on stopping; None where it is not known."""
+    """Figures of a campaign for the stopping criteria; None where a figure is not known."""
 
     labels: int
-    """Labels asked for so far."""
+    """Labels queried so far."""
     budget_labels: int
     core_hours: float = 0.0
-    """Spent on finished and failed calculations so far."""
+    """Core-hours spent on finished and failed calculations so far."""
     undiscovered_hits: float | None = None
     """Hits expected among the unlabelled."""
     best_found: float | None = None
@@ -73,7 +73,7 @@ class StoppingCheck:
 
 @dataclass(frozen=True)
 class StoppingAdvice:
-    """Whether to stop, and why."""
+    """Advice on stopping, with reasons."""
 
     checks: tuple[StoppingCheck, ...]
 
@@ -84,7 +84,7 @@ class StoppingAdvice:
 
     @property
     def words(self) -> str:
-        """What is advised, with its reasons."""
+        """The advice with its reasons, as text."""
         met = [check.words for check in self.checks if check.met]
         if met:
             return f"stop: {'; '.join(met)}"
@@ -102,7 +102,7 @@ class StoppingAdvice:
 
 
 def advise(outlook: Outlook, rule: StoppingRule | None = None) -> StoppingAdvice:
-    """Check every criterion of a rule (the usual one by default); the budget in labels always counts."""
+    """Evaluate every criterion of a rule (the default one if not given); the budget in labels always counts."""
     rule = rule or StoppingRule()
     return StoppingAdvice(
         (
@@ -132,7 +132,7 @@ def contenders(chance: ArrayLike, at_most: int = CONTENDERS) -> NDArray[np.int64
 def best_found_probability(draws: NDArray[np.float32], best: float, goal: str, tolerance: float = 0.0) -> float:
     """Share of D joint draws (D x N unlabelled rows, learned units) in which no row beats the best label.
 
-    With a ``tolerance`` a row must beat it by more than so much to count. N may be 0: then nothing can.
+    With a ``tolerance`` a row must beat it by more than that to count. With N = 0 the result is 1.
     """
     import numpy as np
 
@@ -165,7 +165,7 @@ def _sign(goal: str) -> int:
 
 def _budget(outlook: Outlook) -> StoppingCheck:
     spent = outlook.labels >= outlook.budget_labels
-    words = f"{outlook.labels} of {outlook.budget_labels} labels of the budget are asked for"
+    words = f"{outlook.labels} of {outlook.budget_labels} labels of the budget are queried"
     return StoppingCheck("budget", spent, words)
 
 

@@ -1,6 +1,6 @@
 """Classical potentials that ship as numbers: Lennard-Jones rare gases, Tersoff silicon, rigid ions.
 
-Each is right for the crystals it was fitted to and for nothing else. Sources of the parameters:
+Each is valid only for the crystals it was fitted to. Sources of the parameters:
 
 - Lennard-Jones: N. Bernardes, Phys. Rev. 112, 1534 (1958), as in Ashcroft and Mermin, Solid State Physics, table 20.1.
 - Tersoff silicon: J. Tersoff, Phys. Rev. B 38, 9902 (1988) and 39, 5566 (1989).
@@ -107,13 +107,13 @@ class PairPotential(Calculator):
 
 
 def lennard_jones(symbol: str) -> PairPotential:
-    """Make the calculator of one rare gas; the cutoff is six sigma."""
+    """Calculator of one rare gas; the cutoff is six sigma."""
     term = LENNARD_JONES[symbol]
     return PairPotential({(symbol, symbol): term}, cutoff=6 * term.sigma)
 
 
 def tersoff_silicon() -> Tersoff:
-    """Make the calculator of silicon."""
+    """Calculator of silicon."""
     from ase.calculators.tersoff import Tersoff, TersoffParameters
 
     parameters = TersoffParameters(**TERSOFF_SILICON)
@@ -139,7 +139,7 @@ TERSOFF_SILICON = {
 
 
 class RigidIonCalculator(PairPotential):
-    """Rigid ions of whichever of the given salts the atoms are; anything else is refused."""
+    """Rigid ions of the given salts, chosen by the formula of the atoms; other crystals are refused."""
 
     def __init__(self, models: Mapping[str, RigidIons]):
         """``models`` by formula."""
@@ -149,7 +149,7 @@ class RigidIonCalculator(PairPotential):
     def calculate(
         self, atoms: Atoms | None = None, properties: list[str] | None = None, system_changes: list[str] = all_changes
     ) -> None:
-        """As of :class:`PairPotential`; raises ``CalculatorSetupError`` for a crystal that is none of the salts."""
+        """As of :class:`PairPotential`; raises ``CalculatorSetupError`` for other crystals."""
         symbols = (self.atoms if atoms is None else atoms).get_chemical_symbols()
         model = self._models.get(frozenset(symbols))
         if model is None or abs(sum(model.charges[s] for s in symbols)) > _NEUTRAL:
@@ -245,7 +245,7 @@ class _Pairs:
     def sum(
         self, energy: NDArray[np.float64], slope: NDArray[np.float64]
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-        """Energy, forces (n x 3) and virial (3 x 3) of pair energies and their derivatives; each pair is here twice."""
+        """Energy, forces (n x 3) and virial (3 x 3) of pair energies and their derivatives; each pair occurs twice."""
         gradient = (slope / self.r)[:, None] * self.vectors
         forces = np.zeros((self.n_atoms, 3))
         np.add.at(forces, self.i, gradient)

@@ -1,6 +1,6 @@
-"""What a phono3py calculation will take in core-hours, before it is made: force calls, times what one call costs.
+"""Expected core-hours of a phono3py calculation: number of force calculations times the cost of one.
 
-The number of calls is counted exactly where that is worth half a second, and estimated for whole pools: each atom of
+The number is counted exactly for single crystals (half a second each), and estimated for whole pools: each atom of
 the primitive cell moves along three axes, together with each atom of the supercell along three and back, and the point
 group relates most of these; ``18 n_sites n_supercell / order``, fitted to counts. A call's cost is a power law of
 valence electrons and atoms. Its exponents start from the quadratic scaling of plane-wave codes (G. Kresse,
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 CORE_HOURS, ATOMS = "core-hours", "atoms"
 VALENCE = np.where(GROUP > 12, GROUP - 10, GROUP)
-"""Valence electrons by atomic number: s and d or s and p; semicore states come with the fitted factor."""
+"""Valence electrons by atomic number: s and d or s and p; semicore states are covered by the fitted factor."""
 EXPONENTS = (1.5, 0.5)
-"""Of a call's cost in valence electrons and in atoms before any calculation has been seen; together quadratic."""
+"""Prior exponents of the cost of a force calculation in valence electrons and in atoms; together quadratic."""
 _EXPONENT_SPREAD = 0.5
-"""Standard deviation that the exponents are expected to have from code to code."""
+"""Prior standard deviation of the exponents between codes."""
 _SCATTER, _SCATTER_ROWS = 0.5, 3.0
-"""Standard deviation of log cost that is expected of one calculation, and how many calculations that counts for."""
+"""Prior standard deviation of the log cost of one calculation, and its weight in calculations."""
 _CALLS_LAW = (4.01, 0.925, 0.954, -0.961)
 _ATOMS_LAW = (1.99, 0.067, 0.667)
 """Fitted to the natural logarithms of 187 counts of 128 crystals, 2 to 40 sites, supercells of 32 to 512 atoms."""
@@ -46,10 +46,10 @@ _POINT_GROUP_ORDERS = (
 
 @dataclass(frozen=True)
 class Workload:
-    """What third-order force constants ask of a force calculator; numbers, or arrays of N crystals."""
+    """Workload of third-order force constants; numbers, or arrays of N crystals."""
 
     calls: Any
-    """Displaced supercells."""
+    """Number of displaced supercells."""
     atoms: Any
     """Atoms of one supercell."""
     electrons: Any
@@ -63,7 +63,7 @@ class CostModel:
     """Core-hours of a calculation from its workload; without a finished calculation, the atoms it must compute."""
 
     calculations: int = 0
-    """Finished calculations that it was fitted on."""
+    """Number of finished calculations that it was fitted to."""
     log_factor: float = 0.0
     """Natural logarithm of the core-hours of a call with one electron and one atom."""
     electron_exponent: float = EXPONENTS[0]
@@ -73,9 +73,9 @@ class CostModel:
 
     @classmethod
     def fit(cls, finished: Sequence[tuple[Workload, float]]) -> CostModel:
-        """Learn from finished calculations: workload and core-hours; those without a positive cost are passed over.
+        """Fit to finished calculations: workload and core-hours; those without a positive cost are skipped.
 
-        The factor is theirs from the first one on, the exponents move away from the usual ones as the data ask.
+        The factor is fitted from the first one on; the exponents have a prior (ridge regression).
         """
         rows = [(w, hours) for w, hours in finished if np.isfinite(hours) and hours > 0]
         if not rows:
@@ -93,11 +93,11 @@ class CostModel:
 
     @property
     def unit(self) -> str:
-        """``core-hours``, or ``atoms`` where nothing is known of core-hours."""
+        """``core-hours``, or ``atoms`` without a finished calculation."""
         return CORE_HOURS if self.calculations else ATOMS
 
     def predict(self, workload: Workload) -> NDArray[np.float64]:
-        """Expect a cost in :attr:`unit`, one number or N: the mean of a log-normal about the law.
+        """Expected cost in :attr:`unit`, one number or N: the mean of a log-normal about the law.
 
         In ``atoms`` it is the atoms of all supercells together.
         """
@@ -105,16 +105,16 @@ class CostModel:
         return calls * (self.per_call(workload.electrons, atoms) if self.calculations else atoms)
 
     def per_call(self, electrons: ArrayLike, atoms: ArrayLike) -> NDArray[np.float64]:
-        """Core-hours of the forces of one supercell; only of a model that has seen a finished calculation."""
+        """Core-hours of the forces of one supercell; only of a model with a finished calculation."""
         if not self.calculations:
-            raise ValueError("no finished calculation tells what a force call costs; import results with their cost")
+            raise ValueError("no finished calculation gives the cost of a force call; import results with their cost")
         log_cost = self.electron_exponent * np.log(electrons) + self.atom_exponent * np.log(atoms)
         return np.exp(self.log_factor + log_cost + self.scatter**2 / 2)
 
     def __str__(self) -> str:
-        """What the costs rest on, as a sentence."""
+        """Basis of the costs, as a sentence."""
         if not self.calculations:
-            return "no finished calculation tells what a force call costs: costs are atoms to compute, not core-hours"
+            return "no finished calculation gives the cost of a force call: costs are atoms to compute, not core-hours"
         noun = "calculation" if self.calculations == 1 else "calculations"
         return (
             f"costs follow {self.calculations} finished {noun}: electrons^{self.electron_exponent:.2f} "
@@ -127,12 +127,12 @@ class CostModel:
 
 
 class WorkloadCounter:
-    """Counts of symmetry-reduced displaced supercells, kept on disk by content hash.
+    """Counts of symmetry-reduced displaced supercells, stored on disk by content hash.
 
     Parameters
     ----------
     path
-        JSON lines, one a count; made when the first is counted.
+        JSON lines, one for each count; created with the first.
     min_length
         Smallest distance in Angstrom between opposite faces of the supercell.
     pair_cutoff
@@ -155,7 +155,7 @@ class WorkloadCounter:
         line = json.dumps({"key": key, "settings": self._settings, **asdict(found)})
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as handle:
-            handle.write("\n" + line)  # begins a line of its own, whatever a killed process left
+            handle.write("\n" + line)  # a new line, after the incomplete line of a killed process
         return found
 
     def _read(self) -> dict[str, Workload]:
@@ -166,7 +166,7 @@ class WorkloadCounter:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
-                continue  # half a line of a killed process: its count is made again
+                continue  # an incomplete line of a killed process: counted again
             key, settings = row.pop("key"), row.pop("settings")
             if settings == self._settings:
                 known[key] = Workload(**row)
@@ -174,7 +174,7 @@ class WorkloadCounter:
 
 
 def count_workload(crystal: Crystal, min_length: float, pair_cutoff: float | None = None) -> Workload:
-    """Count what a standardised crystal asks for; see :func:`engine.physics.supercells.count_displacements`."""
+    """Workload of a standardised crystal; see :func:`engine.physics.supercells.count_displacements`."""
     from engine.physics.supercells import count_displacements, supercell_matrix
 
     count = count_displacements(crystal, supercell_matrix(crystal, min_length), pair_cutoff)
@@ -190,7 +190,7 @@ def estimate_workload(
     min_length: float,
     pair_cutoff: float | None = None,
 ) -> Workload:
-    """Estimate what N crystals ask for, a million in a second.
+    """Estimated workload of N crystals, a million in a second.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
 """Quasi-harmonic Debye model (AGL): thermal conductivity from an energy-volume curve, in seconds.
 
 M. A. Blanco, E. Francisco and V. Luana, Comput. Phys. Commun. 158, 57 (2004), and C. Toher et al., Phys. Rev. B 90,
-174107 (2014). It ranks crystals; first-principles values are often several times larger.
+174107 (2014). Useful for ranking crystals; first-principles values are often several times larger.
 
-Our own lines rather than ``pymatgen.analysis.quasiharmonic``: there (2026.10.24) the Debye temperature goes with
+Implemented here rather than by ``pymatgen.analysis.quasiharmonic``: there (2026.10.24) the Debye temperature goes with
 V^(-1/6), not V^(1/6), and with a bulk modulus that does not change with volume; on the same curves it gives NaCl 5.2
-and MgO 170 W/(m K), published are 2.1 and 44.5. ``AGL.md`` beside this file has the table of agreement.
+and MgO 170 W/(m K), published are 2.1 and 44.5. ``AGL.md`` in this folder has the table of agreement.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 METHOD = "quasi-harmonic Debye model"
 VERSION = 1
-"""Raised when the same settings give another number."""
+"""Version of the method, increased when the same settings give another number."""
 
 _BOLTZMANN = 1.380649e-23  # J/K
 _HBAR = 1.054571817e-34  # J s
@@ -42,12 +42,12 @@ _ATOMIC_MASS_UNIT = 1.66053906660e-27  # kg
 
 @dataclass(frozen=True)
 class DebyeSettings:
-    """What decides the number."""
+    """Settings of the calculation."""
 
     temperature: float = 300.0
     """Kelvin."""
     points: int = 11
-    """Volumes on the curve."""
+    """Number of volumes on the curve."""
     strain: float = 0.1
     """Largest change of a length along it. Between 3 % and 10 % it makes no difference to an analytic potential; a
     learned one is wavy on a small scale, and on 10 % its kappa is nearer to the published by a factor of 1.3."""
@@ -56,9 +56,9 @@ class DebyeSettings:
     poisson: float = 0.25
     """Poisson ratio; that of Toher et al. for every crystal."""
     floor: float = 0.05
-    """W/(m K); no crystal conducts less at room temperature, a potential that says so is wrong."""
+    """W/(m K); lower values are refused as an error of the potential: no crystal conducts less at room temperature."""
     ceiling: float = 1_000.0
-    """W/(m K); three times what the model gives diamond."""
+    """W/(m K); higher values are refused; three times the model's value of diamond."""
 
     def __post_init__(self) -> None:
         """Refuse settings that no calculation can have."""
@@ -75,7 +75,7 @@ class DebyeSettings:
 
 @dataclass(frozen=True)
 class DebyeEstimate:
-    """What the model says of a crystal at one temperature."""
+    """Results of the model for a crystal at one temperature."""
 
     kappa: float
     """W/(m K)."""
@@ -85,11 +85,11 @@ class DebyeEstimate:
     bulk_modulus: float
     """GPa, without vibrations."""
     volume: float
-    """Cubic Angstrom of the primitive cell at the temperature asked for."""
+    """Volume of the primitive cell at the temperature, cubic Angstrom."""
     expansion: float
     """Relative change of the volume against that of lowest energy."""
     residual: float
-    """What the equation of state misses, relative to the span of the energies."""
+    """Residual of the equation of state, relative to the span of the energies."""
 
 
 def calculate_kappa(
@@ -102,9 +102,9 @@ def calculate_kappa(
     crystal
         A cell in any setting; it is standardised to its primitive cell first, on which the model depends.
     potential
-        Where energies come from.
+        Potential that gives the energies.
     settings
-        What decides the number; the defaults without.
+        Settings; the defaults if not given.
 
     Returns
     -------
@@ -127,14 +127,14 @@ def calculate_kappa(
 
 
 def method(potential: Potential, settings: DebyeSettings) -> str:
-    """Name all that decides a number, in one line: equal lines, equal numbers."""
+    """Everything that determines a result, in one line: equal lines mean equal numbers."""
     changed = {k: v for k, v in asdict(settings).items() if v != getattr(DebyeSettings(), k)}
     details = "".join(f", {name} {value:g}" for name, value in changed.items())
     return f"{METHOD} {VERSION}, {potential.name} {potential.sha256[:12]}{details}"
 
 
 def estimate(crystal: Crystal, potential: Potential, settings: DebyeSettings) -> DebyeEstimate:
-    """Estimate all that the model gives; raises :class:`CalculationError`."""
+    """All results of the model; raises :class:`CalculationError`."""
     try:
         potential.check_elements(crystal)
     except UnknownElementError as error:
@@ -144,7 +144,7 @@ def estimate(crystal: Crystal, potential: Potential, settings: DebyeSettings) ->
         curve = equation_of_state(primitive, potential.energies, settings.points, settings.strain, settings.reach)
     except CalculationError:
         raise
-    except Exception as error:  # whatever a calculator raises
+    except Exception as error:  # a calculator may raise anything
         message = f"the potential raised {type(error).__name__}: {error}"
         raise CalculationError("calculator_error", message) from error
     return debye_model(curve, ATOMIC_MASS[primitive.numbers], settings.temperature, settings.poisson)

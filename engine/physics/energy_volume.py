@@ -25,7 +25,7 @@ Energies = Callable[[Sequence[Crystal]], "NDArray[np.float64]"]
 EV_PER_A3 = 160.21766208  # GPa
 _CURVES = 6
 _CENTERED = 0.02  # relative distance of the minimum from the middle length of the curve
-_ROUGH = 0.05  # of the span of energies that may be missed; learned potentials miss 0.003, analytic ones 0.0002
+_ROUGH = 0.05  # largest residual over the span of energies; learned potentials have 0.003, analytic ones 0.0002
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class EquationOfState:
 
     @cached_property
     def residual(self) -> float:
-        """Root mean square of what the fit misses, relative to the span of the energies."""
+        """Root mean square residual of the fit, relative to the span of the energies."""
         missed = self.energies - self.energy(self.volumes)
         return float(np.sqrt((missed**2).mean()) / np.ptp(self.energies))
 
@@ -111,15 +111,15 @@ def equation_of_state(
     Parameters
     ----------
     crystal
-        Where to begin; all lengths are scaled alike, so angles and fractional coordinates stay.
+        Initial crystal; all lengths are scaled alike, angles and fractional coordinates are fixed.
     energies
-        Energies in eV of some cells.
+        Function that gives the energies of cells in eV.
     points
-        Volumes on the curve.
+        Number of volumes on the curve.
     strain
         Largest change of a length on either side of the middle.
     reach
-        How far a length may move from that of ``crystal`` on the way to the minimum; 0 keeps the middle where it is.
+        Largest relative change of a length from that of ``crystal`` to the minimum; 0 keeps the middle of the curve.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def equation_of_state(
     if fit.residual > _ROUGH:
         raise CalculationError(
             "bad_output",
-            f"the energy of {crystal.formula} is no smooth curve: {fit.residual:.0%} of its span is missed",
+            f"the energy of {crystal.formula} is not a smooth curve: the fit is off by {fit.residual:.0%} of its span",
         )
     return fit
 

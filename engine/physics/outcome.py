@@ -1,4 +1,4 @@
-"""What a calculation ends with: a thermal conductivity, or the reason why there is none."""
+"""Outcome of a calculation: a thermal conductivity, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Reason = Literal[
     "calculator_error",
     "rejected",
 ]
-"""Words for why a calculation gave no value; the store has the same ones, with a sentence for each."""
+"""Reasons why a calculation gave no value; the store has the same ones, with a sentence for each."""
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 @dataclass(frozen=True)
 class Calculated:
-    """A lattice thermal conductivity and how it came about."""
+    """A lattice thermal conductivity and its provenance."""
 
     kappa: float
     """W/(m K); the mean over the three directions of a tensor."""
     temperature: float
     """Kelvin."""
     method: str
-    """In a few words, e.g. ``quasi-harmonic Debye model``."""
+    """Method, e.g. ``quasi-harmonic Debye model``."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Settings, versions and intermediate results, JSON-ready: text keys, finite plain numbers."""
     core_seconds: float = 0.0
-    """Processor time it took."""
+    """Processor time, seconds."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Failed:
     reason: Reason
     message: str
     provenance: dict[str, Any] = field(default_factory=dict)
-    """As of :class:`Calculated`, as far as it came."""
+    """Provenance as of :class:`Calculated`, up to the failure."""
     core_seconds: float = 0.0
-    """Processor time it took."""
+    """Processor time, seconds."""
 
 
 Outcome = Calculated | Failed

@@ -4,9 +4,9 @@ Relaxation, displaced supercells, forces, second- and third-order force constant
 linearised Boltzmann equation in the relaxation-time approximation (A. Togo, L. Chaput, I. Tanaka, Phys. Rev. B 91,
 094306 (2015)) with the coherence term of the Wigner equation (M. Simoncelli, N. Marzari, F. Mauri, Nat. Phys. 15, 809
 (2019)). Random displacements and symfc (A. Seko, A. Togo, Phys. Rev. B 110, 214302 (2024)) take far fewer supercells
-than pairs of displacements. Long-range fields of polar crystals are left out: a potential knows no Born charges.
+than pairs of displacements. Long-range fields of polar crystals are left out: a potential has no Born charges.
 
-Run it in a process of its own with ``OMP_NUM_THREADS`` and ``RAYON_NUM_THREADS`` set to 1 before anything is imported.
+Run it in a separate process with ``OMP_NUM_THREADS`` and ``RAYON_NUM_THREADS`` set to 1 before anything is imported.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from engine.physics.potentials import Potential
 
 PACKAGES = ("phono3py", "phonopy", "phonors", "symfc", "spglib", "ase", "matgl", "torch")
-"""Their versions decide the number too."""
+"""Packages whose versions influence the result."""
 METHOD = "phonons, RTA"
 METHOD_WIGNER = "phonons, RTA and Wigner coherence"
 
 
 @dataclass(frozen=True)
 class PhononSettings:
-    """What decides the number."""
+    """Settings of the calculation."""
 
     temperature: float = 300.0
     """Kelvin."""
@@ -50,31 +50,31 @@ class PhononSettings:
     displacements: Literal["random", "systematic"] = "random"
     """``random`` with symfc takes a tenth of the supercells; ``systematic`` are phono3py's pairs."""
     distance: float = 0.01
-    """Of a displacement, in Angstrom. Random ones of 0.03 let fourth order in: silicon 10 % low, with 8 % scatter."""
+    """Length of a displacement, Angstrom. Random ones of 0.03 include fourth order: silicon 10 % low, 8 % scatter."""
     seed: int = 0
-    """Of the random displacements; another one moves kappa by 1 to 3 %."""
+    """Seed of the random displacements; it changes kappa by 1 to 3 %."""
     pair_cutoff: float | None = None
     """Third-order force constants of atoms farther apart, in Angstrom, are zero; None keeps all of the supercell."""
     max_supercells: int = 2_000
-    """More are refused before the first force."""
+    """Largest number of supercells; more are refused before the first force calculation."""
     max_memory: float = 4.0
-    """GB for fitting third-order force constants to random displacements; more is refused, a cutoff helps."""
+    """Largest memory in GB for fitting third-order force constants to random displacements; a cutoff reduces it."""
     first_mesh: float = 25.0
     """Length in Angstrom whose inverse is the first mesh's spacing of q-points: 9 x 9 x 9 for silicon."""
     mesh_growth: float = 1.3
     """Factor by which that length grows."""
     last_mesh: float = 42.5
-    """Where it stops, 15 x 15 x 15 for silicon; kappa of that mesh is kept, and marked if it still changed."""
+    """Length of the last mesh, 15 x 15 x 15 for silicon; kappa of that mesh is used, and marked if it still changed."""
     mesh_tolerance: float = 0.1
     """Relative change of kappa from one mesh to the next that counts as converged; a finer mesh costs five times."""
     wigner: bool = True
-    """Add the coherence term."""
+    """Whether to add the coherence term."""
     isotopes: bool = False
-    """Add scattering by the natural mixture of isotopes."""
+    """Whether to add scattering by the natural mixture of isotopes."""
     imaginary_tolerance: float = 0.1
-    """THz below zero that are put down to interpolation and float32 forces."""
+    """THz; imaginary frequencies up to this are attributed to interpolation and float32 forces."""
     floor: float = 0.05
-    """W/(m K); no crystal conducts less at room temperature, a potential that says so is wrong."""
+    """W/(m K); lower values are refused as an error of the potential: no crystal conducts less at room temperature."""
     relaxation: RelaxationSettings = field(default_factory=RelaxationSettings)
 
     def __post_init__(self) -> None:
@@ -101,15 +101,15 @@ def calculate_kappa(
     crystal
         A cell in any setting; it is standardised and relaxed.
     potential
-        Where forces come from.
+        Potential that gives the forces.
     settings
-        What decides the number; the defaults without.
+        Settings; the defaults if not given.
 
     Returns
     -------
     outcome
         ``kappa`` is the mean over the directions in W/(m K); provenance holds the tensor, versions, settings and what
-        was found on the way. Or the failure with its reason: ``rejected`` (unknown elements, too many supercells),
+        intermediate results. Or the failure with its reason: ``rejected`` (unknown elements, too many supercells),
         ``calculator_error``, ``bad_output``, ``not_converged``, ``symmetry_broken``, ``imaginary_modes``,
         ``below_floor``. A time limit is the caller's.
     """
@@ -121,7 +121,7 @@ def calculate_kappa(
         "versions": {name: version(name) for name in PACKAGES},
     }
     try:
-        # libraries print; standard output belongs to the command line's JSON
+        # libraries print; standard output is reserved for the JSON of the command line
         with redirect_stdout(sys.stderr):
             kappa = _kappa(crystal, potential, settings, found)
     except CalculationError as error:
@@ -131,7 +131,7 @@ def calculate_kappa(
 
 
 def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, found: dict[str, object]) -> float:
-    """One step after the other; what each found goes into ``found``, so that a failure keeps it."""
+    """All steps in order; intermediate results go into ``found``, so that a failure has them."""
     try:
         potential.check_elements(crystal)
     except UnknownElementError as error:
@@ -154,7 +154,7 @@ def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, fou
 
 
 def _displaced(relaxed: Relaxed, settings: PhononSettings) -> Phono3py:
-    """Choose the supercell and its displacements; refuse what is too large before anything is computed."""
+    """Choose the supercell and its displacements; refuse too large calculations before anything is computed."""
     from phono3py import Phono3py
 
     matrix = supercell_matrix(relaxed.crystal, settings.min_length)
@@ -225,7 +225,7 @@ def _fit(phonons: Phono3py, settings: PhononSettings) -> None:
 
 
 def _refuse_imaginary_modes(phonons: Phono3py, settings: PhononSettings, found: dict[str, object]) -> None:
-    """Look at the finest mesh, where harmonic phonons still cost little."""
+    """Check for imaginary modes on the finest mesh, where harmonic phonons are still cheap."""
     _set_mesh(phonons, settings.last_mesh)
     phonons.init_phph_interaction()
     phonons.run_phonon_solver()
@@ -244,7 +244,7 @@ def _refuse_imaginary_modes(phonons: Phono3py, settings: PhononSettings, found: 
 
 
 def _converge(phonons: Phono3py, settings: PhononSettings, found: dict[str, Any]) -> float:
-    """Refine the mesh until kappa stays; the last tensor counts."""
+    """Refine the mesh until kappa is converged; the last tensor counts."""
     found["meshes"] = []
     for length in _lengths(settings):
         _set_mesh(phonons, length)
@@ -265,7 +265,7 @@ def _converge(phonons: Phono3py, settings: PhononSettings, found: dict[str, Any]
         raise CalculationError(
             "below_floor",
             f"kappa of {kappa:.2g} W/(m K) at {settings.temperature:g} K is below the floor of {settings.floor:g}: the "
-            "potential is not to be trusted here",
+            "potential is not reliable for this crystal",
         )
     return kappa
 
@@ -277,7 +277,7 @@ def _lengths(settings: PhononSettings) -> list[float]:
 
 
 def _set_mesh(phonons: Phono3py, length: float) -> None:
-    """Choose a mesh by length, its numbers odd: even meshes hold the zone boundary and converge from another side."""
+    """Choose a mesh by length, with odd divisions: even ones hold the zone boundary and converge differently."""
     phonons.mesh_numbers = length
     if phonons.grid.grid_matrix is None:
         phonons.mesh_numbers = phonons.mesh_numbers | 1

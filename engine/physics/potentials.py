@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLASSICAL = ("lennard-jones:Ne|Ar|Kr|Xe", "tersoff:Si", "rigid-ion:NaCl|MgO|... (or rigid-ion for all its salts)")
-"""How classical potentials are asked for."""
+"""Names of classical potentials."""
 
 MADE_BEFORE_MATGL_3 = frozenset(
     {
@@ -35,25 +35,25 @@ MADE_BEFORE_MATGL_3 = frozenset(
 """SHA-256 of ``state.pt`` of TensorNet potentials whose embedding sums messages at the other end of an edge."""
 
 KNOWN_COMPOUNDS = {"MgO": (4.21, 160.0), "NaCl": (5.64, 25.0)}
-"""Lattice constant (Angstrom) and bulk modulus (GPa), experimental, of the rocksalt compounds a potential must get."""
+"""Experimental lattice constant (Angstrom) and bulk modulus (GPa) of rocksalt compounds that check a potential."""
 _IONS = {"MgO": ("Mg", "O"), "NaCl": ("Na", "Cl")}
 LATTICE_TOLERANCE = 0.03
 BULK_MODULUS_TOLERANCE = 0.5
 
 
 class Potential(ABC):
-    """Energies and forces of crystals; what it stands on is told by :attr:`sha256`."""
+    """Energies and forces of crystals, identified by :attr:`sha256`."""
 
     name: str
-    """Short name, as people know it."""
+    """Short name."""
     sha256: str
-    """Of the weights, or of the published numbers."""
+    """SHA-256 of the weights, or of the published parameters."""
     elements: frozenset[str]
-    """Symbols of the elements it knows."""
+    """Symbols of the elements it covers."""
 
     @abstractmethod
     def calculator(self) -> Calculator:
-        """Make a fresh ASE calculator: eV, eV/Angstrom, eV/Angstrom^3; one thread."""
+        """Make a new ASE calculator: eV, eV/Angstrom, eV/Angstrom^3; one thread."""
 
     def energies(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
         """Energies of N cells in eV, shape ``N``."""
@@ -99,7 +99,7 @@ def load_potential(spec: str | Path) -> Potential:
 
 
 class LennardJonesPotential(Potential):
-    """One rare gas; right for its fcc crystal."""
+    """One rare gas; valid for its fcc crystal."""
 
     def __init__(self, symbol: str):
         """``symbol`` is Ne, Ar, Kr or Xe."""
@@ -111,14 +111,14 @@ class LennardJonesPotential(Potential):
         self.elements = frozenset({symbol})
 
     def calculator(self) -> Calculator:
-        """Make a fresh ASE calculator."""
+        """Make a new ASE calculator."""
         from engine.physics.classical import lennard_jones
 
         return lennard_jones(*self.elements)
 
 
 class TersoffPotential(Potential):
-    """Silicon; right for its diamond structure."""
+    """Silicon; valid for its diamond structure."""
 
     def __init__(self, symbol: str):
         """``symbol`` is Si."""
@@ -130,17 +130,17 @@ class TersoffPotential(Potential):
         self.elements = frozenset({symbol})
 
     def calculator(self) -> Calculator:
-        """Make a fresh ASE calculator."""
+        """Make a new ASE calculator."""
         from engine.physics.classical import tersoff_silicon
 
         return tersoff_silicon()
 
 
 class RigidIonPotential(Potential):
-    """Point charges with short-range pair terms, fitted salt by salt; right for the rocksalt structure of each."""
+    """Point charges with short-range pair terms, fitted to each salt; valid for the rocksalt structure."""
 
     def __init__(self, formula: str = ""):
-        """Take one salt by its ``formula``, or all of them and choose by the crystal."""
+        """Potential of one salt by its ``formula``, or of all, chosen by the crystal."""
         from engine.physics.classical import RIGID_IONS
 
         if formula:
@@ -155,7 +155,7 @@ class RigidIonPotential(Potential):
         self.elements = frozenset(symbol for model in self._models.values() for symbol in model.charges)
 
     def calculator(self) -> Calculator:
-        """Make a fresh ASE calculator, which chooses the salt by the composition it is given."""
+        """Make a new ASE calculator, which chooses the salt by the composition it is given."""
         from engine.physics.classical import RigidIonCalculator
 
         return RigidIonCalculator(self._models)
@@ -175,17 +175,17 @@ class MatGLPotential(Potential):
 
     name: str
     sha256: str
-    """Of ``state.pt``."""
+    """SHA-256 of ``state.pt``."""
     module: Any
     """The ``matgl.apps.pes.Potential``."""
 
     @property
     def elements(self) -> frozenset[str]:  # type: ignore[override]
-        """Symbols of the elements it knows."""
+        """Symbols of the elements it covers."""
         return frozenset(self.module.model.element_types)
 
     def calculator(self) -> Calculator:
-        """Make a fresh ASE calculator around the shared network."""
+        """Make a new ASE calculator of the shared network."""
         from matgl.ext.ase import PESCalculator
 
         return PESCalculator(self.module, stress_unit="eV/A3", use_voigt=True)
@@ -223,7 +223,7 @@ class MatGLPotential(Potential):
 def check_compounds(potential: Potential) -> None:
     """Raise :class:`PotentialError` unless MgO and NaCl have the right lattice constant and bulk modulus.
 
-    Elements would not do: a wrong direction of messages leaves them as they are.
+    Crystals of one element are no test: a wrong direction of messages does not change them.
     """
     for formula, (cation, anion) in _IONS.items():
         length, modulus = KNOWN_COMPOUNDS[formula]
@@ -239,7 +239,7 @@ def check_compounds(potential: Potential) -> None:
 
 def _check_compound(potential: Potential, crystal: Crystal, length: float, modulus: float) -> None:
     advice = (
-        "its weights were probably made before MatGL 3, which turned the direction of messages, or are not of a "
+        "its weights were probably made before MatGL 3, which reversed the direction of messages, or are not of a "
         "potential: get the current weights"
     )
     try:
@@ -251,12 +251,12 @@ def _check_compound(potential: Potential, crystal: Crystal, length: float, modul
     if abs(found_length / length - 1) > LATTICE_TOLERANCE:
         raise PotentialError(
             f"potential {potential.name} gives {crystal.formula} a lattice constant of {found_length:.2f} Angstrom, "
-            f"known is {length:.2f} (within {LATTICE_TOLERANCE:.0%} is let through); {advice}"
+            f"known is {length:.2f} (within {LATTICE_TOLERANCE:.0%} is accepted); {advice}"
         )
     if abs(found_modulus / modulus - 1) > BULK_MODULUS_TOLERANCE:
         raise PotentialError(
             f"potential {potential.name} gives {crystal.formula} a bulk modulus of {found_modulus:.0f} GPa, known is "
-            f"{modulus:.0f} (within {BULK_MODULUS_TOLERANCE:.0%} is let through); {advice}"
+            f"{modulus:.0f} (within {BULK_MODULUS_TOLERANCE:.0%} is accepted); {advice}"
         )
 
 
@@ -267,7 +267,7 @@ def _load_matgl(spec: str) -> MatGLPotential:
     folder = find_model(spec, "potential", ", ".join(CLASSICAL), PotentialError)
     sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     old = sha256 in MADE_BEFORE_MATGL_3
-    torch.set_num_threads(1)  # threads of several processes fight; see load_potential's callers, one process a core
+    torch.set_num_threads(1)  # threads of several processes compete; callers of load_potential use one process per core
     module = read_model(spec, folder, PotentialError, old=old)
     if not isinstance(module, MatGLModule):
         raise PotentialError(
@@ -281,7 +281,7 @@ def _load_matgl(spec: str) -> MatGLPotential:
 
 
 def _turn_messages(embedding: Any) -> None:
-    """Let a TensorNet embedding sum messages at the other end of an edge, as MatGL did before version 3; exact.
+    """Make a TensorNet embedding sum messages at the other end of an edge, as MatGL did before version 3; exact.
 
     Every edge i -> j with vector v has a partner j -> i with -v. Summing at j over the first is summing at i over the
     second, with the two atoms exchanged (columns of ``emb2``) and the vector reversed (the antisymmetric part, which

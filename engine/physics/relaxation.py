@@ -1,7 +1,7 @@
-"""Relaxation of a crystal's cell and positions with its symmetry kept.
+"""Relaxation of a crystal's cell and positions at fixed symmetry.
 
 The cell is the exponential of a strain (ASE's ``FrechetCellFilter``); forces and stress are made symmetric at every
-step (``FixSymmetry``), so that what phonons need, a crystal that is symmetric to all digits, comes out.
+step (``FixSymmetry``), so that the result is symmetric to all digits, as phonons need.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RelaxationSettings:
-    """When a relaxation ends."""
+    """Convergence criteria of a relaxation."""
 
     force_tolerance: float = 1e-3
-    """Largest force on an atom in eV/Angstrom, and largest stress times volume per atom in eV, that remain."""
+    """Largest remaining force on an atom in eV/Angstrom, and stress times volume per atom in eV."""
     max_steps: int = 200
     """Optimiser steps after which it counts as not converged."""
     max_volume_change: float = 0.3
@@ -34,7 +34,7 @@ class RelaxationSettings:
 
 @dataclass(frozen=True)
 class Relaxed:
-    """A crystal at rest."""
+    """A relaxed crystal."""
 
     crystal: Crystal
     """Standardised primitive cell."""
@@ -44,7 +44,7 @@ class Relaxed:
     energy: float
     """eV per atom."""
     volume_change: float
-    """Relative to the crystal as given."""
+    """Change of the volume relative to the crystal as given."""
 
 
 def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings | None = None) -> Relaxed:
@@ -62,9 +62,9 @@ def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings
     Raises
     ------
     CalculationError
-        ``not_converged`` if steps run out or the volume runs away; ``symmetry_broken`` if the space group or the
+        ``not_converged`` after too many steps or a large volume change; ``symmetry_broken`` if the space group or the
         number of sites of the primitive cell is another one afterwards; ``calculator_error`` and ``bad_output`` as
-        :class:`Guarded` tells.
+        of :class:`Guarded`.
     """
     from ase.constraints import FixSymmetry
     from ase.filters import FrechetCellFilter
@@ -106,9 +106,9 @@ def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings
 
 
 class Guarded(Calculator):
-    """A calculator whose every failure is a :class:`CalculationError`.
+    """A calculator whose failures are all raised as :class:`CalculationError`.
 
-    What it raises ends as ``calculator_error``, an energy, force or stress that is not finite as ``bad_output``.
+    Exceptions become ``calculator_error``, an energy, force or stress that is not finite ``bad_output``.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress"]
@@ -123,7 +123,7 @@ class Guarded(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Ask the inner calculator and check what it says."""
+        """Run the inner calculator and check its results."""
         super().calculate(atoms, properties, system_changes)
         for name in dict.fromkeys(["energy", "forces", *(properties or [])]):
             value = self._ask(name)

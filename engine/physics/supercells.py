@@ -1,4 +1,4 @@
-"""Supercells long enough for force constants, and how many displaced ones a calculation takes before any is made.
+"""Supercells for force constants, and the number of displaced ones of a calculation in advance.
 
 The count is phono3py's own (A. Togo, L. Chaput, I. Tanaka, Phys. Rev. B 91, 094306 (2015)): pairs of displacements
 that no symmetry of the supercell relates.
@@ -25,31 +25,31 @@ SYMPREC = 1e-5
 SYMPREC_CONVENTIONAL = 0.01
 """Angstrom; that of :func:`engine.materials.identity.standardise`, for finding the conventional cell."""
 ENUMERATED = 5_000
-"""Counts above are estimated, because enumerating them takes minutes."""
+"""Largest number that is counted; larger ones are estimated, since enumeration takes minutes."""
 
 
 @dataclass(frozen=True)
 class DisplacementCount:
-    """What a calculation of third-order force constants asks of a force calculator."""
+    """Number and size of the force calculations for third-order force constants."""
 
     fc2: int
-    """Supercells with one displaced atom; part of ``fc3`` where both share a supercell."""
+    """Number of supercells with one displaced atom; part of ``fc3`` where both share a supercell."""
     fc3: int
-    """Supercells for third order in all, with one or two displaced atoms."""
+    """Number of supercells for third order, with one or two displaced atoms."""
     n_atoms: int
     """Atoms in one supercell."""
     exact: bool = True
     """False for an estimate of a count too large to enumerate; the true one is rarely below."""
 
     def require_at_most(self, limit: int, core_hours_each: float | None = None) -> None:
-        """Refuse a calculation that nobody wants, before a file is written.
+        """Refuse a calculation above the limit, before a file is written.
 
         Parameters
         ----------
         limit
             Largest number of supercells that is acceptable.
         core_hours_each
-            Expected cost of the forces of one supercell, to be told in the message.
+            Expected core-hours of one supercell, for the message.
 
         Raises
         ------
@@ -72,7 +72,7 @@ def supercell_matrix(crystal: Crystal | Atoms, min_length: float) -> NDArray[np.
     Parameters
     ----------
     crystal
-        The crystal in any cell; of a cell whose vectors are no lattice vectors of the conventional one, e.g. a
+        The crystal in any cell; if its vectors are not lattice vectors of the conventional cell, e.g. of a
         supercell, its own axes are repeated instead.
     min_length
         Smallest distance in Angstrom between opposite faces of the supercell; 0.1 % less is accepted.
@@ -113,7 +113,7 @@ def count_displacements(
 
     Notes
     -----
-    Takes .1 to .5 s up to a hundred atoms. A count above :data:`ENUMERATED` is estimated: each first displacement
+    Takes 0.1 to 0.5 s up to a hundred atoms. A count above :data:`ENUMERATED` is estimated: each first displacement
     leaves a group of order g, and a second atom moves in six directions, 6 n / g of them different.
     """
     from phono3py.phonon3.displacement_fc3 import get_third_order_displacements

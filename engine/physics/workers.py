@@ -1,6 +1,6 @@
-"""Many calculations in processes of their own: one thread each, a time limit, results as they come.
+"""Many calculations in separate processes: one thread each, a time limit, results in order of completion.
 
-A process that dies, hangs or raises costs the crystal it worked on, which fails with a reason, and nothing else.
+If a process dies, hangs or raises, only its current crystal fails, with a reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.physics.potentials import Potential
 
 Calculation = Callable[["Crystal", "Potential"], Outcome]
-"""Takes a crystal and a potential; can be pickled."""
+"""Function of a crystal and a potential; can be pickled."""
 
 STARTUP_LIMIT = 600.0
 """Seconds that a process may take to import its libraries and load the potential."""
@@ -33,7 +33,7 @@ STARTUP_LIMIT = 600.0
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of one crystal."""
+    """Key and outcome of one crystal."""
 
     key: str
     outcome: Outcome
@@ -47,16 +47,16 @@ def calculate_all(
     workers: int = 1,
     time_limit: float = math.inf,
 ) -> Iterator[Finished]:
-    """Calculate crystals side by side and give what comes of each, in the order in which they finish.
+    """Calculate crystals in parallel; yields outcomes in order of completion.
 
     Parameters
     ----------
     crystals
-        Key and crystal; read only as fast as they are taken.
+        Key and crystal; consumed lazily.
     calculation
-        What is done with each; what it raises, or a value that is not positive and finite, is a failure.
+        Function for each crystal; exceptions, and values that are not positive and finite, are failures.
     potential
-        As of :func:`load_potential`; every process loads it once.
+        Name as of :func:`load_potential`; every process loads it once.
     workers
         Processes.
     time_limit
@@ -99,9 +99,9 @@ def calculate_on(
     potential: str,
     time_limit: float = math.inf,
 ) -> Iterator[Finished]:
-    """Do what :func:`calculate_all` does on the workers of ``run``, to the same numbers.
+    """The same as :func:`calculate_all`, on the workers of ``run``, with the same numbers.
 
-    Each calculation has a process of its own beside the worker, so that its end or its time limit costs nothing else;
+    Each calculation runs in a separate process started by the worker, so that its death or time limit affects no other;
     the potential, which every worker must find under the same name or path, is loaded for each crystal.
 
     Raises
@@ -124,7 +124,7 @@ class _Worker:
     crystal: Any = field(default=None, repr=False)
     loaded: bool = False
     since: float = 0.0
-    """When it was given its crystal, or was started if it still loads."""
+    """Time at which it got its crystal, or was started if it still loads."""
 
     @classmethod
     def start(cls, calculation: Calculation, potential: str) -> _Worker:
@@ -147,7 +147,7 @@ class _Worker:
             self._send()
 
     def finish(self, time_limit: float) -> Finished | None:
-        """The outcome if there is one by now; a process over its limit is killed."""
+        """The outcome if there is one; a process over its limit is killed."""
         if self.pipe.poll():
             return self._receive()
         limit = time_limit if self.loaded else STARTUP_LIMIT
@@ -158,7 +158,7 @@ class _Worker:
         return self._finished(Failed("timed_out", f"took longer than {limit:g} s{what} and was killed"))
 
     def stop(self) -> None:
-        """End the process now."""
+        """Kill the process."""
         self.pipe.close()
         self.process.kill()
         self.process.join()
@@ -192,16 +192,16 @@ def _calculate_one(item: tuple[str, Crystal], calculation: Calculation, potentia
 
 
 def _ready(pool: list[_Worker]) -> list[_Worker]:
-    """Wait a moment for a word from any worker, then look at all: one may be over its limit."""
+    """Wait for a message of any worker with a timeout, then check all: one may be over its limit."""
     connection.wait([w.pipe for w in pool], timeout=0.2)
     return list(pool)
 
 
 def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, parent: int) -> None:
-    """Load the potential, then answer every crystal with an outcome."""
+    """Load the potential, then return an outcome for every crystal."""
     from engine.physics.potentials import load_potential
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         potential = load_potential(spec)
@@ -221,7 +221,7 @@ def _checked(calculation: Calculation, crystal: Crystal, potential: Potential) -
     start = time.process_time()
     try:
         outcome = calculation(crystal, potential)
-    except Exception as error:  # whatever a calculator raises; the next crystal may be better
+    except Exception as error:  # a calculator may raise anything; the next crystal may succeed
         message = f"{type(error).__name__}: {error}"
         return Failed("calculator_error", message, core_seconds=time.process_time() - start)
     if isinstance(outcome, Calculated) and not 0 < outcome.kappa < math.inf:

@@ -1,1 +1,1 @@
-"""What a model says of a pool: marginals and joint draws."""
+"""Predictive distributions over a pool: marginals and joint draws."""

@@ -1,11 +1,11 @@
-"""Posteriors over a pool: marginals and joint draws for any of its rows, as the ranking reads them.
+"""Posteriors over a pool: marginals and joint draws for any of its rows.
 
 The draws of an ensemble are those of a low-rank Gaussian fitted to its members,
 
     f_d(x) = mean(x) + scale * [ sum_k z_dk (m_k(x) - mean(x)) / sqrt(S - 1) + e_d(x) within(x) ],
 
-``z`` shared by all rows (what the members disagree about together), ``e`` independent from row to row (the noise each
-member sees in itself). ``z`` is centred and whitened, so that D draws reproduce the covariance of the members exactly
+``z`` shared by all rows (joint disagreement of the members), ``e`` independent from row to row (the noise that each
+member predicts). ``z`` is centred and whitened, so that D draws reproduce the covariance of the members exactly
 (moment matching, Barraquand, Management Science 41, 1882, 1995). A Gaussian instead of the members themselves, because
 a batch larger than the ensemble exhausts S draws after S picks.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_MEMBERS = 3
-"""Fewer than these are no ensemble once one has failed."""
+"""Fewest members left for an ensemble once one has failed."""
 NOISE_BLOCK = 16  # rows that share one random stream: small enough to fetch single rows, large enough to be fast
 
 
@@ -34,11 +34,11 @@ class PoolPosterior(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of it, such as a member left out."""
+        """Notes for the user, such as a member that was left out."""
 
     @property
     def n_rows(self) -> int:
-        """Rows in the pool."""
+        """Number of rows of the pool."""
 
     @property
     def n_draws(self) -> int:
@@ -50,7 +50,7 @@ class PoolPosterior(Protocol):
     def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """``D x len(rows)`` joint draws on the model's scale.
 
-        The same D functions whatever the rows: a row's draws never depend on which other rows are asked for, so that
+        The same D functions whatever the rows: a row's draws do not depend on which other rows are requested, so that
         rows of different chunks are jointly consistent.
         """
 
@@ -64,7 +64,7 @@ class _Marginals:
 
     @property
     def n_rows(self) -> int:
-        """Rows in the pool."""
+        """Number of rows of the pool."""
         return len(self.mean)
 
     def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -74,7 +74,7 @@ class _Marginals:
 
 @dataclass(frozen=True, eq=False)
 class MemberPosterior(_Marginals):
-    """An ensemble's posterior that keeps ``(S + 3) N`` numbers and makes draws when asked: for pools of any size.
+    """An ensemble's posterior that stores ``(S + 3) N`` numbers and makes draws on request: for pools of any size.
 
     Build it with :meth:`from_members`.
     """
@@ -112,8 +112,8 @@ class MemberPosterior(_Marginals):
         """Fit the Gaussian to ``S x N`` member means and within-member standard deviations (model's scale).
 
         ``scale`` is the calibration factor of the total standard deviation; ``member_std`` may be ``None`` where
-        members predict no spread of their own. A member with a prediction that is not finite is left out, which
-        :attr:`notes` says.
+        members predict no spread. A member with a prediction that is not finite is left out, with a note in
+        :attr:`notes`.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class Fidelities:
     """One pool of N rows at T fidelities as a pool of T x N rows, the target fidelity first; jointly drawn."""
 
     parts: tuple[PoolPosterior, ...]
-    """Of one pool, with the same functions; the first is of the target fidelity."""
+    """Posteriors of one pool with the same draws, one for each fidelity; the first is of the target fidelity."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -152,7 +152,7 @@ class Fidelities:
 
     @property
     def n_rows(self) -> int:
-        """Rows in the pool, at every fidelity."""
+        """Number of rows of the pool, at every fidelity."""
         return sum(part.n_rows for part in self.parts)
 
     @property
@@ -175,7 +175,7 @@ class Fidelities:
         return table
 
     def _split(self, rows: NDArray[np.int64]) -> Iterator[tuple[PoolPosterior, NDArray[np.int64], NDArray[np.int64]]]:
-        """Posterior of each fidelity among these rows, their places among them, and their rows in its own pool."""
+        """For each fidelity among these rows: its posterior, positions of the rows, and their rows in its pool."""
         level, own = np.divmod(rows, self.parts[0].n_rows)
         for k, part in enumerate(self.parts):
             chosen = np.flatnonzero(level == k)
@@ -185,14 +185,14 @@ class Fidelities:
 
 @dataclass(frozen=True, eq=False)
 class KnownValues:
-    """A property that is known, as a posterior without spread: a criterion beside predicted ones."""
+    """A known property as a posterior without spread: a criterion besides predicted ones."""
 
     values: NDArray[np.float64]
     n_draws: int
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse gaps."""
+        """Refuse missing values."""
         missing = np.flatnonzero(~np.isfinite(self.values))
         if len(missing):
             raise AcquisitionError(
@@ -202,22 +202,22 @@ class KnownValues:
 
     @property
     def n_rows(self) -> int:
-        """Rows in the pool."""
+        """Number of rows of the pool."""
         return len(self.values)
 
     def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Value of these rows, and zero."""
+        """Values of these rows, and zeros as standard deviations."""
         return self.values[rows], np.zeros(len(rows))
 
     def draws(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """``D x len(rows)``, every draw the value."""
+        """``D x len(rows)``; every draw is the known value."""
         return np.repeat(self.values[rows].astype(np.float32)[None], self.n_draws, axis=0)
 
 
 def finite_members(
     mean: NDArray[np.float64], std: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, tuple[str, ...]]:
-    """Leave out members (of ``S x N``) that predict something not finite; what is left, with a note.
+    """Leave out members (of ``S x N``) that predict something not finite; returns the others, with a note.
 
     Raises
     ------

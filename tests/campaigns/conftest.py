@@ -61,11 +61,17 @@ def replay(dft: Path, pool_file: Path) -> Path:
     return dft
 
 
+@pytest.fixture(scope="session")
+def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("empty") / "c"
+    done("init", directory, "--cold")
+    return directory
+
+
 @pytest.fixture
-def empty(tmp_path: Path) -> Path:
-    """Give a campaign without materials."""
-    done("init", tmp_path / "c", "--cold")
-    return tmp_path / "c"
+def empty(_empty: Path, tmp_path: Path) -> Path:
+    """Campaign without materials."""
+    return Path(shutil.copytree(_empty, tmp_path / "c"))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from campaigns import archive as module
 from campaigns.archive import COMPRESSIONS, MANIFEST, create_archive, extract_archive, verify_archive
 from campaigns.campaign import Campaign
 from campaigns.exceptions import ArchiveError
@@ -98,7 +99,7 @@ def test_to_postgresql_and_back(made: Path, archive: Path, tmp_path: Path, postg
     with Campaign.open(tmp_path / "on-server") as campaign:
         assert campaign.configuration.store.url == postgresql_url
         create_archive(campaign, tmp_path / "back.tar.gz")
-    with pytest.raises(InvalidRecordError, match="campaign 'c' already"):
+    with pytest.raises(InvalidRecordError, match="'c'"):
         extract_archive(archive, tmp_path / "second", postgresql_url)
     extract_archive(tmp_path / "back.tar.gz", tmp_path / "back")
     assert everything(tmp_path / "back") == everything(made)
@@ -130,7 +131,7 @@ def test_a_directory_in_use_and_a_name_that_says_nothing(made: Path, archive: Pa
 
 def test_a_killed_or_failed_writer_leaves_no_archive(made: Path, tmp_path: Path, monkeypatch: Any) -> None:
     with Campaign.open(made) as campaign, monkeypatch.context() as patch:
-        patch.setattr("campaigns.archive.version", lambda name: 1 / 0)
+        patch.setattr(module, "version", lambda name: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             create_archive(campaign, tmp_path / "c.tar.gz")
     assert list(tmp_path.iterdir()) == []
@@ -189,11 +190,11 @@ def beside(name: str) -> Callable[[Members], Members]:
         (lambda files: {k: v for k, v in files.items() if k != "store/label.jsonl"}, "store/label.jsonl"),
         (lambda files: {k: v for k, v in files.items() if k != "campaign.toml"}, "campaign.toml"),
         (beside("artifacts/extra"), "not in its manifest .artifacts/extra"),
-        (beside("../escaped"), "'../escaped', which is no plain file inside"),
-        (beside("artifacts/../../escaped"), "no plain file inside"),
-        (beside("/tmp/escaped"), "no plain file inside"),
-        (beside("artifacts//double"), "no plain file inside"),
-        (beside("..\\escaped"), "no plain file inside"),
+        (beside("../escaped"), "'../escaped'"),
+        (beside("artifacts/../../escaped"), "'artifacts/../../escaped'"),
+        (beside("/tmp/escaped"), "'/tmp/escaped'"),
+        (beside("artifacts//double"), "'artifacts//double'"),
+        (beside("..\\escaped"), "not a plain file"),
         (lambda files: files | {MANIFEST: b"{"}, "its manifest cannot be read"),
         (lambda files: files | {MANIFEST: b"[]"}, "its manifest cannot be read"),
         (lambda files: files | {MANIFEST: edited(files, files={})}, "files are missing, changed or not"),
@@ -217,14 +218,14 @@ def test_only_plain_files_are_taken(archive: Path, tmp_path: Path, kind: bytes) 
     entry = tarfile.TarInfo("artifacts/link")
     entry.type, entry.linkname = kind, "/etc/passwd"
     path = pack(tmp_path / "bad.tar.gz", members(archive), entry)
-    with pytest.raises(ArchiveError, match="'artifacts/link', which is no plain file"):
+    with pytest.raises(ArchiveError, match="'artifacts/link'"):
         extract_archive(path, tmp_path / "c")
     assert [p.name for p in tmp_path.iterdir()] == ["bad.tar.gz"]
 
 
 def test_the_same_name_twice(archive: Path, tmp_path: Path) -> None:
     path = pack(tmp_path / "bad.tar.gz", members(archive), tarfile.TarInfo("campaign.toml"))
-    with pytest.raises(ArchiveError, match=r"it holds 'campaign.toml' twice"):
+    with pytest.raises(ArchiveError, match=r"'campaign.toml' twice"):
         verify_archive(path)
 
 
@@ -237,7 +238,7 @@ def test_a_cut_archive_is_refused(archive: Path, tmp_path: Path, part: float, su
     data = whole.read_bytes()
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(ArchiveError, match="cannot be used: it is damaged or was not written to its end"):
+    with pytest.raises(ArchiveError, match="cannot be used"):
         verify_archive(cut)
 
 
@@ -245,7 +246,7 @@ def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a.tar.zst").write_bytes(b"not an archive at all" * 100)
     (tmp_path / "b.tar.gz").write_bytes(gzip.compress(b"not a tar" * 1000))
     for path in tmp_path.iterdir():
-        with pytest.raises(ArchiveError, match="take another copy"):
+        with pytest.raises(ArchiveError, match="another copy"):
             verify_archive(path)
 
 

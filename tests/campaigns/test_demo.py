@@ -35,6 +35,6 @@ def test_demo_leaves_another_campaign_alone(tmp_path: Path) -> None:
         pass
     before = (tmp_path / "mine" / "campaign.toml").read_bytes()
     assert NAME.encode() not in before
-    with pytest.raises(CampaignError, match="another campaign"):
+    with pytest.raises(CampaignError, match="mine"):
         run_demo(tmp_path / "mine", print)
     assert (tmp_path / "mine" / "campaign.toml").read_bytes() == before

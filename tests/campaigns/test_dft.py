@@ -16,11 +16,17 @@ from engine.materials.loading import load
 from tests.campaigns.helpers import configure, done, kappascout, label_rows, queue, refused, write_lines
 
 
+@pytest.fixture(scope="module")
+def _waiting(_campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = Path(shutil.copytree(_campaign, tmp_path_factory.mktemp("waiting") / "c"))
+    done("run", directory)
+    return directory
+
+
 @pytest.fixture
-def waiting(dft: Path) -> Path:
-    """Give a campaign whose first queue waits."""
-    done("run", dft)
-    return dft
+def waiting(_waiting: Path, tmp_path: Path) -> Path:
+    """Campaign whose first queue waits."""
+    return Path(shutil.copytree(_waiting, tmp_path / "c"))
 
 
 def results(directory: Path, records: list[dict[str, Any]], count: int | None = None) -> Path:
@@ -180,7 +186,7 @@ def test_what_comes_while_a_round_is_unfinished_waits_for_the_next(
     done("label", "import", dft, write_lines(dft / "all.jsonl", label_rows(records[14:], source="others")))
     done("ingest", dft, "builtin:reference")
     ran = done("run", dft, "--rounds", 1)
-    assert "round 1: going on after its last finished step, started" in ran.err
+    assert "round 1: continuing after its last finished step, started" in ran.err
     assert [e["state"] for e in queue(dft)] == ["done"] * 4
     predicted = ("id", "mean", "lower", "upper", "reason")
     assert [[e[name] for name in predicted] for e in queue(dft)] == [

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from campaigns.files import write_whole
+from campaigns.round import steps
 from db.store import Store
 from tests.campaigns.helpers import configure, done, queue
 
@@ -53,7 +54,7 @@ def test_killed_once(replay: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(replay, tmp_path / "whole"))
     done("run", whole)
     assert _kill_once(replay, [], "before finish_step 1 ranked") is not None
-    assert "round 1: going on after its last finished step, scored" in done("run", replay).err
+    assert "round 1: continuing after its last finished step, scored" in done("run", replay).err
     assert _outcome(replay) == _outcome(whole)
 
 
@@ -82,11 +83,11 @@ def _kill_once(directory: Path, passed: list[str], wanted: str = "") -> str | No
 
 
 def _run(directory: Path, at: Callable[[str], None]) -> None:
-    """Run in this process, telling ``at`` before and after each write."""
+    """Run in this process, calling ``at`` before and after each write."""
     with pytest.MonkeyPatch.context() as patch:
         for name in WRITES:
             patch.setattr(Store, name, _told(getattr(Store, name), name, at))
-        patch.setattr("campaigns.round.steps.write_whole", _told(write_whole, "batch.json", at))
+        patch.setattr(steps, "write_whole", _told(write_whole, "batch.json", at))
         done("run", directory)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from campaigns import output
 from campaigns.output import Count, Format, Progress, emit, emit_one, show
 
 
@@ -29,7 +31,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give progress a clock of ours."""
     clock = Clock()
-    monkeypatch.setattr("campaigns.output.time", clock)
+    monkeypatch.setattr(output, "time", clock)
     return clock
 
 
@@ -63,7 +65,7 @@ def test_no_line_is_lost_but_counts_that_others_follow(lines: list[tuple[str, in
     """Lines that differ only in digits are results too, unless they are counts."""
     with pytest.MonkeyPatch.context() as patch:
         clock, printed = Clock(), []
-        patch.setattr("campaigns.output.time", clock)
+        patch.setattr(output, "time", clock)
         patch.setattr(Progress, "_print", lambda self, text: printed.append(text))
         with Progress() as progress:
             for word, n, counts, pause in lines:
@@ -93,7 +95,7 @@ def test_a_terminal_has_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts replace each other there, the last stays."""
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     with Progress() as progress:
         for n in range(1, 4):

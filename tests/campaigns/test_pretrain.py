@@ -85,7 +85,7 @@ def test_requests_that_cannot_be_met(recipe: Path, files: dict[str, Path], tmp_p
     assert "stage few learns labels of fidelity dft, those of 'kappa_300K' are agl" in message(recipe, *agl)
     mixed = [word for name in ("agl", "dft") for word in ("--data", f"{few}:{FIELD}@{name}")]
     mixed += ["--skip", "many", "--from", "scratch:megnet"]
-    assert "are of fidelities agl, dft; give each a stage of its own" in message(recipe, *mixed)
+    assert "of fidelities agl, dft" in message(recipe, *mixed)
     assert "'kappa' has 0 usable labels, 8 are needed" in message(
         recipe, "--data", f"{many}:kappa", "--data", f"{few}:{FIELD}"
     )
@@ -99,5 +99,5 @@ def test_data_by_role_is_read(tmp_path: Path) -> None:
     assert _parse_data(f"r={odd}:x@dft") == ("r", odd, "x", "dft")
     assert _parse_data("r=a.cif:x") == ("r", Path("a.cif"), "x", "")
     for text in ("", "r", "r=", "=x", "r=:x"):
-        with pytest.raises(CampaignError, match=r"is not ROLE=FILE\[:FIELD\[@FIDELITY\]\]"):
+        with pytest.raises(CampaignError, match=r"ROLE=FILE\[:FIELD\[@FIDELITY\]\]"):
             _parse_data(text)

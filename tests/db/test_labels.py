@@ -164,14 +164,14 @@ def test_every_bad_label_is_listed(store, pool):
 
 
 def test_contradictions_inside_a_batch_are_refused(store, pool):
-    with pytest.raises(LabelError, match=r"label 2: 'm1', value 3.5: contradicts label 1 \(value 2.5\)"):
+    with pytest.raises(LabelError, match=r"label 2: 'm1', value 3.5.*label 1 \(value 2.5\)"):
         store.add_labels([label(), label(value=3.5)])
     assert len(store.add_labels([label(), label()]).added) == 1
 
 
 def test_one_property_has_one_unit(store, pool):
     store.add_labels([label("m1", -1.2, property="formation_energy", unit="eV/atom")])
-    with pytest.raises(LabelError, match="is kept in 'eV/atom' here"):
+    with pytest.raises(LabelError, match="'eV/atom'"):
         store.add_labels([label("m2", -120.0, property="formation_energy", unit="kJ/mol")])
 
 

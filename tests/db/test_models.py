@@ -35,7 +35,7 @@ def test_the_same_again_changes_nothing_and_another_is_refused(store):
     store.add_model(MODEL)
     store.add_model(replace(MODEL, settings={"heads": ("gp", "mlp")}))
     assert len(store.models()) == 1
-    with pytest.raises(InvalidRecordError, match="another data_hash, members"):
+    with pytest.raises(InvalidRecordError, match="data_hash, members"):
         store.add_model(replace(MODEL, data_hash="e" * 64, members=()))
 
 
@@ -49,8 +49,8 @@ def test_lineage_runs_from_the_root(store):
 
 def test_unknown_models_are_named(store):
     store.add_model(MODEL)
-    with pytest.raises(UnknownRecordError, match="no model 'x'; there are: round-1"):
+    with pytest.raises(UnknownRecordError, match=r"'x'.*round-1"):
         store.lineage("x")
-    with pytest.raises(UnknownRecordError, match="no model 'x'"):
+    with pytest.raises(UnknownRecordError, match="'x'"):
         store.add_model(replace(MODEL, model_id="child", parent_id="x"))
     assert len(store.models()) == 1

@@ -99,7 +99,7 @@ def test_beside_other_campaigns_rows_are_numbered_anew(
         fill(guest, make_material)
         guest.move([guest.queue()[0].id], QueueState.RUNNING, "guest")
         before = everything(store)
-        with pytest.raises(InvalidRecordError, match="campaign 'test' already"):
+        with pytest.raises(InvalidRecordError, match="'test'"):
             load_campaign(store_url, dumped(store))
         load_campaign(store_url, guest.dump())
         with Store.open(store_url, campaign="guest", structures=structures) as moved:
@@ -145,9 +145,9 @@ def test_rows_that_do_not_fit_leave_nothing(
 def test_tables_that_are_missing_or_unknown(store_url, store, make_campaign, tmp_path):
     with make_campaign(tmp_path / "guest.sqlite", "guest") as guest:
         rows = dumped(guest)
-    with pytest.raises(InvalidRecordError, match="no table rejection"):
+    with pytest.raises(InvalidRecordError, match="rejection"):
         load_campaign(store_url, [pair for pair in rows if pair[0] != "rejection"])
-    with pytest.raises(InvalidRecordError, match="unknown table, 'elsewhere'"):
+    with pytest.raises(InvalidRecordError, match="'elsewhere'"):
         load_campaign(store_url, [*rows, ("elsewhere", [])])
 
 
@@ -172,9 +172,9 @@ def test_rows_of_every_older_version_are_upgraded(store_url, tmp_path):
 
 
 def test_versions_that_do_not_fit(store, store_url):
-    with pytest.raises(StoreFromNewerVersionError, match="version 9999, newer than"):
+    with pytest.raises(StoreFromNewerVersionError, match="9999"):
         load_campaign(store_url, [], "9999")
     with store.session(write=True) as session:
         session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
-    with pytest.raises(StoreOutdatedError, match=f"needs {SCHEMA_VERSION}"):
+    with pytest.raises(StoreOutdatedError, match=SCHEMA_VERSION):
         load_campaign(store_url, [])

@@ -39,7 +39,7 @@ def test_a_round_from_start_to_judgement(store, pool):
 
 def test_a_judgement_may_be_renewed_when_more_labels_arrive(store, pool):
     store.start_round({})
-    with pytest.raises(IllegalMoveError, match="from started to judged"):
+    with pytest.raises(IllegalMoveError, match="started to judged"):
         store.set_judgement(1, {})
     store.finish_step(1, RoundState.QUEUED)
     first = store.set_judgement(1, {"labels": 1})
@@ -54,7 +54,7 @@ def test_only_legal_moves_are_made(store):
         if start is not RoundState.STARTED:
             assert store.finish_step(1, start).state is start
         for to in set(RoundState) - set(round_moves(start)):
-            with pytest.raises(IllegalMoveError, match=f"round 1 cannot go from {start} to {to}"):
+            with pytest.raises(IllegalMoveError, match=f"round 1 .*{start} to {to}"):
                 store.finish_step(1, to)
             assert store.round(1).state is start
 
@@ -66,7 +66,7 @@ def test_a_first_batch_without_a_model_skips_its_steps(store):
 
 def test_one_round_at_a_time(store):
     store.start_round({})
-    with pytest.raises(IllegalMoveError, match="round 1 stands at started"):
+    with pytest.raises(IllegalMoveError, match=r"round 1 .*started"):
         store.start_round({})
     store.finish_step(1, RoundState.QUEUED)
     assert store.start_round({}).number == 2
@@ -90,7 +90,7 @@ def test_a_round_may_take_a_model_written_before(store):
 def test_the_queue_of_a_round_is_written_once(store, pool):
     store.start_round({})
     store.finish_step(1, RoundState.QUEUED, queue=entries("m1", "m2"))
-    with pytest.raises(IllegalMoveError, match="round 1 cannot go from queued to queued"):
+    with pytest.raises(IllegalMoveError, match=r"round 1 .*queued to queued"):
         store.finish_step(1, RoundState.QUEUED, queue=entries("m1", "m3"))
     assert [entry.material_id for entry in store.queue()] == ["m1", "m2"]
 
@@ -105,7 +105,7 @@ def test_what_is_awaited_is_not_queued_again(store, pool):
 
 
 def test_bad_requests(store):
-    with pytest.raises(UnknownRecordError, match="no round 5"):
+    with pytest.raises(UnknownRecordError, match="round 5"):
         store.round(5)
     with pytest.raises(InvalidRecordError, match="manifest, x"):
         store.start_round({"x": float("nan")})

@@ -117,7 +117,7 @@ def test_an_item_that_kills_its_worker_once(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_item_that_always_kills_its_worker_is_given_up(run: Run) -> None:
-    with pytest.raises(ExecutionError, match="died 4 times over the same work"):
+    with pytest.raises(ExecutionError, match="4 times"):
         list(run.map_unordered(die, range(5)))
     assert sorted(run.map_unordered(die, range(3))) == [0, 1, 2]
 
@@ -144,7 +144,7 @@ def test_a_scheduler_that_runs_already() -> None:
     with distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as cluster:
         settings = ExecutionSettings("dask", address=cluster.scheduler_address)
         with (
-            pytest.raises(ExecutionError, match=r"no worker has come to tcp://.* within 0\.3 s"),
+            pytest.raises(ExecutionError, match=r"tcp://.* 0\.3 s"),
             executor(replace(settings, timeout=0.3)),
         ):
             pass
@@ -153,7 +153,7 @@ def test_a_scheduler_that_runs_already() -> None:
             assert sorted(run.map_unordered(divide, [1, 2])) == [0.5, 1.0]
     for address in (settings.address, "nonsense://x"):
         with (
-            pytest.raises(ExecutionError, match="no Dask scheduler answers at"),
+            pytest.raises(ExecutionError, match="tcp://"),
             executor(replace(settings, address=address, timeout=0.3)),
         ):
             pass
@@ -172,7 +172,7 @@ def test_jobs_of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert sorted(item for item, _ in run.map_unordered(slowly, range(8))) == list(range(8))
         assert run.workers == 2
     with (
-        pytest.raises(ExecutionError, match="is not what dask-jobqueue takes"),
+        pytest.raises(ExecutionError, match="dask-jobqueue"),
         executor(ExecutionSettings("dask", slurm={"que": "short", "cores": 1, "memory": "1 GB"})),
     ):
         pass

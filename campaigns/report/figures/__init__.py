@@ -1,8 +1,6 @@
-"""The report's figures: each with a sentence that tells how to read it, or one that tells why there is none yet."""
+"""Figures of the report, each with a sentence on how to read it, or on why there is none yet."""
 
-from campaigns.report.figures.chemistry import elements, embedding
-from campaigns.report.figures.drawing import Panel
-from campaigns.report.figures.honesty import (
+from campaigns.report.figures.calibration import (
     calibration_curve,
     coverage_by_round,
     error_by_spread,
@@ -10,6 +8,8 @@ from campaigns.report.figures.honesty import (
     parity_before,
     spread_by_round,
 )
+from campaigns.report.figures.chemistry import elements, embedding
+from campaigns.report.figures.drawing import Panel
 from campaigns.report.figures.progress import best_so_far, costs, enhancement, errors
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Where the queue lies: embeddings and elements."""
+"""Map of the queue in the space of embeddings, and its elements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from db.records import Json
 
 SCALE = ((0.0, "#f4f6f8"), (0.25, "#c9dceb"), (0.5, "#8fb8d6"), (0.75, "#4a86b3"), (1.0, "#174a73"))
 WANTED_FIRST = ("#174a73", "#6fa3c8", "#bcc8d0", "#dcc596")
-"""Predicted values from wanted to unwanted."""
+"""Colours of predicted values from wanted to unwanted."""
 
 
 def embedding(evidence: Evidence) -> Panel:
@@ -65,7 +65,7 @@ def embedding(evidence: Evidence) -> Panel:
         else ""
     )
     reading = (
-        "Materials that the backbone finds alike lie close together (principal components of the standardised "
+        "Materials with similar embeddings lie close together (principal components of the standardised "
         f"embeddings; {drawn}){coloured}.{search}"
     )
     return Panel(key, title, reading, figure, "map")
@@ -88,7 +88,7 @@ def elements(evidence: Evidence) -> list[Panel]:
     ]
     if queue:
         reading = (
-            "The same for all that the campaign has asked for, on the same colours: darker than in the pool means that "
+            "The same for all that the campaign has queried, on the same colours: darker than in the pool means that "
             "the campaign favours the element."
         )
         figure = _periodic_table(queue, pool, top)
@@ -145,7 +145,7 @@ def _queued_name(evidence: Evidence) -> str:
 
 
 def _periodic_table(shares: dict[str, float], reference: dict[str, float], top: float) -> go.Figure:
-    """Share of crystals by element in percent; ``reference`` is told beside it on hovering."""
+    """Share of crystals by element in percent; ``reference`` is shown on hovering."""
     from pymatgen.core import Element
 
     z = np.full((9, 18), np.nan)
@@ -196,7 +196,7 @@ def _periodic_table(shares: dict[str, float], reference: dict[str, float], top: 
 
 
 def _place(element: Any) -> tuple[int, int]:
-    """Row and column of an element, from 0; lanthanides and actinides in two rows of their own at the foot."""
+    """Row and column of an element, from 0; lanthanides and actinides in two separate rows at the bottom."""
     for first, last, row in ((57, 71, 7), (89, 103, 8)):
         if first <= element.Z <= last:
             return row, 2 + element.Z - first

@@ -1,4 +1,4 @@
-"""A panel of the report, and what its figures share: colours, axes, words."""
+"""A panel of the report, and what its figures share: colours, axes, texts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LINEAR = Scale("linear")
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure between its title and the sentence that tells how to read it."""
+    """A figure with its title and a sentence on how to read it."""
 
     key: str
-    """Name of its element in the page."""
+    """Id of its element in the page."""
     title: str
     reading: str
-    """How to read it, and what it shows; where there is no figure, why."""
+    """How to read it; where there is no figure, why."""
     figure: go.Figure | None = None
     shape: str = "wide"
-    """``wide``, ``square`` or ``table``: which proportions it is drawn in."""
+    """``wide``, ``square`` or ``table``: its proportions."""
 
 
 def new_figure() -> go.Figure:
@@ -64,7 +64,7 @@ def new_figure() -> go.Figure:
 
 
 def level_line(figure: go.Figure, value: float, text: str, scale: Scale = LINEAR) -> None:
-    """Draw a dashed horizontal line with a word above its right end."""
+    """Draw a dashed horizontal line with a text above its right end."""
     figure.add_hline(value, line={"color": GREY, "width": 1, "dash": "dash"})
     figure.add_annotation(
         text=text,
@@ -106,7 +106,7 @@ def value_axis(update: Any, evidence: Evidence, values: Iterable[float], title: 
 
 
 def axis_ticks(low: float, high: float, scale: str) -> list[float]:
-    """Round values between ``low`` and ``high``; on a logarithmic axis the longer, the fewer in a decade."""
+    """Round values between ``low`` and ``high``; on a logarithmic axis fewer per decade the longer it is."""
     if scale != "log10":
         step = 10 ** math.floor(math.log10(max(high - low, 1e-12)))
         step *= 0.5 if (high - low) / step < 3 else 1

@@ -1,4 +1,4 @@
-"""What the campaign has found, and what it has cost."""
+"""Best value, enhancement, errors and cost by round."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def best_so_far(evidence: Evidence) -> Panel:
         return Panel(key, title, "No labels yet: the curve starts with the first one.")
     goal, unit = evidence.section.goal, evidence.section.unit
     values = np.array([label.value for label in labels])
-    rounds = np.array([evidence.bought_in.get(label.material_id, 0) for label in labels])
+    rounds = np.array([evidence.queried_in.get(label.material_id, 0) for label in labels])
     hover = [
         f"{named(label.material_id, evidence)}<br>{significant(label.value, unit)}<br>"
-        + (f"asked for in round {number}" if number else "not asked for")
+        + (f"queried in round {number}" if number else "not queried")
         for label, number in zip(labels, rounds, strict=True)
     ]
     figure = new_figure()
     order = np.arange(1, len(labels) + 1)
-    for name, chosen, colour in (("not asked for", rounds == 0, GREY), ("asked for", rounds > 0, BLUE)):
+    for name, chosen, colour in (("not queried", rounds == 0, GREY), ("queried", rounds > 0, BLUE)):
         if chosen.any():
             figure.add_scatter(
                 x=order[chosen],
@@ -76,7 +76,7 @@ def enhancement(evidence: Evidence) -> Panel:
     key, title = "enhancement", "Enhancement over random"
     judged = [r for r in evidence.rounds if (r.metrics_after or {}).get("enhancement") is not None]
     if not judged:
-        return Panel(key, title, "No round has been judged on its hits yet.")
+        return Panel(key, title, "No round has been evaluated on its hits yet.")
     after = [r.metrics_after or {} for r in judged]
     values = [float(m["enhancement"]) for m in after]
     figure = new_figure()
@@ -97,7 +97,7 @@ def enhancement(evidence: Evidence) -> Panel:
     level_line(figure, 1.0, "random")
     round_axis(figure, [r.number for r in judged])
     first, last = judged[0].number, judged[-1].number
-    figure.update_xaxes(range=[first - 0.6, last + 0.7 + 0.15 * (last - first)])  # the word stands beside the bars
+    figure.update_xaxes(range=[first - 0.6, last + 0.7 + 0.15 * (last - first)])  # the label is beside the bars
     figure.update_yaxes(title_text="hits, times random", range=[0, 1.18 * max(1.0, *values)])
     hit = significant(evidence.hit, evidence.section.unit)
     side = {"min": "or less", "max": "or more"}.get(evidence.section.goal, "or nearer")
@@ -107,8 +107,8 @@ def enhancement(evidence: Evidence) -> Panel:
         else "the share of hits that the round's model expected in the pool"
     )
     reading = (
-        f"A bar above 1 means the round found more hits ({hit} {side}) than as many labels bought at random; the words "
-        f"on it say how many of its labels were hits. What random finds is {rate}."
+        f"A bar above 1 means the round found more hits ({hit} {side}) than as many labels chosen at random; the words "
+        f"on it say how many of its labels were hits. The hit rate of random choice is {rate}."
     )
     return Panel(key, title, reading, figure)
 
@@ -131,17 +131,17 @@ def errors(evidence: Evidence) -> Panel:
     lines_by_round(figure, numbers, lines)
     figure.update_yaxes(title_text=f"mean absolute error{in_unit(evidence.learned_unit)}", rangemode="tozero")
     reading = (
-        "Lower is better. Blue: the ensemble on labels its members had not seen; grey: two baselines on the same "
+        "Lower is better. Blue: the ensemble on labels its members were not trained on; grey: two baselines, same "
         "folds; orange: what was predicted for the queue against the labels that came back, a harder and narrower test."
     )
     return Panel(key, title, reading, figure)
 
 
 def costs(evidence: Evidence) -> Panel:
-    """Core-hours that each round took, beside those that were expected."""
+    """Core-hours of each round, spent and expected."""
     key, title = "cost", "Core-hours"
     if not evidence.costs:
-        return Panel(key, title, "No result has said yet what it cost in core-hours.")
+        return Panel(key, title, "No result with a cost in core-hours yet.")
     numbers = [number for number, _, _ in evidence.costs]
     spent = [cost for _, cost, _ in evidence.costs]
     figure = new_figure()

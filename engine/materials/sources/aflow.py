@@ -2,7 +2,7 @@
 
 Rose et al., Comput. Mater. Sci. 137, 362 (2017), https://arxiv.org/abs/1612.05130; keywords as in
 https://aflow.org/API/aflux/?schema and the AFLOW School, https://github.com/aflow-org/aflow_school. A keyword with an
-argument selects, a bare one is only given; entries are sorted by the first keyword; ``$paging(page, size)`` counts
+argument selects, a bare one is only returned; entries are sorted by the first keyword; ``$paging(page, size)`` counts
 from 1, and page 0 would be the whole database at once.
 """
 
@@ -34,13 +34,13 @@ PROPERTIES = {
     "agl_thermal_expansion_300K": "thermal_expansion_300K_1_K",
     "agl_thermal_conductivity_300K": "kappa_agl_300K_W_mK",
 }
-"""Keywords of AFLOW to our names; the energies are per atom."""
+"""Keywords of AFLOW to names of this program; energies are per atom."""
 _STRUCTURE = ("geometry", "species", "composition", "positions_fractional")
 _MORE = ("compound", "aflowlib_date")
 
 
 class Aflow:
-    """``species(Na,Cl),nspecies(2)``, any matchbook of AFLUX; ``https://HOST/PATH/?MATCHBOOK`` asks another server."""
+    """``species(Na,Cl),nspecies(2)``, any matchbook of AFLUX; ``https://HOST/PATH/?MATCHBOOK``: another server."""
 
     origin = NAME
 
@@ -71,7 +71,7 @@ class Aflow:
                 return
 
     def _url(self, number: int) -> str:
-        """``auid`` first, so that pages keep their order; what the query names already is not asked for again."""
+        """Keywords to request: ``auid`` first, so that pages keep their order; without those of the query."""
         asked = set(re.findall(r"\$?(\w+)(?=\(|,|$)", self.query))
         wanted = [f"{name}(*)" for name in _STRUCTURE if name not in asked]
         wanted += [name for name in (*_MORE, *PROPERTIES) if name not in asked]
@@ -89,7 +89,7 @@ def _parse(text: str) -> tuple[str, str]:
             raise SourceError(f"aflow:{text} has no query behind the address; write https://HOST/PATH/?species(Na,Cl)")
     query = query.strip().strip(",")
     if directive := re.search(r"\$?\b(paging|format|schema|help)\(", query):
-        raise SourceError(f"aflow:{text} holds {directive[1]}(...), which is set here; leave it out")
+        raise SourceError(f"aflow:{text} holds {directive[1]}(...), which is set by this program; leave it out")
     if query.count("(") != query.count(")"):
         raise SourceError(f"aflow:{text} has brackets that do not close; write e.g. aflow:species(Na,Cl),nspecies(2)")
     if "=" in query:
@@ -100,7 +100,7 @@ def _parse(text: str) -> tuple[str, str]:
 
 
 def _rows(answer: object) -> tuple[list[Any], int | None]:
-    """Entries of a page, from a list or from an object with keys ``3 of 912``, which tell the number of all."""
+    """Entries of a page, from a list or from an object with keys ``3 of 912``, which hold the total number."""
     if isinstance(answer, dict):
         counted = [re.fullmatch(r"\d+ of (\d+)", key) for key in answer]
         if answer and all(counted):
@@ -130,7 +130,7 @@ def _record(row: object) -> RawRecord | Rejection:
 
 
 def _crystal(row: dict[str, Any]) -> dict[str, Any]:
-    """``geometry`` is a, b, c (Angstrom) and three angles (degrees); positions stand in the order of ``species``."""
+    """Crystal of an entry; ``geometry`` is a, b, c (Angstrom) and three angles (degrees); sites by species."""
     from pymatgen.core import Lattice
 
     cell = [float(x) for x in _list(row["geometry"])]
@@ -163,5 +163,5 @@ def _list(value: Any) -> list[Any]:
 
 
 def _date(value: object) -> str:
-    """When AFLOW made the entry; of several dates the last."""
+    """Date of the entry in AFLOW; of several dates the last."""
     return f"aflowlib {_list(value)[-1]}"

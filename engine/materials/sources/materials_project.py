@@ -23,9 +23,9 @@ NAME = "Materials Project"
 ENDPOINT = "https://api.materialsproject.org"
 KEY_PAGE = "https://next-gen.materialsproject.org/api"
 PAGE = 1000
-"""Records a page, the largest that mp-api itself asks for."""
+"""Records of a page, the largest that mp-api itself requests."""
 IDS = 100
-"""Ids a page."""
+"""Ids of a page."""
 
 PROPERTIES = {
     "band_gap": "band_gap_eV",
@@ -34,7 +34,7 @@ PROPERTIES = {
     "theoretical": "theoretical",
     "is_stable": "is_stable",
 }
-"""Fields of a summary document to our names; energies are per atom."""
+"""Fields of a summary document to names of this program; energies are per atom."""
 
 
 class _Summary(Protocol):
@@ -46,10 +46,10 @@ class _Summary(Protocol):
 
 
 class MaterialsProject:
-    """``is_stable=true,nelements=2-4,band_gap=0.1-``, or a list of ids ``mp-149,mp-22862``; nothing asks for all.
+    """``is_stable=true,nelements=2-4,band_gap=0.1-``, or a list of ids ``mp-149,mp-22862``; empty: all.
 
     A range is ``A-B``, ``A-`` (at least), ``-B`` (at most) or ``A`` (exactly). The key is read from ``MP_API_KEY``
-    alone and goes nowhere but into the requests; ``MP_API_ENDPOINT`` may name another server, as in mp-api.
+    only and used only in requests; ``MP_API_ENDPOINT`` may name another server, as in mp-api.
     """
 
     origin = NAME
@@ -79,7 +79,7 @@ class MaterialsProject:
             self._server.close()
 
     def _summary(self) -> _Summary:
-        """Client of mp-api of the summaries, on our session, without models and S3."""
+        """mp-api's client of the summaries, with the session of this program, without models and S3."""
         from mp_api.client import MPRester
         from requests import RequestException
 
@@ -130,7 +130,7 @@ class MaterialsProject:
         if not isinstance(sent, list) or len(sent) > len(documents):
             raise SourceError(
                 f"the {NAME} sent {len(sent) if isinstance(sent, list) else 'no'} entries and announced "
-                f"{len(documents)}; the answer cannot be trusted: ingest again later"
+                f"{len(documents)}; the answer is not reliable: ingest again later"
             )
         return documents
 
@@ -170,7 +170,7 @@ _ALIASES = {
 
 
 def _parse(query: str) -> tuple[list[str], dict[str, object]]:
-    """Ids, or criteria for the search; an item without ``=`` goes on with the list before it."""
+    """Ids, or criteria for the search; an item without ``=`` continues the list before it."""
     items = [item.strip() for item in query.split(",") if item.strip()]
     if items and "=" not in query:
         for item in items:
@@ -212,7 +212,7 @@ def _search_fields() -> dict[str, str]:
 
 
 def _value(name: str, values: list[str], kind: str) -> object:
-    """Read the words of one field as mp-api's type for it."""
+    """Values of one field as mp-api's type."""
     if "tuple" in kind:
         return _range(name, ",".join(values), int if "int" in kind else float)
     if "bool" in kind:
@@ -244,7 +244,7 @@ def _range(name: str, text: str, number: type) -> tuple[object, object]:
         if closed:
             low, high = number(closed[1]), number(closed[2])
             if low > high:
-                raise SourceError(f"{name}={text} holds nothing: {low:g} is above {high:g}")
+                raise SourceError(f"{name}={text} is empty: {low:g} is above {high:g}")
             return low, high
         if above:
             return number(above[1]), None
@@ -263,7 +263,7 @@ def _all(kinds: dict[str, str]) -> str:
 
 
 def _canonical(id_: str) -> str:
-    """One form of an id, which the database writes in digits or letters."""
+    """Normal form of an id, which the database writes in digits or letters."""
     from emmet.core.mpid import validate_identifier
 
     try:

@@ -1,4 +1,4 @@
-"""Which class reads which database, by the word before the colon; each is loaded when it is asked for."""
+"""Classes of databases by the word before the colon; each is imported when needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_source(text: str, say: Say) -> Source:
     Raises
     ------
     SourceError
-        The query cannot be understood, the provider is not known, or a key is missing; nothing has been asked yet.
+        The query cannot be understood, the provider is not known, or a key is missing; nothing has been requested yet.
     """
     kind, _, query = text.partition(":")
     return _OPENERS[kind](query.strip(), say)

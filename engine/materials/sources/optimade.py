@@ -39,13 +39,13 @@ PROVIDERS = {
 }
 """``mc3d`` and ``mc2d`` are Materials Cloud's; ``gnome`` is the open database of xtals' copy of GNoME."""
 PAGE = 100
-"""Records a page where the provider allows it; else as many as it likes."""
+"""Records of a page where the provider allows it; else the provider's number."""
 EMPTY_PAGES = 10
-"""Empty pages in a row, each with a link to a next one, after which the provider is not believed."""
+"""Consecutive empty pages with a link to a next one, after which reading is an error."""
 
 
 class Optimade:
-    """``https://HOST/PATH?filter=FILTER``, or ``NAME:FILTER`` with one of :data:`PROVIDERS`; no filter asks for all."""
+    """``https://HOST/PATH?filter=FILTER``, or ``NAME:FILTER`` with one of :data:`PROVIDERS`; no filter: all."""
 
     def __init__(self, text: str, say: Say):
         name, base, self._parameters = _parse(text)
@@ -72,21 +72,21 @@ class Optimade:
             following = _next(answer, url)
             if following in seen or empty > EMPTY_PAGES:
                 raise SourceError(
-                    f"{self._server.name} leads in a circle: {url} goes on at {following}; report it there"
+                    f"{self._server.name} leads in a circle: {url} continues at {following}; report it there"
                 )
             total = meta.get("data_returned")
             total = total if isinstance(total, int) else None
             prefix = str((meta.get("provider") or {}).get("prefix") or urlsplit(self.origin).netloc)
             records = [self._record(entry, prefix) for entry in entries]
             more = following is None and meta.get("more_data_available") is True
-            notes = (f"{self._server.name} says that there is more, and gives no link to it",) if more else ()
+            notes = (f"{self._server.name} announces more records, and gives no link to them",) if more else ()
             yield Page(records, following, total, _version(answer, meta), notes=notes)
             if following is None:
                 return
             url = following
 
     def _fields(self) -> list[str]:
-        """Fields to ask for: the structure's, and every plain value that is this provider's own."""
+        """Fields to request: those of structures, and all plain values specific to this provider."""
         url = f"{self.origin}/info/structures"
         try:
             answer = self._server.get(url)
@@ -106,7 +106,7 @@ class Optimade:
         return f"{self.origin}/structures?{urlencode(parameters)}"
 
     def _first_page(self, url: str) -> Any:
-        """Ask for pages of our size; a provider may refuse it (specification, "page_limit"), then its own is taken."""
+        """Request pages of this program's size, or the provider's if it refuses that (specification, "page_limit")."""
         try:
             return self._server.get(url)
         except RefusedRequestError as error:
@@ -117,7 +117,7 @@ class Optimade:
             return self._server.get(urlunsplit(parts._replace(query=urlencode(rest))))
 
     def _record(self, entry: object, prefix: str) -> RawRecord | Rejection:
-        """Entries keep their id, or the immutable one; digits alone get the provider's prefix, as others count too."""
+        """Entries keep their id, or the immutable one; digits alone get the provider's prefix."""
         if not isinstance(entry, dict):
             return not_an_object(entry, self.origin, self.origin)
         attributes = entry.get("attributes")
@@ -168,14 +168,14 @@ def _content(answer: Any, url: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _next(answer: dict[str, Any], url: str) -> str | None:
-    """Address of the next page, which may stand alone or under ``href``, and may leave out the host."""
+    """Address of the next page, as a text or under ``href``, perhaps without a host."""
     link = (answer.get("links") or {}).get("next")
     link = link.get("href") if isinstance(link, dict) else link
     return urljoin(url, link) if isinstance(link, str) and link else None
 
 
 def _version(answer: dict[str, Any], meta: dict[str, Any]) -> str | None:
-    """Version of the data where the provider gives one (specification 1.2, or a field of its own), else of the API."""
+    """Version of the data where the provider gives one (specification 1.2, or its own field), else of the API."""
     base = (answer.get("links") or {}).get("base_url")
     places = [meta, base.get("meta") if isinstance(base, dict) else None]
     own = (v for place in places if isinstance(place, dict) for k, v in place.items() if k.endswith("_db_version"))

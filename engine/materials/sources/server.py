@@ -1,6 +1,6 @@
-"""A server asked patiently: requests apart in time, and again after a pause where the fault may pass.
+"""HTTP requests with a minimum interval, and with retries after temporary faults.
 
-Pauses double from one attempt to the next; ``Retry-After`` (RFC 9110, 10.2.3), in seconds or as a date, goes before.
+Pauses double from one attempt to the next; ``Retry-After`` (RFC 9110, 10.2.3), in seconds or as a date, overrides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Certificate = str | tuple[str, str] | None
 
 @dataclass(frozen=True)
 class Patience:
-    """How a server is asked."""
+    """Timing of requests."""
 
     spacing: float = 0.5
     """Seconds from one request to the next; none of the services publishes a limit below two a second."""
@@ -33,17 +33,17 @@ class Patience:
     pause: float = 1.0
     """Seconds before the second attempt; each further pause is twice as long."""
     longest: float = 120.0
-    """Seconds; a server that asks for a longer pause has reached the user's quota, and is left alone."""
+    """Longest pause in seconds; a longer one means that the user's quota is used up, and ends the reading."""
     timeout: float = 60.0
-    """Seconds without a byte."""
+    """Timeout in seconds without data."""
 
 
 PATIENCE = Patience()
-GO_ON = "what came before is kept: ingest again later, and it goes on there"
+GO_ON = "what was read is kept: ingest again later to continue there"
 
 
 class Server:
-    """One server under a name that people know; ``session`` is for libraries that bring their own requests."""
+    """One server with a name for messages; ``session`` is for libraries that make their own requests."""
 
     def __init__(self, name: str, say: Say):
         self.name = name
@@ -59,9 +59,9 @@ class Server:
         Raises
         ------
         RefusedRequestError
-            The server answers and refuses this request (status 400 to 499, but for 429).
+            The server refuses this request (status 400 to 499, except 429).
         SourceError
-            It cannot be reached, wants a longer pause than we wait, or its answers are broken, also when asked again.
+            It cannot be reached, requests too long a pause, or its answers are broken, also after retries.
         """
         self.session.get(url)
         return self.document
@@ -77,7 +77,7 @@ class Server:
 
 
 class _PatientAdapter(HTTPAdapter):
-    """Transport that waits and repeats; what it returns has arrived whole, and is JSON where it says 200."""
+    """Transport that waits and retries; responses are complete, and JSON with status 200."""
 
     def __init__(self, name: str, patience: Patience, say: Say):
         super().__init__()
@@ -94,7 +94,7 @@ class _PatientAdapter(HTTPAdapter):
         cert: _Certificate = None,
         proxies: dict[str, str] | None = None,
     ) -> requests.Response:
-        """Send until it succeeds, is refused, or patience ends."""
+        """Send until it succeeds, is refused, or attempts are used up."""
         pause = self._patience.pause
         for attempt in range(1, self._patience.attempts + 1):
             self._keep_apart()
@@ -104,7 +104,7 @@ class _PatientAdapter(HTTPAdapter):
             wait = max(_retry_after(response) or 0.0, pause)
             if attempt == self._patience.attempts or wait > self._patience.longest:
                 raise SourceError(self._last_words(request, response, fault, wait, attempt))
-            self._say(f"{self._name}: {fault}; asking again in {wait:.0f} s ({attempt} of {self._patience.attempts})")
+            self._say(f"{self._name}: {fault}; retrying in {wait:.0f} s ({attempt} of {self._patience.attempts})")
             time.sleep(wait)
             pause *= 2
         raise AssertionError("unreachable")
@@ -117,7 +117,7 @@ class _PatientAdapter(HTTPAdapter):
         cert: _Certificate,
         proxies: dict[str, str] | None,
     ) -> tuple[requests.Response | None, str]:
-        """Send once; the answer if there is one, and what is wrong with it in a way that may pass."""
+        """Send once; returns the response if there is one, and the temporary fault if any."""
         try:
             response = super().send(request, False, timeout or self._patience.timeout, verify, cert, proxies)
             content = response.content
@@ -126,7 +126,7 @@ class _PatientAdapter(HTTPAdapter):
         except requests.exceptions.SSLError as error:
             raise SourceError(f"{self._name} has no valid certificate ({_reason(error)}); check the address") from error
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
-            return None, "the answer was cut short"
+            return None, "the answer was truncated"
         except requests.exceptions.ConnectionError as error:
             return None, f"no connection ({_reason(error)})"
         if response.status_code == 429 or response.status_code >= 500:
@@ -152,7 +152,7 @@ class _PatientAdapter(HTTPAdapter):
     ) -> str:
         if response is not None and response.status_code == 429:
             return (
-                f"{self._name} takes no more requests from you for now (429, it asks to wait {wait:.0f} s, asked "
+                f"{self._name} takes no more requests from you for now (429, with a pause of {wait:.0f} s, tried "
                 f"{tried} times); {GO_ON}"
             )
         host = urlsplit(str(request.url)).netloc
@@ -160,7 +160,7 @@ class _PatientAdapter(HTTPAdapter):
 
 
 def _retry_after(response: requests.Response | None) -> float | None:
-    """Seconds that the server asks for; None where it does not, or where its words cannot be read."""
+    """Pause in seconds requested by the server; None without one, or if it cannot be read."""
     words = "" if response is None else response.headers.get("Retry-After", "").strip()
     if words.isdigit():
         return float(words)
@@ -171,7 +171,7 @@ def _retry_after(response: requests.Response | None) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    """Innermost cause, which says what happened without the addresses of objects."""
+    """Innermost cause, whose message has no addresses of objects."""
     cause: BaseException = error
     while (inner := getattr(cause, "reason", None) or cause.__cause__ or cause.__context__) is not None:
         if not isinstance(inner, BaseException):
@@ -181,7 +181,7 @@ def _reason(error: Exception) -> str:
 
 
 def _detail(response: requests.Response) -> str:
-    """What the server says is wrong: JSON:API errors, FastAPI's detail, or the first line of its text."""
+    """Error message of the server: JSON:API errors, FastAPI's detail, or the first line of its text."""
     status = f"{response.status_code} {response.reason}"
     try:
         document = json.loads(response.content)

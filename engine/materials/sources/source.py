@@ -1,4 +1,4 @@
-"""What a database on the network is to us: pages of raw records, each of which says where the next one starts."""
+"""Interface of a database on the network: pages of raw records, each with the start of the next one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Page:
-    """One answer of a database."""
+    """One page of records of a database."""
 
     records: list[RawRecord | Rejection]
     next: str | None
-    """Where the following page starts, to be given to :meth:`Source.pages`; None at the end."""
+    """Start of the next page, an argument of :meth:`Source.pages`; None at the end."""
     total: int | None = None
-    """How many records the database announces for the whole query; it may be wrong."""
+    """Number of records that the database announces for the whole query; it may be wrong."""
     version: str | None = None
-    """Of the database, in its own words."""
+    """Version of the database, in its own format."""
     row_versions: Mapping[str, str] = field(default_factory=dict)
-    """By record id, where each row has a version of its own."""
+    """Version by record id, where each row has its own."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
+    """Notes for the user."""
 
 
 class Source(Protocol):
@@ -37,11 +37,11 @@ class Source(Protocol):
 
     @property
     def origin(self) -> str:
-        """The database, as it stands in the record of every row."""
+        """Name of the database in the provenance of every row."""
 
     @property
     def query(self) -> str:
-        """What was asked for, in the database's language."""
+        """The query, in the database's language."""
 
     def pages(self, start: str | None = None) -> Iterator[Page]:
         """Every page from ``start``, the first if None, in a fixed order.
@@ -54,7 +54,7 @@ class Source(Protocol):
 
 
 def not_an_object(document: object, source: str, record_id: str) -> Rejection:
-    """Refuse an entry of a page that is no record at all."""
+    """Refuse an entry of a page that is not a record."""
     message = f"the entry is {type(document).__name__}, not an object"
     return Rejection(source, record_id, RejectionReason.UNREADABLE, message, "report it to the database")
 
@@ -65,8 +65,8 @@ def address(url: str) -> str:
     Raises
     ------
     SourceError
-        There is one: the address is kept with every row, and secrets are not.
+        If there is one: the address is stored with every row.
     """
     if "@" in url.partition("?")[0]:
-        raise SourceError("the address holds a user or password, which would be kept with every row; leave it out")
+        raise SourceError("the address holds a user or password, which would be stored with every row; leave it out")
     return url

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaigns.backtest.leaks import find_leaks, telling
+from campaigns.backtest.leaks import find_leaks, leaking_properties
 from campaigns.backtest.protocol import LabelledPool
 from campaigns.property_families import canonical, family
 from engine.learning.backbones.backbone import load_backbone
@@ -95,7 +95,7 @@ def test_what_leaks(materials: list[Material], pool: LabelledPool) -> None:
     assert words[0] == f"kappa_100K_xx of 20 materials of this pool (e.g. {first}), {family_words}"
     assert "which ranks this pool as kappa_300K does (Spearman -1.00 with the file's hardness_GPa)" in words[1]
     assert find_leaks(pool, KAPPA, {}) == []
-    assert telling(pool, KAPPA) == {KAPPA, "hardness_GPa"}
+    assert leaking_properties(pool, KAPPA) == {KAPPA, "hardness_GPa"}
 
 
 def test_shipped_backbones_on_agl(shared: Callable[[str], Path], tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
             "a property is an objective twice (kappa_300K, kappa_300K); keep one",
         ),
         (LEAST_TEXT.replace("min", "target"), "[campaign]: goal = 'target' needs target = VALUE"),
-        (LEAST_TEXT + "target = 1.0", "target is of goal = 'target', and goal is 'min'"),
+        (LEAST_TEXT + "target = 1.0", "target belongs to goal = 'target', and goal is 'min'"),
         (LEAST_TEXT.replace("min", "target") + "target = 0.0", "target 0 has no logarithm"),
         (LEAST_TEXT.replace("min", "window") + "window = [2, 1]", "window = [2, 1] is empty; give the lower end"),
         (
@@ -126,7 +126,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
             "unknown key [execution.slurm] que; did you mean 'queue'?",
         ),
         ("campaign = 3", "[campaign] = 3: "),
-        ("[campaign\nname = 'c'", "is no valid TOML"),
+        ("[campaign\nname = 'c'", "TOML"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_named(text: str, message: str) -> None:
@@ -146,7 +146,7 @@ def test_bad_settings_are_named(text: str, message: str) -> None:
     ],
 )
 def test_a_password_in_the_file_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="url holds a password; write ") as caught:
+    with pytest.raises(ConfigurationError, match=r"url.*password") as caught:
         check_configuration({**LEAST, "store": {"url": url}}, "x")
     assert "hush" not in str(caught.value)
 
@@ -173,10 +173,10 @@ def test_all_problems_come_at_once() -> None:
 
 
 def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"does not exist; make a campaign with `kappascout init"):
+    with pytest.raises(ConfigurationError, match="kappascout init"):
         read_configuration(tmp_path / "campaign.toml")
     (tmp_path / "campaign.toml").write_bytes(b"\xff\xfe[campaign]")
-    with pytest.raises(ConfigurationError, match="is not UTF-8 text"):
+    with pytest.raises(ConfigurationError, match="UTF-8"):
         read_configuration(tmp_path / "campaign.toml")
     assert "make a campaign with `kappascout init" in refused("status", tmp_path / "nowhere")
 
@@ -191,6 +191,7 @@ def test_a_new_file_has_the_defaults() -> None:
     text = campaign_toml(LEAST)
     assert parse_configuration(text, "template") == Configuration(**LEAST)  # type: ignore[arg-type]
     shown = _switched_on(text)
+    compared = []
     for name, section in SECTIONS.items():
         for key, field in section.model_fields.items():
             default = (
@@ -201,6 +202,8 @@ def test_a_new_file_has_the_defaults() -> None:
             if default not in (None, "", (), {}) and key != "slurm":
                 given = tuple(shown[name][key]) if isinstance(default, tuple) else shown[name][key]
                 assert given == default, f"[{name}] {key}"
+                compared.append(name)
+    assert set(compared) >= {"campaign", "model", "acquisition", "stopping", "labels", "labeler", "dft"}
 
 
 def test_every_key_is_named_in_a_new_file_and_valid() -> None:
@@ -299,15 +302,15 @@ def _plain(value: Any) -> Any:
 
 
 def test_init_makes_what_it_says(tmp_path: Path) -> None:
-    assert "look through it, then `kappascout ingest" in done("init", tmp_path / "c", "--cold").err
+    assert "`kappascout ingest" in done("init", tmp_path / "c", "--cold").err
     assert "campaign.toml exists already" in refused("init", tmp_path / "c")
     told = done("init", tmp_path / "g", "--cold", "--goal", "max", "--property", "bulk modulus")
-    assert "give the unit of bulk modulus in it" in told.err
+    assert "unit of bulk modulus" in told.err
     made = read_configuration(tmp_path / "g" / "campaign.toml").campaign
     assert (made.name, made.goal, made.property, made.learned_scale) == ("g", "max", "bulk modulus", "linear")
     assert "no template 'none'; there are: default" in refused("init", tmp_path / "t", "--template", "none")
     (tmp_path / "file").write_text("")
-    assert "choose a directory of yours" in refused("init", tmp_path / "file" / "c")
+    assert "cannot write" in refused("init", tmp_path / "file" / "c")
 
 
 def test_init_goes_on_where_one_was_killed(tmp_path: Path) -> None:

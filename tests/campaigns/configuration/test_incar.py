@@ -23,9 +23,9 @@ REFUSED_TAGS: dict[str, tuple[dict[str, Any], str]] = {
     "a second line": ({"GGA": "PS\nNSW = 9"}, "one line of INCAR"),
     "a second tag": ({"GGA": "PS; NSW = 9"}, "one line of INCAR"),
     "a comment": ({"GGA": "PS ! of mine"}, "one line of INCAR"),
-    "a name with a line": ({"GGA\nNSW": 9}, "no INCAR tag"),
+    "a name with a line": ({"GGA\nNSW": 9}, "not an INCAR tag"),
     "twice": ({"gga": "PS", "GGA": "PE"}, "GGA is given twice"),
-    "an unknown stage": ({"kappa": {"NCORE": 4}}, "'kappa' is no stage"),
+    "an unknown stage": ({"kappa": {"NCORE": 4}}, "'kappa' is not a stage"),
     "a stage without tags": ({"born": 4}, "born = 4"),
 }
 

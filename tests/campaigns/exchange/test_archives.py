@@ -83,7 +83,7 @@ def test_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
     inner.mkdir(parents=True)
     path = EVIL[name](inner)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ExchangeError, match="pack the export anew"), archives.unpacked(path):
+    with pytest.raises(ExchangeError, match="absolute paths"), archives.unpacked(path):
         pass
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -98,7 +98,7 @@ def test_an_absolute_name_of_a_tar_lands_inside(tmp_path: Path) -> None:
 def test_damaged_archives(exported: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     directory, _ = exported
     (tmp_path / name).write_bytes(b"\x1f\x8b" + b"no archive" * 100)
-    assert "is damaged or no archive" in refused("label", "import", directory, tmp_path / name)
+    assert f"{name} is damaged" in refused("label", "import", directory, tmp_path / name)
 
 
 def test_more_than_fits_is_refused(
@@ -106,5 +106,5 @@ def test_more_than_fits_is_refused(
 ) -> None:
     monkeypatch.setattr(archives, "MAX_BYTES", 100)
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "out")
-    with pytest.raises(ExchangeError, match="unpack it yourself"), archives.unpacked(Path(packed)):
+    with pytest.raises(ExchangeError, match="GiB"), archives.unpacked(Path(packed)):
         pass

@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", fill)
         message = refused("queue", "export", directory, "--to", out, "--format", "phono3py")
-    assert "(No space left on device); no entry was marked as exported" in message
+    assert "(No space left on device)" in message
     assert [e["state"] for e in queue(directory)] == ["approved"] * 2
     assert [p.name for p in out.iterdir()] == [f"001-0001-{NACL}"], "the first entry is whole"
     (out / f".001-0002-{SILICON}.partial").mkdir()
@@ -154,7 +154,7 @@ def test_an_element_without_a_pseudopotential(make_queue: MakeQueue, tmp_path: P
     )
     configure(directory, {"dft": {"potcar": {"Po": "Po_d"}}})
     message = refused("queue", "export", directory, "--to", tmp_path / "out", "--format", "phono3py")
-    assert "phono3py knows no mass of Po; export this entry as vasp or cif" in message
+    assert "mass for Po; export this entry as vasp or cif" in message
     export(directory, tmp_path / "out", format="vasp")
     assert (tmp_path / "out" / "001-0001-Po" / "relax" / "POTCAR.spec").read_text() == "Po_d\n"
 
@@ -247,7 +247,7 @@ def test_moments_start_parallel_or_as_the_user_says(make_queue: MakeQueue, tmp_p
     assert "MAGMOM = 4*0.0 2*5.0 2*-5.0" in (folder / "forces" / "INCAR").read_text()
     configure(directory, {"dft": {"incar": {"MAGMOM": "0 5"}}})
     message = refused("queue", "export", directory, "--to", tmp_path / "no", "--format", "phono3py")
-    assert "MAGMOM = '0 5' is of 2 atoms, the cell of the stage forces has 8" in message
+    assert "MAGMOM = '0 5' has 2 atoms, the cell of the stage forces has 8" in message
 
 
 def test_tags_of_one_stage(make_queue: MakeQueue, tmp_path: Path) -> None:

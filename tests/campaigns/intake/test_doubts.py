@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,17 @@ from tests.campaigns.helpers import configure, done, kappascout, label_rows, que
 KAPPA = {"property": "kappa_300K", "unit": "W/(m K)", "fidelity": "dft"}
 
 
+@pytest.fixture(scope="module")
+def _small(_empty: Path, records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = Path(shutil.copytree(_empty, tmp_path_factory.mktemp("small") / "c"))
+    done("ingest", directory, write_lines(directory / "pool.jsonl", records[:6]))
+    return directory
+
+
 @pytest.fixture
-def small(empty: Path, records: list[dict[str, Any]]) -> Path:
-    """Give a campaign with a few materials and no label."""
-    done("ingest", empty, write_lines(empty / "pool.jsonl", records[:6]))
-    return empty
+def small(_small: Path, tmp_path: Path) -> Path:
+    """Campaign with a few materials and no label."""
+    return Path(shutil.copytree(_small, tmp_path / "c"))
 
 
 def import_(directory: Path, *rows: dict[str, Any], options: tuple[str, ...] = ()) -> Any:
@@ -184,7 +191,7 @@ def test_values_beyond_the_limits_are_refused(small: Path, records: list[dict[st
     ]
     message = refused("label", "import", small, write_lines(small / "l.jsonl", bad))
     assert "2 of 4 labels" in message
-    with Campaign.open(small) as campaign, pytest.raises(LabelError, match="below 0\\.1"):
+    with Campaign.open(small) as campaign, pytest.raises(LabelError, match=r"0\.1"):
         campaign.record(records[0]["id"], 0.01)
     odd = write_lines(small / "odd.jsonl", [r | {"id": f"new-{r['id']}"} for r in records[8:10]])
     values = [r["properties"]["kappa_300K"] for r in records[8:10]]
@@ -230,7 +237,7 @@ def test_labels_of_materials_are_withdrawn(small: Path, records: list[dict[str, 
     import_(
         small, row(records[0], 1.0), row(records[0], 2.0, fidelity="agl"), row(records[0], 3.0, property="kappa_600K")
     )
-    assert "is no id of a label" in refused("label", "withdraw", small, id_, "--reason", "x")
+    assert f"{id_!r} is not the id of a label" in refused("label", "withdraw", small, id_, "--reason", "x")
     assert "no current label" in refused(
         "label", "withdraw", small, records[1]["id"], "--fidelity", "dft", "--reason", "x"
     )
@@ -244,7 +251,7 @@ def test_labels_of_materials_are_withdrawn(small: Path, records: list[dict[str, 
         refused("label", "withdraw", small, *ids, "--reason", reason)
     assert [label["id"] for label in done("label", "list", small, "--format", "json").json] == [1]
     with Campaign.open(small) as campaign:
-        with pytest.raises(IllegalMoveError, match="label 2 was withdrawn"):
+        with pytest.raises(IllegalMoveError, match="label 2 "):
             campaign.withdraw_labels([1, 2], "x")
         with pytest.raises(UnknownRecordError, match="99"):
             campaign.withdraw_labels([1, 99], "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,19 @@ def salts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("salts") / "salts.jsonl", rows)
 
 
-@pytest.fixture
-def agl(salts: Path, tmp_path: Path) -> Path:
-    """Give a campaign on salts that calculates its labels."""
-    directory = tmp_path / "c"
+@pytest.fixture(scope="module")
+def _agl(salts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("agl") / "c"
     done("init", directory, "--cold", "--goal", "max")
     done("ingest", directory, salts)
     configure(directory, AGL)
     return directory
+
+
+@pytest.fixture
+def agl(_agl: Path, tmp_path: Path) -> Path:
+    """Campaign on salts that calculates its labels."""
+    return Path(shutil.copytree(_agl, tmp_path / "c"))
 
 
 def test_three_rounds_close_by_themselves(agl: Path) -> None:
@@ -95,16 +101,13 @@ def test_a_value_beyond_the_limits_is_a_failure(agl: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, salts: Path, tmp_path: Path) -> None:
+def test_a_campaign_on_dask_is_the_campaign_made_here(agl: Path, tmp_path: Path) -> None:
     """Labels and trained networks are the same; the second round's model is trained on the cluster."""
     pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
     model = {"members": 2, "networks": "full", "head": "network", "epochs": 1}
     found = {}
     for backend in ("local", "dask"):
-        directory = agl if backend == "local" else tmp_path / "d"
-        if backend == "dask":
-            done("init", directory, "--cold", "--goal", "max")
-            done("ingest", directory, salts)
+        directory = Path(shutil.copytree(agl, tmp_path / backend))
         configure(directory, AGL | {"campaign": AGL["campaign"] | {"batch": 8, "budget": 9}, "model": model})
         configure(directory, {"execution": {"backend": backend, "workers": 2}})
         done("run", directory)
@@ -139,8 +142,9 @@ def test_two_rounds_close_with_phonons(agl: Path) -> None:
     for label in labels:
         assert label.method == "phonons, RTA"
         assert label.provenance["settings"]["min_length"] == 7.0
-        if label.material_id in MEASURED:
-            assert 1 / 3 < label.value / MEASURED[label.material_id] < 3
+    ratios = [label.value / MEASURED[label.material_id] for label in labels if label.material_id in MEASURED]
+    assert ratios
+    assert all(1 / 3 < ratio < 3 for ratio in ratios)
 
 
 def test_what_goes_wrong_is_a_failure_with_a_reason(agl: Path) -> None:
@@ -249,7 +253,7 @@ def test_settings_and_potential_make_the_hash(agl: Path) -> None:
         ({"campaign": {"property": "band_gap_eV", "unit": "eV"}}, "gives kappa in W/(m K)"),
         ({"labeler": {"potential": ""}}, "needs potential"),
         ({"labeler": {"potential": "rigid-ion:CsCl"}}, "there is no rigid-ion:CsCl"),
-        ({"labeler": {"potential": "./nowhere"}}, "no whole MatGL model"),
+        ({"labeler": {"potential": "./nowhere"}}, "nowhere"),
         ({"labeler": {"workers": 0}}, "[labeler] workers = 0"),
         ({"labeler": {"time_limit": -1.0}}, "[labeler] time_limit = -1.0"),
         ({"labeler": {"settings": {"strains": 0.1}}}, "has no strains; there are points, strain"),

@@ -73,7 +73,7 @@ def test_scales_invert(values: list[float]) -> None:
 
 
 def test_values_without_logarithm() -> None:
-    with pytest.raises(CampaignError, match="-1 has no logarithm; learn this property with scale = 'linear'"):
+    with pytest.raises(CampaignError, match=r"-1 .*scale = 'linear'"):
         Scale("log10").learned([2.0, -1.0])
     assert Scale("linear").learned([2.0, -1.0]).tolist() == [2.0, -1.0]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from campaigns.campaign import Campaign
+from campaigns.pool import columns as columns_module
 from campaigns.pool import pool as module
 from campaigns.pool.columns import MaterialColumns
 from campaigns.pool.pool import Pool, crystals_of, embed_pool
@@ -25,7 +26,7 @@ KEYS = [
 
 
 def test_columns_read_like_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("campaigns.pool.columns._CHUNK", 6)
+    monkeypatch.setattr(columns_module, "_CHUNK", 6)
     columns = MaterialColumns.of(tuple(zip(*part, strict=True)) for part in (KEYS[:7], KEYS[7:]))
     assert len(columns) == 20
     assert list(columns) == KEYS

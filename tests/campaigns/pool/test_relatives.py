@@ -144,7 +144,7 @@ def test_dimensions_that_nothing_has(dft: Path) -> None:
     configure(dft, {"constraints": {"dimensionality": 1}})
     with Campaign.open(dft) as campaign:
         pool = Pool.of(campaign.store, campaign.backbone(campaign.configuration.model.backbone).elements)
-        with pytest.raises(NoCandidatesError, match=r"bonds of 60 do not reach in 1 dimension"):
+        with pytest.raises(NoCandidatesError, match=r"60 .* 1 dimension"):
             pool.candidates(campaign.store, campaign.configuration.constraints, ())
 
 

@@ -136,7 +136,7 @@ def test_limits_for_each_kind(scored: RoundContext) -> None:
 def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
     """By their own count of supercells; a budget leaves out what it does not pay for."""
     entries, _, said = ranked(scored, acquisition={"per_core_hour": True})
-    assert any("no finished calculation tells what a force call costs: costs are atoms" in text for text in said)
+    assert any("costs are atoms" in text for text in said)
     assert {e.expected_cost for e in entries} == {None}
     ids = list(scored.labels)[:5]
     before = dict(scored.labels)
@@ -154,7 +154,7 @@ def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
         fewer, _, said = ranked(scored, {"core_hours_left": left}, workspace)
         assert 0 < sum(e.expected_cost or 0.0 for e in fewer) <= left
         assert any("core-hours that are left" in text for text in said)
-        with pytest.raises(AcquisitionError, match=r"no candidate fits the 1 core-hours .*; raise \[campaign\] budget"):
+        with pytest.raises(AcquisitionError, match=r" 1 core-hours .*\[campaign\] budget_core_hours"):
             ranked(scored, {"core_hours_left": 1.0}, workspace)
         cheap, *_ = ranked(scored, workspace=workspace, acquisition={"per_core_hour": True})
         assert len(cheap) == 4
@@ -173,10 +173,10 @@ def test_failures_that_tell_crystals_apart_weigh(scored: RoundContext) -> None:
     entries, kept, said = ranked(scored, {"failures_up_to": up_to}, acquisition={"function": "qLogEI", "draws": 64})
     assert kept.feasibility["failures"] == len(failed)
     assert any("calculations failed" in text for text in said)
-    if kept.feasibility["classifier"]["log_loss"] < 0.5 * kept.feasibility["constant"]["log_loss"]:
-        chances = {e.material_id: e.details["feasibility"] for e in entries}
-        assert np.mean([id_ in bismuth for id_ in chances]) < 0.5
-        assert all("to be of use" in e.reason for e in entries)
+    assert kept.feasibility["classifier"]["log_loss"] < kept.feasibility["constant"]["log_loss"]
+    chances = {e.material_id: e.details["feasibility"] for e in entries}
+    assert np.mean([id_ in bismuth for id_ in chances]) < 0.5
+    assert all("to be of use" in e.reason for e in entries)
     _, kept, _ = ranked(scored, {"failures_up_to": up_to}, acquisition={"feasibility": False})
     assert "feasibility" not in kept
 
@@ -190,7 +190,7 @@ def test_a_member_that_fails_is_left_out_and_said(replay: Path, monkeypatch: pyt
         return replace(table, mean=np.where(np.arange(len(table.mean))[:, None] == 1, np.nan, table.mean))
 
     monkeypatch.setattr(Ensemble, "predict", predict)
-    assert "and the 2 left are fewer than 3; train the ensemble again" in refused("run", replay, "--rounds", 1)
+    assert "2 left are fewer than 3" in refused("run", replay, "--rounds", 1)
     configure(replay, {"model": {"members": 4}})
     ran = done("run", replay, "--rounds", 1)
     assert ran.err.count("member 1 of 4 predicts values that are not finite and is left out") == 1
@@ -237,7 +237,7 @@ def test_advice_stops_a_campaign_that_is_told_to(replay: Path) -> None:
     ran = done("run", replay, "--format", "json")
     assert len(ran.json) == 1
     assert "undiscovered hits are expected" in ran.err
-    assert "--go-on` starts another round all the same" in ran.err
+    assert "--go-on`" in ran.err
     state = done("status", replay, "--format", "json").json
     assert state["state"] == "stopped"
     assert state["advice"].startswith("stop: ")
@@ -248,11 +248,11 @@ def test_advice_stops_a_campaign_that_is_told_to(replay: Path) -> None:
 def test_a_spent_budget_of_core_hours_stops(dft: Path, records: list[dict[str, Any]]) -> None:
     configure(dft, {"campaign": {"budget_core_hours": 100.0, "batch": 1}})
     ran = done("run", dft, "--rounds", 1)
-    assert "the budget of core-hours cannot limit this batch" in ran.err
+    assert "[costs] dft = CORE_HOURS" in ran.err
     (entry,) = queue(dft)
     (row,) = (r for r in records if r["id"] == entry["id"])
     done("label", "import", dft, write_lines(dft / "l.jsonl", label_rows([row], cost=120.0)))
-    assert "the budget of 100 core-hours is spent; raise it" in done("run", dft).err
+    assert "100 core-hours is spent" in done("run", dft).err
 
 
 def test_conformal_intervals(replay: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_model_of_another_property_constrains(replay: Path, pool_file: Path) -
     done("train", pool_file, "--property", PROPERTY, "--members", 3, "--out", replay / "m", "--quiet")
     limits = {"min": 1e6, "at_least": 0.5, "model": "m"}
     configure(replay, {"constraints": {"predicted": {"gap": limits}}})
-    assert "predicts kappa_300K, not gap; name another model" in refused("run", replay)
+    assert "predicts kappa_300K, not gap" in refused("run", replay)
     configure(replay, {"constraints": {"predicted": {PROPERTY: limits | {"model": "n"}}}})
     assert "holds no ensemble.json" in refused("run", replay)
     configure(replay, {"constraints": {"predicted": {PROPERTY: limits}}})

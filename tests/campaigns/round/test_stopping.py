@@ -40,7 +40,7 @@ def test_a_finished_campaign_says_why_to_stop(replay: Path):
         labels = training_labels(campaign.store, campaign.configuration)
         table = parquet.read_table(campaign.directory / rounds[-1].predictions.path).to_pandas()
     assert advice.stop
-    assert "8 of 8 labels of the budget are asked for" in advice.words
+    assert "8 of 8 labels of the budget" in advice.words
     left = table[~table.id.isin(list(labels))]
     hit = np.log10(rounds[-1].manifest["hit"])
     expected = norm.cdf((hit - left.learned_mean) / left.learned_std).sum()
@@ -81,7 +81,7 @@ def test_missing_predictions_are_named(replay: Path):
         campaign.run(1)
         record = campaign.store.rounds()[-1]
         (campaign.directory / record.predictions.path).unlink()
-        with pytest.raises(CampaignError, match="predictions of round 1"):
+        with pytest.raises(CampaignError, match="round 1;"):
             undiscovered_hits(campaign.workspace, record, {})
 
 

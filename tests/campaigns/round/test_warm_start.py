@@ -107,5 +107,5 @@ def test_a_round_goes_on_only_with_the_model_it_began_with(tmp_path: Path, mater
         _predictions(campaign, said)
         context = RoundContext.of(campaign.workspace, campaign.store.rounds()[-1], said.append)
         check_unchanged(context, "kappa-300K", load_ensemble("kappa-300K"))
-        with pytest.raises(CampaignError, match="round 1 began with"):
+        with pytest.raises(CampaignError, match="round 1 "):
             check_unchanged(context, "kappa-300K", load_ensemble("kappa-300K-rehearsal"))

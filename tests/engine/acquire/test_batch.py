@@ -203,14 +203,14 @@ def test_all_of_a_small_pool_can_be_chosen():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"q": 201}, "pool smaller than the batch: 201 asked, 200 can be chosen"),
+        ({"q": 201}, "201 requested, 200 "),
         ({"q": 5, "candidates": np.arange(6), "pending": np.arange(2)}, "6 candidates, 2 of them pending"),
         ({"q": 0}, "at least 1"),
         ({"goal": "low"}, "use 'min' or 'max'"),
         ({"best": float("nan")}, "finite"),
         ({"beta": -1.0}, "beta is -1"),
-        ({"candidates": np.array([0, 200])}, "do not lie in the pool of 200 rows"),
-        ({"pending": np.array([-1])}, "do not lie in the pool"),
+        ({"candidates": np.array([0, 200])}, "0 to 200 .* 200 rows"),
+        ({"pending": np.array([-1])}, "-1 to -1 .* 200 rows"),
     ],
 )
 def test_requests_that_cannot_be_met(change, message):
@@ -223,11 +223,11 @@ def test_predictions_that_are_not_finite_are_refused(acquisition):
     posterior = _posterior()
     posterior.table[3, 17] = np.nan
     posterior.mean[17] = np.nan
-    with pytest.raises(AcquisitionError, match="1 rows are not finite, first row 17"):
+    with pytest.raises(AcquisitionError, match="first row 17"):
         _choose(posterior, acquisition)
 
 
 def test_unknown_names_get_the_nearest():
-    with pytest.raises(AcquisitionError, match="did you mean 'qLogEI'"):
+    with pytest.raises(AcquisitionError, match="'qLogEI'"):
         acquisition_function("qlogie")
     assert all(function.source for function in FUNCTIONS.values())

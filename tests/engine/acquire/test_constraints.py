@@ -56,13 +56,13 @@ def test_no_constraint_keeps_all():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PropertyRange("band_gap_eV", 2, 1), "at least 2 and at most 1"),
-        (lambda: PropertyRange("band_gap_eV", float("nan"), 1), "at least nan"),
+        (lambda: PropertyRange("band_gap_eV", 2, 1), "band_gap_eV .* 2 .* 1;"),
+        (lambda: PropertyRange("band_gap_eV", float("nan"), 1), "nan"),
         (lambda: PropertyRange("band_gap_eV"), "no limit"),
         (Elements, "names none"),
         (lambda: Elements(include={"Xx"}), "unknown element 'Xx'"),
-        (lambda: Elements(include={"O"}, exclude={"O"}), "both asks for O and forbids it"),
-        (lambda: Elements(include={"O"}, only={"Si"}), "both asks for O and forbids it"),
+        (lambda: Elements(include={"O"}, exclude={"O"}), "both .* O"),
+        (lambda: Elements(include={"O"}, only={"Si"}), "both .* O"),
         (lambda: _kept(PropertyRange("band_gap", 1)), "did you mean 'band_gap_eV'"),
         (lambda: apply_constraints([PropertyRange("n_sites", 1)], COLUMNS, 6), "5 rows, the pool 6"),
     ],

@@ -212,8 +212,8 @@ def test_too_few_draws_and_windows_are_refused(acquisition):
     rng = np.random.default_rng(0)
     few = TablePosterior(np.zeros(9), np.ones(9), rng.normal(size=(5, 9)).astype(np.float32))
     settings = {"acquisition": acquisition, "q": 2, "candidates": np.arange(9), "rng": rng}
-    with pytest.raises(AcquisitionError, match="joint Gaussian, and 5 joint draws do not make one"):
+    with pytest.raises(AcquisitionError, match="5 joint draws"):
         choose(few, goal="max", **settings)
     posterior, _, _ = _posterior()
-    with pytest.raises(AcquisitionError, match="not linear in the value"):
+    with pytest.raises(AcquisitionError, match="'min' or 'max'"):
         choose(posterior, goal=Objective.target(0.3), **settings)

@@ -99,5 +99,5 @@ def test_functions_that_need_a_gaussian_run_on_the_model():
 def test_a_singular_covariance_gets_jitter_and_an_impossible_one_is_refused():
     factor = cholesky(torch.ones(4, 4, dtype=torch.float64))
     torch.testing.assert_close(factor @ factor.T, torch.ones(4, 4, dtype=torch.float64), atol=2e-3, rtol=0)
-    with pytest.raises(AcquisitionError, match="4 rows is not positive even with jitter"):
+    with pytest.raises(AcquisitionError, match="4 rows"):
         cholesky(-torch.eye(4, dtype=torch.float64))

@@ -105,7 +105,7 @@ def test_large_pools_are_screened_and_pending_rows_count():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"observed": np.array([], dtype=int)}, "improves on the labelled rows, and none was given"),
+        ({"observed": np.array([], dtype=int)}, "observed"),
         ({"acquisition": "qLogEI"}, "has one objective"),
         ({"q": 100}, "pool smaller than the batch"),
     ],
@@ -117,11 +117,11 @@ def test_requests_that_cannot_be_met(change, message):
 
 def test_one_objective_or_posteriors_that_do_not_agree_are_refused():
     criteria = _criteria()
-    with pytest.raises(AcquisitionError, match="several objectives off and got 1"):
+    with pytest.raises(AcquisitionError, match=r"objectives .* 1;"):
         _choose(criteria[:1])
-    with pytest.raises(AcquisitionError, match="make them agree"):
+    with pytest.raises(AcquisitionError, match="rows and draws"):
         _choose((criteria[0], Criterion(KnownValues(np.zeros(N), 8), Objective.of("max"))))
-    with pytest.raises(AcquisitionError, match="several objectives off and got 1"):
+    with pytest.raises(AcquisitionError, match=r"objectives .* 1;"):
         choose(
             criteria[0].posterior, goal="min", acquisition="qLogNEHVI", q=1, candidates=np.arange(N),
             rng=np.random.default_rng(0),

@@ -74,7 +74,7 @@ def test_probability_integral_transform():
 
 
 def test_predictions_without_spread_are_refused():
-    with pytest.raises(ValueError, match="1 of 2 predicted standard deviations are not positive"):
+    with pytest.raises(ValueError, match="1 of 2 predicted standard deviations"):
         calibration([1.0, 2.0], [1.0, 2.0], [0.1, 0.0])
     with pytest.raises(ValueError, match="three arrays"):
         calibration([1.0], [1.0, 2.0], [0.1, 0.2])

@@ -46,9 +46,9 @@ def test_the_quantile_is_the_finite_sample_one():
 
 
 def test_what_cannot_be_guaranteed_is_refused():
-    with pytest.raises(TooFewLabelsError, match="8 held-out residuals cannot guarantee a 90% interval, it takes 9"):
+    with pytest.raises(TooFewLabelsError, match=r"^8 .* 90% .* 9;"):
         split_quantile(np.ones(8), 0.9)
-    with pytest.raises(ValueError, match="1 of 9 residuals are not finite"):
+    with pytest.raises(ValueError, match="1 of 9 residuals"):
         split_quantile([np.nan, *[1.0] * 8], 0.5)
     with pytest.raises(ValueError, match="positive standard deviations"):
         split_quantile(np.ones(9), 0.5, np.zeros(9))

@@ -85,7 +85,7 @@ def test_hits_lie_at_or_beyond_the_threshold():
 def test_what_cannot_be_judged():
     with pytest.raises(ValueError, match="acquired twice"):
         discovery_curve(np.arange(9.0), [1, 1], goal="min", initial=1, batch=1)
-    with pytest.raises(ValueError, match="fewer than the initial 5"):
+    with pytest.raises(ValueError, match="initial 5"):
         discovery_curve(np.arange(9.0), [1, 2], goal="min", initial=5, batch=1)
     with pytest.raises(ValueError, match="use 'min' or 'max'"):
         top_rows([1.0], "low", percent=1)

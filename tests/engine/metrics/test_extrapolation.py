@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.metrics import extrapolation
 from engine.metrics.extrapolation import (
     TrainingDistance,
     VarianceInflation,
@@ -49,7 +50,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(3)
     train, new = rng.normal(size=(2, 50, 80)).astype(np.float32)
     whole = TrainingDistance.fit(train, references=20)
-    monkeypatch.setattr("engine.metrics.extrapolation._BLOCK", 7)
+    monkeypatch.setattr(extrapolation, "_BLOCK", 7)
     parts = TrainingDistance.fit(train, references=20)
     assert parts.own == pytest.approx(whole.own, rel=1e-5)
     assert parts(new) == pytest.approx(whole(new), rel=1e-5)

@@ -46,5 +46,5 @@ def test_factors_may_differ_from_row_to_row():
 def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="at least 2 members"):
         decompose([[1.0, 2.0]])
-    with pytest.raises(ValueError, match="as the means"):
+    with pytest.raises(ValueError, match="standard deviations of shape"):
         decompose(np.zeros((2, 3)), np.zeros((2, 2)))

@@ -78,7 +78,7 @@ def test_every_criterion_says_its_reason():
     assert advice.stop
     assert [check.met for check in advice.checks] == [True] * 5
     assert advice.words == (
-        "stop: 40 of 40 labels of the budget are asked for; 1,234 of 1,000 core-hours are spent; "
+        "stop: 40 of 40 labels of the budget are queried; 1,234 of 1,000 core-hours are spent; "
         "0.2 undiscovered hits are expected (the limit is 0.5); the best is found with a probability of 97%; "
         "no improvement for 3 rounds"
     )

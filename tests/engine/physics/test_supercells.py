@@ -10,6 +10,7 @@ from phono3py import Phono3py
 from engine.exceptions import SupercellError
 from engine.materials.crystal import Crystal
 from engine.materials.prototypes import build
+from engine.physics import supercells
 from engine.physics.supercells import DisplacementCount, count_displacements, supercell_matrix, to_phonopy
 
 SALT = build("rocksalt", ("Na", "Cl"), 5.64)
@@ -74,7 +75,7 @@ def test_an_enormous_count_is_estimated_and_refused() -> None:
     count = count_displacements(crystal, np.diag([2, 2, 2]))
     assert count == DisplacementCount(fc2=60, fc3=60 + 60 * 6 * 80, n_atoms=80, exact=False)
     assert count_displacements(crystal, np.diag([2, 2, 2]), pair_cutoff=4.0).fc3 < count.fc3
-    with pytest.raises(SupercellError, match=r"about 28,860 displaced supercells of 80 atoms each, about 57,720 core-"):
+    with pytest.raises(SupercellError, match=r"28,860 .*80 atoms .*57,720 core-hours"):
         count.require_at_most(2_000, core_hours_each=2.0)
     count.require_at_most(30_000)
 
@@ -83,7 +84,7 @@ def test_the_estimate_is_near_where_both_are_known(monkeypatch: pytest.MonkeyPat
     crystal = build("wurtzite", ("Zn", "O"), 3.25)
     matrix = supercell_matrix(crystal, 6.0)
     exact = count_displacements(crystal, matrix)
-    monkeypatch.setattr("engine.physics.supercells.ENUMERATED", 0)
+    monkeypatch.setattr(supercells, "ENUMERATED", 0)
     estimate = count_displacements(crystal, matrix)
     assert exact.exact
     assert not estimate.exact

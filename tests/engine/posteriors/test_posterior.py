@@ -86,7 +86,7 @@ def test_a_failed_member_is_left_out_and_named():
     np.testing.assert_allclose(posterior.mean, others.mean(axis=0))
     assert posterior.notes == ("member 2 of 5 predicts values that are not finite and is left out",)
     within[0, 0], members[4, 7] = np.inf, -np.inf
-    with pytest.raises(AcquisitionError, match=r"member 0, 2, 4 of 5 .* the 2 left are fewer than 3"):
+    with pytest.raises(AcquisitionError, match=r"member 0, 2, 4 of 5 .* 2 left"):
         MemberPosterior.from_members(members, within, rng=np.random.default_rng(0))
 
 
@@ -94,10 +94,10 @@ def test_known_values_have_no_spread():
     known = KnownValues(np.array([0.5, 1.5]), 8)
     assert known.mean_std(np.array([1])) == (np.array([1.5]), np.array([0.0]))
     assert (known.draws(np.array([1, 0])) == np.array([1.5, 0.5])).all()
-    with pytest.raises(AcquisitionError, match="1 rows lack a known property, first row 1"):
+    with pytest.raises(AcquisitionError, match=r"1 rows .* row 1"):
         KnownValues(np.array([0.5, np.nan]), 8)
 
 
 def test_too_few_draws_are_refused():
-    with pytest.raises(AcquisitionError, match="5 draws cannot represent 5 members"):
+    with pytest.raises(AcquisitionError, match=r"5 draws .* 5 members"):
         MemberPosterior.from_members(*_members(), n_draws=5, rng=np.random.default_rng(0))

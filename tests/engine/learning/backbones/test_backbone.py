@@ -100,7 +100,7 @@ def test_altered_weights_are_refused(copy_of):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BackboneError, match=r"SHA-256 .* its card says"):
+    with pytest.raises(BackboneError, match="SHA-256"):
         load_backbone(copy_of)
     path.unlink()
     with pytest.raises(BackboneError, match="no weights"):
@@ -110,7 +110,7 @@ def test_altered_weights_are_refused(copy_of):
 def test_a_backbone_that_computes_something_else_is_refused_by_compound_and_number(copy_of):
     expected = json.loads((copy_of / "card.json").read_text())["checks"]["MgO"]
     edit_card(copy_of, lambda card: card["checks"]["MgO"].__setitem__(0, expected[0] + 0.25))
-    with pytest.raises(BackboneError, match=rf"gives \[{round(expected[0], 3)}.*for MgO, its card says"):
+    with pytest.raises(BackboneError, match=rf"\[{round(expected[0], 3)}.*MgO"):
         load_backbone(copy_of)
 
 
@@ -128,7 +128,7 @@ def test_a_card_that_does_not_describe_the_weights(copy_of):
 
 def test_unknown_elements_are_named(backbone, tmp_path):
     rare = Crystal.from_symbols(4 * np.eye(3), ["Po", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    with pytest.raises(UnknownElementError, match="PoO: backbone megnet-multiproperty does not know Po"):
+    with pytest.raises(UnknownElementError, match=r"PoO: .*megnet-multiproperty .*Po"):
         backbone.embed_crystals([rare])
     from engine.learning.features.featuriser import Featuriser
 
@@ -142,9 +142,9 @@ def test_unknown_names_and_paths(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(BackboneError, match=r"no backbone 'nonsense'.*materialyze/nonsense.*megnet-multiproperty"):
         load_backbone("nonsense")
-    with pytest.raises(BackboneError, match="holds no whole MatGL model"):
+    with pytest.raises(BackboneError, match="MatGL model"):
         load_backbone(tmp_path)
-    with pytest.raises(BackboneError, match="holds no whole MatGL model"):
+    with pytest.raises(BackboneError, match="MatGL model"):
         load_backbone("./nowhere")
 
 
@@ -162,7 +162,7 @@ class TestMatGLModels:
         model = matgl.load_model(shared(MEGNET))
         turn_messages(model)
         model.save(tmp_path, metadata=metadata(shared))
-        with pytest.raises(BackboneError, match=r"-1\.7\d eV/atom for NaCl, known is -2\.11.*before MatGL 3"):
+        with pytest.raises(BackboneError, match=r"-1\.7\d eV/atom for NaCl.*-2\.11"):
             load_backbone(tmp_path)
 
     def test_a_model_that_scales_its_own_output(self, shared, tmp_path):
@@ -196,7 +196,7 @@ class TestMatGLModels:
         path.chmod(0o644)
         state = torch.load(path, map_location="cpu", weights_only=True)
         torch.save({**state, "data_std": state["data_std"] * 1.001}, path)
-        with pytest.raises(PotentialError, match="changed have another meaning in the installed MatGL"):
+        with pytest.raises(PotentialError, match="changed "):
             load_backbone(folder)
 
     def test_a_model_nothing_is_known_of_is_refused(self, tmp_path):
@@ -261,7 +261,7 @@ class TestAnyMatGLBody:
 
     def test_a_body_without_a_readout_is_refused(self):
         body = small_body("CHGNet")
-        with pytest.raises(BackboneError, match="CHGNet leaves no 'readout'"):
+        with pytest.raises(BackboneError, match=r"CHGNet .*'readout'"):
             body_readout(body, nacl_batch(body))
 
     def test_a_body_that_wants_a_state_of_each_crystal_is_refused(self):
@@ -280,7 +280,7 @@ class TestAnyMatGLBody:
         from matgl.layers import BondExpansion
 
         body = small_body("MEGNet", bond_expansion=BondExpansion(rbf_type="Gaussian", final=5.0))
-        with pytest.raises(BackboneError, match="bond_expansion; build it from plain numbers"):
+        with pytest.raises(BackboneError, match="bond_expansion"):
             body_arguments(body)
         assert "dtype" not in body_arguments(small_body("TensorNet"))
 

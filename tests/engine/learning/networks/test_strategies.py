@@ -40,7 +40,7 @@ def test_a_name_is_read_and_written(text):
 def test_other_words_are_refused(text):
     if text in NAMES or (text.startswith("blocks:") and text[7:].isdecimal()):
         return
-    with pytest.raises(TrainingError, match=r"unknown strategy .*choose one of full, frozen, last, head, blocks:K"):
+    with pytest.raises(TrainingError, match="full, frozen, last, head, blocks:K"):
         parse(text)
 
 
@@ -79,7 +79,7 @@ def test_it_trains_that_and_nothing_else(kind, text, crystals_of):
 def test_more_blocks_than_there_are(kind):
     network = new_network(small_backbone(kind), 0)
     there = n_blocks(network.body)
-    with pytest.raises(TrainingError, match=rf"blocks:9 asks for 9 blocks, {kind} of this backbone has {there}"):
+    with pytest.raises(TrainingError, match=rf"blocks:9 .*{kind} .*{there}"):
         parse("blocks:9").describe(network)
     whole = set(parse(f"blocks:{there}").describe(network).tensors)
     assert whole == set(parse("embedding_frozen").describe(network).tensors)
@@ -94,7 +94,7 @@ def test_a_body_with_unknown_layers_is_taken_whole():
     for text in ("full", "frozen", "last", "head"):
         assert parse(text).describe(network).parameters
     for text in ("blocks:1", "embedding_frozen", "gradual"):
-        with pytest.raises(TrainingError, match="not known of SO3Net; use one of MEGNet, M3GNet, TensorNet"):
+        with pytest.raises(TrainingError, match=r"SO3Net.*MEGNet, M3GNet, TensorNet"):
             parse(text).describe(network)
 
 

@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_weights(backb
 
     broken = replace(data, statistics=data.statistics.copy(), targets=data.targets.copy())
     schedule = replace(SHORT, epochs=4, validation_fraction=0.0)
-    with pytest.raises(TrainingError, match=r"became nan in epoch 3.*learning rate \(now 0.001\)"):
+    with pytest.raises(TrainingError, match=r"epoch 3.*0\.001"):
         train_network(network, broken, ROWS, FineTuning(schedule, 0), spoil)
     assert not network.training
     for name, tensor in network.state_dict().items():
@@ -217,9 +217,9 @@ class TestLosses:
 
     def test_words_that_are_not_known(self, backbone, data):
         network = new_network(backbone, 0)
-        with pytest.raises(TrainingError, match="unknown loss 'l2'; choose one of huber, l1, nll"):
+        with pytest.raises(TrainingError, match=r"'l2'.*huber, l1, nll"):
             train_network(network, data, ROWS, FineTuning(SHORT, 0, loss="l2"))
-        with pytest.raises(TrainingError, match="unknown balance 'sum'; choose one of equal, size, uncertainty"):
+        with pytest.raises(TrainingError, match=r"'sum'.*equal, size, uncertainty"):
             train_network(network, data, ROWS, FineTuning(SHORT, 0, balance="sum"))
         with pytest.raises(TrainingError, match="both learn the noise"):
             train_network(network, data, ROWS, FineTuning(SHORT, 0, loss="nll", balance="uncertainty"))
@@ -304,9 +304,9 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_nothing_else(backbone
 def test_a_crystal_too_large_for_memory(backbone, data):
     network = new_network(backbone, 0)
     limit(network, 0)
-    with pytest.raises(TrainingError, match="memory ran out for a single crystal"):
+    with pytest.raises(TrainingError, match="single crystal"):
         train_network(network, data, ROWS, FineTuning(SHORT, 0))
-    with pytest.raises(TrainingError, match="memory ran out for a single crystal"):
+    with pytest.raises(TrainingError, match="single crystal"):
         frozen_activations(network, data, ROWS, parse("frozen"))
 
 
@@ -366,7 +366,7 @@ class TestResuming:
             {"rows": rows[1:]},
         ):
             given = {"data": data, "rows": rows, "tuning": FineTuning(self.SCHEDULE), **different}
-            with pytest.raises(TrainingError, match="is the checkpoint of another training"):
+            with pytest.raises(TrainingError, match=r"training\.pt"):
                 train_network(new_network(backbone, 0), **given, checkpoint=tmp_path)
 
     def test_a_changed_checkpoint_is_refused(self, crystals_of, tmp_path):
@@ -377,7 +377,7 @@ class TestResuming:
         content = path.read_bytes()
         for broken in (content[:-5], content[:500] + b"x" + content[501:], b""):
             path.write_bytes(broken)
-            with pytest.raises(TrainingError, match=r"was changed or cut short.*remove it to train from the start"):
+            with pytest.raises(TrainingError, match=r"training\.pt"):
                 train_network(new_network(backbone, 0), data, rows, FineTuning(self.SCHEDULE), checkpoint=tmp_path)
 
 

@@ -95,7 +95,7 @@ class TestColumns:
     def test_teachers_that_tell_no_training_row_apart_are_refused(self, tutor, materials):
         first, *others = materials[:3]
         rows = [replace(first, id=f"copy-{i}") for i in range(3)] + others
-        with pytest.raises(TrainingError, match="tutor say the same of all 3 training crystals"):
+        with pytest.raises(TrainingError, match=r"tutor .* 3 "):
             teacher_columns(load_teachers([tutor]), rows, np.arange(5) < 3, None, quiet)
 
     def test_two_teachers_stand_side_by_side(self, tutor, dean, materials):
@@ -219,10 +219,10 @@ class TestStage:
         own = teacher_of("M3GNet", "own", tmp_path)
         list(run_stages(Recipe("x", (replace(stage, teachers=(own,)),)), data, work, start))
         for teachers in ((), (tutor,), (own, dean)):
-            with pytest.raises(TrainingError, match="holds a backbone of other data, settings or starting weights"):
+            with pytest.raises(TrainingError, match="other data, settings"):
                 list(run_stages(Recipe("x", (replace(stage, teachers=teachers),)), data, work, start))
         teacher_of("M3GNet", "own", tmp_path, cutoff=4.5)  # the same name, other weights
-        with pytest.raises(TrainingError, match="holds a backbone of other data, settings or starting weights"):
+        with pytest.raises(TrainingError, match="other data, settings"):
             list(run_stages(Recipe("x", (replace(stage, teachers=(own,)),)), data, work, start))
 
     def test_crystals_a_teacher_does_not_know_are_left_out(self, start, materials, tmp_path):
@@ -299,7 +299,7 @@ class TestLoss:
             train_network(network, given, np.arange(60), FineTuning(Schedule(epochs=1)), checkpoint=tmp_path)
 
         train(data)
-        with pytest.raises(TrainingError, match="is the checkpoint of another training"):
+        with pytest.raises(TrainingError, match="checkpoint"):
             train(replace(data, teacher_columns=data.teacher_columns + 1))
 
 
@@ -320,7 +320,7 @@ class TestRefusals:
         absent = str(tmp_path / "nobody")
         told = []
         for teacher, words in (
-            (absent, r"nobody holds no whole MatGL model"),
+            (absent, "nobody"),
             ("megnet-multipropertie", r"no backbone 'megnet-multipropertie'; did you mean 'megnet-multiproperty'"),
         ):
             stages = (replace(STAGE, name="first"), replace(STAGE, name="second", teachers=(teacher,)))
@@ -338,9 +338,9 @@ class TestRefusals:
 
         assert read(teachers=["one", "two"]).stages[0].teachers == ("one", "two")
         assert read().stages[0].teachers == ()
-        with pytest.raises(TrainingError, match="stage 1: unknown key 'teacher'; did you mean 'teachers'"):
+        with pytest.raises(TrainingError, match=r"stage 1: .*'teacher'.*'teachers'"):
             read(teacher=["one"])
-        with pytest.raises(TrainingError, match='stage 1: teachers is "one": input should be a valid array'):
+        with pytest.raises(TrainingError, match=r'stage 1: teachers .*"one"'):
             read(teachers="one")
 
 

@@ -84,7 +84,7 @@ def test_the_real_address() -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("species(Na),$paging(0)", r"holds paging\(...\), which is set here"),
+        ("species(Na),$paging(0)", r"paging\(...\)"),
         ("species(Na,Cl", "brackets that do not close"),
         ("nspecies=2", r"AFLUX, which writes nspecies\(2\) for nspecies=2"),
         ("https://example.org/API/aflux", "has no query behind the address"),
@@ -96,10 +96,10 @@ def test_queries_that_cannot_be_understood(query: str, message: str) -> None:
 
 
 def test_a_query_that_the_server_does_not_understand(service: Service) -> None:
-    with pytest.raises(SourceError, match="AFLOW does not understand the query: Unknown keyword nonsense"):
+    with pytest.raises(SourceError, match=r"AFLOW .*: Unknown keyword nonsense"):
         pages(service, "nonsense(1)")
     service.answer = lambda *_: Reply({"error": "no"})
-    with pytest.raises(SourceError, match="AFLOW does not understand the query: no"):
+    with pytest.raises(SourceError, match=r"AFLOW .*: no"):
         pages(service, "species(Na)")
 
 
@@ -150,6 +150,6 @@ def test_a_page_that_comes_again(entries: list[Entry], monkeypatch: pytest.Monke
     rows = [services.aflow_entry(e) for e in entries[:2]]
     with (
         Service(lambda *_: Reply(rows)).running() as service,
-        pytest.raises(SourceError, match="AFLOW sent page 1 again as page 2"),
+        pytest.raises(SourceError, match="page 1 again as page 2"),
     ):
         pages(service, "nspecies(2)")

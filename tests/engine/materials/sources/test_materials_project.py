@@ -113,7 +113,7 @@ def _empty(answer: Any) -> Any:
         ("is_stable=yes", "is_stable=yes must be true or false"),
         ("nsites=two", "nsites=two is not a range of numbers; write A-B"),
         ("nsites=1.5-2", "nsites=1.5-2 is not a range of numbers"),
-        ("band_gap=3-1", "band_gap=3-1 holds nothing: 3 is above 1"),
+        ("band_gap=3-1", "band_gap=3-1 is empty: 3 is above 1"),
         ("mp-abc", "'mp-abc' is neither an id"),
         ("Si", "'Si' is neither an id \\(mp-149\\) nor FIELD=VALUE"),
         ("mp-149,is_stable=true", "mixes ids and fields"),
@@ -132,15 +132,15 @@ def test_queries_that_cannot_be_understood(service: Service, words: str, message
 def test_keys(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """None, one of the wrong length, and one that the server refuses; none is ever shown."""
     monkeypatch.delenv("MP_API_KEY")
-    with pytest.raises(SourceError, match=r"^mp: needs a key of the Materials Project; get one at .* MP_API_KEY$"):
+    with pytest.raises(SourceError, match="MP_API_KEY"):
         open_source("mp:mp-149", print)
     monkeypatch.setenv("MP_API_KEY", "short-secret")
-    with pytest.raises(SourceError, match="MP_API_KEY is not a key of the Materials Project") as refused:
+    with pytest.raises(SourceError, match="MP_API_KEY") as refused:
         open_source("mp:mp-149", print)
     assert "short-secret" not in str(refused.value)
     wrong = "f" * 32
     monkeypatch.setenv("MP_API_KEY", wrong)
-    with pytest.raises(SourceError, match=r"does not accept the key in MP_API_KEY \(401\); get a valid one") as refused:
+    with pytest.raises(SourceError, match=r"MP_API_KEY \(401\)") as refused:
         pages("mp-149")
     assert wrong not in str(refused.value)
     assert refused.value.__suppress_context__
@@ -169,7 +169,7 @@ def test_a_server_that_contradicts_itself(service: Service) -> None:
         return reply
 
     service.fault = fewer
-    with pytest.raises(SourceError, match="sent 53 entries and announced 3; the answer cannot be trusted"):
+    with pytest.raises(SourceError, match=r"53 entries .* 3;"):
         pages("")
 
 

@@ -55,9 +55,9 @@ def test_names_of_providers(service: Service, monkeypatch: pytest.MonkeyPatch) -
     assert page.records
     source = Optimade('alexandria:elements HAS "Si" AND nelements=2', print)
     assert (source.origin, source.query) == (f"{service.url}/v1", 'elements HAS "Si" AND nelements=2')
-    with pytest.raises(SourceError, match=r"no OPTIMADE provider 'alexandra' is known, did you mean 'alexandria'\?"):
+    with pytest.raises(SourceError, match=r"'alexandra'.*'alexandria'\?"):
         open_source("optimade:alexandra:nelements=2", print)
-    with pytest.raises(SourceError, match="holds a user or password"):
+    with pytest.raises(SourceError, match="password"):
         open_source("optimade:https://me:secret@example.org/v1", print)
 
 
@@ -69,9 +69,9 @@ def test_a_provider_that_wants_small_pages(crystals: list[Entry]) -> None:
 
 
 def test_no_provider_and_no_filter(service: Service) -> None:
-    with pytest.raises(SourceError, match=rf"there is no OPTIMADE provider of structures at {service.url}/other/v1"):
+    with pytest.raises(SourceError, match=f"{service.url}/other/v1"):
         pages(f"{service.url}/other")
-    with pytest.raises(SourceError, match="refuses the request: 400 Bad Request, Unable to parse filter"):
+    with pytest.raises(SourceError, match="400 Bad Request, Unable to parse filter"):
         pages(f"{service.url}?filter=nelements IS 2")
 
 
@@ -184,7 +184,7 @@ def test_a_provider_that_leads_in_a_circle(service: Service) -> None:
         return reply
 
     service.fault = circle
-    with pytest.raises(SourceError, match="leads in a circle"):
+    with pytest.raises(SourceError, match="circle"):
         pages(service.url)
 
 
@@ -193,7 +193,7 @@ def test_a_provider_of_empty_pages(service: Service) -> None:
         return Reply({"data": [], "links": {"next": f"{service.url}/v1/structures?n={n}"}}) if n > 1 else reply
 
     service.fault = empty
-    with pytest.raises(SourceError, match="leads in a circle"):
+    with pytest.raises(SourceError, match="circle"):
         pages(service.url)
     assert len(service.requests) == 12
 
@@ -204,18 +204,18 @@ def test_a_provider_that_promises_more(service: Service) -> None:
         return reply
 
     service.fault = more
-    assert "says that there is more, and gives no link to it" in pages(service.url)[-1].notes[0]
+    assert "no link" in pages(service.url)[-1].notes[0]
 
 
 @pytest.mark.parametrize("body", [[], {"data": {}}, {"data": None}, "text", 5])
 def test_answers_that_are_no_list(service: Service, body: Any) -> None:
     service.fault = lambda n, reply: Reply(body) if n > 1 else reply
-    with pytest.raises(SourceError, match="does not answer with a list of structures"):
+    with pytest.raises(SourceError, match=service.url):
         pages(service.url)
     service.requests.clear()
     service.fault = lambda n, reply: Reply(body)
     if body != {"data": {}}:
-        with pytest.raises(SourceError, match="does not answer as an OPTIMADE provider does"):
+        with pytest.raises(SourceError, match=service.url):
             pages(service.url)
 
 

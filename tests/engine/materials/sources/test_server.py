@@ -32,7 +32,7 @@ def first(fault: Reply, times: int = 1):  # type: ignore[no-untyped-def]
     [
         (Reply({}, 429, {"Retry-After": "0"}), "answered 429 Too Many Requests"),
         (Reply(b"down for maintenance", 503), "answered 503 Service Unavailable"),
-        (Reply({"hello": "world"}, cut=True), "the answer was cut short"),
+        (Reply({"hello": "world"}, cut=True), "the answer was truncated"),
         (Reply(b'{"hello": "wor'), "the answer is not JSON"),
         (Reply(hang_up=True), "no connection"),
     ],
@@ -44,9 +44,9 @@ def test_a_fault_that_passes(service: Service, fault: Reply, words: str) -> None
     assert Server("Example", said.append).get(service.url) == {"hello": "world"}
     assert len(service.requests) == 2
     assert said[0].startswith(f"Example: {words}")
-    assert said[0].endswith("asking again in 0 s (1 of 3)")
+    assert said[0].endswith("retrying in 0 s (1 of 3)")
     service.fault = first(fault, 99)
-    with pytest.raises(SourceError, match="what came before is kept: ingest again later, and it goes on there"):
+    with pytest.raises(SourceError, match="ingest again later"):
         Server("Example", said.append).get(service.url)
     assert len(service.requests) == 5
 
@@ -60,7 +60,7 @@ def test_retry_after_is_kept(service: Service) -> None:
     for wait in ("3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)):
         service.requests.clear()
         service.fault = first(Reply({}, 429, {"Retry-After": wait}))
-        with pytest.raises(SourceError, match=r"takes no more requests from you for now \(429, it asks to wait 3[56]"):
+        with pytest.raises(SourceError, match=r"\(429, .* 3[56]\d* s"):
             Server("Example", print).get(service.url)
         assert len(service.requests) == 1
 
@@ -96,7 +96,7 @@ def test_a_refused_request_is_not_repeated(service: Service, body: object, words
 
 
 def test_a_host_that_is_not_there() -> None:
-    with pytest.raises(SourceError, match=r"Example at 127\.0\.0\.1:9: no connection \(.*refused.*\), 3 times; check"):
+    with pytest.raises(SourceError, match=r"Example at 127\.0\.0\.1:9: .*refused.*3 times"):
         Server("Example", print).get("http://127.0.0.1:9/x")
 
 

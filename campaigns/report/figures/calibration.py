@@ -32,15 +32,13 @@ if TYPE_CHECKING:
 
 
 def parity_before(evidence: Evidence) -> Panel:
-    """Show the latest model on the labels it was trained on."""
+    """Cross-validated predictions of the latest model against its labels."""
     key, title = "parity-before", "Parity before"
     predictions = evidence.before()
     if predictions is None:
         return Panel(key, title, "No model has been trained yet.")
     number = int(predictions.rounds[0])
-    origin = (
-        f"Labels known to round {number} against the prediction of the member that had not seen them (cross-validated)."
-    )
+    origin = f"Labels known to round {number} against the prediction of the member that was not trained on them."
     reading = f"{origin} Bars are 90 % intervals; a perfect prediction lies on the line."
     return Panel(
         key,
@@ -52,11 +50,11 @@ def parity_before(evidence: Evidence) -> Panel:
 
 
 def parity_after(evidence: Evidence) -> Panel:
-    """Show what was predicted when queued against the label that arrived."""
+    """Predictions at the time of queueing against the labels that arrived."""
     key, title = "parity-after", "Parity after"
     predictions = evidence.prospective()
     if predictions is None:
-        return Panel(key, title, "No label has come back for a prediction yet.")
+        return Panel(key, title, "No label has arrived for a prediction yet.")
     latest = predictions.rounds == predictions.rounds.max()
     groups: Groups = {f"round {predictions.rounds.max()}": (latest, ORANGE)}
     if not latest.all():
@@ -84,10 +82,10 @@ def calibration_curve(evidence: Evidence) -> Panel:
     if predictions is not None:
         arrived = coverage(predictions.z, LEVELS).tolist()
         _coverage_line(figure, "after (labels that arrived)", arrived, len(predictions), ORANGE, 0.25)
-    figure.update_xaxes(title_text="interval that was promised, %", range=[44, 101], tickvals=[50, 80, 90, 95])
+    figure.update_xaxes(title_text="nominal coverage, %", range=[44, 101], tickvals=[50, 80, 90, 95])
     figure.update_yaxes(title_text="labels found inside, %", range=[0, 103])
     reading = (
-        "On the line, a 90 % interval holds 90 % of the labels; below it the model is too sure, above it too careful. "
+        "On the line, a 90 % interval holds 90 % of the labels; below it intervals are too narrow, above it too wide. "
         "Bars are one standard error of a share of so many labels."
     )
     return Panel(key, title, reading, figure, "square")
@@ -124,14 +122,14 @@ def coverage_by_round(evidence: Evidence) -> Panel:
     round_axis(figure, numbers)
     figure.update_yaxes(title_text="labels found inside, %", range=[0, 103])
     reading = (
-        "Honest intervals hold 90 % of the labels; the grey band is 85 to 95 %. Bars are one standard error of a share "
-        "of so many labels: few labels scatter widely. What was chosen for the queue is harder than what is held out."
+        "Calibrated intervals hold 90 % of the labels; the grey band is 85 to 95 %. Bars: standard error of a share "
+        "of so many labels: few labels scatter widely. Queued materials are harder to predict than held-out ones."
     )
     return Panel(key, title, reading, figure)
 
 
 def spread_by_round(evidence: Evidence) -> Panel:
-    """Predicted spread and the error that came, round by round."""
+    """Predicted spread and actual error, round by round."""
     key, title = "spread", "Uncertainty by round"
     if not evidence.trained:
         return Panel(key, title, "No model has been trained yet.")
@@ -150,8 +148,8 @@ def spread_by_round(evidence: Evidence) -> Panel:
     lines_by_round(figure, numbers, lines)
     figure.update_yaxes(title_text=f"root mean square{in_unit(evidence.learned_unit)}", rangemode="tozero")
     reading = (
-        "Dashed: the standard deviation that was predicted; solid: the error that came. Where both lie together the "
-        "spread is honest; dashed below solid is too sure."
+        "Dashed: the predicted standard deviation; solid: the actual error. Where both agree the "
+        "spread is calibrated; dashed below solid means that it is too small."
     )
     if any(parts):
         reading += " Dotted: the part of the spread on which members disagree, which more labels can remove."
@@ -159,7 +157,7 @@ def spread_by_round(evidence: Evidence) -> Panel:
 
 
 def error_by_spread(evidence: Evidence) -> Panel:
-    """Whether rows that are said to be uncertain err more."""
+    """Whether errors grow with the predicted spread."""
     key, title = "error-by-spread", "Error against spread"
     if not evidence.trained:
         return Panel(key, title, "No model has been trained yet.")
@@ -193,8 +191,8 @@ def error_by_spread(evidence: Evidence) -> Panel:
     figure.update_xaxes(title_text=f"predicted spread{in_unit(evidence.learned_unit)}", rangemode="tozero")
     figure.update_yaxes(title_text="root mean square error", rangemode="tozero")
     reading = (
-        "Labels in order of their predicted spread, in groups. On the line, a group errs by as much as it was said to; "
-        "a rising curve means that the spread tells sure from unsure, a level one that it does not. Bars are one "
+        "Labels in groups by their predicted spread. On the line, the error of a group is as large as predicted; "
+        "a rising curve means that a larger spread goes with larger errors, a level one that it does not. Bars are one "
         "standard error."
     )
     return Panel(key, title, reading, figure, "square")
@@ -252,7 +250,7 @@ def _coverage_line(
         line={"color": colour},
         error_y={"type": "data", "array": 100 * _share_error(share, rows), "thickness": 1, "width": 3},
         hovertext=[
-            f"{level:.0%} promised, {found:.0%} of {count(rows, 'label')} found"
+            f"{level:.0%} nominal, {found:.0%} of {count(rows, 'label')} inside"
             for level, found in zip(LEVELS, observed, strict=True)
         ],
         hoverinfo="text",
@@ -260,6 +258,6 @@ def _coverage_line(
 
 
 def _share_error(share: NDArray[np.float64], rows: int | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Standard error of a share observed among ``rows`` labels; one more of each kind keeps it above zero."""
+    """Standard error of a share observed among ``rows`` labels; one more label on either side makes it positive."""
     likely = (share * rows + 1) / (np.asarray(rows) + 2)
     return np.sqrt(likely * (1 - likely) / rows)
