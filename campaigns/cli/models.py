@@ -152,7 +152,7 @@ def pretrain(
         typer.Option(
             "--from",
             metavar="MODEL",
-            help="Backbone to start from, or scratch:megnet|m3gnet|tensornet.",
+            help="Backbone to start from, or scratch:megnet|m3gnet|tensornet|composition.",
         ),
     ] = None,
     skip: Annotated[list[str] | None, typer.Option("--skip", metavar="STAGE", help="Stage to leave out.")] = None,

@@ -2,19 +2,21 @@
 
 Steps as in the source: I from scratch, II from formation energies, III from formation energies by way of AGL; and III
 without formation energies. Unlike there the loading of weights is proven, scalers and the choice of the epoch see only
-training rows, test rows are never used, and errors are in W/(m K).
+training rows, test rows are never used, and errors are in W/(m K). Starting models other than MEGNet stand beside each
+other in :mod:`campaigns.studies.starting_models`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaigns.exceptions import CampaignError
 from campaigns.studies.data import SOURCES, Say, check_unseen, random_splits, read_sources, values_of
 from campaigns.studies.models import (
     Ensembles,
@@ -28,6 +30,7 @@ from campaigns.studies.models import (
     trees,
 )
 from campaigns.studies.results import Cells, Result, digest, judge, markdown, mean_std
+from campaigns.studies.starting_models import StartData, StartingModels, StartSettings, tables_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,6 +91,8 @@ class Settings:
     """Of AFLOW and of the formation energies; all if not given."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of MEGNet from scratch; MatGL's own if not given."""
+    starts: StartSettings | None = field(default_factory=StartSettings)
+    """Of the comparison of starting models, which is left out if not given."""
 
 
 QUICK = Settings(
@@ -98,6 +103,9 @@ QUICK = Settings(
     large_epochs=4,
     training_sites=15,
     max_rows=800,
+    starts=StartSettings(
+        seeds=1, max_rows=300, training_sites=8, pretraining_epochs=2, scratch_epochs=10, transfer_epochs=6
+    ),
 )
 
 
@@ -108,7 +116,17 @@ def run(data: Path, work: Path, say: Say, settings: Settings | None = None, star
     """
     study = _Study(settings or Settings(), data, work, say, start)
     rows = [row for name in study.settings.sets for row in study.rows(name)]
-    return study.result(rows)
+    result = study.result(rows)
+    if study.starting_models is None:
+        return result
+    started = list(study.starting_models.rows())
+    return replace(
+        result,
+        rows=[*rows, *started],
+        tables=f"{result.tables}\n\n{tables_of(study.starting_models, started)}",
+        facts={**result.facts, "starting_models": study.starting_models.facts()},
+        seconds=result.seconds + study.starting_models.cells.seconds,
+    )
 
 
 class _Study:
@@ -133,6 +151,24 @@ class _Study:
                 check_unseen(backbone, found[role], SOURCES[role])
         self.given = given
         self.cells = Cells(work / "cells", say)
+        self.starting_models = self._starting_models(data)
+
+    def _starting_models(self, data: Path) -> StartingModels | None:
+        """Comparison of starting models, if it is wanted; with ``--from`` it needs the formation energies too."""
+        if self.settings.starts is None:
+            return None
+        energies = self.sets.get("formation_energy")
+        if energies is None:
+            try:
+                energies = read_sources(data, ["formation_energy"], self.say)["formation_energy"]
+            except CampaignError as error:
+                self.say(f"warning: {error}; without it the starting models are not compared")
+                return None
+        targets = {name: self.sets[name] for name in self.settings.starts.sets}
+        known = StartData(targets, self._agl_rows(overlap=False), energies)
+        return StartingModels(
+            self.settings.starts, known, self.shipped, self.given, self.settings.splits, self.work, self.say
+        )
 
     @cached_property
     def scratch(self) -> Backbone:
@@ -203,7 +239,9 @@ class _Study:
     @property
     def _for_cells(self) -> dict[str, Any]:
         """Settings that decide a cell; the others only say which cells there are."""
-        return {name: value for name, value in asdict(self.settings).items() if name not in ("splits", "sets")}
+        return {
+            name: value for name, value in asdict(self.settings).items() if name not in ("splits", "sets", "starts")
+        }
 
     def result(self, rows: Sequence[Mapping[str, Any]]) -> Result:
         """Tables and facts of all cells."""

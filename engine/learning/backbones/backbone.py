@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -72,7 +72,7 @@ class Backbone:
 
     @property
     def body(self) -> nn.Module:
-        """The MatGL model."""
+        """The MatGL model, or our composition network."""
         return self.network.body
 
     @property
@@ -264,21 +264,27 @@ def body_arguments(body: nn.Module) -> dict[str, Any]:
 
 
 def build_body(class_name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a MatGL model from its class name and constructor arguments."""
-    from matgl import models
-
-    if class_name not in models.__all__:
-        raise BackboneError(f"MatGL has no model {class_name!r}; known: {', '.join(models.__all__)}")
+    """Build a MatGL model, or our composition network, from its class name and constructor arguments."""
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-    return getattr(models, class_name)(**plain)
+    return _body_class(class_name)(**plain)
 
 
 def body_sizes(class_name: str) -> list[str]:
-    """Names of the arguments that a MatGL model's constructor knows; it takes others too, to no effect."""
+    """Names of the arguments that a body's constructor knows; MatGL's take others too, to no effect."""
+    parameters = inspect.signature(_body_class(class_name)).parameters.values()
+    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
+def _body_class(name: str) -> Callable[..., nn.Module]:
     from matgl import models
 
-    parameters = inspect.signature(getattr(models, class_name)).parameters.values()
-    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    from engine.learning.backbones.composition import CompositionNetwork
+
+    found: dict[str, Callable[..., nn.Module]] = {CompositionNetwork.__name__: CompositionNetwork}
+    found |= {known: vars(models)[known] for known in models.__all__}
+    if name not in found:
+        raise BackboneError(f"MatGL has no model {name!r}; known: {', '.join(found)}")
+    return found[name]
 
 
 def _load_own(folder: Path) -> Backbone:

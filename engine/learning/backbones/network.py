@@ -1,4 +1,4 @@
-"""A MatGL body, a trunk that joins its readout with composition statistics, and one linear head per property."""
+"""A body, a trunk that joins its readout with statistics of the crystal, and one linear head per property."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.exceptions import BackboneError
+from engine.learning.backbones.composition import CompositionNetwork
+from engine.learning.features.composition import FORMULA_COLUMNS
 from engine.learning.features.statistics import STATISTICS, typical_spread
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class GraphNetwork(nn.Module):
     Parameters
     ----------
     body
-        A MatGL model that leaves its crystal embedding in ``feature_dict["readout"]``.
+        A MatGL model that leaves its crystal embedding in ``feature_dict["readout"]``, or a composition network, whose
+        trunk reads those statistics alone that the formula determines.
     readout_size
         Length of that embedding.
     properties
@@ -57,9 +60,11 @@ class GraphNetwork(nn.Module):
         self.register_buffer("statistics_mean", torch.zeros(len(STATISTICS)))
         self.register_buffer("statistics_std", torch.ones(len(STATISTICS)))
         self.trunk_size = trunk_size if self.properties else 0
+        self.reads_structure = not isinstance(body, CompositionNetwork)
+        n_statistics = len(STATISTICS) if self.reads_structure else len(FORMULA_COLUMNS)
         if self.properties:
             self.trunk = nn.Sequential(
-                nn.Linear(readout_size + len(STATISTICS), trunk_size),
+                nn.Linear(readout_size + n_statistics, trunk_size),
                 nn.SiLU(),
                 nn.Linear(trunk_size, trunk_size),
                 nn.SiLU(),
@@ -92,6 +97,8 @@ class GraphNetwork(nn.Module):
     def join(self, readout: Tensor, statistics: Tensor) -> Tensor:
         """Trunk (N x ``trunk_size``) of readouts (N x ``readout_size``) and statistics (N x 88)."""
         scaled = (statistics - self.statistics_mean) / self.statistics_std
+        if not self.reads_structure:
+            scaled = scaled[:, FORMULA_COLUMNS]
         return self.trunk(torch.cat([readout, scaled], dim=1))
 
     def forward(self, batch: Data, statistics: Tensor) -> Tensor:

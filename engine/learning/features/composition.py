@@ -34,6 +34,12 @@ COMPOSITION_STATISTICS: tuple[str, ...] = (
 )
 """Names of the columns: mean, standard deviation, minimum and maximum over the atoms of six elemental properties, then
 volume per atom (cubic Angstrom), atoms per primitive cell, density (g/cm3) and number of elements."""
+FORMULA_COLUMNS: tuple[int, ...] = tuple(
+    column
+    for column, name in enumerate(COMPOSITION_STATISTICS)
+    if name not in ("volume_per_atom", "n_atoms", "density")
+)
+"""Columns that the formula determines, whatever the structure."""
 
 
 def composition_statistics(crystals: Iterable[Crystal]) -> NDArray[np.float32]:

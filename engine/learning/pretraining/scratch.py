@@ -14,8 +14,10 @@ SCRATCH: dict[str, tuple[str, dict[str, Any]]] = {
     "megnet": ("MEGNet", {}),
     "m3gnet": ("M3GNet", {"units": 32, "dim_node_embedding": 32, "dim_edge_embedding": 32, "nblocks": 2}),
     "tensornet": ("TensorNet", {"units": 32, "nblocks": 2}),
+    "composition": ("CompositionNetwork", {}),
 }
-"""Untrained bodies by name: MatGL class and sizes, small enough for a few minutes on one core."""
+"""Untrained bodies by name: class and sizes, small enough for a few minutes on one core. The last one reads formulas
+alone, for comparison."""
 
 
 def scratch_backbone(start: str, sizes: Mapping[str, Any], seed: int) -> Backbone:

@@ -38,7 +38,7 @@ class Stage:
     mix_fidelities: bool = False
     """Whether labels of several fidelities may stand for one property."""
     start: str = PREVIOUS
-    """``previous`` (the stage before, or what the chain was given), ``scratch:megnet|m3gnet|tensornet``, the name of an
+    """``previous`` (the stage before, or what the chain was given), ``scratch:NAME`` of :data:`SCRATCH`, the name of an
     earlier stage, a backbone's name or path, or a trained model's."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of a body from scratch, as its MatGL class takes them, in place of those of :data:`SCRATCH`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from campaigns.exceptions import CampaignError
-from campaigns.studies import fidelity, paraisite, properties
+from campaigns.studies import fidelity, paraisite, properties, starting_models
 from campaigns.studies.data import SOURCES, check_unseen, read_sources
 from tests.campaigns.helpers import done, kappascout, refused
 from tests.campaigns.studies.conftest import SMALL
@@ -19,7 +20,7 @@ def silent(_: str) -> None:
 
 
 def test_paraisite(studies_data, tmp_path):
-    settings = paraisite.Settings(1, ("L96", "AFLOW"), 1, 1, 1, 1, 30, None, SMALL)
+    settings = paraisite.Settings(1, ("L96", "AFLOW"), 1, 1, 1, 1, 30, None, SMALL, starts=None)
     said: list[str] = []
     first = paraisite.run(studies_data, tmp_path / "w", said.append, settings)
     assert {row["method"] for row in first.rows if row["set"] == "L96"} == set(paraisite.METHODS)
@@ -35,6 +36,55 @@ def test_paraisite(studies_data, tmp_path):
     again = paraisite.run(studies_data, tmp_path / "w", said.append, settings)
     assert again.rows == first.rows
     assert not any("epoch" in line or line.startswith("paraisite-") for line in said)
+
+
+TINY = {
+    "MEGNet": SMALL,
+    "M3GNet": {"units": 8, "dim_node_embedding": 8, "dim_edge_embedding": 8, "nblocks": 1, "cutoff": 4.0},
+    "TensorNet": {"units": 8, "num_rbf": 8, "nblocks": 1, "cutoff": 4.0},
+    "composition network": {"units": 8, "nblocks": 1, "heads": 2},
+}
+
+
+def compared(data, work, said, **changes):
+    settings = starting_models.StartSettings(
+        sets=("L96",), seeds=2, max_rows=40, training_sites=12, pretraining_epochs=1, scratch_epochs=1,
+        transfer_epochs=1, bodies=TINY,
+    )  # fmt: skip
+    starts = replace(settings, **changes)
+    return paraisite.run(data, work, said.append, paraisite.Settings(1, (), max_rows=50, starts=starts))
+
+
+def test_starting_models(studies_data, tmp_path):
+    first = compared(studies_data, tmp_path / "w", said := [])
+    scratch, trained = starting_models.FROM_SCRATCH, starting_models.SHIPPED
+    expected = {*starting_models.TREES, *(f"{m}, {step}" for m in scratch for step in starting_models.STEPS)}
+    expected |= {f"{trained}, II", f"{trained}, III"}
+    assert {row["method"] for row in first.rows} == expected
+    assert len(first.rows) == 2 * len(expected)
+    assert all(np.isfinite(row["mae"]) for row in first.rows)
+    networks = {(r["method"], r["draw"]): r["mae"] for r in first.rows}
+    assert all(networks[f"{m}, III", 0] != networks[f"{m}, III", 1] for m in scratch)
+    facts = first.facts["starting_models"]
+    assert facts["agl_crystals"] <= 40
+    assert facts["pretraining"]["M3GNet"]["seed 1"]["agl"]["loaded"]["matched"] > 0
+    assert all(f"| {method} |" in first.tables for method in expected)
+    json.dumps(first.facts, allow_nan=False)
+
+    said.clear()
+    again = compared(studies_data, tmp_path / "w", said, models=("composition network", "MEGNet"))
+    assert all(row in first.rows for row in again.rows)
+    assert len(again.rows) == 2 * (2 + 6)
+    assert not any("epoch" in line or line.startswith("paraisite-") for line in said)
+
+
+def test_starting_models_do_not_change_the_cells_of_the_steps(studies_data, tmp_path):
+    both = [
+        paraisite._Study(paraisite.Settings(starts=starts), studies_data, tmp_path, silent, "")._for_cells
+        for starts in (None, starting_models.StartSettings())
+    ]
+    assert both[0] == both[1]
+    assert "starts" not in both[0]
 
 
 def test_agl_of_the_same_compounds_is_left_out(studies_data, tmp_path):
