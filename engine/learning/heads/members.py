@@ -136,6 +136,21 @@ class Members(ABC, Generic[Head]):
     heads: tuple[Head, ...]
 
     @classmethod
+    def of_labels(cls, n_labels: int) -> type[Members[Any]]:
+        """Kind of members that learns this many labels."""
+        return cls
+
+    @classmethod
+    def needed_bytes(cls, data: TrainingData) -> int:
+        """Memory that training on ``data`` takes beside the data, roughly; 0 where it does not grow with the rows."""
+        return 0
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> type[Members[Any]]:
+        """Kind of members whose first has these tensors."""
+        return cls
+
+    @classmethod
     @abstractmethod
     def fit_heads(cls, data: TrainingData) -> Iterable[Head]:
         """Fit a head on each of ``data.jobs``, with its own of ``data.seeds``, in order."""
