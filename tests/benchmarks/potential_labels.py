@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 POTENTIAL = DATA.parent / "pretrained" / "TensorNet-MatPES-PBE-v2025.1-PES"
-CRYSTALS = 200_000
+CRYSTALS = 92_000
 """Made; what is larger than :data:`MAX_SITES` is left out afterwards."""
 MAX_SITES = 8
 CHUNK = 2_000

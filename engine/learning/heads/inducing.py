@@ -12,24 +12,15 @@ _SMALLEST = 1e-5
 
 
 def greedy_rows(kernel: SummedMatern, x: Tensor, count: int) -> Tensor:
-    """Up to ``count`` of N standardised rows (N x d), in the order in which they were chosen.
+    """Up to ``count`` of N standardised rows (N x d), in the order in which they were chosen; N x N numbers in memory.
 
-    Each is the row with the largest variance given those before it: a pivoted Cholesky factorisation (Fine and
-    Scheinberg, J. Mach. Learn. Res. 2, 243, 2001), whose error Burt, Rasmussen and van der Wilk bound (J. Mach. Learn.
-    Res. 21, 131, 2020); BoTorch's ``GreedyVarianceReduction`` chooses the same. In single precision.
+    Each is the row with the largest variance given those before it: a pivoted Cholesky factorisation (LAPACK's
+    ``pstrf``; Fine and Scheinberg, J. Mach. Learn. Res. 2, 243, 2001), whose error Burt, Rasmussen and van der Wilk
+    bound (J. Mach. Learn. Res. 21, 131, 2020). BoTorch's ``GreedyVarianceReduction`` chooses the same, a row at a time.
     """
-    rows = x.float()
-    left = kernel.diagonal(rows).clone()
-    smallest = _SMALLEST * float(left.max())
-    factor = rows.new_zeros(min(count, len(rows)), len(rows))
-    chosen: list[int] = []
-    for number in range(len(factor)):
-        row = int(left.argmax())
-        if float(left[row]) <= smallest:
-            break
-        covariance = kernel(rows[row : row + 1], rows)[0] - factor[:number, row] @ factor[:number]
-        factor[number] = covariance / left[row].sqrt()
-        left -= factor[number].square()
-        left[row] = 0.0
-        chosen.append(row)
-    return torch.tensor(chosen)
+    from scipy.linalg.lapack import dpstrf
+
+    covariance = kernel(x, x).numpy()
+    smallest = _SMALLEST * float(covariance.diagonal().max())
+    _, order, rank, _ = dpstrf(covariance.T, tol=smallest, overwrite_a=True)
+    return torch.from_numpy(order[: min(count, int(rank))].astype("int64") - 1)

@@ -1,17 +1,15 @@
 """Gaussian processes on any number of labels, conditioned on them through m inducing points.
 
-An exact process keeps an n x n matrix. A sparse one keeps the values u of the function at m points alone: given u, each
-label is independent of the others,
+An exact process keeps an n x n matrix. A sparse one keeps what the labels say of the function's values u at m points
+alone: the posterior of u that is nearest to the exact one (Titsias, Proc. AISTATS, PMLR 5, 567, 2009), which is that of
+labels y_i ~ N(k_i K_uu^-1 u, noise_i) (the projected process of Seeger, Williams and Lawrence, 2003; Rasmussen and
+Williams, Gaussian Processes for Machine Learning, 2006, section 8.3.4). With all rows as inducing points it is the
+exact process. The labels enter through two sums over rows, an m x m matrix and a vector, so that rows are read a block
+at a time, and leaving some out is a subtraction. Labels that count less the farther a row lies from the inducing points
+(the fully independent conditional of Snelson and Ghahramani, 2006) predicted worse: see ``tests/benchmarks/SCALE.md``.
 
-    y_i | u ~ N(k_i K_uu^-1 u, d_i),   d_i = k_ii - k_i K_uu^-1 k_i^T + noise_i,
-
-the fully independent training conditional of Snelson and Ghahramani (Advances in Neural Information Processing Systems
-18, 1257, 2006; Quinonero-Candela and Rasmussen, J. Mach. Learn. Res. 6, 1939, 2005). With all rows as inducing points
-it is the exact process. The labels enter through two sums over rows, an m x m matrix and a vector, so that rows are
-read a block at a time, and leaving some out is a subtraction.
-
-In whitened coordinates (K_uu = L L^T, v_i = L^-1 k_i^T) the sums are B = sum v_i v_i^T / d_i and c = sum v_i y_i / d_i;
-with B = Q diag(b) Q^T and W = L^-T Q diag(b / (1 + b))^(1/2) the posterior at any rows x is
+In whitened coordinates (K_uu = L L^T, v_i = L^-1 k_i^T) the sums are B = sum v_i v_i^T / noise_i and c = sum v_i y_i /
+noise_i; with B = Q diag(b) Q^T and W = L^-T Q diag(b / (1 + b))^(1/2) the posterior at any rows x is
 
     mean = k(x, u) L^-T (1 + B)^-1 c,   covariance = k(x, x') - k(x, u) W W^T k(u, x').
 """
@@ -20,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +34,10 @@ if TYPE_CHECKING:
 
 ROWS = 2048
 """Training rows whose covariance with the inducing points is in memory together."""
+_DIRECTIONS = 256
+"""Most directions in which a member's variance differs from that given all labels."""
+_NEGLIGIBLE = 1e-4
+"""Variance, in units of the prior one of a direction, that is left out there."""
 _JITTER = 1e-6
 """Added to the covariance of the inducing points, in units of the largest variance, so that its factor exists where two
 of them are alike."""
@@ -64,25 +66,32 @@ class SharedTensors(HeadTensors):
 
 @dataclass(frozen=True, eq=False)
 class PosteriorTensors(HeadTensors):
-    """What the labels of one member say of the function at the m inducing points."""
+    """What all labels say of the function at the m inducing points."""
 
-    weights: Tensor
-    """L^-T (1 + B)^-1 c, m: the mean is the covariance with the inducing points times these."""
     whitening: Tensor
     """W, m x m, float32: squared, the covariance with the inducing points times this is the explained variance."""
     target: Tensor
-    """What W is multiplied by to give the weights, m."""
+    """What W is multiplied by to give the mean, m."""
     remainder: Tensor
     """(1 + b)^(-1/2), m: standard deviation of what the labels leave open in each direction of W."""
 
 
 @dataclass(frozen=True, eq=False)
-class SparseProcess:
+class MemberTensors(HeadTensors):
+    """What changes where the labels of a member's fold are missing; r directions."""
+
+    weights: Tensor
+    """L^-T (1 + B)^-1 c, m: the mean is the covariance with the inducing points times these."""
+    excess: Tensor
+    """m x r, float32: squared, the covariance with the inducing points times this is the variance that the missing
+    labels leave; directions in which it is negligible are left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePrior:
     """A kernel with its inducing points, standardisation and noise: all but the labels."""
 
     tensors: SharedTensors
-    whole: PosteriorTensors | None = None
-    """Given the labels of all members, where these are known."""
 
     @cached_property
     def kernel(self) -> SummedMatern:
@@ -113,22 +122,21 @@ class SparseProcess:
         return (torch.as_tensor(np.asarray(values, dtype=np.float64)) - self.tensors.mean) / self.tensors.std
 
     def whitened(self, embeddings: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Rows, v (m x b) and d without noise (b) of the rows of N embeddings, a block at a time."""
+        """Numbers, prior variance (b) and v (m x b) of the rows of N embeddings, a block of them at a time."""
         for start in range(0, len(embeddings), ROWS):
             rows = slice(start, min(start + ROWS, len(embeddings)))
             x = self.standardise(embeddings[rows])
-            v = torch.linalg.solve_triangular(self.factor, self.kernel(self.tensors.inducing, x), upper=False)
-            yield rows, v, (self.kernel.diagonal(x) - v.square().sum(0)).clamp_min_(0)
+            cross = self.kernel(self.tensors.inducing, x)
+            yield rows, self.kernel.diagonal(x), torch.linalg.solve_triangular(self.factor, cross, upper=False)
 
     def evidence(self, embeddings: NDArray[np.float32], values: NDArray[np.float64]) -> Evidence:
         """Sums over N labels."""
         target, m = self.standardised_target(values), len(self.tensors.inducing)
         precision, shift = target.new_zeros(m, m), target.new_zeros(m)
-        for rows, v, own in self.whitened(embeddings):
-            weighted = v / (own + self.tensors.noise)
-            precision.addmm_(weighted, v.T)
-            shift.addmv_(weighted, target[rows])
-        return Evidence(precision, shift)
+        for rows, _, v in self.whitened(embeddings):
+            precision.addmm_(v, v.T)
+            shift.addmv_(v, target[rows])
+        return Evidence(precision / self.tensors.noise, shift / self.tensors.noise)
 
     def correction(
         self, embeddings: NDArray[np.float32], values: NDArray[np.float64], known: Evidence
@@ -142,30 +150,40 @@ class SparseProcess:
         factor = torch.linalg.cholesky(known.precision + torch.eye(m, dtype=target.dtype))
         mean = torch.cholesky_solve(known.shift[:, None], factor)[:, 0]
         precision, shift, count = target.new_zeros(m, m), target.new_zeros(m), 0
-        for rows, v, own in self.whitened(embeddings):
-            square, before = (target[rows] - mean @ v).square(), own + self.tensors.noise
-            far = torch.nonzero(square > OUTLIER * before)[:, 0]
-            variance = before[far] + torch.linalg.solve_triangular(factor, v[:, far], upper=False).square().sum(0)
+        noise = self.tensors.noise
+        for rows, prior, v in self.whitened(embeddings):
+            square = (target[rows] - mean @ v).square()
+            unseen = (prior - v.square().sum(0)).clamp_min_(0) + noise
+            far = torch.nonzero(square > OUTLIER * unseen)[:, 0]
+            variance = unseen[far] + torch.linalg.solve_triangular(factor, v[:, far], upper=False).square().sum(0)
             far = far[square[far] > OUTLIER * variance]
-            after = own[far] + (square[far] / 2).maximum(self.tensors.noise)
-            weighted = v[:, far] * (1 / after - 1 / before[far])
+            weighted = v[:, far] * (1 / (square[far] / 2).maximum(noise) - 1 / noise)
             precision.addmm_(weighted, v[:, far].T)
             shift.addmv_(weighted, target[rows][far])
             count += len(far)
         return Evidence(precision, shift), count
 
-    def posterior(self, evidence: Evidence) -> PosteriorTensors:
-        """What labels say."""
+    def given(self, evidence: Evidence) -> SparseProcess:
+        """The process given labels."""
         found, directions = torch.linalg.eigh(evidence.precision)
         b = found.clamp_min(0)
-        whitening = torch.linalg.solve_triangular(self.factor.T, directions, upper=True)
         turned = directions.T @ evidence.shift
-        return PosteriorTensors(
-            weights=whitening @ (turned / (1 + b)),
-            whitening=(whitening * (b / (1 + b)).sqrt()).float(),
-            target=torch.where(b > 0, turned / (b * (1 + b)).sqrt().clamp_min(1e-12), torch.zeros_like(b)),
-            remainder=(1 + b).rsqrt(),
-        )
+        whitening = torch.linalg.solve_triangular(self.factor.T, directions, upper=True) * (b / (1 + b)).sqrt()
+        target = torch.where(b > 0, turned / (b * (1 + b)).sqrt().clamp_min(1e-12), torch.zeros_like(b))
+        return SparseProcess(self, PosteriorTensors(whitening.float(), target, (1 + b).rsqrt()))
+
+    def members(self, process: SparseProcess, total: Evidence, parts: Sequence[Evidence]) -> Iterator[SparseHead]:
+        """The ``process`` given ``total``, without each of ``parts`` of it in turn."""
+        inverse = _inverse(total)
+        for part in parts:
+            rest = total - part
+            own = _inverse(rest)
+            weights = torch.linalg.solve_triangular(self.factor.T, (own @ rest.shift)[:, None], upper=True)[:, 0]
+            gains, directions = torch.linalg.eigh(own.sub_(inverse))
+            used = (gains > _NEGLIGIBLE).nonzero()[-_DIRECTIONS:, 0]
+            root = directions[:, used] * gains[used].sqrt()
+            excess = torch.linalg.solve_triangular(self.factor.T, root, upper=True)
+            yield SparseHead(process, MemberTensors(weights, excess.float()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +203,19 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
+class SparseProcess:
+    """A sparse process given all labels; its members each lack some."""
+
+    prior: SparsePrior
+    posterior: PosteriorTensors
+
+
+@dataclass(frozen=True, eq=False)
 class SparseHead:
-    """A sparse process with the labels of one member."""
+    """A sparse process without the labels of a member's fold."""
 
     process: SparseProcess
-    posterior: PosteriorTensors
+    own: MemberTensors
 
     def predict(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of a new label (noise included) at N embeddings, in units of the values."""
@@ -197,31 +223,35 @@ class SparseHead:
         return mean[0], std[0]
 
     def functions(self, n_functions: int, seed: int) -> SparseFunctions:
-        """Draw functions from the posterior (noise-free); the same ``seed`` gives the same functions."""
+        """Draw functions from the posterior (noise-free); the same ``seed`` gives the same functions.
+
+        By Matheron's rule from all labels, with what the missing ones leave open added in its own directions.
+        """
         generator = torch.Generator().manual_seed(seed)
-        prior = PriorFunctions(self.process.kernel, n_functions, generator)
-        open_part = torch.randn(n_functions, len(self.posterior.target), generator=generator, dtype=torch.float64)
-        seen = prior(self.process.tensors.inducing) @ self.posterior.whitening.double()
-        return SparseFunctions(self, prior, seen + open_part * self.posterior.remainder)
+        normal = partial(torch.randn, n_functions, generator=generator, dtype=torch.float64)
+        prior, posterior = self.process.prior, self.process.posterior
+        functions = PriorFunctions(prior.kernel, n_functions, generator)
+        whitening, excess = posterior.whitening.double(), self.own.excess.double()
+        error = functions(prior.tensors.inducing) @ whitening + normal(len(posterior.target)) * posterior.remainder
+        return SparseFunctions(self, functions, error @ whitening.T + normal(excess.shape[1]) @ excess.T)
 
 
 @dataclass(frozen=True, eq=False)
 class SparseFunctions:
-    """F functions drawn from a member's posterior, to be evaluated at any rows; by Matheron's rule."""
+    """F functions drawn from a member's posterior, to be evaluated at any rows."""
 
     head: SparseHead
-    prior: PriorFunctions
-    error: Tensor
-    """F x m: what the labels, seen through each prior function, take from it, in directions of W."""
+    functions: PriorFunctions
+    correction: Tensor
+    """F x m: what the labels, seen through each prior function, take from it."""
 
     def __call__(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of the posterior (N) and the functions' values (F x N) at N embeddings, in units of the values."""
-        process = self.head.process
-        t, x = process.tensors, process.standardise(embeddings)
-        cross = process.kernel(t.inducing, x)
-        mean = self.head.posterior.weights @ cross * t.std + t.mean
-        taken = (self.error @ self.head.posterior.whitening.double().T) @ cross
-        return mean.numpy(), (mean + (self.prior(x) - taken) * t.std).numpy()
+        prior = self.head.process.prior
+        t, x = prior.tensors, prior.standardise(embeddings)
+        cross = prior.kernel(t.inducing, x)
+        mean = self.head.own.weights @ cross * t.std + t.mean
+        return mean.numpy(), (mean + (self.functions(x) - self.correction @ cross) * t.std).numpy()
 
 
 def predict_together(
@@ -232,13 +262,22 @@ def predict_together(
     In single precision, with one covariance for all members.
     """
     process = heads[0].process
-    t, centre, scale = process.tensors, process.tensors.centre.float(), process.tensors.scale.float()
-    weights = torch.stack([head.posterior.weights for head in heads], dim=1).float()
+    prior, whitening, t = process.prior, process.posterior.whitening, process.prior.tensors
+    centre, scale = t.centre.float(), t.scale.float()
+    weights = torch.stack([head.own.weights for head in heads], dim=1).float()
     means, variances = [], []
     for block in torch.as_tensor(np.asarray(embeddings, dtype=np.float32)).split(BLOCK):
-        cross = process.to_inducing(block)
+        cross = prior.to_inducing(block)
         means.append((cross @ weights).T)
-        explained = torch.stack([(cross @ head.posterior.whitening).square().sum(1) for head in heads])
-        variances.append(process.kernel.diagonal((block - centre) / scale) - explained)
+        left = prior.kernel.diagonal((block - centre) / scale) - (cross @ whitening).square().sum(1)
+        excess = torch.stack([(cross @ head.own.excess).square().sum(1) for head in heads])
+        variances.append(left.clamp_min(1e-10) + excess)
     mean, variance = torch.cat(means, dim=1).double(), torch.cat(variances, dim=1).double()
-    return (mean * t.std + t.mean).numpy(), ((variance.clamp_min(1e-10) + t.noise).sqrt() * t.std).numpy()
+    return (mean * t.std + t.mean).numpy(), ((variance + t.noise).sqrt() * t.std).numpy()
+
+
+def _inverse(evidence: Evidence) -> Tensor:
+    """(1 + B)^-1, m x m."""
+    covariance = evidence.precision.clone()
+    covariance.diagonal().add_(1)
+    return torch.cholesky_inverse(torch.linalg.cholesky(covariance))

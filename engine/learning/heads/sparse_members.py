@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,10 +15,12 @@ from engine.learning.heads.gp import FIT_ROWS, GaussianProcessHead
 from engine.learning.heads.inducing import greedy_rows
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
 from engine.learning.heads.sparse import (
+    MemberTensors,
     PosteriorTensors,
     SharedTensors,
     SparseFunctions,
     SparseHead,
+    SparsePrior,
     SparseProcess,
     predict_together,
 )
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
 
 EXACT_ROWS = 6000
 """Up to this many labels Gaussian processes are exact."""
-INDUCING = 2000
+INDUCING = 4000
 """Inducing points of a sparse process."""
-_ALL = "all_"
-"""Before the names of the tensors that all labels give."""
-_CANDIDATES = 4
+_MATRICES = 10
+"""Square matrices of double precision that training has in memory at once besides the sums of each fold."""
+_CANDIDATES = 1.5
 """Inducing points are chosen among this many times as many training rows."""
 
 
@@ -56,8 +58,8 @@ class SparseMembers(Members[SparseHead]):
 
     @classmethod
     def needed_bytes(cls, data: TrainingData) -> int:
-        """See :meth:`Members.needed_bytes`: sums of each fold, and what the candidates for inducing points need."""
-        return 8 * INDUCING**2 * (2 * len(data.seeds) + 6) + 4 * _CANDIDATES * INDUCING**2
+        """See :meth:`Members.needed_bytes`: matrices of the inducing points, one a fold and some at once."""
+        return 8 * INDUCING**2 * (len(data.seeds) + _MATRICES)
 
     @classmethod
     def owns(cls, tensors: Mapping[str, Tensor]) -> bool:
@@ -67,21 +69,19 @@ class SparseMembers(Members[SparseHead]):
     @classmethod
     def fit_heads(cls, data: TrainingData) -> Iterable[SparseHead]:
         """See :meth:`Members.fit_heads`."""
-        process = fit_process(data)
+        prior = fit_prior(data)
         parts, folds = [], [np.flatnonzero(data.folds == k) for k in range(len(data.seeds))]
         for number, rows in enumerate(folds, start=1):
-            parts.append(process.evidence(data.embeddings[rows], data.values[rows]))
+            parts.append(prior.evidence(data.embeddings[rows], data.values[rows]))
             data.progress(f"sparse Gaussian process: read fold {number} of {len(folds)}")
         total = sum(parts[1:], parts[0])
         doubtful = 0
         for k, rows in enumerate(folds):
-            change, count = process.correction(data.embeddings[rows], data.values[rows], total - parts[k])
+            change, count = prior.correction(data.embeddings[rows], data.values[rows], total - parts[k])
             parts[k], doubtful = parts[k] + change, doubtful + count
-        data.progress(f"{len(process.tensors.inducing)} inducing points; {doubtful} labels contradict the others")
+        data.progress(f"{len(prior.tensors.inducing)} inducing points; {doubtful} labels contradict the others")
         total = sum(parts[1:], parts[0])
-        process = replace(process, whole=process.posterior(total))
-        for part in parts:
-            yield SparseHead(process, process.posterior(total - part))
+        yield from prior.members(prior.given(total), total, parts)
 
     @classmethod
     def predict_head(
@@ -103,21 +103,17 @@ class SparseMembers(Members[SparseHead]):
 
     def to_tensors(self) -> list[dict[str, Tensor]]:
         """See :meth:`Members.to_tensors`; the first has what all share."""
-        own = [head.posterior.to_tensors() for head in self.heads]
-        shared, whole = self.heads[0].process.tensors, self._whole
-        return [
-            {**shared.to_tensors(), **{_ALL + name: t for name, t in whole.to_tensors().items()}, **own[0]},
-            *own[1:],
-        ]
+        process, own = self.heads[0].process, [head.own.to_tensors() for head in self.heads]
+        return [{**process.prior.tensors.to_tensors(), **process.posterior.to_tensors(), **own[0]}, *own[1:]]
 
     @classmethod
     def from_tensors(
         cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
     ) -> SparseMembers:
         """See :meth:`Members.from_tensors`."""
-        whole = {name.removeprefix(_ALL): t for name, t in tensors[0].items() if name.startswith(_ALL)}
-        process = SparseProcess(SharedTensors.from_tensors(tensors[0]), PosteriorTensors.from_tensors(whole))
-        return cls(tuple(SparseHead(process, PosteriorTensors.from_tensors(each)) for each in tensors))
+        prior = SparsePrior(SharedTensors.from_tensors(tensors[0]))
+        process = SparseProcess(prior, PosteriorTensors.from_tensors(tensors[0]))
+        return cls(tuple(SparseHead(process, MemberTensors.from_tensors(each)) for each in tensors))
 
     def without(self, embeddings: NDArray[np.float32]) -> SparseMembers:
         """Impossible: a sparse process has no labels, only sums over them."""
@@ -130,14 +126,7 @@ class SparseMembers(Members[SparseHead]):
     @cached_property
     def process(self) -> MultiFidelityHead:
         """See :attr:`Members.process`."""
-        return SparseLowerFidelity.of_sparse(self.heads[0].process.tensors, self._whole, LOWER_FIDELITY)
-
-    @property
-    def _whole(self) -> PosteriorTensors:
-        whole = self.heads[0].process.whole
-        if whole is None:
-            raise TrainingError("these members were fitted apart; train them together to stand on them")
-        return whole
+        return SparseLowerFidelity.of_sparse(self.heads[0].process, LOWER_FIDELITY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,16 +149,16 @@ class SparseMemberFunctions:
         return np.stack(means), np.concatenate(drawn)
 
 
-def fit_process(data: TrainingData) -> SparseProcess:
+def fit_prior(data: TrainingData) -> SparsePrior:
     """Kernel, standardisation and noise fitted on some of the labels, and inducing points chosen among all rows."""
     order = np.random.default_rng(data.seed).permutation(len(data.values))
     some, backbone = order[:FIT_ROWS], data.backbone
     fitted = GaussianProcessHead.fit(
         data.embeddings[some], data.values[some], backbone.groups, data.seed, backbone.column_statistics
     )
-    candidates = fitted.standardise(data.embeddings[np.sort(order[: _CANDIDATES * INDUCING])])
+    candidates = fitted.standardise(data.embeddings[np.sort(order[: round(_CANDIDATES * INDUCING)])])
     inducing = candidates[greedy_rows(fitted.kernel, candidates, INDUCING)]
     names = ("centre", "scale", "lengthscale", "outputscale", "noise", "mean", "std", "columns")
-    return SparseProcess(
+    return SparsePrior(
         SharedTensors(**{name: vars(fitted.tensors)[name] for name in names}, inducing=inducing.contiguous())
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.learning.heads.multifidelity import MultiFidelityHead
 from engine.learning.heads.multifidelity_tensors import MultiFidelityTensors
-from engine.learning.heads.sparse import PosteriorTensors, SharedTensors
+from engine.learning.heads.sparse import PosteriorTensors, SparseProcess
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,9 @@ class SparseLowerFidelity(MultiFidelityHead):
     posterior: PosteriorTensors = field(kw_only=True)
 
     @classmethod
-    def of_sparse(cls, shared: SharedTensors, posterior: PosteriorTensors, fidelity: str) -> SparseLowerFidelity:
+    def of_sparse(cls, process: SparseProcess, fidelity: str) -> SparseLowerFidelity:
         """With inducing points in the place of labels."""
+        shared = process.prior.tensors
         m, kernels = len(shared.inducing), len(shared.columns)
         tensors = MultiFidelityTensors(
             **{
@@ -41,7 +42,7 @@ class SparseLowerFidelity(MultiFidelityHead):
             noise=shared.noise.reshape(1),
             mean=shared.mean.reshape(1),
         )
-        return cls(tensors, (fidelity,), posterior=posterior)
+        return cls(tensors, (fidelity,), posterior=process.posterior)
 
     @cached_property
     def _target(self) -> Tensor:
