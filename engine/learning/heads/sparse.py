@@ -17,7 +17,7 @@ noise_i; with B = Q diag(b) Q^T and W = L^-T Q diag(b / (1 + b))^(1/2) the poste
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.learning.heads.gp import BLOCK, OUTLIER
+from engine.learning.heads.gp import BLOCK, OUTLIER, GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.head_tensors import HeadTensors
 from engine.learning.heads.kernels import KernelToRows, PriorFunctions, SummedMatern
 
@@ -44,33 +44,12 @@ of them are alike."""
 
 
 @dataclass(frozen=True, eq=False)
-class SharedTensors(HeadTensors):
-    """What the members of one sparse process share: ``m`` inducing points, ``d`` columns, ``g`` groups; float64."""
-
-    centre: Tensor
-    scale: Tensor
-    """Standardisation of the columns, d each."""
-    inducing: Tensor
-    """Standardised inducing points, m x d."""
-    lengthscale: Tensor
-    outputscale: Tensor
-    """Length scale and variance of each group's kernel (g each), in units of the standardised target."""
-    noise: Tensor
-    """Variance of a new label's noise, in the same units."""
-    mean: Tensor
-    std: Tensor
-    """Of the values."""
-    columns: Tensor
-    """Where each group's columns start and stop, g x 2."""
-
-
-@dataclass(frozen=True, eq=False)
 class PosteriorTensors(HeadTensors):
     """What all labels say of the function at the m inducing points."""
 
     whitening: Tensor
     """W, m x m, float32: squared, the covariance with the inducing points times this is the explained variance."""
-    target: Tensor
+    whitened_target: Tensor
     """What W is multiplied by to give the mean, m."""
     remainder: Tensor
     """(1 + b)^(-1/2), m: standard deviation of what the labels leave open in each direction of W."""
@@ -91,31 +70,38 @@ class MemberTensors(HeadTensors):
 class SparsePrior:
     """A kernel with its inducing points, standardisation and noise: all but the labels."""
 
-    tensors: SharedTensors
+    head: GaussianProcessHead
+    """With the inducing points in the place of its training rows; no targets of its own are used."""
 
-    @cached_property
+    @classmethod
+    def of(cls, fitted: GaussianProcessHead, inducing: Tensor) -> SparsePrior:
+        """Kernel, standardisation and noise of a ``fitted`` exact process, with m standardised inducing points."""
+        nothing = inducing.new_zeros(len(inducing))
+        t = replace(fitted.tensors, x=inducing.contiguous(), target=nothing, row_noise=nothing.clone(), rows=None)
+        return cls(GaussianProcessHead(t))
+
+    @property
+    def tensors(self) -> GaussianProcessTensors:
+        """Those of the exact process; ``x`` are the inducing points."""
+        return self.head.tensors
+
+    @property
     def kernel(self) -> SummedMatern:
         """Prior covariance, in units of the standardised target."""
-        t = self.tensors
-        return SummedMatern([slice(start, stop) for start, stop in t.columns.tolist()], t.lengthscale, t.outputscale)
+        return self.head.kernel
 
     @cached_property
     def to_inducing(self) -> KernelToRows:
         """Covariance of any embeddings with the inducing points, in single precision."""
         t = self.tensors
-        return KernelToRows.of(self.kernel, t.inducing, t.centre, t.scale)
+        return KernelToRows.of(self.kernel, t.x, t.centre, t.scale)
 
     @cached_property
     def factor(self) -> Tensor:
         """L, m x m: lower Cholesky factor of the covariance of the inducing points."""
-        covariance = self.kernel(self.tensors.inducing, self.tensors.inducing)
+        covariance = self.kernel(self.tensors.x, self.tensors.x)
         covariance.diagonal().add_(_JITTER * float(covariance.diagonal().max()))
         return torch.linalg.cholesky(covariance)
-
-    def standardise(self, embeddings: NDArray[np.float32]) -> Tensor:
-        """N embeddings (N x d) in the columns of the inducing points."""
-        raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
-        return (raw - self.tensors.centre) / self.tensors.scale
 
     def standardised_target(self, values: NDArray[np.float64]) -> Tensor:
         """N values in units of the kernel."""
@@ -125,13 +111,13 @@ class SparsePrior:
         """Numbers, prior variance (b) and v (m x b) of the rows of N embeddings, a block of them at a time."""
         for start in range(0, len(embeddings), ROWS):
             rows = slice(start, min(start + ROWS, len(embeddings)))
-            x = self.standardise(embeddings[rows])
-            cross = self.kernel(self.tensors.inducing, x)
+            x = self.head.standardise(embeddings[rows])
+            cross = self.kernel(self.tensors.x, x)
             yield rows, self.kernel.diagonal(x), torch.linalg.solve_triangular(self.factor, cross, upper=False)
 
     def evidence(self, embeddings: NDArray[np.float32], values: NDArray[np.float64]) -> Evidence:
         """Sums over N labels."""
-        target, m = self.standardised_target(values), len(self.tensors.inducing)
+        target, m = self.standardised_target(values), len(self.tensors.x)
         precision, shift = target.new_zeros(m, m), target.new_zeros(m)
         for rows, _, v in self.whitened(embeddings):
             precision.addmm_(v, v.T)
@@ -146,7 +132,7 @@ class SparsePrior:
         As in an exact process, a label whose squared error is beyond :data:`OUTLIER` times its predicted variance gets
         a noise of its own: half its squared error.
         """
-        target, m = self.standardised_target(values), len(self.tensors.inducing)
+        target, m = self.standardised_target(values), len(self.tensors.x)
         factor = torch.linalg.cholesky(known.precision + torch.eye(m, dtype=target.dtype))
         mean = torch.cholesky_solve(known.shift[:, None], factor)[:, 0]
         precision, shift, count = target.new_zeros(m, m), target.new_zeros(m), 0
@@ -232,7 +218,7 @@ class SparseHead:
         prior, posterior = self.process.prior, self.process.posterior
         functions = PriorFunctions(prior.kernel, n_functions, generator)
         whitening, excess = posterior.whitening.double(), self.own.excess.double()
-        error = functions(prior.tensors.inducing) @ whitening + normal(len(posterior.target)) * posterior.remainder
+        error = functions(prior.tensors.x) @ whitening + normal(len(posterior.whitened_target)) * posterior.remainder
         return SparseFunctions(self, functions, error @ whitening.T + normal(excess.shape[1]) @ excess.T)
 
 
@@ -248,8 +234,8 @@ class SparseFunctions:
     def __call__(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of the posterior (N) and the functions' values (F x N) at N embeddings, in units of the values."""
         prior = self.head.process.prior
-        t, x = prior.tensors, prior.standardise(embeddings)
-        cross = prior.kernel(t.inducing, x)
+        t, x = prior.tensors, prior.head.standardise(embeddings)
+        cross = prior.kernel(t.x, x)
         mean = self.head.own.weights @ cross * t.std + t.mean
         return mean.numpy(), (mean + (self.functions(x) - self.correction @ cross) * t.std).numpy()
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from engine.exceptions import TrainingError
-from engine.learning.heads.gp import FIT_ROWS, GaussianProcessHead
+from engine.learning.heads.gp import FIT_ROWS, GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.inducing import greedy_rows
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
 from engine.learning.heads.sparse import (
     MemberTensors,
     PosteriorTensors,
-    SharedTensors,
     SparseFunctions,
     SparseHead,
     SparsePrior,
@@ -64,7 +63,7 @@ class SparseMembers(Members[SparseHead]):
     @classmethod
     def owns(cls, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these are the tensors of a first member of this kind."""
-        return "inducing" in tensors
+        return "whitening" in tensors
 
     @classmethod
     def fit_heads(cls, data: TrainingData) -> Iterable[SparseHead]:
@@ -79,7 +78,7 @@ class SparseMembers(Members[SparseHead]):
         for k, rows in enumerate(folds):
             change, count = prior.correction(data.embeddings[rows], data.values[rows], total - parts[k])
             parts[k], doubtful = parts[k] + change, doubtful + count
-        data.progress(f"{len(prior.tensors.inducing)} inducing points; {doubtful} labels contradict the others")
+        data.progress(f"{len(prior.tensors.x)} inducing points; {doubtful} labels contradict the others")
         total = sum(parts[1:], parts[0])
         yield from prior.members(prior.given(total), total, parts)
 
@@ -111,7 +110,7 @@ class SparseMembers(Members[SparseHead]):
         cls, tensors: Sequence[Mapping[str, Tensor]], backbone: AnyBackbone, lower: MultiFidelityHead | None
     ) -> SparseMembers:
         """See :meth:`Members.from_tensors`."""
-        prior = SparsePrior(SharedTensors.from_tensors(tensors[0]))
+        prior = SparsePrior(GaussianProcessHead(GaussianProcessTensors.from_tensors(tensors[0])))
         process = SparseProcess(prior, PosteriorTensors.from_tensors(tensors[0]))
         return cls(tuple(SparseHead(process, MemberTensors.from_tensors(each)) for each in tensors))
 
@@ -157,8 +156,4 @@ def fit_prior(data: TrainingData) -> SparsePrior:
         data.embeddings[some], data.values[some], backbone.groups, data.seed, backbone.column_statistics
     )
     candidates = fitted.standardise(data.embeddings[np.sort(order[: round(_CANDIDATES * INDUCING)])])
-    inducing = candidates[greedy_rows(fitted.kernel, candidates, INDUCING)]
-    names = ("centre", "scale", "lengthscale", "outputscale", "noise", "mean", "std", "columns")
-    return SparsePrior(
-        SharedTensors(**{name: vars(fitted.tensors)[name] for name in names}, inducing=inducing.contiguous())
-    )
+    return SparsePrior.of(fitted, candidates[greedy_rows(fitted.kernel, candidates, INDUCING)])

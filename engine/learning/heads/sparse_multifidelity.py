@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from engine.learning.heads.multifidelity import MultiFidelityHead
-from engine.learning.heads.multifidelity_tensors import MultiFidelityTensors
 from engine.learning.heads.sparse import PosteriorTensors, SparseProcess
 
 
@@ -27,26 +26,12 @@ class SparseLowerFidelity(MultiFidelityHead):
     @classmethod
     def of_sparse(cls, process: SparseProcess, fidelity: str) -> SparseLowerFidelity:
         """With inducing points in the place of labels."""
-        shared = process.prior.tensors
-        m, kernels = len(shared.inducing), len(shared.columns)
-        tensors = MultiFidelityTensors(
-            **{
-                name: vars(shared)[name] for name in ("centre", "scale", "columns", "lengthscale", "outputscale", "std")
-            },
-            x=shared.inducing,
-            target=shared.noise.new_zeros(m),
-            row_noise=shared.noise.new_zeros(m),
-            level=torch.zeros(m, dtype=torch.int64),
-            kernel_level=torch.zeros(kernels, dtype=torch.int64),
-            slope=shared.noise.new_zeros(1),
-            noise=shared.noise.reshape(1),
-            mean=shared.mean.reshape(1),
-        )
-        return cls(tensors, (fidelity,), posterior=process.posterior)
+        base = MultiFidelityHead.of(process.prior.head, fidelity)
+        return cls(base.tensors, base.fidelities, posterior=process.posterior)
 
     @cached_property
     def _target(self) -> Tensor:
-        return self.posterior.target
+        return self.posterior.whitened_target
 
     @cached_property
     def _whitening(self) -> Tensor:

@@ -73,7 +73,7 @@ def test_a_sparse_model_survives_the_disk(sparse, labelled, tmp_path):
     save_ensemble(sparse, tmp_path / "model")
     again = load_ensemble(tmp_path / "model")
     assert isinstance(again.members, SparseMembers)
-    assert len(again.members.heads[0].process.prior.tensors.inducing) == 25
+    assert len(again.members.heads[0].process.prior.tensors.x) == 25
     expected, found = (e.predict(labelled.featuriser, labelled.keys) for e in (sparse, again))
     np.testing.assert_array_equal(found.mean, expected.mean)
     np.testing.assert_array_equal(found.std, expected.std)

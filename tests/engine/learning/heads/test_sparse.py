@@ -11,7 +11,7 @@ import torch
 from engine.learning.heads.gp import GaussianProcessHead
 from engine.learning.heads.inducing import greedy_rows
 from engine.learning.heads.multifidelity import MultiFidelityHead
-from engine.learning.heads.sparse import Evidence, SharedTensors, SparseHead, SparsePrior, predict_together
+from engine.learning.heads.sparse import Evidence, SparseHead, SparsePrior, predict_together
 from engine.learning.heads.sparse_multifidelity import SparseLowerFidelity
 from tests.engine.learning.heads.test_gp import GROUPS, data
 
@@ -29,9 +29,7 @@ def exact() -> GaussianProcessHead:
 
 def prior(exact: GaussianProcessHead, rows: torch.Tensor | None = None) -> SparsePrior:
     """With the hyperparameters of an exact head, and some of its rows (all if none are named) as inducing points."""
-    names = ("centre", "scale", "lengthscale", "outputscale", "noise", "mean", "std", "columns")
-    inducing = exact.tensors.x if rows is None else exact.tensors.x[rows]
-    return SparsePrior(SharedTensors(**{name: vars(exact.tensors)[name] for name in names}, inducing=inducing))
+    return SparsePrior.of(exact, exact.tensors.x if rows is None else exact.tensors.x[rows])
 
 
 def given(own: SparsePrior, total: Evidence) -> SparseHead:
