@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     Standing = dict[str, tuple[StackedModel, NDArray[np.float64]]]
     """Models beside the members by kind, and their held-out estimates (n)."""
 
-_LESS_MEMORY = "give fewer labels, stop other programs, take a machine with more memory, or train head 'mlp'"
+_LESS_MEMORY = "give fewer labels, stop other programs, take a machine with more memory, or "
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +117,9 @@ def train_ensemble(
         run=run,
     )
     needed, what = _members_class(data, settings).needed_bytes(data), f"training on {len(labels.values):,} labels"
-    check_memory(needed, what, _LESS_MEMORY)
-    with one_thread(), memory_errors_explained(needed, what, _LESS_MEMORY):
+    advice = _LESS_MEMORY + ("train head 'mlp'" if data.lower is None else "train without the lower fidelity")
+    check_memory(needed, what, advice)
+    with one_thread(), memory_errors_explained(needed, what, advice):
         fit = _fit(data, settings)
         fit = replace(fit, members=fit.members.scoring(data), stacking=_with_all_labels(data, fit.stacking))
         baselines = baseline_metrics(data.embeddings[:, : len(STATISTICS)], data.values, folds, settings.seed)
@@ -141,7 +142,7 @@ class _Fit:
     @property
     def description(self) -> str:
         """What members are, for metrics and messages."""
-        kind = f"{self.settings.strategy} {self.settings.head}"
+        kind = " ".join(filter(None, (self.settings.strategy, self.members.variant, self.settings.head)))
         return f"{kind}, {self.tried}" if self.tried else kind
 
 

@@ -122,7 +122,7 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
         """See :meth:`Members.above_lower_fidelity`."""
         return MultiFidelityMembers
 
-    def without(self, embeddings: NDArray[np.float32]) -> GaussianProcessMembers:
+    def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> GaussianProcessMembers:
         """See :meth:`Members.without`; what was fitted stays."""
         whole = union(self.heads)
         t, rows = whole.tensors, whole.standardise(embeddings)

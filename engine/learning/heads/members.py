@@ -125,6 +125,8 @@ class Members(ABC, Generic[Head]):
 
     kind: ClassVar[str]
     """Value of the setting ``head``."""
+    variant: ClassVar[str] = ""
+    """Word before it in descriptions, where there are several kinds of one value."""
     is_network: ClassVar[bool] = False
     """Whether the heads are fine-tuned networks, so that a strategy has to say what learns."""
     is_stacked: ClassVar[bool] = False
@@ -199,8 +201,8 @@ class Members(ABC, Generic[Head]):
         """Kind of members that learn what labels add to the process of a lower fidelity."""
         raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
 
-    def without(self, embeddings: NDArray[np.float32]) -> Members[Head]:
-        """Members that do not know the labels of the crystals with these embeddings (N x d)."""
+    def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> Members[Head]:
+        """Members that do not know the labels of the crystals with these content hashes (N) and embeddings (N x d)."""
         raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
 
     @property

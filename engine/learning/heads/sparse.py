@@ -16,6 +16,7 @@ noise_i; with B = Q diag(b) Q^T and W = L^-T Q diag(b / (1 + b))^(1/2) the poste
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -53,6 +54,18 @@ class PosteriorTensors(HeadTensors):
     """What W is multiplied by to give the mean, m."""
     remainder: Tensor
     """(1 + b)^(-1/2), m: standard deviation of what the labels leave open in each direction of W."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTensors(HeadTensors):
+    """All n labels, so that some may be taken away again."""
+
+    label_key: Tensor
+    """Number of each crystal (int64), see :func:`label_keys`."""
+    label_target: Tensor
+    """Standardised values."""
+    label_noise: Tensor
+    """Variance of the noise of each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +139,8 @@ class SparsePrior:
 
     def correction(
         self, embeddings: NDArray[np.float32], values: NDArray[np.float64], known: Evidence
-    ) -> tuple[Evidence, int]:
-        """What to add to the sums over N labels for those that ``known`` labels contradict, and how many these are.
+    ) -> tuple[Evidence, Tensor]:
+        """What to add to the sums over N labels for those that ``known`` labels contradict; then the noise of each, N.
 
         As in an exact process, a label whose squared error is beyond :data:`OUTLIER` times its predicted variance gets
         a noise of its own: half its squared error.
@@ -135,28 +148,25 @@ class SparsePrior:
         target, m = self.standardised_target(values), len(self.tensors.x)
         factor = torch.linalg.cholesky(known.precision + torch.eye(m, dtype=target.dtype))
         mean = torch.cholesky_solve(known.shift[:, None], factor)[:, 0]
-        precision, shift, count = target.new_zeros(m, m), target.new_zeros(m), 0
-        noise = self.tensors.noise
+        precision, shift, noise = target.new_zeros(m, m), target.new_zeros(m), self.tensors.noise
+        own = noise.expand(len(target)).clone()
         for rows, prior, v in self.whitened(embeddings):
             square = (target[rows] - mean @ v).square()
             unseen = (prior - v.square().sum(0)).clamp_min_(0) + noise
             far = torch.nonzero(square > OUTLIER * unseen)[:, 0]
             variance = unseen[far] + torch.linalg.solve_triangular(factor, v[:, far], upper=False).square().sum(0)
             far = far[square[far] > OUTLIER * variance]
-            weighted = v[:, far] * (1 / (square[far] / 2).maximum(noise) - 1 / noise)
+            own[rows][far] = (square[far] / 2).maximum(noise)
+            weighted = v[:, far] * (1 / own[rows][far] - 1 / noise)
             precision.addmm_(weighted, v[:, far].T)
             shift.addmv_(weighted, target[rows][far])
-            count += len(far)
-        return Evidence(precision, shift), count
+        return Evidence(precision, shift), own
 
-    def given(self, evidence: Evidence) -> SparseProcess:
-        """The process given labels."""
-        found, directions = torch.linalg.eigh(evidence.precision)
-        b = found.clamp_min(0)
-        turned = directions.T @ evidence.shift
-        whitening = torch.linalg.solve_triangular(self.factor.T, directions, upper=True) * (b / (1 + b)).sqrt()
-        target = torch.where(b > 0, turned / (b * (1 + b)).sqrt().clamp_min(1e-12), torch.zeros_like(b))
-        return SparseProcess(self, PosteriorTensors(whitening.float(), target, (1 + b).rsqrt()))
+    def given(self, evidence: Evidence, labels: LabelTensors) -> SparseProcess:
+        """The process given labels and the sums over them."""
+        b, directions = torch.linalg.eigh(evidence.precision)
+        basis = torch.linalg.solve_triangular(self.factor.T, directions, upper=True)
+        return SparseProcess(self, _posterior(basis, b, directions.T @ evidence.shift), labels)
 
     def members(self, process: SparseProcess, total: Evidence, parts: Sequence[Evidence]) -> Iterator[SparseHead]:
         """The ``process`` given ``total``, without each of ``parts`` of it in turn."""
@@ -194,6 +204,30 @@ class SparseProcess:
 
     prior: SparsePrior
     posterior: PosteriorTensors
+    labels: LabelTensors
+
+    @property
+    def weights(self) -> Tensor:
+        """The mean is the covariance with the inducing points times these, m."""
+        return self.posterior.whitening.double() @ self.posterior.whitened_target
+
+    def without(self, keys: Tensor, embeddings: NDArray[np.float32]) -> SparseProcess:
+        """The process without its labels of N crystals (:func:`label_keys`, N x d); others among them are ignored."""
+        number = {key: row for row, key in enumerate(self.labels.label_key.tolist())}
+        found = [(row, number[key]) for row, key in enumerate(keys.tolist()) if key in number]
+        given, rows = (np.array(part, dtype=np.int64) for part in zip(*found, strict=True)) if found else ([], [])
+        kept = torch.ones(len(number), dtype=torch.bool)
+        kept[rows] = False
+        target, noise = self.labels.label_target[rows], self.labels.label_noise[rows]
+        p = self.posterior
+        b = (p.remainder.square().reciprocal() - 1).clamp_min(1e-12)
+        basis = p.whitening.double() * ((1 + b) / b).sqrt()
+        x = self.prior.head.standardise(embeddings[given])
+        v = basis.T @ self.prior.kernel(self.prior.tensors.x, x)
+        shift = p.whitened_target * (b * (1 + b)).sqrt() - v @ (target / noise)
+        left, turn = torch.linalg.eigh(torch.diag(b) - (v / noise) @ v.T)
+        labels = LabelTensors(**{name: tensor[kept] for name, tensor in self.labels.to_tensors().items()})
+        return SparseProcess(self.prior, _posterior(basis @ turn, left, turn.T @ shift), labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,6 +294,19 @@ def predict_together(
         variances.append(left.clamp_min(1e-10) + excess)
     mean, variance = torch.cat(means, dim=1).double(), torch.cat(variances, dim=1).double()
     return (mean * t.std + t.mean).numpy(), ((variance + t.noise).sqrt() * t.std).numpy()
+
+
+def label_keys(keys: Sequence[str]) -> Tensor:
+    """Numbers of N content hashes, int64."""
+    digests = [hashlib.sha256(key.encode()).digest()[:8] for key in keys]
+    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)
+
+
+def _posterior(basis: Tensor, found: Tensor, shift: Tensor) -> PosteriorTensors:
+    """From L^-T Q (m x m), b (m; rounding may have made it negative) and Q^T c (m)."""
+    b = found.clamp_min(0)
+    target = torch.where(b > 0, shift / (b * (1 + b)).sqrt().clamp_min(1e-12), torch.zeros_like(b))
+    return PosteriorTensors((basis * (b / (1 + b)).sqrt()).float(), target, (1 + b).rsqrt())
 
 
 def _inverse(evidence: Evidence) -> Tensor:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 
-from engine.exceptions import TrainingError
 from engine.learning.heads.gp import FIT_ROWS, GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.inducing import greedy_rows
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
 from engine.learning.heads.sparse import (
+    LabelTensors,
     MemberTensors,
     PosteriorTensors,
     SparseFunctions,
     SparseHead,
     SparsePrior,
     SparseProcess,
+    label_keys,
     predict_together,
 )
 from engine.learning.heads.sparse_multifidelity import SparseLowerFidelity
@@ -52,6 +54,7 @@ class SparseMembers(Members[SparseHead]):
     """
 
     kind: ClassVar[str] = "gp"
+    variant: ClassVar[str] = "sparse"
     is_stacked: ClassVar[bool] = True
     has_process: ClassVar[bool] = True
 
@@ -74,13 +77,15 @@ class SparseMembers(Members[SparseHead]):
             parts.append(prior.evidence(data.embeddings[rows], data.values[rows]))
             data.progress(f"sparse Gaussian process: read fold {number} of {len(folds)}")
         total = sum(parts[1:], parts[0])
-        doubtful = 0
+        noise = prior.tensors.noise.repeat(len(data.values))
         for k, rows in enumerate(folds):
-            change, count = prior.correction(data.embeddings[rows], data.values[rows], total - parts[k])
-            parts[k], doubtful = parts[k] + change, doubtful + count
-        data.progress(f"{len(prior.tensors.x)} inducing points; {doubtful} labels contradict the others")
+            change, noise[rows] = prior.correction(data.embeddings[rows], data.values[rows], total - parts[k])
+            parts[k] += change
+        doubtful = torch.count_nonzero(noise > prior.tensors.noise)
+        data.progress(f"{len(prior.tensors.x):,} inducing points; {doubtful:,} labels contradict the others")
         total = sum(parts[1:], parts[0])
-        yield from prior.members(prior.given(total), total, parts)
+        labels = LabelTensors(label_keys(data.crystals.keys), prior.standardised_target(data.values), noise)
+        yield from prior.members(prior.given(total, labels), total, parts)
 
     @classmethod
     def predict_head(
@@ -103,7 +108,8 @@ class SparseMembers(Members[SparseHead]):
     def to_tensors(self) -> list[dict[str, Tensor]]:
         """See :meth:`Members.to_tensors`; the first has what all share."""
         process, own = self.heads[0].process, [head.own.to_tensors() for head in self.heads]
-        return [{**process.prior.tensors.to_tensors(), **process.posterior.to_tensors(), **own[0]}, *own[1:]]
+        shared = (process.prior.tensors, process.posterior, process.labels)
+        return [{name: t for part in shared for name, t in part.to_tensors().items()} | own[0], *own[1:]]
 
     @classmethod
     def from_tensors(
@@ -111,15 +117,17 @@ class SparseMembers(Members[SparseHead]):
     ) -> SparseMembers:
         """See :meth:`Members.from_tensors`."""
         prior = SparsePrior(GaussianProcessHead(GaussianProcessTensors.from_tensors(tensors[0])))
-        process = SparseProcess(prior, PosteriorTensors.from_tensors(tensors[0]))
+        posterior, labels = PosteriorTensors.from_tensors(tensors[0]), LabelTensors.from_tensors(tensors[0])
+        process = SparseProcess(prior, posterior, labels)
         return cls(tuple(SparseHead(process, MemberTensors.from_tensors(each)) for each in tensors))
 
-    def without(self, embeddings: NDArray[np.float32]) -> SparseMembers:
-        """Impossible: a sparse process has no labels, only sums over them."""
-        raise TrainingError(
-            f"{len(embeddings):,} crystals are labelled both here and in the model of the lower fidelity, which is a "
-            f"sparse one (more than {EXACT_ROWS:,} labels) and cannot forget them; train that model again without "
-            f"them, or on at most {EXACT_ROWS:,} labels"
+    def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> SparseMembers:
+        """See :meth:`Members.without`; the mean of each member changes as that of the process with all labels does."""
+        before = self.heads[0].process
+        process = before.without(label_keys(keys), embeddings)
+        change = process.weights - before.weights
+        return SparseMembers(
+            tuple(SparseHead(process, replace(head.own, weights=head.own.weights + change)) for head in self.heads)
         )
 
     @cached_property

@@ -11,12 +11,13 @@ import torch
 from engine.learning.heads.gp import GaussianProcessHead
 from engine.learning.heads.inducing import greedy_rows
 from engine.learning.heads.multifidelity import MultiFidelityHead
-from engine.learning.heads.sparse import Evidence, SparseHead, SparsePrior, predict_together
+from engine.learning.heads.sparse import Evidence, LabelTensors, SparseHead, SparsePrior, label_keys, predict_together
 from engine.learning.heads.sparse_multifidelity import SparseLowerFidelity
 from tests.engine.learning.heads.test_gp import GROUPS, data
 
 SINGLE = 2e-3
 """Relative error of a variance in single precision; means are ten times as exact."""
+LABELS = LabelTensors(*torch.zeros(3, 0))
 FOLDS = np.random.default_rng(3).permutation(40) % 4
 
 
@@ -34,7 +35,7 @@ def prior(exact: GaussianProcessHead, rows: torch.Tensor | None = None) -> Spars
 
 def given(own: SparsePrior, total: Evidence) -> SparseHead:
     """A member that no label is missing from."""
-    return next(own.members(own.given(total), total, [total - total]))
+    return next(own.members(own.given(total, LABELS), total, [total - total]))
 
 
 def fitted(exact: GaussianProcessHead, rows: torch.Tensor | None = None) -> SparseHead:
@@ -77,7 +78,7 @@ def test_a_fold_taken_away_was_never_there(exact):
     own = prior(exact, torch.arange(0, 40, 2))
     parts = [own.evidence(x[k == FOLDS], y[k == FOLDS]) for k in range(4)]
     total = sum(parts[1:], parts[0])
-    heads = list(own.members(own.given(total), total, parts))
+    heads = list(own.members(own.given(total, LABELS), total, parts))
     together = predict_together(heads, new)
     for k, head in enumerate(heads):
         rest = given(own, own.evidence(x[k != FOLDS], y[k != FOLDS]))
@@ -101,7 +102,7 @@ def test_draws_have_the_posterior_s_mean_and_variance(exact):
     own = prior(exact, torch.arange(0, 40, 2))
     parts = [own.evidence(x[rows], y[rows]) for rows in (slice(0, 25), slice(25, None))]
     total = parts[0] + parts[1]
-    head = list(own.members(own.given(total), total, parts))[1]
+    head = list(own.members(own.given(total, LABELS), total, parts))[1]
     new, _ = data(30, seed=5)
     mean, std = head.predict(new)
     scatter = np.sqrt(std**2 - float(exact.tensors.noise * exact.tensors.std.square()))
@@ -119,14 +120,14 @@ def test_a_label_that_the_others_contradict_counts_less(exact):
     x, y = data(noise=0.2)
     own = prior(exact)
     known, wrong = own.evidence(x[1:], y[1:]), y[:1] + 10
-    change, count = own.correction(x[:1], wrong, known)
-    assert count == 1
+    change, noise = own.correction(x[:1], wrong, known)
+    assert noise > 10 * own.tensors.noise
     false = known + own.evidence(x[:1], wrong)
     at_it = [float(given(own, e).predict(x[:1])[0][0]) for e in (known, false + change, false)]
     assert at_it[0] < at_it[1] < at_it[2]
     assert at_it[1] - at_it[0] < 0.3 * (at_it[2] - at_it[0])
-    change, count = own.correction(x[:1], y[:1], known)
-    assert count == 0
+    change, noise = own.correction(x[:1], y[:1], known)
+    assert noise == own.tensors.noise
     assert not change.precision.any()
 
 
@@ -159,3 +160,23 @@ def test_a_higher_fidelity_stands_on_it_as_on_an_exact_one(exact):
         assert 0.95 < (drawn.var(0) / same.var(0)).mean() < 1.05
     again = lower.with_upper(sparse.upper(lower), "dear")
     np.testing.assert_array_equal(again.predict(new)[0], sparse.predict(new)[0])
+
+
+def test_labels_that_are_taken_away_were_never_there(exact):
+    x, y = data(noise=0.2)
+    own = prior(exact, torch.arange(0, 40, 2))
+    keys = [f"crystal {k}" for k in range(40)]
+    labels = LabelTensors(label_keys(keys), own.standardised_target(y), own.tensors.noise.repeat(40))
+    whole = own.given(own.evidence(x, y), labels)
+    gone = np.array([3, 17, 20, 36])
+    left = whole.without(label_keys([*(keys[k] for k in gone), "another"]), np.append(x[gone], x[:1] + 1, axis=0))
+    rest = np.delete(np.arange(40), gone)
+    expected = own.given(own.evidence(x[rest], y[rest]), LABELS)
+    cross = own.kernel(own.head.standardise(data(30, seed=5)[0]), own.tensors.x)
+    assert (cross @ (whole.weights - expected.weights)).abs().max() > 0.05
+    np.testing.assert_allclose(cross @ left.weights, cross @ expected.weights, atol=2e-4)
+    explained = [(cross @ process.posterior.whitening.double()).square().sum(1) for process in (left, expected)]
+    np.testing.assert_allclose(*explained, atol=2e-4)
+    assert left.labels.label_key.tolist() == label_keys([keys[k] for k in rest]).tolist()
+    same = whole.without(label_keys(["another"]), x[:1])
+    np.testing.assert_allclose(cross @ same.weights, cross @ whole.weights, atol=2e-4)
