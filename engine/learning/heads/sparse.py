@@ -214,8 +214,8 @@ class SparseProcess:
     def without(self, keys: Tensor, embeddings: NDArray[np.float32]) -> SparseProcess:
         """The process without its labels of N crystals (:func:`label_keys`, N x d); others among them are ignored."""
         number = {key: row for row, key in enumerate(self.labels.label_key.tolist())}
-        found = [(row, number[key]) for row, key in enumerate(keys.tolist()) if key in number]
-        given, rows = (np.array(part, dtype=np.int64) for part in zip(*found, strict=True)) if found else ([], [])
+        given = np.array([row for row, key in enumerate(keys.tolist()) if key in number], dtype=np.int64)
+        rows = torch.tensor([number[key] for key in keys[given].tolist()], dtype=torch.int64)
         kept = torch.ones(len(number), dtype=torch.bool)
         kept[rows] = False
         target, noise = self.labels.label_target[rows], self.labels.label_noise[rows]
