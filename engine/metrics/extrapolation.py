@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 NEIGHBOURS = 5
 REFERENCES = 1000
 """Most reference rows for distances; of more training rows, a random sample, which leaves ranks unbiased."""
+HELD_OUT_REFERENCES = 6000
+"""The same for rows that were held out."""
 DIRECTIONS = 64
 """Number of random directions that more columns are projected on."""
 _BLOCK = 8192
@@ -88,13 +90,20 @@ class TrainingDistance:
 def held_out_distances(
     embeddings: NDArray[np.float32], folds: NDArray[np.int64], *, neighbours: int = NEIGHBOURS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Distance of each training row (n) to the rows of the other folds, on which its held-out prediction is based."""
+    """Distance of each training row (n) to the rows of the other folds, on which its held-out prediction is based.
+
+    To at most :data:`HELD_OUT_REFERENCES` of them, a random sample of more, so that time grows with n and not with its
+    square.
+    """
     rows = np.asarray(embeddings, dtype=np.float32)
-    centre, projection = _projection(rows, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    centre, projection = _projection(rows, rng)
     points = _project(rows, centre, projection)
     distances = np.empty(len(rows))
     for k in np.unique(folds):
         held, known = np.flatnonzero(folds == k), np.flatnonzero(folds != k)
+        if len(known) > HELD_OUT_REFERENCES:
+            known = rng.choice(known, HELD_OUT_REFERENCES, replace=False)
         distances[held] = _nearest(points[held], points[known], min(neighbours, len(known)))
     return distances
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tests.benchmarks.measure import Measure
 
 NAMES = ("start", "store", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
-LONG = ("backtests", "scale")
-"""Of hours and of half an hour; only when named."""
+LONG = ("backtests", "scale", "labels")
+"""Of half an hour to hours; only when named."""
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ class Ensemble:
         text = "\n".join([self.data_hash, *sorted(dropped)])
         return replace(
             self,
-            members=self.members.without(embeddings),
+            members=self.members.without(keys, embeddings),
             data_hash=hashlib.sha256(text.encode()).hexdigest(),
             seen=tuple(key for key in self.seen if key not in dropped),
             stacking=None,

@@ -38,7 +38,8 @@ class EnsembleSettings:
     """``frozen``: heads on cached embeddings; ``auto``: with networks (``full``) where there are labels enough; or what
     networks train, see :mod:`engine.learning.networks.strategies` (``full``, ``last``, ``head``, ``blocks:k``, ...)."""
     head: str = "gp"
-    """``gp`` and ``mlp`` read embeddings, and a ``gp`` is stacked with trees and with networks where any are trained;
+    """``gp`` and ``mlp`` read embeddings, and a ``gp`` is stacked with trees and with networks where any are trained
+    (sparse above :data:`engine.learning.heads.sparse_members.EXACT_ROWS` labels);
     ``network``: the networks' own heads; or another of :data:`engine.learning.heads.registry.HEADS`."""
     members: int = 5
     seed: int = 0

@@ -87,6 +87,7 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     kind, process = settings.members_class, None
     if lower is not None:
         kind, process = kind.above_lower_fidelity(), lower.members.process
+    kind = kind.of_tensors(tensors[0])
     files = {f["path"]: load(_read_checked(folder / f["path"], f["sha256"])) for f in record["files"]}
     return Ensemble(
         backbone=backbone,

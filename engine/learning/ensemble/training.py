@@ -30,6 +30,7 @@ from engine.learning.ensemble.stacking import StackedModel, Stacking, held_out_w
 from engine.learning.features.statistics import STATISTICS
 from engine.learning.heads.members import ONLY_GAUSSIAN_PROCESSES, AnyMembers, TrainingData
 from engine.learning.heads.trees import Trees
+from engine.learning.memory import check_memory, memory_errors_explained
 from engine.learning.networks.committee import NetworkCommittee, held_out
 from engine.learning.networks.graph_data import Crystals
 from engine.learning.seeding import one_thread
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
     Standing = dict[str, tuple[StackedModel, NDArray[np.float64]]]
     """Models beside the members by kind, and their held-out estimates (n)."""
+
+_LESS_MEMORY = "give fewer labels, stop other programs, take a machine with more memory, or "
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +116,14 @@ def train_ensemble(
         workers=workers,
         run=run,
     )
-    with one_thread():
+    needed, what = _members_class(data, settings).needed_bytes(data), f"training on {len(labels.values):,} labels"
+    advice = _LESS_MEMORY + ("train head 'mlp'" if data.lower is None else "train without the lower fidelity")
+    check_memory(needed, what, advice)
+    with one_thread(), memory_errors_explained(needed, what, advice):
         fit = _fit(data, settings)
         fit = replace(fit, members=fit.members.scoring(data), stacking=_with_all_labels(data, fit.stacking))
         baselines = baseline_metrics(data.embeddings[:, : len(STATISTICS)], data.values, folds, settings.seed)
-    return _calibrated(data, labels, fit, baselines, lower_fidelity)
+        return _calibrated(data, labels, fit, baselines, lower_fidelity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +142,14 @@ class _Fit:
     @property
     def description(self) -> str:
         """What members are, for metrics and messages."""
-        kind = f"{self.settings.strategy} {self.settings.head}"
+        kind = " ".join(filter(None, (self.settings.strategy, self.members.variant, self.settings.head)))
         return f"{kind}, {self.tried}" if self.tried else kind
 
 
 def _fit(data: TrainingData, settings: EnsembleSettings) -> _Fit:
     """Fit every member without its fold, and predict that fold with it."""
     values, folds = data.values, data.folds
-    kind = settings.members_class if data.lower is None else settings.members_class.above_lower_fidelity()
+    kind = _members_class(data, settings)
     if settings.networks:
         data.networks  # noqa: B018  # trained before the members
     heads = []
@@ -158,6 +164,12 @@ def _fit(data: TrainingData, settings: EnsembleSettings) -> _Fit:
     without_own = np.isnan(std)
     std[without_own] = _spread_from_other_folds(mean - values, folds)[without_own]
     return _stacked(data, _Fit(settings, kind(tuple(heads)), mean, std))
+
+
+def _members_class(data: TrainingData, settings: EnsembleSettings) -> type[AnyMembers]:
+    """Kind of members for so many labels, above a lower fidelity or not."""
+    kind = settings.members_class
+    return kind.of_labels(len(data.values)) if data.lower is None else kind.above_lower_fidelity()
 
 
 def _stacked(data: TrainingData, fit: _Fit) -> _Fit:

@@ -55,7 +55,7 @@ _CHOICE_ROWS = 200
 """Below this many labels it is tested whether the bonding statistics help; above they always did."""
 _ROBUST_ROWS = 50
 """With fewer labels none is called an outlier."""
-_OUTLIER = 6.0
+OUTLIER = 6.0
 """Squared leave-one-out error, in units of its predicted variance, beyond which a label gets noise of its own."""
 
 
@@ -176,7 +176,7 @@ class GaussianProcessHead:
     def with_outlier_noise(self) -> GaussianProcessHead:
         """The same head with more noise on labels that the others contradict."""
         error, variance = self._leave_one_out()
-        doubtful = error.square() > _OUTLIER * variance
+        doubtful = error.square() > OUTLIER * variance
         noise = torch.where(doubtful, error.square() / 2, self.tensors.row_noise).maximum(self.tensors.noise)
         return GaussianProcessHead(replace(self.tensors, row_noise=noise))
 

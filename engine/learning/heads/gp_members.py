@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from engine.learning.heads.folds import FoldPredictor, kept_rows, union
 from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
 from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
+from engine.learning.heads.sparse_members import EXACT_ROWS, SparseMembers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _SAME = 0.01
 """Distance of standardised embeddings below which two crystals are one: single precision moves an embedding by up to
 0.0003, two relaxations of a compound lie 0.1 apart."""
+
+_MATRICES = 10
+"""Square matrices of double precision that exact training has in memory at once, by measurement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,21 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
     kind: ClassVar[str] = "gp"
     is_stacked: ClassVar[bool] = True
     has_process: ClassVar[bool] = True
+
+    @classmethod
+    def of_labels(cls, n_labels: int) -> type[Members[Any]]:
+        """See :meth:`Members.of_labels`; sparse ones above :data:`EXACT_ROWS`."""
+        return cls if n_labels <= EXACT_ROWS else SparseMembers
+
+    @classmethod
+    def needed_bytes(cls, data: TrainingData) -> int:
+        """See :meth:`Members.needed_bytes`."""
+        return _MATRICES * 8 * len(data.values) ** 2
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> type[Members[Any]]:
+        """See :meth:`Members.of_tensors`."""
+        return SparseMembers if SparseMembers.owns(tensors) else cls
 
     @classmethod
     def fit_heads(cls, data: TrainingData) -> Iterable[GaussianProcessHead]:
@@ -103,7 +122,7 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
         """See :meth:`Members.above_lower_fidelity`."""
         return MultiFidelityMembers
 
-    def without(self, embeddings: NDArray[np.float32]) -> GaussianProcessMembers:
+    def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> GaussianProcessMembers:
         """See :meth:`Members.without`; what was fitted stays."""
         whole = union(self.heads)
         t, rows = whole.tensors, whole.standardise(embeddings)
@@ -134,6 +153,12 @@ class MultiFidelityMembers(Members[MultiFidelityHead]):
 
     kind: ClassVar[str] = "multifidelity"
     is_stacked: ClassVar[bool] = True
+
+    @classmethod
+    def needed_bytes(cls, data: TrainingData) -> int:
+        """See :meth:`Members.needed_bytes`; every member has matrices of its labels, and with those beneath."""
+        n, beneath, members = len(data.values), len(_known(data.lower).tensors.x), len(data.seeds)
+        return 8 * n * beneath + members * (20 * n * beneath + 32 * n * n)
 
     @classmethod
     def fit_heads(cls, data: TrainingData) -> Iterable[MultiFidelityHead]:

@@ -125,6 +125,8 @@ class Members(ABC, Generic[Head]):
 
     kind: ClassVar[str]
     """Value of the setting ``head``."""
+    variant: ClassVar[str] = ""
+    """Word before it in descriptions, where there are several kinds of one value."""
     is_network: ClassVar[bool] = False
     """Whether the heads are fine-tuned networks, so that a strategy has to say what learns."""
     is_stacked: ClassVar[bool] = False
@@ -134,6 +136,21 @@ class Members(ABC, Generic[Head]):
     """Whether a higher fidelity may stand on :attr:`process`."""
 
     heads: tuple[Head, ...]
+
+    @classmethod
+    def of_labels(cls, n_labels: int) -> type[Members[Any]]:
+        """Kind of members that learns this many labels."""
+        return cls
+
+    @classmethod
+    def needed_bytes(cls, data: TrainingData) -> int:
+        """Memory that training on ``data`` takes beside the data, roughly; 0 where it does not grow with the rows."""
+        return 0
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> type[Members[Any]]:
+        """Kind of members whose first has these tensors."""
+        return cls
 
     @classmethod
     @abstractmethod
@@ -184,8 +201,8 @@ class Members(ABC, Generic[Head]):
         """Kind of members that learn what labels add to the process of a lower fidelity."""
         raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
 
-    def without(self, embeddings: NDArray[np.float32]) -> Members[Head]:
-        """Members that do not know the labels of the crystals with these embeddings (N x d)."""
+    def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> Members[Head]:
+        """Members that do not know the labels of the crystals with these content hashes (N) and embeddings (N x d)."""
         raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
 
     @property

@@ -180,11 +180,11 @@ class MultiFidelityHead:
         discrepancies = [
             PriorFunctions(self._discrepancy(level), n_functions, generator) for level in range(len(self.fidelities))
         ]
-        noise = torch.randn(n_functions, len(t.x), generator=generator, dtype=torch.float64) * t.row_noise.sqrt()
-        at_labels = torch.empty_like(noise)
+        normal = torch.randn(n_functions, len(t.x), generator=generator, dtype=torch.float64)
+        at_labels = torch.empty_like(normal)
         for loadings, rows in zip(self._loadings, self._rows, strict=True):
             at_labels[:, rows] = _prior(discrepancies, loadings, t.x[rows])
-        return MultiFidelityFunctions(self, discrepancies, self._whitened(at_labels + noise))
+        return MultiFidelityFunctions(self, discrepancies, self._whitened(at_labels, normal))
 
     def variance_reduction(
         self, embeddings: NDArray[np.float32], fidelity: str, reference: NDArray[np.float32] | None = None
@@ -233,7 +233,9 @@ class MultiFidelityHead:
     @cached_property
     def _target(self) -> Tensor:
         """Whitened targets of the labels, fidelity by fidelity, n."""
-        return self._whitened(self.tensors.target[None])[0]
+        target = self.tensors.target[None]
+        beneath = target[:, :0] if self.lower is None else self.lower._target[None]
+        return self._with_top(beneath, target[:, self._rows[len(self.fidelities) - 1]])[0]
 
     @cached_property
     def _groups(self) -> list[slice]:
@@ -266,13 +268,24 @@ class MultiFidelityHead:
         raw = torch.as_tensor(np.asarray(embeddings, dtype=np.float64))
         return (raw - self.tensors.centre) / self.tensors.scale
 
-    def _whitened(self, values: Tensor) -> Tensor:
-        """Values at the labels (F x n, as the tensors have them) times the inverse factor, fidelity by fidelity."""
-        own, top = self._own, len(self.fidelities) - 1
-        beneath = values[:, :0]
+    def _whitened(self, values: Tensor, normal: Tensor | None = None) -> Tensor:
+        """Values at the labels (F x n, as the tensors have them) times the inverse factor, fidelity by fidelity.
+
+        With noise of the labels where standard ``normal`` numbers (F x n) are given for it.
+        """
+        top, rows = len(self.fidelities) - 1, self._rows[len(self.fidelities) - 1]
+        beneath, at_top = values[:, :0], values[:, rows]
         if self.lower is not None:
-            beneath = self.lower._whitened(values[:, self.tensors.level < top])
-        rest = values[:, self._rows[top]] - beneath @ own.link.T
+            below = self.tensors.level < top
+            beneath = self.lower._whitened(values[:, below], None if normal is None else normal[:, below])
+        if normal is not None:
+            at_top = at_top + normal[:, rows] * self.tensors.row_noise[rows].sqrt()
+        return self._with_top(beneath, at_top)
+
+    def _with_top(self, beneath: Tensor, at_top: Tensor) -> Tensor:
+        """Whitened values (F x n) from those of the fidelities beneath and the values at the labels of the highest."""
+        own = self._own
+        rest = at_top - beneath @ own.link.T
         return torch.cat([beneath, torch.linalg.solve_triangular(own.factor, rest, upper=True, left=False)], dim=1)
 
     def _seen(self, x: Tensor, level: int, known: Tensor | None = None) -> Tensor:

@@ -63,6 +63,18 @@ def test_held_out_rows_do_not_count_themselves_or_their_fold():
     assert held_out_distances(rows, np.array([0, 0, 1, 1]), neighbours=1) == pytest.approx(2.0)
 
 
+def test_distances_of_held_out_rows_are_to_a_part_of_very_many(monkeypatch: pytest.MonkeyPatch):
+    rows = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    folds = np.arange(300) % 3
+    every = extrapolation.held_out_distances(rows, folds)
+    monkeypatch.setattr(extrapolation, "HELD_OUT_REFERENCES", 200)
+    np.testing.assert_array_equal(extrapolation.held_out_distances(rows, folds), every)
+    monkeypatch.setattr(extrapolation, "HELD_OUT_REFERENCES", 100)
+    fewer = extrapolation.held_out_distances(rows, folds)
+    assert (fewer >= every - 1e-6).all(), "fewer rows are farther away"
+    assert np.corrcoef(fewer, every)[0, 1] > 0.9
+
+
 def test_two_rows_are_the_fewest():
     assert TrainingDistance.fit(np.array([[0.0], [2.0]])).own == pytest.approx([2.0, 2.0])
     with pytest.raises(ValueError, match="at least 2"):

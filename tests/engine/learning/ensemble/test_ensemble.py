@@ -216,6 +216,21 @@ def test_a_member_without_labels_to_tell_apart_is_refused(labelled):
         train(labelled, SETTINGS["gp"], values)
 
 
+def test_labels_too_many_for_memory_are_refused_with_numbers(labelled, monkeypatch):
+    labels = Labels(labelled.keys[:20], labelled.values[:20], "kappa", "log10")
+    monkeypatch.setattr("engine.learning.memory.available_bytes", lambda: 10_000)
+    with pytest.raises(TrainingError, match=r"training on 20 labels needs about .* GB .*; give fewer labels"):
+        train_ensemble(labelled.featuriser, labels, EnsembleSettings(members=2))
+    monkeypatch.setattr("engine.learning.memory.available_bytes", lambda: None)
+
+    def out_of_memory(*_):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(GaussianProcessHead, "fit", out_of_memory)
+    with pytest.raises(TrainingError, match=r"memory ran out in training on 20 labels, .*no more.*; give fewer labels"):
+        train_ensemble(labelled.featuriser, labels, EnsembleSettings(members=2))
+
+
 def test_settings_are_checked_before_anything_expensive():
     with pytest.raises(TrainingError, match="at least 2 members to hold rows out, got 1"):
         EnsembleSettings(members=1)

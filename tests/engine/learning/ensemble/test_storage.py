@@ -22,6 +22,7 @@ from engine.learning.ensemble.storage import (
 )
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
+from engine.learning.heads.sparse_members import SparseMembers
 from engine.learning.networks.schedule import Schedule
 from tests.engine.learning.bodies import small_backbone
 from tests.engine.learning.trained import Trained
@@ -56,6 +57,49 @@ def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, t
         train_ensemble(labelled.featuriser, labels, SETTINGS["mlp"], lower_fidelity=first)
     with pytest.raises(TrainingError, match="both models need head 'gp'"):
         train_ensemble(labelled.featuriser, labels, SETTINGS["trees"], lower_fidelity=first)
+
+
+@pytest.fixture(scope="session")
+def sparse(labelled):
+    """A model of more labels than an exact process is given, with fewer inducing points than labels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.learning.heads.gp_members.EXACT_ROWS", 30)
+        patch.setattr("engine.learning.heads.sparse_members.INDUCING", 25)
+        labels = Labels(labelled.keys[:40], labelled.values[:40], "kappa", "log10")
+        return train_ensemble(labelled.featuriser, labels, EnsembleSettings(members=3, seed=1))
+
+
+def test_a_sparse_model_survives_the_disk(sparse, labelled, tmp_path):
+    save_ensemble(sparse, tmp_path / "model")
+    again = load_ensemble(tmp_path / "model")
+    assert isinstance(again.members, SparseMembers)
+    assert len(again.members.heads[0].process.prior.tensors.x) == 25
+    expected, found = (e.predict(labelled.featuriser, labelled.keys) for e in (sparse, again))
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.std, expected.std)
+    rows = np.arange(len(labelled.keys))
+    drawn = [e.posterior(labelled.featuriser, labelled.keys, 6, seed=1).draws(rows) for e in (sparse, again)]
+    np.testing.assert_array_equal(*drawn)
+    assert sparse.metrics["chosen"].startswith("frozen sparse gp")
+    assert sparse.metrics["model"]["mae"] < sparse.metrics["constant"]["mae"]
+
+
+def test_a_model_above_a_sparse_one_survives_the_disk(sparse, labelled, tmp_path):
+    labels = Labels(labelled.keys[40:], labelled.values[40:] + 0.3, "dear", "log10")
+    first = train_ensemble(labelled.featuriser, labels, SETTINGS["gp"], lower_fidelity=sparse)
+    save_ensemble(first, tmp_path / "model")
+    expected, found = (
+        e.predict(labelled.featuriser, labelled.keys) for e in (first, load_ensemble(tmp_path / "model"))
+    )
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.std, expected.std)
+    fewer = load_ensemble(tmp_path / "model").lower_fidelity.without(labelled.keys[:2], labelled.embeddings[:2])
+    assert len(fewer.members.heads[0].process.labels.label_key) == 38
+    assert len(fewer.seen) == 38
+    changed = np.abs(
+        fewer.members.process.predict(labelled.embeddings)[0] - sparse.members.process.predict(labelled.embeddings)[0]
+    )
+    assert changed[:2].max() > 3 * np.median(changed[2:])
 
 
 @pytest.fixture
