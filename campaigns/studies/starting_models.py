@@ -18,7 +18,7 @@ import numpy as np
 
 from campaigns.studies.data import SOURCES, Say, StudySource, random_splits, values_of
 from campaigns.studies.models import Features, fine_tuned, pretrained, small_stage, trees
-from campaigns.studies.results import Cells, digest, judge, markdown, mean_std
+from campaigns.studies.results import Cells, Figures, digest, judge, markdown, mean_std
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +153,7 @@ class StartingModels:
         property = SOURCES["agl"].property
         return [self._agl(model, seed).card["held_out"][property].get(figure) for seed in range(self.settings.seeds)]
 
-    def constant(self, name: str) -> list[dict[str, float | None]]:
+    def constant(self, name: str) -> list[Figures]:
         """Figures of the best constant of each split."""
         values = values_of(self.data.targets[name], SOURCES["L96"])
         return [

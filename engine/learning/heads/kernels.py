@@ -40,10 +40,6 @@ class SummedMatern:
                 total = total + amplitude * x[:, columns].square().sum(1).double()
         return total
 
-    def diagonal(self, x: Tensor) -> Tensor:
-        """Covariance of each of N rows with itself, N."""
-        return self.variance.to(x.dtype).expand(len(x))
-
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Covariance (N x M) of N rows with M rows."""
         total = a.new_zeros(len(a), len(b))

@@ -283,16 +283,15 @@ def predict_together(
     """
     process = heads[0].process
     prior, whitening, t = process.prior, process.posterior.whitening, process.prior.tensors
-    centre, scale = t.centre.float(), t.scale.float()
     weights = torch.stack([head.own.weights for head in heads], dim=1).float()
     means, variances = [], []
     for block in torch.as_tensor(np.asarray(embeddings, dtype=np.float32)).split(BLOCK):
-        cross = prior.to_inducing(block)
+        cross, own = prior.to_inducing(block)
         means.append((cross @ weights).T)
-        left = prior.kernel.diagonal((block - centre) / scale) - (cross @ whitening).square().sum(1)
+        left = own - (cross @ whitening).square().sum(1).double()
         excess = torch.stack([(cross @ head.own.excess).square().sum(1) for head in heads])
-        variances.append(left.clamp_min(1e-10) + excess)
-    mean, variance = torch.cat(means, dim=1).double(), torch.cat(variances, dim=1).double()
+        variances.append(left.clamp_min(1e-10) + excess.double())
+    mean, variance = torch.cat(means, dim=1).double(), torch.cat(variances, dim=1)
     return (mean * t.std + t.mean).numpy(), ((variance + t.noise).sqrt() * t.std).numpy()
 
 
