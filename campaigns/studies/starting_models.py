@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from campaigns.studies.data import SOURCES, Say, StudySource, random_splits, values_of
 from campaigns.studies.models import Features, fine_tuned, pretrained, small_stage, trees
-from campaigns.studies.results import Cells, Figures, digest, judge, markdown, mean_std
+from campaigns.studies.results import Cells, digest, judge, markdown, mean_std
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,11 +153,13 @@ class StartingModels:
         property = SOURCES["agl"].property
         return [self._agl(model, seed).card["held_out"][property].get(figure) for seed in range(self.settings.seeds)]
 
-    def constant(self, name: str) -> list[Figures]:
+    def constant(self, name: str) -> list[dict[str, float | None]]:
         """Figures of the best constant of each split."""
         values = values_of(self.data.targets[name], SOURCES["L96"])
         return [
-            judge(values[test], np.full(len(test), np.median(values[training])), "log10")
+            cast(
+                "dict[str, float | None]", judge(values[test], np.full(len(test), np.median(values[training])), "log10")
+            )
             for training, test in random_splits(len(values), self.splits)
         ]
 
