@@ -47,13 +47,14 @@ class Campaign(CampaignViews):
         property: str = "kappa_300K",
         template: str = "default",
         settings: Mapping[str, Mapping[str, object]] | None = None,
-        warm: bool = False,
+        warm: bool = True,
         **values: object,
     ) -> Campaign:
         """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched.
 
         ``settings`` are further settings by section, and ``values`` those of ``[campaign]``. With ``warm``, a campaign
-        for kappa at 300 K begins with the shipped model of first-principles values, as ``kappascout init`` does.
+        for kappa at 300 K begins with the shipped model of first-principles values, as ``kappascout init`` does, unless
+        its ``[model]`` settings name a backbone, a head or a lower fidelity.
         """
         directory = Path(directory)
         given = {
@@ -63,8 +64,9 @@ class Campaign(CampaignViews):
             "unit": Property(property).unit,
         }
         sections = {**(settings or {}), "campaign": given | values}
-        if warm:
-            sections["model"] = {**warm_start(property), **sections.get("model", {})}
+        model = sections.get("model", {})
+        if warm and not model.keys() & {"backbone", "head", "lower_fidelity"}:
+            sections["model"] = {**warm_start(property), **model}
         text = campaign_toml(sections, template)
         return cls.create_from(directory, text)
 

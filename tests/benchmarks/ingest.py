@@ -115,7 +115,7 @@ def _ingested(files: Sequence[Path], workers: int) -> Cost:
 def _ingest(files: list[str], workers: int) -> Cost:
     from campaigns.campaign import Campaign
 
-    with tempfile.TemporaryDirectory() as folder, Campaign.create(Path(folder) / "c") as campaign:
+    with tempfile.TemporaryDirectory() as folder, Campaign.create(Path(folder) / "c", warm=False) as campaign:
         return _cost(partial(campaign.ingest, files, workers=workers))
 
 

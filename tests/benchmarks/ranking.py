@@ -166,7 +166,7 @@ def _round_seconds(folder: Path, function: str) -> float:
     from db.states import RoundState
 
     directory = folder / function
-    Campaign.create(directory, fidelity="agl", batch=ROUND_BATCH, budget=1000).close()
+    Campaign.create(directory, warm=False, fidelity="agl", batch=ROUND_BATCH, budget=1000).close()
     text = (directory / "campaign.toml").read_text()
     (directory / "campaign.toml").write_text(text.replace('function = "ucb"', f'function = "{function}"'))
     with Campaign.open(directory, features=folder / "features") as campaign:

@@ -262,7 +262,7 @@ def round_of(home: Path, n: int, variant: Variant) -> list[Measure]:
 def _campaign(directory: Path) -> Campaign:
     from campaigns.campaign import Campaign
 
-    return Campaign.create(directory, fidelity="agl", batch=BATCH, budget=1000)
+    return Campaign.create(directory, warm=False, fidelity="agl", batch=BATCH, budget=1000)
 
 
 def _fill(home: Path, n: int) -> None:

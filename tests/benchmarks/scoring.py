@@ -63,7 +63,7 @@ def _rows(campaign: Campaign, labels: int, first: float, again: float, loop: flo
 def _campaign(folder: Path) -> Campaign:
     from campaigns.campaign import Campaign
 
-    return Campaign.create(folder / "campaign", fidelity="agl", batch=1, budget=1000)
+    return Campaign.create(folder / "campaign", warm=False, fidelity="agl", batch=1, budget=1000)
 
 
 def _label(campaign: Campaign, count: int) -> None:

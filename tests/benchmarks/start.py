@@ -50,7 +50,7 @@ def _campaign(folder: Path) -> tuple[str, str]:
     crystals.write_text("".join(_rock_salt(i) for i in range(CRYSTALS)))
     rows = [f"m{i},kappa_300K,{1 + i},W/(m K),dft\n" for i in range(LABELS)]
     labels.write_text("id,property,value,unit,fidelity\n" + "".join(rows))
-    with Campaign.create(folder / "campaign") as campaign:
+    with Campaign.create(folder / "campaign", warm=False) as campaign:
         campaign.ingest([str(crystals)], workers=1)
     return str(folder / "campaign"), str(labels)
 

@@ -95,7 +95,7 @@ def _import(root: Path, size: int) -> tuple[float, float, float]:
 def _queued(directory: Path, size: int) -> Iterator[tuple[Campaign, list[str]]]:
     """A campaign whose queue holds so many proposed entries, and the ids of their materials."""
     ids = [f"m{i}" for i in range(size)]
-    with Campaign.create(directory) as campaign:
+    with Campaign.create(directory, warm=False) as campaign:
         campaign.store.add_materials(
             MaterialRecord(
                 id_, f"hash of {id_}", "NaCl", "Cl-Na", 225, 2, id_, STRUCTURE, sources=(SourceRecord(id_, "pool"),)

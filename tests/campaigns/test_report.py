@@ -304,7 +304,7 @@ def test_linear_scale_and_high_goal(tmp_path: Path) -> None:
 
 def test_every_goal_and_setting_is_put_in_words(tmp_path: Path) -> None:
     """A window, two backbones and a schedule: what no number stands for."""
-    with Campaign.create(tmp_path / "c") as campaign:
+    with Campaign.create(tmp_path / "c", warm=False) as campaign:
         toml = tmp_path / "c" / "campaign.toml"
         text = toml.read_text().replace('goal = "min"', 'goal = "window"\nwindow = [0.5, 2.0]')
         text = text.replace("beta = 1.0 ", 'beta = "schedule" ')

@@ -32,7 +32,7 @@ def materials() -> list[Material]:
 
 def _warm(directory: Path, materials: list[Material], said: list[str], labels: int) -> Campaign:
     """A warm campaign with so many labels, each what the model predicts times a constant factor."""
-    campaign = Campaign.create(directory, warm=True, batch=5, budget=40)
+    campaign = Campaign.create(directory, batch=5, budget=40)
     add_materials(campaign.store, materials, IngestReport())
     if labels:
         first = _predictions(campaign, said)
@@ -83,7 +83,7 @@ def test_ten_labels_correct_a_constant_factor(tmp_path: Path, materials: list[Ma
 def test_only_kappa_at_300_kelvin_begins_warm(tmp_path: Path) -> None:
     """Other temperatures and properties have no shipped model; ``--cold`` goes without."""
     for name, warm in (("kappa_300K", True), ("kappa_300K_W_mK", True), ("kappa_600K", False), ("band_gap", False)):
-        with Campaign.create(tmp_path / name, property=name, warm=True) as campaign:
+        with Campaign.create(tmp_path / name, property=name) as campaign:
             assert bool(campaign.configuration.model.lower_fidelity) is warm
     done("init", tmp_path / "cold", "--cold")
     with Campaign.open(tmp_path / "cold") as campaign:
