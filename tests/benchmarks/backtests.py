@@ -1,11 +1,15 @@
 """What strategies and peers find in labelled pools, written to ``campaigns/BACKTESTS.md``.
 
 Hours of two cores. Finished runs are kept under ``build/backtests`` and not done again; runs of other inputs (another
-backbone, other defaults) are refused by name, remove them then.
+backbone, other defaults) are refused by name, remove them then. ``python -m tests.benchmarks.backtests KEY...`` runs
+some cases only and leaves the other sections of the report as they are.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
+import hashlib
 import json
 import shlex
 import subprocess
@@ -27,6 +31,9 @@ REPORT = REPOSITORY / "campaigns" / "BACKTESTS.md"
 SEEDS = "0,1,2,3,4"
 PRIOR = "agl-prior"
 """Model of AGL's conductivities: members learn on top of it, and its estimate ranks a first batch."""
+OTHERS = "phonix-others"
+"""Model of three in five formulas of ``ltc_phonix``; the pool of a warm start is the other two fifths."""
+POOL = "phonix-pool.jsonl.gz"
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Case:
     strategies: str = "default,gp-qLogEI,gp-top_share"
     peers: tuple[str, ...] = ("trees", "forest", "gp", "botorch-qlognei", "physbo", "baybe", "random")
     cold: bool = False
+    warm: bool = False
+    """The first batch is chosen by the model that the campaign begins with; plain ranking by it stands beside."""
     goals: tuple[tuple[str, int, float], ...] = ()
     """Figures that the best strategy of ours is to reach: name, labels bought by then, value."""
 
@@ -54,10 +63,12 @@ class Case:
         n = str(self.initial)
         sizes = ["--initial", n, "--batch", n, "--rounds", str(self.rounds), "--seeds", SEEDS]
         peers = [name for name in self.peers if is_installed(name)]
+        files = [str(f if f.is_absolute() else DATA / f) for f in map(Path, self.files)]
+        beginning = [*(["--cold-start"] if self.cold else []), *(["--warm"] if self.warm else [])]
         return [
-            "backtest", *(str(DATA / f) for f in self.files), "--property", self.property, "--goal", self.goal, *sizes,
+            "backtest", *files, "--property", self.property, "--goal", self.goal, *sizes, *beginning,
             "--from", self.start, "--strategy", self.strategies, *(["--against", ",".join(peers)] if peers else []),
-            *(["--cold-start"] if self.cold else []), "--out", str(out), "--report", str(out.with_suffix(".html")),
+            "--out", str(out), "--report", str(out.with_suffix(".html")),
         ]  # fmt: skip
 
 
@@ -70,9 +81,49 @@ _LTC = {
     "initial": 8,
     "rounds": 8,
 }
+_PHONIX = {
+    "files": ("ltc_phonix.jsonl.gz",),
+    "property": "kappa_300K_W_mK",
+    "initial": 20,
+    "rounds": 8,
+    "strategies": "default",
+    "peers": ("trees", "gp", "botorch-qlognei", "physbo", "random"),
+}
 _KNOWING = "megnet-multiproperty-agl"
 _FOUND_AGL = (("recall_top1", 350, 0.97), ("recall_top5", 350, 0.90))
 CASES = (
+    Case("phonix-min", "First principles (Phonix), lowest", goal="min", **_PHONIX),
+    Case("phonix-max", "First principles (Phonix), highest", goal="max", **_PHONIX),
+    Case(
+        "phonix-min-agl",
+        "First principles (Phonix), lowest, starting from a model of AGL",
+        goal="min",
+        start=str(FOLDER / PRIOR),
+        **{**_PHONIX, "peers": ()},
+    ),
+    Case(
+        "phonix-max-agl",
+        "First principles (Phonix), highest, starting from a model of AGL",
+        goal="max",
+        start=str(FOLDER / PRIOR),
+        **{**_PHONIX, "peers": ()},
+    ),
+    Case(
+        "phonix-min-warm",
+        "First principles (Phonix), two fifths of the formulas, lowest, starting from a model of the others",
+        goal="min",
+        start=str(FOLDER / OTHERS),
+        warm=True,
+        **{**_PHONIX, "files": (str(FOLDER / POOL),), "rounds": 5, "peers": ()},
+    ),
+    Case(
+        "phonix-max-warm",
+        "First principles (Phonix), two fifths of the formulas, highest, starting from a model of the others",
+        goal="max",
+        start=str(FOLDER / OTHERS),
+        warm=True,
+        **{**_PHONIX, "files": (str(FOLDER / POOL),), "rounds": 5, "peers": ()},
+    ),
     Case("agl-min", "AGL, 3,406 crystals, lowest", goal="min", peers=_AGL_PEERS, goals=_FOUND_AGL, **_AGL),
     Case("agl-max", "AGL, 3,406 crystals, highest", goal="max", peers=_AGL_PEERS, goals=_FOUND_AGL, **_AGL),
     Case("ltc-min", "L96 + HH143, 238 compounds, lowest, embedding knows AGL", goal="min", start=_KNOWING, **_LTC),
@@ -107,22 +158,32 @@ CASES = (
 )
 
 
-def measure() -> list[Measure]:
-    """Run what has not been run, write the report, and hold the figures against the goals."""
+def measure(keys: Sequence[str] = ()) -> list[Measure]:
+    """Run what has not been run, write the report, and hold the figures against the goals; of all cases, or of some."""
     if not (DATA / "aflow_agl.jsonl.gz").is_file():
         return [Measure("backtests", None, None, "", note=f"no data in {DATA}")]
     FOLDER.mkdir(parents=True, exist_ok=True)
     _make_prior()
-    sections, measures = [_head()], []
+    _make_others()
+    measures = []
     for case in CASES:
+        if keys and case.key not in keys:
+            continue
         out = FOLDER / f"{case.key}.json"
         _kappascout(case.arguments(out))
         result = json.loads(out.read_text())
-        sections.append(_section(case, result, out))
-        REPORT.write_text("\n".join(sections))
+        _write_section(case, _section(case, result, out))
         measures += [_against_goal(case, result, *goal) for goal in case.goals]
         measures.append(_against_peers(case, result))
     return [m for m in measures if m is not None]
+
+
+def _write_section(case: Case, text: str) -> None:
+    """Put a case's section into the report in the place of its former one, all sections in the order of the cases."""
+    old = REPORT.read_text() if REPORT.is_file() else ""
+    sections = {part.split("\n", 1)[0]: f"## {part}".rstrip() + "\n" for part in old.split("\n## ")[1:]}
+    sections[case.title] = text.rstrip() + "\n"
+    REPORT.write_text("\n".join([_head(), *(sections[c.title] for c in CASES if c.title in sections)]))
 
 
 def _make_prior() -> None:
@@ -133,6 +194,41 @@ def _make_prior() -> None:
     (FOLDER / "prior-first.toml").write_text(
         f'[acquisition]\nfirst_batch = "estimate"\nfirst_batch_estimate = "{PRIOR}"\n'
     )
+
+
+def _make_others() -> None:
+    """Cut ``ltc_phonix`` by formula into a pool and a training set, and train a model on the latter."""
+    if (FOLDER / OTHERS / "ensemble.json").is_file():
+        return
+    training = FOLDER / "phonix-others.jsonl.gz"
+    with (
+        gzip.open(DATA / "ltc_phonix.jsonl.gz", "rt") as source,
+        gzip.open(FOLDER / POOL, "wt") as pool,
+        gzip.open(training, "wt") as others,
+    ):
+        for line in source:
+            digest = hashlib.sha256(json.loads(line)["formula"].encode()).hexdigest()
+            (pool if int(digest, 16) % 5 < 2 else others).write(line)
+    starts = ["--from", "megnet-multiproperty-agl", "--from", "megnet-taught"]
+    arguments = ["--property", "kappa_300K_W_mK", *starts, "--strategy", "none", "--out", str(FOLDER / OTHERS)]
+    _kappascout(["train", str(training), *arguments])
+
+
+def _ranking(case: Case) -> list[str]:
+    """Recall of the best 5 % of a pool by plain ranking with the model that a campaign begins with."""
+    table = FOLDER / f"{case.key}-ranking.csv"
+    _kappascout(["predict", str(FOLDER / OTHERS), str(FOLDER / POOL), "--out", str(table)])
+    with table.open() as handle:
+        predicted = {row["id"]: float(row["mean"]) for row in csv.DictReader(handle)}
+    with gzip.open(FOLDER / POOL, "rt") as source:
+        found = {r["id"]: r["properties"][case.property] for r in map(json.loads, source)}
+    sign = 1 if case.goal == "min" else -1
+    ids = [id_ for id_ in found if id_ in predicted]
+    best = set(sorted(ids, key=lambda id_: sign * found[id_])[: round(0.05 * len(ids))])
+    order = sorted(ids, key=lambda id_: sign * predicted[id_])
+    counts = range(case.initial, case.initial * (case.rounds + 1) + 1, case.initial)
+    recalls = ", ".join(f"{len(best & set(order[:n])) / len(best):.2f} at {n}" for n in counts)
+    return [f"Plain ranking by the model, nothing learned: {recalls}.", ""]
 
 
 def _kappascout(arguments: Sequence[str]) -> None:
@@ -149,7 +245,7 @@ def _command(arguments: Sequence[str]) -> str:
 def _head() -> str:
     return f"""# What backtests find
 
-Written by `python -m tests.benchmarks backtests` on {datetime.now(UTC):%Y-%m-%d}. Means ± standard deviations over
+Written by `python -m tests.benchmarks backtests`, each section on the date below it. Means ± standard deviations over
 seeds {SEEDS.replace(",", ", ")}; the first labels are drawn by `numpy.random.default_rng(seed)`. Strategies of ours are
 campaigns with the production code, `default` with the settings of a new campaign. Peers see the same embedding
 (composition statistics, readout, trunk) and the labels bought, nothing else. EF: recall over that of random buying.
@@ -173,12 +269,13 @@ def _section(case: Case, result: dict[str, Any], out: Path) -> str:
         "",
         *_by_labels(result["bands"]),
         "",
-        *_honesty(result["runs"]),
+        *(_ranking(case) if case.warm else []),
+        *_coverage(result["runs"]),
         "```",
         _command(case.arguments(out)),
         "```",
         "",
-        f"{versions}; start {Path(case.start).name}.",
+        f"{datetime.now(UTC):%Y-%m-%d}; {versions}; start {Path(case.start).name}.",
         "",
     ]
     return "\n".join(lines)
@@ -198,7 +295,7 @@ def _by_labels(bands: Sequence[dict[str, Any]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (head, ["---", *["--:"] * len(labels)], *rows)]
 
 
-def _honesty(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _coverage(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Share of the labels of each round that its 90 % intervals held, mean and range over seeds."""
     names = dict.fromkeys(run["strategy"] for run in runs if "coverage_90" in run["rounds"][-1]["judgement"])
     lines = []
@@ -238,3 +335,8 @@ def _against_peers(case: Case, result: dict[str, Any]) -> Measure | None:
         return None
     note = f"{ours[1]} against {theirs[1]}"
     return Measure(f"{case.title}: recall of best 5 %, mean of rounds", ours[0], theirs[0], "", ">= 1", note)
+
+
+if __name__ == "__main__":
+    for found in measure(sys.argv[1:]):
+        print(found)
