@@ -16,6 +16,7 @@ from campaigns.campaign import Campaign
 from campaigns.configuration import check_configuration
 from campaigns.goals import Goal, Scale
 from campaigns.round.context import Progress, RoundContext
+from campaigns.round.intervals import UNTRIED
 from campaigns.round.manifest import RoundFigures
 from campaigns.round.opening import open_round
 from campaigns.round.rank import rank
@@ -27,6 +28,8 @@ from engine.acquire.functions import FUNCTIONS
 from engine.acquire.objectives import Objective
 from engine.exceptions import AcquisitionError
 from engine.learning.ensemble.ensemble import Ensemble
+from engine.metrics.calibration import Z90
+from engine.metrics.conformal import adaptive_factor
 from tests.campaigns.helpers import configure, done, kappascout, label_rows, queue, refused, write_lines
 
 PROPERTY = "kappa_300K"
@@ -267,6 +270,23 @@ def test_conformal_intervals(replay: Path) -> None:
     for e in queue(replay):
         assert np.log10(e["upper"] / e["mean"]) == pytest.approx(half * e["log10_std"])
     assert 0 <= row["conformal_coverage_90"] <= 1
+
+
+def test_intervals_follow_what_earlier_choices_needed(replay: Path) -> None:
+    done("run", replay, "--rounds", 2)
+    with Campaign.open(replay) as campaign:
+        first, second = campaign.store.rounds()
+        halves = [record.metrics_before["half_width"] for record in (first, second)]
+        learned = {label.material_id: np.log10(label.value) for label in campaign.store.labels(PROPERTY)}
+        chosen = campaign.store.queue(round=1)
+        z = np.array([(learned[e.material_id] - e.log10_mean) / e.log10_std for e in chosen])
+        covered = np.abs(z) <= halves[0]
+        assert first.metrics_after["coverage_90"] == pytest.approx(covered.mean())
+    assert halves[0] == pytest.approx(UNTRIED * Z90, rel=0.01)
+    assert halves[1] == pytest.approx(Z90 * adaptive_factor([z], 0.9, prior=UNTRIED))
+    for e in queue(replay):
+        half = halves[e["round"] - 1]
+        assert np.log10(e["upper"] / e["mean"]) == pytest.approx(half * e["log10_std"])
 
 
 def test_a_model_of_another_property_constrains(replay: Path, pool_file: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import TooFewLabelsError
-from engine.metrics.conformal import minimum_count, split_quantile
+from engine.metrics.conformal import adaptive_factor, minimum_count, split_quantile
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95])
@@ -52,3 +52,34 @@ def test_what_cannot_be_guaranteed_is_refused():
         split_quantile([np.nan, *[1.0] * 8], 0.5)
     with pytest.raises(ValueError, match="positive standard deviations"):
         split_quantile(np.ones(9), 0.5, np.zeros(9))
+
+
+@given(st.floats(0.3, 3.0), st.sampled_from([0.5, 0.8, 0.9]))
+def test_before_any_round_the_factor_is_the_prior(prior: float, level: float):
+    assert adaptive_factor([], level, prior=prior) == pytest.approx(prior, rel=0.01)
+
+
+def test_the_factor_comes_to_what_the_chosen_rows_need():
+    """With many errors of one size the imagined rows no longer matter."""
+    rng = np.random.default_rng(0)
+    for size in (0.5, 1.0, 2.0):
+        rounds = [size * rng.normal(size=4000) for _ in range(3)]
+        assert adaptive_factor(rounds, 0.9, prior=1.3) == pytest.approx(size, rel=0.03)
+
+
+def test_recent_rounds_count_more():
+    rng = np.random.default_rng(1)
+    narrow, wide = rng.normal(size=200), 3 * rng.normal(size=200)
+    assert adaptive_factor([narrow, wide], 0.9) > adaptive_factor([wide, narrow], 0.9)
+    assert adaptive_factor([wide, *[narrow] * 8], 0.9) == pytest.approx(adaptive_factor([narrow] * 9, 0.9), rel=0.1)
+
+
+@given(st.lists(st.lists(st.floats(-50, 50), max_size=8), max_size=4), st.floats(1.1, 4))
+def test_larger_errors_never_narrow(rounds: list[list[float]], times: float):
+    arrays = [np.array(errors) for errors in rounds]
+    assert adaptive_factor([times * a for a in arrays], 0.9) >= adaptive_factor(arrays, 0.9) - 1e-12
+
+
+def test_errors_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="1 of 2 residuals"):
+        adaptive_factor([np.array([1.0, np.inf])], 0.9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,22 @@ def test_the_same_seed_gives_the_same_head(head):
     assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in head.tensors.to_tensors().items():
         assert torch.equal(tensor, again.tensors.to_tensors()[name]), name
+
+
+def test_a_trend_goes_on_beyond_the_labels():
+    """Where Matern kernels alone fall back to the mean of the labels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 7)).astype(np.float32)
+    y = 2.0 * x[:, 3] + x[:, 4] + 0.05 * rng.normal(size=80)
+    inside = y > np.quantile(y, 0.3)
+    fitted = GaussianProcessHead.fit(x[inside], y[inside], GROUPS, seed=0)
+    finite = ~torch.isinf(fitted.tensors.lengthscale)
+    kept = {name: getattr(fitted.tensors, name)[finite] for name in ("columns", "lengthscale", "outputscale")}
+    without = GaussianProcessHead(replace(fitted.tensors, **kept))
+    far = y < np.quantile(y, 0.1)
+    error, other = (np.abs(h.predict(x[far])[0] - y[far]).mean() for h in (fitted, without))
+    assert error < 0.5 * other
+    assert fitted.predict(20 * x[far])[1].min() > fitted.predict(x[far])[1].max(), "a slope is not known exactly"
 
 
 def test_hyperparameters_come_from_a_part_of_many_rows_but_all_are_conditioned_on(monkeypatch):
