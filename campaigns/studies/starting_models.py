@@ -42,7 +42,7 @@ MODELS = (*FROM_SCRATCH, SHIPPED)
 STEPS = ("I", "II", "III")
 TREES = {
     "trees on composition": "300 extra-trees on the 25 statistics that the formula determines",
-    "trees on composition and structure": "300 extra-trees on all 88 statistics of the crystal",
+    "trees with structure": "300 extra-trees on all 88 statistics of the crystal",
 }
 _TABLE = {"mape": "MAPE", "mae": "MAE in log10", "spearman": "Spearman"}
 

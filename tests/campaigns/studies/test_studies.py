@@ -13,6 +13,7 @@ from campaigns.studies import fidelity, paraisite, properties, starting_models
 from campaigns.studies.data import SOURCES, check_unseen, read_sources
 from tests.campaigns.helpers import done, kappascout, refused
 from tests.campaigns.studies.conftest import SMALL
+from tests.engine.learning.bodies import small_backbone
 
 
 def silent(_: str) -> None:
@@ -52,7 +53,7 @@ def compared(data, work, said, **changes):
         transfer_epochs=1, bodies=TINY,
     )  # fmt: skip
     starts = replace(settings, **changes)
-    return paraisite.run(data, work, said.append, paraisite.Settings(1, (), max_rows=50, starts=starts))
+    return paraisite.run(data, work, said.append, paraisite.Settings(1, (), 1, 1, 1, 1, 30, 50, SMALL, starts))
 
 
 def test_starting_models(studies_data, tmp_path):
@@ -85,6 +86,14 @@ def test_starting_models_do_not_change_the_cells_of_the_steps(studies_data, tmp_
     ]
     assert both[0] == both[1]
     assert "starts" not in both[0]
+
+
+def test_without_formation_energies_a_given_start_is_not_compared(studies_data, tmp_path):
+    (studies_data / f"{SOURCES['formation_energy'].file}.jsonl").unlink()
+    start = small_backbone("MEGNet").save(tmp_path / "small")
+    study = paraisite._Study(paraisite.Settings(), studies_data, tmp_path, (said := []).append, str(start))
+    assert study.starting_models is None
+    assert any(line.startswith("warning: ") and SOURCES["formation_energy"].file in line for line in said)
 
 
 def test_agl_of_the_same_compounds_is_left_out(studies_data, tmp_path):
