@@ -17,7 +17,7 @@ class UnreadableValueError(ValueError):
     """A value was passed over; what follows it can be read."""
 
 
-class JsonText:
+class JsonStream:
     """A place in a JSON document, which only moves on; what is no JSON raises ``ValueError``."""
 
     def __init__(self, stream: IO[str]):

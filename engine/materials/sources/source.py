@@ -21,7 +21,7 @@ class Page:
 
     records: list[RawRecord | Rejection]
     next: str | None
-    """Where the following page starts, to be given to :meth:`Source.pages`; None at the end."""
+    """Where the following page starts, to be given to :meth:`DatabaseSource.pages`; None at the end."""
     total: int | None = None
     """How many records the database announces for the whole query; it may be wrong."""
     version: str | None = None
@@ -32,7 +32,7 @@ class Page:
     """What the user should know."""
 
 
-class Source(Protocol):
+class DatabaseSource(Protocol):
     """A query to one database."""
 
     @property
