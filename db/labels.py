@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
 from db.exceptions import IllegalMoveError, LabelError, LabelProblem, UnknownRecordError
+from db.json_values import require_json
 from db.owners import find_owners, resolve_owners
-from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, LabelReport, require_json, utc_now
+from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, LabelReport, utc_now
 from db.tables import Failure, Label, Material
 
 KAPPA_SPELLINGS = {"W/mK", "W/m/K", "W/Km", "Wm-1K-1", "WK-1m-1", "Wm⁻¹K⁻¹"}

@@ -36,7 +36,8 @@ SOURCE_COLUMNS = tuple(getattr(Source, name) for name in SourceRecord.__dataclas
 
 SMALL = FULL // 4
 """Shards of fewer structures are merged when there are many."""
-MANY = 16
+MOST_SMALL = 16
+"""So many of them are left as they are."""
 Small = RowOf[int, str, int]
 Place = tuple[str, int]
 """Place of a structure: SHA-256 of a shard, and row."""
@@ -72,7 +73,7 @@ class Materials(StoreConnection):
             query = select(StructureShard.id, StructureShard.sha256, StructureShard.rows)
             query = query.where(StructureShard.campaign_id == campaign_pk, StructureShard.rows < SMALL)
             small = [row for row in session.execute(query.order_by(StructureShard.id)) if self.shards.is_sound(row[1])]
-            if sum(rows for *_, rows in small) < FULL and len(small) <= MANY:
+            if sum(rows for *_, rows in small) < FULL and len(small) <= MOST_SMALL:
                 return
             # shards merged by an earlier call are deleted only now, when no process reads them any more
             session.execute(delete(StructureShard).where(~exists().where(Material.shard_pk == StructureShard.id)))

@@ -7,16 +7,14 @@ Fields that the store fills in (ids, times, states) have defaults and are ignore
 from __future__ import annotations
 
 import builtins
-import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from db.exceptions import InvalidRecordError
+from db.json_values import Json, PropertyValue, require_json, require_properties, require_structure, require_text
 from db.states import CampaignState, FailureReason, QueueState, RoundState
 
-PropertyValue = float | int | str | bool
-Json = dict[str, Any]
 KAPPA_UNIT = "W/(m K)"
 
 
@@ -44,7 +42,7 @@ class CampaignRecord:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored as JSON."""
-        _require_text("campaign", self, "name", "goal", "property")
+        require_text("campaign", self, "name", "goal", "property")
         require_json(self.settings, f"settings of campaign {self.name!r}")
 
 
@@ -90,7 +88,7 @@ class MaterialRecord:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored, and add an unnamed source if there is none."""
-        _require_text("material", self, "material_id", "content_hash", "formula", "bucket")
+        require_text("material", self, "material_id", "content_hash", "formula", "bucket")
         sources = self.sources or (SourceRecord(self.material_id, ""),)
         if all(source.record_id != self.material_id for source in sources):
             raise InvalidRecordError(
@@ -236,7 +234,7 @@ class FailureRecord:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored as JSON."""
-        _require_text("failure", self, "material_id", "property", "fidelity")
+        require_text("failure", self, "material_id", "property", "fidelity")
         require_json(self.provenance, f"provenance of the failure of {self.material_id!r}")
 
 
@@ -286,7 +284,7 @@ class ModelRecord:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored as JSON."""
-        _require_text("model", self, "model_id")
+        require_text("model", self, "model_id")
         for name in ("stage", "settings", "metrics"):
             require_json(getattr(self, name), f"{name} of model {self.model_id!r}")
 
@@ -373,60 +371,4 @@ class RoundRecord:
     """Time at which each step was finished, by its name."""
     started_at: str = ""
     finished_at: str | None = None
-    """Time of its first evaluation."""
-
-
-def require_properties(properties: dict[str, PropertyValue], material_id: str) -> None:
-    """Raise :class:`InvalidRecordError` unless every property is a plain, finite value."""
-    for name, value in properties.items():
-        if not isinstance(value, float | int | str | bool):
-            raise InvalidRecordError(
-                f"property {name!r} of {material_id!r} is a {type(value).__name__}; give a number, text or truth value"
-            )
-        require_json(value, f"property {name!r} of {material_id!r}")
-
-
-def require_structure(structure: Json, material_id: str) -> None:
-    """Raise unless a shard can store it.
-
-    Raises
-    ------
-    InvalidRecordError
-        Naming the material.
-    """
-    if structure.keys() == {"lattice", "numbers", "frac_coords"}:
-        cell, species, sites = structure["lattice"], structure["numbers"], structure["frac_coords"]
-        if len(cell) == 3 and len(species) == len(sites) and all(len(row) == 3 for row in (*cell, *sites)):
-            return
-    raise InvalidRecordError(
-        f"the structure of {material_id!r} is not a lattice of 3 x 3, n numbers and n x 3 frac_coords "
-        f"(it has {', '.join(structure) or 'nothing'}); give those"
-    )
-
-
-def _require_text(noun: str, record: object, *names: str) -> None:
-    for name in names:
-        value = getattr(record, name)
-        if not isinstance(value, str) or not value.strip():
-            raise InvalidRecordError(f"{noun} needs a {name}, received {value!r}")
-
-
-def require_json(value: object, where: str) -> None:
-    """Check a JSON value; the error on a number that is not finite or a foreign type gives its path."""
-    if value is None or isinstance(value, str | bool | int):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidRecordError(f"{where} is {value}; leave it out or use None where it is not known")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise InvalidRecordError(f"{where} has the key {key!r}; keys must be text")
-            require_json(item, f"{where}, {key}")
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            require_json(item, f"{where}, item {i}")
-    else:
-        raise InvalidRecordError(
-            f"{where} is a {type(value).__name__}; turn it into plain numbers, text or lists first"
-        )
+    """When it was first judged."""

@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session, joinedload
 
 from db.connection import StoreConnection
 from db.exceptions import IllegalMoveError, UnknownRecordError
+from db.json_values import require_json
 from db.models import find_model, insert_model
 from db.queue import insert_entries
-from db.records import ArtifactRecord, Json, ModelRecord, QueueEntryRecord, RoundRecord, require_json, utc_now
+from db.records import ArtifactRecord, Json, ModelRecord, QueueEntryRecord, RoundRecord, utc_now
 from db.states import RoundState, round_moves
 from db.tables import Round
 

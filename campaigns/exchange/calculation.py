@@ -21,10 +21,10 @@ from campaigns.exchange.manifest import (
     ENTRY,
     SCHEMA,
     Entry,
+    EntrySettings,
     Matrix,
     Phonons,
     Predicted,
-    Settings,
     Work,
     meaning_sha256,
     text_sha256,
@@ -116,7 +116,7 @@ def plan_calculation(
     relax = dft.relax or not full
     born = full and (dft.born == "always" or (dft.born == "auto" and is_polar(crystal, material.properties)))
     inputs, notes = _inputs(structure, relax, born, phonons, dft)
-    settings = Settings(
+    settings = EntrySettings(
         relax=relax,
         born=born,
         phonons=phonons,

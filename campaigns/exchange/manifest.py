@@ -52,7 +52,7 @@ class Phonons(_Record):
     """THz."""
 
 
-class Settings(_Record):
+class EntrySettings(_Record):
     """Everything that determines an entry's result, besides its crystal."""
 
     relax: bool
@@ -111,7 +111,7 @@ class Entry(_Record):
     """Expected core-hours, where the campaign has a model of cost."""
     reason: str
     work: Work | None
-    settings: Settings
+    settings: EntrySettings
     settings_sha256: str
     notes: tuple[str, ...]
     """Notes from the creation of its inputs."""

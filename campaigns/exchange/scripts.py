@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
     from campaigns.configuration import DftSection
-    from campaigns.exchange.manifest import Matrix, Phonons, Settings
+    from campaigns.exchange.manifest import EntrySettings, Matrix, Phonons
 
 
-def run_script(formula: str, spacegroup: int, settings: Settings, dft: DftSection) -> str:
+def run_script(formula: str, spacegroup: int, settings: EntrySettings, dft: DftSection) -> str:
     """Text of ``run.sh``; ``spacegroup`` is the number that phono3py finds."""
     phonons = settings.phonons
     cell = "POSCAR-relaxed" if settings.relax else "POSCAR"

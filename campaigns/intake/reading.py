@@ -18,7 +18,7 @@ from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Crystal, Material
 from engine.materials.sources.opening import open_source
-from engine.materials.sources.source import Page, Source
+from engine.materials.sources.source import DatabaseSource, Page
 
 REFERENCE = "builtin:reference"
 CANDIDATES = "builtin:candidates"
@@ -59,7 +59,7 @@ def gathered(lists: Iterable[list[Material | Rejection]]) -> Iterator[list[Mater
         yield batch
 
 
-def opened(text: str, say: Callable[[str], None]) -> Source:
+def opened(text: str, say: Callable[[str], None]) -> DatabaseSource:
     """Database of a source; a CampaignError if it cannot be opened, before anything is read from anywhere."""
     try:
         return open_source(text, say)
@@ -68,7 +68,7 @@ def opened(text: str, say: Callable[[str], None]) -> Source:
 
 
 def read_database(
-    text: str, source: Source, report: IngestReport, say: Callable[[str], None], folder: Path | None
+    text: str, source: DatabaseSource, report: IngestReport, say: Callable[[str], None], folder: Path | None
 ) -> Iterator[tuple[list[Material | Rejection], Provenance]]:
     """Pages of a database, from where an earlier ingest of the same source was interrupted.
 
@@ -103,7 +103,7 @@ def fetched_ahead(pages: Iterator[Page]) -> Iterator[Page]:
             yield page
 
 
-def _resumed(source: Source, cursor: Cursor, say: Callable[[str], None]) -> tuple[Cursor, Iterator[Page]]:
+def _resumed(source: DatabaseSource, cursor: Cursor, say: Callable[[str], None]) -> tuple[Cursor, Iterator[Page]]:
     """Pages from the cursor on; from the first where the position is gone or the database has another version."""
     if cursor.next is None:
         return cursor, source.pages()

@@ -14,7 +14,8 @@ from db.records import MaterialKey
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 65_536
+BLOCK_ROWS = 65_536
+"""Rows that are worked on together, which bounds the memory."""
 _SCHEMA = pa.schema(
     [(name, pa.int32() if kind is int else pa.string()) for name, kind in get_type_hints(MaterialKey).items()]
 )
@@ -52,7 +53,7 @@ class MaterialColumns(Sequence[MaterialKey]):
         return MaterialKey(*(column[int(row)].as_py() for column in self._table.columns))
 
     def __iter__(self) -> Iterator[MaterialKey]:
-        for batch in self._table.to_batches(max_chunksize=_CHUNK):
+        for batch in self._table.to_batches(max_chunksize=BLOCK_ROWS):
             yield from map(MaterialKey, *(column.to_pylist() for column in batch.columns))
 
     def take(self, rows: NDArray[np.int64]) -> MaterialColumns:

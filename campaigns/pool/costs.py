@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from db.records import LabelRecord, MaterialKey
     from db.store import Store
 
-_ROWS = 4096
+_CRYSTALS = 4096
 """Number of crystals in memory at once."""
 
 
@@ -88,7 +88,7 @@ class Costs:
         """Cost of N crystals in the model's unit, their displaced supercells estimated."""
         if self._fixed is not None:
             return np.full(len(keys), self._fixed)
-        parts = (keys[start : start + _ROWS] for start in range(0, len(keys), _ROWS))
+        parts = (keys[start : start + _CRYSTALS] for start in range(0, len(keys), _CRYSTALS))
         return np.concatenate([self._rough_model.predict(self._estimate(part)) for part in parts])
 
     def _count(self, keys: Sequence[MaterialKey]) -> dict[str, Workload]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from campaigns.exceptions import CampaignError, NoCandidatesError
-from campaigns.pool.columns import MaterialColumns
+from campaigns.pool.columns import BLOCK_ROWS, MaterialColumns
 from db.states import QueueState
 from engine.acquire.constraints import Columns, Constraint, Elements, Missing, PropertyRange, apply_constraints
 from engine.execution import ExecutionSettings, executor
@@ -34,12 +34,11 @@ DIMENSIONALITY = "dimensionality"
 """Property that is computed when it is first needed, and stored."""
 BLOCK = 1024
 """Most crystals of a block of embeddings."""
-MANY = 10_000
+WORTH_WORKERS = 10_000
 """Fewer missing embeddings are made in this process: loading MatGL in others would take longer."""
 _BLOCK_SITES = 16_384
 """Sites at which a block is complete."""
 _HERE = ExecutionSettings(workers=1)
-_ROWS = 65_536
 _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
 _GROUP = re.compile(r"\(([^)]*)\)(\d*)")
 _PENDING = (QueueState.PROPOSED, QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
@@ -82,8 +81,8 @@ class Pool:
     def sha256(self) -> str:
         """Hash of the pool's crystals in order."""
         digest = hashlib.sha256()
-        for start in range(0, len(self), _ROWS):
-            text = "\n".join(self.rows[start : start + _ROWS].texts("content_hash"))
+        for start in range(0, len(self), BLOCK_ROWS):
+            text = "\n".join(self.rows[start : start + BLOCK_ROWS].texts("content_hash"))
             digest.update((text if start == 0 else f"\n{text}").encode())
         return digest.hexdigest()
 
@@ -205,7 +204,7 @@ def embed_pool(
         missing = np.flatnonzero(wanted & ~part.embedded(pool.hashes))
         done = int(wanted.sum()) - len(missing)
         yield done
-        many = execution is not None and len(missing) >= MANY
+        many = execution is not None and len(missing) >= WORTH_WORKERS
         with executor(execution if many and execution else _HERE) as run:
             for made in run.map_unordered(embed, crystals_of(store, pool, missing), part.backbone, part.keep_graphs):
                 part.keep(made)

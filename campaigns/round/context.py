@@ -35,7 +35,7 @@ CANDIDATES = "candidates.npy"
 """File in a round's folder: rows of the pool that may be queued."""
 
 
-class Progress:
+class RoundProgress:
     """Progress of a round; each line begins with its number."""
 
     def __init__(self, number: int, say: Callable[[str], None]):
@@ -65,7 +65,7 @@ class RoundContext:
     manifest: RoundManifest
     settings: Configuration
     """Settings that the round began with."""
-    progress: Progress
+    progress: RoundProgress
 
     @classmethod
     def of(cls, workspace: Workspace, record: RoundRecord, say: Callable[[str], None]) -> RoundContext:
@@ -76,7 +76,7 @@ class RoundContext:
         CampaignError
             If the weights or the pool are not those that it began with.
         """
-        progress = Progress(record.number, say)
+        progress = RoundProgress(record.number, say)
         context = cls(workspace, record, RoundManifest.of(record), round_settings(record), progress)
         context._check_inputs()
         return context

@@ -17,6 +17,7 @@ import numpy as np
 
 from campaigns.files import replaced
 from campaigns.output import Count
+from campaigns.pool.columns import BLOCK_ROWS
 from campaigns.pool.pool import crystals_of
 from engine.exceptions import TooFewLabelsError
 from engine.execution import ExecutionSettings, executor
@@ -36,8 +37,7 @@ SAMPLE = 2_000
 BEST = 0.01
 """Share of them that counts as the best."""
 _FEWEST = 20
-"""Fewest candidates that are kept, in units of the batch."""
-_BLOCK_ROWS = 65_536
+"""Batches of candidates that are kept at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,8 @@ def _made(
     except TooFewLabelsError:
         return None
     mean, std = np.empty((2, len(context.pool)), dtype=np.float32)
-    for start in range(0, len(context.pool), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
+    for start in range(0, len(context.pool), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
         mean[rows], std[rows] = head.predict(statistics.read(context.pool.rows[rows].texts("content_hash")))
     expected, spread = context.settings.campaign.sought.objective.moments(
         mean[candidates].astype(np.float64), std[candidates].astype(np.float64)

@@ -10,6 +10,7 @@ import numpy as np
 from campaigns.budget import asked, core_hours
 from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
+from campaigns.pool.columns import BLOCK_ROWS
 from campaigns.pool.labels import best_value, training_labels
 from campaigns.round.manifest import RoundFigures, RoundManifest
 from db.states import QueueState
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from db.records import LabelRecord, RoundRecord
     from engine.acquire.objectives import Objective
     from engine.posteriors.posterior import PoolPosterior
-
-_BLOCK_ROWS = 65_536
-"""Rows of stored predictions in memory at once."""
 
 
 def stopping_advice(workspace: Workspace) -> StoppingAdvice:
@@ -74,7 +72,7 @@ def undiscovered_hits(workspace: Workspace, record: RoundRecord, labels: Mapping
     closed = {*labels, *(e.material_id for e in ended if e.fidelity == round_settings(record).campaign.fidelity)}
     expected = 0.0
     with parquet.ParquetFile(path) as table:
-        for batch in table.iter_batches(_BLOCK_ROWS, columns=["id", "learned_mean", "learned_std"]):
+        for batch in table.iter_batches(BLOCK_ROWS, columns=["id", "learned_mean", "learned_std"]):
             open_rows = np.array([id_ not in closed for id_ in batch.column("id").to_pylist()], dtype=bool)
             mean, std = (batch.column(name).to_numpy()[open_rows] for name in ("learned_mean", "learned_std"))
             expected += float(goal.hit_probability(mean, std, hit).sum())

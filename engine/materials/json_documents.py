@@ -17,7 +17,7 @@ from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.containers import damaged
 from engine.materials.formats import Format, RawRecord
 from engine.materials.json_records import CRYSTAL_FIELDS, REMEDY, holds_crystal, is_crystal_text, layout_seen
-from engine.materials.json_text import JsonText, UnreadableValueError
+from engine.materials.json_text import JsonStream, UnreadableValueError
 from engine.materials.names import nth
 
 LISTS = ("entries", "data", "structures", "results", "materials", "records", "docs", "response")
@@ -119,7 +119,7 @@ def _documents(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
     n = 0
     try:
         with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as stream:
-            text = JsonText(stream)
+            text = JsonStream(stream)
             documents = 0
             while start := text.peek():
                 documents += 1
@@ -131,7 +131,7 @@ def _documents(content: IO[bytes], stem: str, source: str) -> Iterator[_Row]:
         yield damaged(source, nth(stem, n + 1), error)
 
 
-def _document(text: JsonText, start: str, stem: str, source: str, n: int) -> Iterator[_Row]:
+def _document(text: JsonStream, start: str, stem: str, source: str, n: int) -> Iterator[_Row]:
     if start == "[":
         yield from _listed(text, stem, source, n)
     elif start == "{":
@@ -147,7 +147,7 @@ def _raw(name: str, value: object, source: str) -> RawRecord:
     return RawRecord(name, Format.JSON, value if isinstance(value, dict) else json.dumps(value).encode(), source)
 
 
-def _listed(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
+def _listed(text: JsonStream, stem: str, source: str, n: int) -> Iterator[_Row]:
     """Items of a list; ``n`` records of the file came before."""
     for place, _ in enumerate(text.places()):
         name, where = nth(stem, n + place + 1), f"{source}[{place}]"
@@ -162,7 +162,7 @@ def _unreadable(source: str, name: str, error: Exception) -> Rejection:
     return Rejection(source, name, RejectionReason.UNREADABLE, str(error), remedy)
 
 
-def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
+def _object(text: JsonStream, stem: str, source: str, n: int) -> Iterator[_Row]:
     """The records of an object: those of its list or table, one for each member, or itself."""
     members: dict[str, object] = {}
     streamed = False
@@ -188,7 +188,7 @@ def _object(text: JsonText, stem: str, source: str, n: int) -> Iterator[_Row]:
 
 
 def _list_of(
-    text: JsonText, members: dict[str, object], stem: str, source: str, n: int
+    text: JsonStream, members: dict[str, object], stem: str, source: str, n: int
 ) -> Generator[_Row, None, list[object] | None]:
     """The records of a list within an object, as they stream; a list of anything else is returned."""
     places = text.places()
@@ -213,7 +213,7 @@ def _list_of(
     return None
 
 
-def _values(text: JsonText, places: Iterator[None]) -> Iterator[object]:
+def _values(text: JsonStream, places: Iterator[None]) -> Iterator[object]:
     """Items of a list; one that Python cannot parse is returned as its error."""
     for _ in places:
         try:
@@ -222,7 +222,7 @@ def _values(text: JsonText, places: Iterator[None]) -> Iterator[object]:
             yield error
 
 
-def _value_or_none(text: JsonText) -> object:
+def _value_or_none(text: JsonStream) -> object:
     try:
         return text.value()
     except UnreadableValueError:

@@ -17,7 +17,7 @@ class UnreadableValueError(ValueError):
     """A value was skipped; the text after it can be read."""
 
 
-class JsonText:
+class JsonStream:
     """Forward position in a JSON document; invalid JSON raises ``ValueError``."""
 
     def __init__(self, stream: IO[str]):

@@ -39,8 +39,11 @@ class StoppingRule:
         """Refuse thresholds that could never be met, or always."""
         if self.best_found is not None and not 0 < self.best_found <= 1:
             raise ValueError(f"best_found is {self.best_found}; give a probability above 0, at most 1")
-        for name in ("undiscovered_hits", "idle_rounds", "budget_core_hours"):
-            value = getattr(self, name)
+        for name, value in (
+            ("undiscovered_hits", self.undiscovered_hits),
+            ("idle_rounds", self.idle_rounds),
+            ("budget_core_hours", self.budget_core_hours),
+        ):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; give a value above 0, or None to leave the criterion out")
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.exceptions import InvalidRecordError
+from db.json_values import require_json
 from db.records import (
     CampaignRecord,
     FailureRecord,
@@ -14,7 +15,6 @@ from db.records import (
     ModelRecord,
     QueueEntryRecord,
     SourceRecord,
-    require_json,
     utc_now,
 )
 from db.states import FailureReason

@@ -87,7 +87,7 @@ def test_a_store_without_a_folder_says_so(
 
 def test_many_small_shards_are_merged(store: Store, structures: Path, make_material: Make, monkeypatch) -> None:
     """Files that were merged stay until shards are merged again, for those who read them meanwhile."""
-    for place, name, value in ((module, "FULL", 8), (verbs, "FULL", 8), (verbs, "SMALL", 4), (verbs, "MANY", 3)):
+    for place, name, value in ((module, "FULL", 8), (verbs, "FULL", 8), (verbs, "SMALL", 4), (verbs, "MOST_SMALL", 3)):
         monkeypatch.setattr(place, name, value)
     records = [scaled(make_material(f"m{i}"), 1 + i) for i in range(24)]
 
@@ -117,7 +117,7 @@ def test_many_small_shards_are_merged(store: Store, structures: Path, make_mater
 
 def test_orphans_are_swept(store: Store, structures: Path, make_material: Make, monkeypatch) -> None:
     """A process that was killed between the file and the rows, or a transaction that was taken back, leaves one."""
-    monkeypatch.setattr(verbs, "MANY", 1)
+    monkeypatch.setattr(verbs, "MOST_SMALL", 1)
 
     def fail() -> None:
         with store.transaction():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.materials.sources.source import Say, Source
+from engine.materials.sources.source import DatabaseSource, Say
 
 
 def is_remote(text: str) -> bool:
@@ -12,7 +12,7 @@ def is_remote(text: str) -> bool:
     return text.partition(":")[0] in _OPENERS and ":" in text
 
 
-def open_source(text: str, say: Say) -> Source:
+def open_source(text: str, say: Say) -> DatabaseSource:
     """The source that ``text`` names: ``mp:QUERY``, ``optimade:URL`` or ``optimade:NAME:FILTER``, ``aflow:QUERY``.
 
     Raises
@@ -24,25 +24,25 @@ def open_source(text: str, say: Say) -> Source:
     return _OPENERS[kind](query.strip(), say)
 
 
-def _materials_project(query: str, say: Say) -> Source:
+def _materials_project(query: str, say: Say) -> DatabaseSource:
     from engine.materials.sources.materials_project import MaterialsProject
 
     return MaterialsProject(query, say)
 
 
-def _optimade(query: str, say: Say) -> Source:
+def _optimade(query: str, say: Say) -> DatabaseSource:
     from engine.materials.sources.optimade import Optimade
 
     return Optimade(query, say)
 
 
-def _aflow(query: str, say: Say) -> Source:
+def _aflow(query: str, say: Say) -> DatabaseSource:
     from engine.materials.sources.aflow import Aflow
 
     return Aflow(query, say)
 
 
-_OPENERS: dict[str, Callable[[str, Say], Source]] = {
+_OPENERS: dict[str, Callable[[str, Say], DatabaseSource]] = {
     "mp": _materials_project,
     "optimade": _optimade,
     "aflow": _aflow,

@@ -21,7 +21,7 @@ class Page:
 
     records: list[RawRecord | Rejection]
     next: str | None
-    """Start of the next page, an argument of :meth:`Source.pages`; None at the end."""
+    """Start of the next page, an argument of :meth:`DatabaseSource.pages`; None at the end."""
     total: int | None = None
     """Number of records that the database announces for the whole query; it may be wrong."""
     version: str | None = None
@@ -32,7 +32,7 @@ class Page:
     """Notes for the user."""
 
 
-class Source(Protocol):
+class DatabaseSource(Protocol):
     """A query to one database."""
 
     @property

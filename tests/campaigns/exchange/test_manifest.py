@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaigns.exceptions import ExchangeError
-from campaigns.exchange.manifest import Entry, Phonons, Predicted, Settings, Work, differences, meaning_sha256
+from campaigns.exchange.manifest import Entry, EntrySettings, Phonons, Predicted, Work, differences, meaning_sha256
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 COUNT = st.integers(0, 10**6)
@@ -33,7 +33,7 @@ PHONONS = st.builds(
     imaginary_tolerance=NUMBER,
 )
 SETTINGS = st.builds(
-    Settings,
+    EntrySettings,
     relax=st.booleans(),
     born=st.booleans(),
     phonons=st.none() | PHONONS,
@@ -42,7 +42,7 @@ SETTINGS = st.builds(
 PREDICTED = st.builds(Predicted, **{name: st.none() | NUMBER for name in Predicted.model_fields})
 
 
-def _entry(settings: Settings, **fields: Any) -> Entry:
+def _entry(settings: EntrySettings, **fields: Any) -> Entry:
     return Entry(schema_version=1, settings=settings, settings_sha256=settings.sha256, **fields)
 
 
@@ -71,7 +71,7 @@ def test_entries_round_trip(entry: Entry) -> None:
 
 
 @given(ENTRIES, SETTINGS)
-def test_other_settings_are_named(entry: Entry, settings: Settings) -> None:
+def test_other_settings_are_named(entry: Entry, settings: EntrySettings) -> None:
     changed = entry.model_copy(update={"settings": settings})
     named = differences(entry, changed)
     assert bool(named) == (settings != entry.settings)

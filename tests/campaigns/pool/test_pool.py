@@ -93,7 +93,7 @@ def test_a_worker_killed_in_mid_run(
     here = Featuriser(backbone, tmp_path / "here", keep_graphs=False)
     assert list(embed_pool(campaign.store, here, pool))[-1] == len(pool)
     assert list(embed_pool(campaign.store, here, pool)) == [len(pool)], "nothing is done twice"
-    monkeypatch.setattr(module, "MANY", 1)
+    monkeypatch.setattr(module, "WORTH_WORKERS", 1)
     apart = Featuriser(backbone, tmp_path / "apart", keep_graphs=False)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         settings = ExecutionSettings("dask", address=cluster.scheduler_address)

@@ -15,7 +15,7 @@ import pytest
 from campaigns.campaign import Campaign
 from campaigns.configuration import check_configuration
 from campaigns.goals import Goal, Scale
-from campaigns.round.context import Progress, RoundContext
+from campaigns.round.context import RoundContext, RoundProgress
 from campaigns.round.intervals import UNTRIED
 from campaigns.round.manifest import RoundFigures
 from campaigns.round.opening import open_round
@@ -61,7 +61,7 @@ def ranked(
         workspace=workspace or work.workspace,
         settings=check_configuration(settings, "test"),
         manifest=work.manifest.model_copy(update=manifest or {}),
-        progress=Progress(work.record.number, lambda text: said.append(text.removeprefix("round 1: "))),
+        progress=RoundProgress(work.record.number, lambda text: said.append(text.removeprefix("round 1: "))),
     )
     shared = ("backbone", "pool", "labels", "featuriser", "ensemble")
     vars(other).update({name: getattr(work, name) for name in shared})

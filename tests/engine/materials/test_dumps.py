@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal
 from engine.materials.formats import RawRecord, Record, parse
-from engine.materials.json_text import JsonText
+from engine.materials.json_text import JsonStream
 from engine.materials.readers import read
 from engine.materials.reference import reference_crystals
 from tests.engine.materials.cases import rocksalt, rutile, zincblende
@@ -120,7 +120,7 @@ def test_a_large_dump_takes_no_more_memory(tmp_path: Path) -> None:
 @given(st.lists(st.dictionaries(st.text(), st.recursive(st.integers() | st.text(), st.lists), max_size=3), max_size=5))
 def test_lists_are_read_as_json_reads_them(items: list[Any]) -> None:
     """However the text falls into blocks."""
-    text = JsonText(io.StringIO(json.dumps(items, indent=1)))
+    text = JsonStream(io.StringIO(json.dumps(items, indent=1)))
     assert list(text.items()) == items
     assert text.peek() == ""
 
