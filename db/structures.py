@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
@@ -66,7 +67,7 @@ class Shards:
         lattice = [[x for row in s["lattice"] for x in row] for s in structures]
         coords = [[x for row in s["frac_coords"] for x in row] for s in structures]
         columns = [lattice, [s["numbers"] for s in structures], coords]
-        arrays = [_lists(rows, kind) for rows, kind in zip(columns, ("float64", "int16", "float64"), strict=True)]
+        arrays = [_lists(rows, kind.value_type) for rows, kind in zip(columns, _schema().types, strict=True)]
         return self._keep(pa.table(arrays, schema=_schema()))
 
     def read(self, sha256: str, rows: Sequence[int]) -> list[Json]:
@@ -77,7 +78,9 @@ class Shards:
         BrokenShardError
             If it is missing, or its bytes are not those that were written.
         """
-        part = self._table(sha256).take(_array(rows, "int64"))
+        import pyarrow as pa
+
+        part = self._table(sha256).take(_array(rows, pa.int64()))
         lattices, numbers, coords = (column.to_pylist() for column in part.columns)
         return [
             {"lattice": _triples(cell), "numbers": species, "frac_coords": _triples(sites)}
@@ -167,21 +170,24 @@ class Shards:
         return content
 
 
-def _lists(rows: Sequence[Sequence[float]], kind: str) -> pa.ListArray:
+def _lists(rows: Sequence[Sequence[float]], kind: pa.DataType) -> pa.ListArray:
     """A column of lists; made of buffers, because pyarrow loads pandas to make one of Python's lists."""
     import pyarrow as pa
 
-    ends = _array([0, *accumulate(map(len, rows))], "int32")
+    ends = _array([0, *accumulate(map(len, rows))], pa.int32())
     return pa.ListArray.from_arrays(ends, _array([x for row in rows for x in row], kind))
 
 
-def _array(numbers: Sequence[float], kind: str) -> pa.Array:
+def _array(numbers: Sequence[float], kind: pa.DataType) -> pa.Array:
     """Numbers as an array of pyarrow, without pandas."""
-    import numpy as np
     import pyarrow as pa
 
-    values = np.array(numbers, dtype=kind)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+    values = array(_CODES[str(kind)], numbers)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+_CODES = {"double": "d", "int16": "h", "int32": "i", "int64": "q"}
+"""Code of :mod:`array` for each type of pyarrow; both are of fixed size on all platforms that pyarrow supports."""
 
 
 def _triples(flat: list[float]) -> list[list[float]]:
