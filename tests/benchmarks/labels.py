@@ -26,7 +26,7 @@ import numpy as np
 from tests.benchmarks.crystals import DATA
 from tests.benchmarks.measure import Measure, peak_gigabytes, processor_seconds
 from tests.benchmarks.potential_labels import CRYSTALS
-from tests.benchmarks.scale import LABELS as HEADING
+from tests.benchmarks.scale import LABELS_HEADING as HEADING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 REPORT = Path(__file__).with_name("SCALE.md")
-LABELS = "## Labels"
+LABELS_HEADING = "## Labels"
 """Where the part of the report begins that :mod:`tests.benchmarks.labels` writes."""
 INGESTED = 100_000
 """Crystals of an ingest, a tenth of the largest pool."""
@@ -363,7 +363,7 @@ def _write(measures: list[Measure], what: str) -> None:
         met = {None: "", True: "yes", False: "**no**"}[m.met]
         cells = [m.name, _number(m.ours), _number(m.reference), m.unit, _number(m.ratio), m.goal, met, m.note]
         lines.append(f"| {' | '.join(cells)} |")
-    _, heading, labels = (REPORT.read_text() if REPORT.is_file() else "").partition(LABELS)
+    _, heading, labels = (REPORT.read_text() if REPORT.is_file() else "").partition(LABELS_HEADING)
     REPORT.write_text("\n".join(lines) + "\n" + (f"\n{heading}{labels}" if heading else ""))
 
 
