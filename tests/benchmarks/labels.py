@@ -26,7 +26,6 @@ import numpy as np
 from tests.benchmarks.crystals import DATA
 from tests.benchmarks.measure import Measure, peak_gigabytes, processor_seconds
 from tests.benchmarks.potential_labels import CRYSTALS
-from tests.benchmarks.scale import LABELS_HEADING as HEADING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from engine.learning.backbones.stack import AnyFeaturiser
 
 REPORT = Path(__file__).with_name("SCALE.md")
+HEADING = "## Labels"
 CACHE = Path("/tmp/kappascout-labels")
 HELD_OUT = {"formation": 900, "potential": 2000}
 """Crystals that no run learns from."""
