@@ -25,7 +25,7 @@ import numpy as np
 
 from tests.benchmarks.crystals import DATA
 from tests.benchmarks.measure import Measure, peak_gigabytes, processor_seconds
-from tests.benchmarks.scale import LABELS as HEADING
+from tests.benchmarks.potential_labels import CRYSTALS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.learning.backbones.stack import AnyFeaturiser
 
 REPORT = Path(__file__).with_name("SCALE.md")
+HEADING = "## Labels"
 CACHE = Path("/tmp/kappascout-labels")
 HELD_OUT = {"formation": 900, "potential": 2000}
 """Crystals that no run learns from."""
@@ -93,19 +94,20 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="FOLDER", help="for embeddings and results")
     parser.add_argument("--largest", type=int, default=100_000, metavar="N", help="most labels of a run")
     parser.add_argument("--data", type=Path, default=DATA, metavar="FOLDER", help="the data for development")
+    parser.add_argument("--crystals", type=int, default=CRYSTALS, metavar="N", help="made for a potential to label")
     arguments = parser.parse_args()
-    measure(arguments.cache, arguments.largest, arguments.data)
+    measure(arguments.cache, arguments.largest, arguments.data, arguments.crystals)
 
 
-def measure(cache: Path = CACHE, largest: int = 100_000, data: Path = DATA) -> list[Measure]:
+def measure(cache: Path = CACHE, largest: int = 100_000, data: Path = DATA, crystals: int = CRYSTALS) -> list[Measure]:
     """Train every run that is not in the cache yet; returns time and memory of each."""
     found: dict[Run, Figures] = {}
     for run in (run for run in RUNS if run.labels <= largest):
-        path = cache / "results" / f"{run.name}.json"
+        path = cache / f"results-{crystals}" / f"{run.name}.json"
         if not path.is_file():
             sys.stderr.write(f"{run.name} ...\n")
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-                figures = executor.submit(partial(train, run, cache, data)).result()
+                figures = executor.submit(partial(train, run, cache, data, crystals)).result()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(figures) + "\n")
         found[run] = json.loads(path.read_text())
@@ -120,7 +122,7 @@ def measure(cache: Path = CACHE, largest: int = 100_000, data: Path = DATA) -> l
     ]
 
 
-def train(run: Run, cache: Path, data: Path) -> Figures:
+def train(run: Run, cache: Path, data: Path, crystals: int) -> Figures:
     """Train one ensemble and predict the crystals held out."""
     import torch
     from scipy.stats import spearmanr
@@ -132,7 +134,7 @@ def train(run: Run, cache: Path, data: Path) -> Figures:
     from engine.metrics.calibration import Z90
 
     torch.set_num_threads(1)
-    featuriser, keys, values = _labelled(run.source, cache, data)
+    featuriser, keys, values = _labelled(run.source, cache, data, crystals)
     order = np.random.default_rng(0).permutation(len(keys))
     held, chosen = np.split(order, [HELD_OUT[run.source]])
     chosen = chosen[: run.labels]
@@ -169,15 +171,16 @@ def train(run: Run, cache: Path, data: Path) -> Figures:
     )
 
 
-def _labelled(source: str, cache: Path, data: Path) -> tuple[AnyFeaturiser, list[str], NDArray[np.float64]]:
-    from tests.benchmarks import crystals
-
-    crystals.DATA = data  # read by what is imported next
+def _labelled(
+    source: str, cache: Path, data: Path, crystals: int
+) -> tuple[AnyFeaturiser, list[str], NDArray[np.float64]]:
+    from tests.benchmarks import crystals as files
     from tests.benchmarks import potential_labels
 
+    files.DATA = data
     embedder = potential_labels.featuriser(cache)
     if source == "potential":
-        return embedder, *potential_labels.labelled(cache)
+        return embedder, *potential_labels.labelled(cache, crystals)
     path = cache / "formation.npz"
     if not path.is_file():
         _embed_formation(embedder, path, data)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.benchmarks.crystals import DATA, write_substituted
+from tests.benchmarks import crystals as files
+from tests.benchmarks.crystals import write_substituted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from engine.learning.backbones.stack import AnyFeaturiser
     from engine.materials.crystal import Crystal
 
-POTENTIAL = DATA.parent / "pretrained" / "TensorNet-MatPES-PBE-v2025.1-PES"
-CRYSTALS = 92_000
-"""Made; what is larger than :data:`MAX_SITES` is left out afterwards."""
+POTENTIAL = "TensorNet-MatPES-PBE-v2025.1-PES"
+CRYSTALS = 200_000
+"""Made, of which :data:`MAX_SITES` leaves 107,000: 45 minutes of a core."""
 MAX_SITES = 8
 CHUNK = 2_000
 """Crystals that are labelled and embedded together; an interrupted run goes on behind the last whole chunk."""
@@ -44,13 +45,14 @@ def featuriser(folder: Path) -> AnyFeaturiser:
     return make_featuriser(load_starts(SIDE_BY_SIDE), folder / "features", keep_graphs=False)
 
 
-def labelled(folder: Path) -> tuple[list[str], NDArray[np.float64]]:
+def labelled(folder: Path, crystals: int = CRYSTALS) -> tuple[list[str], NDArray[np.float64]]:
     """Keys of the crystals (N) and their formation energies in eV/atom (N), labelled and embedded where they are not.
 
+    ``crystals`` are made, a multiple of :data:`CHUNK`; those of a smaller number are the first of a larger one.
     Crystals whose energy is farther from the median than ten times the median deviation are left out: atoms on top of
     each other, of which a potential knows nothing.
     """
-    parts = list(_chunks(folder))
+    parts = list(_chunks(folder, crystals))
     keys = [key for part in parts for key in part["keys"].tolist()]
     energy, fractions = (np.concatenate([part[name] for part in parts]) for name in ("energy", "fractions"))
     away = np.abs(energy - np.median(energy))
@@ -63,29 +65,29 @@ def labelled(folder: Path) -> tuple[list[str], NDArray[np.float64]]:
     return [key for key, kept in zip(keys, usual.tolist(), strict=True) if kept], rest[usual]
 
 
-def _chunks(folder: Path) -> Iterator[dict[str, NDArray[np.generic]]]:
+def _chunks(folder: Path, crystals: int) -> Iterator[dict[str, NDArray[np.generic]]]:
     folder.mkdir(parents=True, exist_ok=True)
-    source = folder / f"made-{CRYSTALS}.jsonl"
+    source = folder / f"made-{crystals}.jsonl"
     if not source.is_file():
-        write_substituted(source.with_suffix(".part"), CRYSTALS).rename(source)
+        write_substituted(source.with_suffix(".part"), crystals).rename(source)
     potential, embedder = None, featuriser(folder)
     with source.open() as lines:
-        for number in range(CRYSTALS // CHUNK):
+        for number in range(crystals // CHUNK):
             rows = list(islice(lines, CHUNK))
             path = folder / f"energies-{number:04d}.npz"
             if not path.is_file():
                 if potential is None:
                     from engine.physics.potentials import load_potential
 
-                    potential = load_potential(POTENTIAL)
-                crystals = dict(_crystals(rows, embedder.backbone.elements & potential.elements))
-                sizes = np.array([len(crystal) for crystal in crystals.values()])
-                energies = potential.energies(list(crystals.values())) / sizes
-                embedder.add(crystals)
+                    potential = load_potential(files.DATA.parent / "pretrained" / POTENTIAL)
+                named = dict(_crystals(rows, embedder.backbone.elements & potential.elements))
+                made = list(named.values())
+                energies = potential.energies(made) / [len(crystal) for crystal in made]
+                embedder.add(named)
                 part = path.with_suffix(".part.npz")
-                np.savez(part, keys=list(crystals), energy=energies, fractions=_fractions(list(crystals.values())))
+                np.savez(part, keys=list(named), energy=energies, fractions=_fractions(made))
                 part.rename(path)
-                sys.stderr.write(f"labelled {number + 1} of {CRYSTALS // CHUNK} chunks\n")
+                sys.stderr.write(f"labelled {number + 1} of {crystals // CHUNK} chunks\n")
             with np.load(path) as stored:
                 yield dict(stored)
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from engine.materials.crystal import Crystal
 
 REPORT = Path(__file__).with_name("SCALE.md")
-LABELS = "## Labels"
-"""Where the part of the report begins that :mod:`tests.benchmarks.labels` writes."""
+KEPT_HEADING = "## Inducing points"
+"""Where the part of the report begins that other benchmarks write."""
 INGESTED = 100_000
 """Crystals of an ingest, a tenth of the largest pool."""
 EMBEDDED = 12_000
@@ -363,8 +363,8 @@ def _write(measures: list[Measure], what: str) -> None:
         met = {None: "", True: "yes", False: "**no**"}[m.met]
         cells = [m.name, _number(m.ours), _number(m.reference), m.unit, _number(m.ratio), m.goal, met, m.note]
         lines.append(f"| {' | '.join(cells)} |")
-    _, heading, labels = (REPORT.read_text() if REPORT.is_file() else "").partition(LABELS)
-    REPORT.write_text("\n".join(lines) + "\n" + (f"\n{heading}{labels}" if heading else ""))
+    _, heading, rest = (REPORT.read_text() if REPORT.is_file() else "").partition(KEPT_HEADING)
+    REPORT.write_text("\n".join(lines) + "\n" + (f"\n{heading}{rest}" if heading else ""))
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ labels y_i ~ N(k_i K_uu^-1 u, noise_i) (the projected process of Seeger, William
 Williams, Gaussian Processes for Machine Learning, 2006, section 8.3.4). With all rows as inducing points it is the
 exact process. The labels enter through two sums over rows, an m x m matrix and a vector, so that rows are read a block
 at a time, and leaving some out is a subtraction. Labels that count less the farther a row lies from the inducing points
-(the fully independent conditional of Snelson and Ghahramani, 2006) predicted worse: see ``tests/benchmarks/SCALE.md``.
+(the fully independent conditional of Snelson and Ghahramani, 2006) predict worse: see ``tests/benchmarks/SCALE.md``.
 
 In whitened coordinates (K_uu = L L^T, v_i = L^-1 k_i^T) the sums are B = sum v_i v_i^T / noise_i and c = sum v_i y_i /
 noise_i; with B = Q diag(b) Q^T and W = L^-T Q diag(b / (1 + b))^(1/2) the posterior at any rows x is
