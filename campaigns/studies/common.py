@@ -20,6 +20,7 @@ from campaigns.files import write_whole
 from engine.materials.crystal import Material
 from engine.metrics.accuracy import accuracy
 from engine.metrics.discovery import top_rows
+from engine.metrics.splits import Split, SplitSettings, split_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,8 +41,8 @@ _PACKAGES = ("kappascout", "torch", "matgl", "gpytorch", "scikit-learn")
 _TREES, _TREES_OF_MANY = 300, 100
 _MANY = 1000
 """Rows beyond which more trees change nothing but the time."""
-FIGURES = ("mae", "mape", "r2", "spearman", "recall_lowest")
-"""Of every cell; see :func:`judge`."""
+FIGURES = ("mae", "mape", "r2", "spearman", "recall_lowest", "mae_ln", "coverage_90")
+"""Of cells; see :func:`judge`, and :mod:`campaigns.studies.phonix` for the last two."""
 _REPEATS = ("split", "draw")
 _LOWEST = 10
 """Percent of the test rows whose recall is reported."""
@@ -64,6 +65,7 @@ SOURCES = {
     "agl": Source("aflow_agl", "kappa_agl_300K_W_mK", "log10", "AGL conductivities of AFLOW"),
     "L96": Source("ltc_l96", "kappa_300K_W_mK", "log10", "first-principles conductivities, L96"),
     "HH143": Source("ltc_hh143", "kappa_300K_W_mK", "log10", "first-principles conductivities, half-Heuslers"),
+    "phonix": Source("ltc_phonix", "kappa_300K_W_mK", "log10", "first-principles conductivities, Phonix"),
     "formation_energy": Source("tl_formation_energy", "formation_energy_scaled", "linear", "formation energies"),
     "band_gap": Source("tl_band_gap", "band_gap_scaled", "linear", "band gaps"),
     "shear_modulus": Source("tl_shear_modulus", "shear_modulus_scaled", "linear", "shear moduli"),
@@ -72,8 +74,10 @@ SOURCES = {
 """By role. These files are the user's own; no study runs without them."""
 
 
-def read_sources(folder: Path, roles: Sequence[str], say: Say) -> dict[str, list[Material]]:
-    """Crystals of at most 60 sites with the property of each role, each crystal once, in file order.
+def read_sources(
+    folder: Path, roles: Sequence[str], say: Say, max_sites: int | None = MAX_SITES
+) -> dict[str, list[Material]]:
+    """Crystals of at most so many sites with the property of each role, each crystal once, in file order.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def read_sources(folder: Path, roles: Sequence[str], say: Say) -> dict[str, list
     found = {}
     for role in roles:
         source = SOURCES[role]
-        outcomes = [o for part in load(files[role], workers=1, max_sites=MAX_SITES) for o in part]
+        outcomes = [o for part in load(files[role], workers=1, max_sites=max_sites) for o in part]
         materials = merge_copies(o for o in outcomes if isinstance(o, Material))
         values = learned_values(materials, [PropertyTask(source.property, source.scale)])[:, 0]
         found[role] = [m for m, value in zip(materials, values, strict=True) if np.isfinite(value)]
@@ -109,6 +113,11 @@ def random_splits(n_rows: int, n_splits: int, test_fraction: float = 0.2) -> Ite
     for split in range(n_splits):
         order = np.random.default_rng(split).permutation(n_rows)
         yield order[n_test:], order[:n_test]
+
+
+def split_materials(materials: Sequence[Material], values: NDArray[np.float64], settings: SplitSettings) -> Split:
+    """Split crystals by formula, space group or value (n each)."""
+    return split_rows(settings, [m.formula for m in materials], [m.spacegroup for m in materials], values)
 
 
 class Cells:
@@ -370,6 +379,16 @@ class Ensembles:
     def predict(self, ensemble: Ensemble, materials: Sequence[Material]) -> NDArray[np.float64]:
         """Predictions (n) in learned units."""
         return ensemble.predict(self._featuriser, self._added(materials)).total(1.0)[0]
+
+    def distribution(
+        self, ensemble: Ensemble, materials: Sequence[Material]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Predictions and their calibrated standard deviations (n each) in learned units."""
+        return ensemble.predict(self._featuriser, self._added(materials)).total(ensemble.calibration)
+
+    def embeddings(self, materials: Sequence[Material]) -> NDArray[np.float32]:
+        """Embeddings (n x d) that the ensembles read."""
+        return self._featuriser.embeddings(self._added(materials))
 
     def _added(self, materials: Sequence[Material]) -> list[str]:
         self._featuriser.add({m.content_hash: m.crystal for m in materials})
