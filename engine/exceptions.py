@@ -30,6 +30,10 @@ class TooFewLabelsError(EngineError):
     """Fewer labels than a model needs."""
 
 
+class SplitError(EngineError):
+    """Labelled rows that cannot be split into training and test rows as asked."""
+
+
 class AcquisitionError(EngineError):
     """A batch that cannot be chosen: an empty pool, a tie no rule breaks, an unknown acquisition function."""
 

@@ -106,8 +106,11 @@ def readable(rows: Sequence[Json]) -> list[dict[str, str]]:
 
 
 def pool_size(run: Run) -> int:
-    """Number of materials in the pool of a run."""
-    return round(run.rounds[0]["labels"] / run.rounds[0]["pool_share"])
+    """Count the rows of the pool that a run acquired from: of those with a split, the candidates."""
+    first, last = run.rounds[0], run.rounds[-1]
+    if first["pool_share"]:
+        return round(first["labels"] / first["pool_share"])
+    return round((last["labels"] - first["labels"]) / last["pool_share"])  # initial labels are none of them
 
 
 def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:

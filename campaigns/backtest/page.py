@@ -58,6 +58,8 @@ def _subtitle(protocol: Protocol, runs: Sequence[Run]) -> str:
     begin = "chosen by each strategy itself (peers: at random)" if protocol.cold_start else "at random"
     if protocol.initial_ids is not None:
         begin = "given"
+    if protocol.split is not None:
+        begin += f" on the training side of a split by {protocol.split.kind.replace('_', ' ')}, candidates on the other"
     return unbroken(
         f"{count(pool_size(runs[0]), 'labelled material')}; {count(protocol.initial, 'label')} {begin}, then "
         f"{count(protocol.rounds, 'round')} of {protocol.batch}; {count(len(protocol.seeds), 'seed')}; "

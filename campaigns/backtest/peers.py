@@ -111,6 +111,19 @@ class GaussianProcess:
         bound = posterior.mean[:, 0] - posterior.variance[:, 0].clamp_min(0).sqrt()
         return _lowest(free, bound.numpy(), batch)
 
+    def predict(
+        self, acquired: Sequence[int], target: NDArray[np.float64], rows: Sequence[int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of a new label (noise included) of each of ``rows``, in units of the target."""
+        import torch
+
+        model = self._fit(acquired, target)
+        with torch.no_grad():
+            posterior = model.posterior(torch.from_numpy(self._x[list(rows)]), observation_noise=True)
+        scale = float(target.std()) or 1.0
+        std = posterior.variance[:, 0].clamp_min(0).sqrt()
+        return posterior.mean[:, 0].numpy() * scale + float(target.mean()), std.numpy() * scale
+
     def _fit(self, acquired: Sequence[int], target: NDArray[np.float64]) -> Any:
         """Fit to standardised targets, which do not change the order of the pool."""
         import torch

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,8 @@ from engine.materials.crystal import Material
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from engine.metrics.splits import Split, SplitSettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Protocol:
     """Whether strategies of this program choose their initial materials; peers always begin with those drawn."""
     cost: str | None = None
     """Field of the records' properties with the cost of their label, e.g. in core-hours."""
+    split: SplitSettings | None = None
+    """Initial labels are drawn from the training side of this split alone; candidates, and the best ones that are to be
+    found, are its test side. The rest of the training side takes no part."""
 
     @builtins.property  # the field above hides the name
     def start_name(self) -> str:
@@ -60,7 +65,9 @@ class LabelledPool:
     learned: NDArray[np.float64]
     """The same on the scale of the model, log10 or linear."""
     costs: NDArray[np.float64] | None = None
-    """Cost of each label, where known."""
+    """Of a label each, where known."""
+    split: Split | None = None
+    """Rows that initial labels come from and rows that may be chosen; without it both are all rows."""
 
     def __len__(self) -> int:
         """Number of materials."""
@@ -75,6 +82,31 @@ class LabelledPool:
     def position(self) -> dict[str, int]:
         """Row by id."""
         return {id_: row for row, id_ in enumerate(self.ids)}
+
+    @property
+    def initial_side(self) -> list[str]:
+        """Ids that initial labels are drawn from, in file order."""
+        return self.ids if self.split is None else [self.ids[row] for row in self.split.training]
+
+    @property
+    def n_candidates(self) -> int:
+        """Number of rows of which the best are to be found."""
+        return len(self) if self.split is None else len(self.split.test)
+
+    def of_run(self, initial: Sequence[str]) -> LabelledPool:
+        """What a run with these initial ids knows: with a split they and the test side, in file order, else all."""
+        if self.split is None:
+            return self
+        labelled = {self.position[id_] for id_ in initial}
+        rows = np.array(sorted({*labelled, *self.split.test.tolist()}))
+        is_initial = np.isin(rows, sorted(labelled))
+        return LabelledPool(
+            [self.materials[row] for row in rows],
+            self.values[rows],
+            self.learned[rows],
+            None if self.costs is None else self.costs[rows],
+            replace(self.split, training=np.flatnonzero(is_initial), test=np.flatnonzero(~is_initial)),
+        )
 
     @cached_property
     def sha256(self) -> str:
@@ -125,11 +157,36 @@ def read_pool(protocol: Protocol) -> LabelledPool:
         raise CampaignError(f"the id {twice[0]!r} occurs twice in the pool; ids must be unique")
     values = _column(found, protocol.property)
     costs = _column(found, protocol.cost) if protocol.cost else None
-    return LabelledPool(found, values, Scale(protocol.scale).learned(values), costs)
+    return LabelledPool(
+        found, values, Scale(protocol.scale).learned(values), costs, _split(protocol.split, found, values)
+    )
 
 
-def check_size(protocol: Protocol, size: int) -> None:
-    """Refuse to query more labels than ``size``."""
+def _split(settings: SplitSettings | None, materials: Sequence[Material], values: NDArray[np.float64]) -> Split | None:
+    from engine.metrics.splits import split_rows
+
+    if settings is None:
+        return None
+    return split_rows(settings, [m.formula for m in materials], [m.spacegroup for m in materials], values)
+
+
+def check_size(protocol: Protocol, size: int, initial: int | None = None) -> None:
+    """Refuse to ask for more labels than ``size``; with a split of ``initial`` rows on its training side, on each side.
+
+    Raises
+    ------
+    CampaignError
+        If more are asked for.
+    """
+    if initial is not None:
+        asked = protocol.batch * protocol.rounds
+        if protocol.initial > initial or asked > size:
+            raise CampaignError(
+                f"{protocol.initial} initial labels and {protocol.rounds} x {protocol.batch} = {asked} more are asked "
+                f"for, the split has {initial} rows on its training side and {size} on its test side; lower --initial, "
+                "--batch or --rounds"
+            )
+        return
     asked = protocol.initial + protocol.batch * protocol.rounds
     if asked > size:
         raise CampaignError(
@@ -139,7 +196,7 @@ def check_size(protocol: Protocol, size: int) -> None:
 
 
 def initial_ids(protocol: Protocol, ids: Sequence[str], seed: int) -> list[str]:
-    """Ids labelled before the first round: given, or drawn over the pool in file order."""
+    """Ids labelled before the first round: given, or drawn over ``ids``, which are in file order."""
     if protocol.initial_ids is not None:
         given = protocol.initial_ids.get(str(seed))
         if given is None:
@@ -147,7 +204,9 @@ def initial_ids(protocol: Protocol, ids: Sequence[str], seed: int) -> list[str]:
         absent = sorted(set(given) - set(ids))
         if absent:
             raise CampaignError(
-                f"initial ids of seed {seed}: {len(absent)} are not in the pool, the first {absent[0]!r}; correct them"
+                f"initial ids of seed {seed}: {len(absent)} are not in the pool"
+                f"{' on the training side of the split' if protocol.split else ''}, the first {absent[0]!r}; correct "
+                "them"
             )
         if len(set(given)) != protocol.initial:
             raise CampaignError(

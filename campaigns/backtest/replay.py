@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.campaign import Campaign
-    from engine.materials.crystal import Material
 
 
 @dataclass
@@ -55,12 +54,16 @@ def replay(job: tuple[Strategy, int], protocol: Protocol, pool: LabelledPool, fe
 
     torch.set_num_threads(1)
     strategy, seed = job
-    run = Run(strategy.name, seed, initial_ids(protocol, pool.ids, seed))
+    run = Run(strategy.name, seed, initial_ids(protocol, pool.initial_side, seed))
+    rng = np.random.default_rng(seed)
+    rng.choice(len(pool.initial_side), protocol.initial, replace=False)  # a peer goes on where the initial draw ended
+    own = pool.of_run(run.acquired)
     if strategy.is_peer:
-        judgements = _ask_peer(protocol, pool, run, features)
+        judgements = _ask_peer(protocol, own, run, features, rng)
     else:
-        judgements = _run_campaign(protocol, pool, strategy, run, features)
-    _judge(protocol, pool, run, judgements)
+        hidden = _without_columns(own, leaking_properties(pool, protocol.property))
+        judgements = _run_campaign(protocol, hidden, strategy, run, features)
+    _judge(protocol, own, run, judgements)
     return run
 
 
@@ -81,9 +84,7 @@ def _run_campaign(
         section = parse_configuration(text, run.strategy).campaign
         labeler = Replay(section, dict(zip(pool.ids, pool.values.tolist(), strict=True)), "backtest")
         with Campaign.create_from(directory, text, labeler, features) as campaign:
-            told = leaking_properties(pool, protocol.property)
-            hidden = [_without(m, told) for m in pool.materials]
-            add_materials(campaign.store, hidden, IngestReport())
+            add_materials(campaign.store, pool.materials, IngestReport())
             if cold:
                 run.acquired = _rounds(campaign, 1, run)
                 run.round_seconds, run.cpu_seconds = [], []
@@ -128,16 +129,17 @@ def _label(campaign: Campaign, pool: LabelledPool, ids: list[str]) -> None:
     )
 
 
-def _without(material: Material, names: set[str]) -> Material:
-    """Material without the columns that reveal the answer."""
-    return replace(material, properties={k: v for k, v in material.properties.items() if k not in names})
+def _without_columns(pool: LabelledPool, names: set[str]) -> LabelledPool:
+    """The pool with materials that do not carry the answers along."""
+    kept = [{k: v for k, v in m.properties.items() if k not in names} for m in pool.materials]
+    return replace(pool, materials=[replace(m, properties=p) for m, p in zip(pool.materials, kept, strict=True)])
 
 
-def _ask_peer(protocol: Protocol, pool: LabelledPool, run: Run, folder: Path) -> list[dict[str, Any]]:
+def _ask_peer(
+    protocol: Protocol, pool: LabelledPool, run: Run, folder: Path, rng: np.random.Generator
+) -> list[dict[str, Any]]:
     target = pool.learned * (1 if protocol.goal == "min" else -1)
     acquired = [pool.position[id_] for id_ in run.acquired]
-    rng = np.random.default_rng(run.seed)
-    rng.choice(len(pool), protocol.initial, replace=False)  # the generator in its state after the initial draw
     peer = PEERS[run.strategy](_embeddings(protocol, pool, folder), run.seed, rng)
     for _ in range(protocol.rounds):
         with _timed(run):
@@ -158,29 +160,41 @@ def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray
 
 def _judge(protocol: Protocol, pool: LabelledPool, run: Run, judgements: list[dict[str, Any]]) -> None:
     acquired = [pool.position[id_] for id_ in run.acquired]
+    candidates, given = (None, 0) if pool.split is None else (pool.split.test, protocol.initial)
     points: list[DiscoveryPoint] = discovery_curve(
-        pool.learned, acquired, goal=protocol.goal, initial=protocol.initial, batch=protocol.batch
+        pool.learned,
+        acquired,
+        goal=protocol.goal,
+        initial=protocol.initial,
+        batch=protocol.batch,
+        candidates=candidates,
     )
-    run.acceleration_50 = acceleration(points, len(pool), 0.5)
-    run.acceleration_80 = acceleration(points, len(pool), 0.8)
+    run.acceleration_50 = acceleration(points, pool.n_candidates, 0.5, given)
+    run.acceleration_80 = acceleration(points, pool.n_candidates, 0.8, given)
     later: Iterator[dict[str, Any]] = iter([{}, *judgements])
-    run.rounds = [asdict(point) | _shares(point, pool, acquired) | {"judgement": next(later)} for point in points]
+    run.rounds = [
+        asdict(point) | _shares(point, pool, acquired[given : point.labels]) | {"judgement": next(later)}
+        for point in points
+    ]
     if pool.costs is not None:
         run.cost_acceleration_50, run.cost_acceleration_80 = (_cost_acceleration(run, f) for f in (0.5, 0.8))
 
 
 def _shares(point: DiscoveryPoint, pool: LabelledPool, acquired: list[int]) -> dict[str, float]:
-    """Share of the pool acquired; where costs are known also the cost, and recall over the share of the cost."""
-    acquired_share = {"pool_share": point.labels / len(pool)}
+    """Share of the candidates that was acquired; where costs are known also what was spent, and recall over its share.
+
+    With a split ``acquired`` are candidates alone: initial labels are given, and cost nothing.
+    """
+    acquired_share = {"pool_share": len(acquired) / pool.n_candidates}
     if pool.costs is None:
         return acquired_share
-    spent = float(pool.costs[acquired[: point.labels]].sum())
-    share = spent / float(pool.costs.sum())
+    spent = float(pool.costs[acquired].sum())
+    share = spent / float((pool.costs if pool.split is None else pool.costs[pool.split.test]).sum())
     return acquired_share | {
         "cost": spent,
         "cost_share": share,
-        "cost_enhancement_top1": point.recall_top1 / share,
-        "cost_enhancement_top5": point.recall_top5 / share,
+        "cost_enhancement_top1": point.recall_top1 / share if share else 1.0,
+        "cost_enhancement_top5": point.recall_top5 / share if share else 1.0,
     }
 
 

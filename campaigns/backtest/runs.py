@@ -105,16 +105,18 @@ def _checked_pool(protocol: Protocol, say: Callable[[str], None]) -> LabelledPoo
     copies = sum(placed.copy_of is not None for placed in link_duplicates(pool.materials, {}))
     if copies:
         say(f"{copies} of {len(pool)} records are copies of another; a copy is acquired only in an initial set")
-    check_size(protocol, len(pool) - copies)
+    if pool.split is not None:
+        say(f"{pool.split.describe()}; initial labels are of training rows, candidates are the test rows")
+    check_size(protocol, pool.n_candidates - copies, None if pool.split is None else len(pool.split.training))
     for seed in protocol.seeds:
-        initial_ids(protocol, pool.ids, seed)
+        initial_ids(protocol, pool.initial_side, seed)
     return pool
 
 
 def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
     """Write the results as JSON: the runs, and their statistics over seeds."""
     content = {
-        "protocol": asdict(protocol),
+        "protocol": _given(asdict(protocol)),
         "versions": {name: version(name) for name in _VERSIONS},
         "seen": any(run.seen for run in runs),
         "runs": [asdict(run) for run in runs],
@@ -181,8 +183,8 @@ class _Finished:
 
 
 def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> Json:
-    """Inputs that determine every run, besides its seed."""
-    return {
+    """What decides every run beside its seed."""
+    inputs: Json = {
         "pool": pool.sha256,
         "start": backbone.sha256,
         "property": protocol.property,
@@ -195,7 +197,14 @@ def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> Js
         "cost": protocol.cost,
         "initial_ids": protocol.initial_ids,
         "code_version": code_version(),
+        "split": asdict(protocol.split) if protocol.split else None,
     }
+    return _given(inputs)
+
+
+def _given(settings: Json) -> Json:
+    """Settings without the split where there is none, as files of older versions are."""
+    return {name: value for name, value in settings.items() if name != "split" or value is not None}
 
 
 def _change(name: str, before: Json, now: Json) -> str:

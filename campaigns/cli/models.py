@@ -5,7 +5,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from campaigns.cli.options import Dir, Field, OutFormat, Quiet, Scale, Start, Workers, one_start, open_campaign, starts
+from campaigns.cli.options import (
+    Dir,
+    Field,
+    OutFormat,
+    Quiet,
+    Scale,
+    Split,
+    Start,
+    TailAbove,
+    TailBelow,
+    Workers,
+    one_start,
+    open_campaign,
+    split_settings,
+    starts,
+)
 from campaigns.output import Format, Progress, emit, emit_one, message
 
 if TYPE_CHECKING:
@@ -52,22 +67,37 @@ def train(
         bool,
         typer.Option("--auxiliaries/--no-auxiliaries", help="Networks also learn the other numbers of the records."),
     ] = True,
+    split: Split = None,
+    tail_above: TailAbove = None,
+    tail_below: TailBelow = None,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model outside a campaign; prints cross-validated metrics beside the baselines."""
+    """Train a model outside a campaign; prints cross-validated metrics beside the baselines.
+
+    With --split a model is trained on one side first and tested on the other; the one written is trained on all rows.
+    """
     from campaigns.goals import Scale
     from campaigns.property_names import Property
     from campaigns.standalone.models import TrainRequest, train_model
 
     request = TrainRequest(
-        files, property, out, starts(start), strategy, head, members, seed, scale, epochs, auxiliaries
-    )
+        files, property, out, starts(start), strategy, head, members, seed, scale, epochs, auxiliaries,
+        split_settings(split, tail_above, tail_below),
+    )  # fmt: skip
     with Progress(quiet) as progress:
         record = train_model(request, progress.say)
     rows = [{"predictor": name, **record["metrics"][name]} for name in ("model", "constant", "extra_trees")]
     columns = ["predictor", "rows", "mae", "rmse", "r2", "spearman", "nll", "coverage_50", "coverage_90"]
     errors = Scale(record["scale"]).unit_of_errors(Property(property).unit) or "the property's unit"
+    if tested := record["metrics"].get("split"):
+        own = [{"predictor": name, **figures} for name, figures in tested["predictors"].items()]
+        if format is Format.TABLE:
+            shown = ["predictor", "rows", "mae", "mae_ln", "rmse", "r2", "spearman", "coverage_90"]
+            title = f"held-out {property}, {tested['description']}, errors in {errors}"
+            emit(own, format, title, [name for name in shown if errors == "log10" or name != "mae_ln"])
+        else:  # one report
+            rows = [{"evaluation": split, **r} for r in own] + [{"evaluation": "cross-validated", **r} for r in rows]
     emit(rows, format, f"cross-validated {property}, errors in {errors}", columns)
     message(f"members: {record['metrics']['chosen']}")
     message(f"model written to {out}")

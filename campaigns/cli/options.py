@@ -11,6 +11,7 @@ from campaigns.output import Format
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
+    from engine.metrics.splits import SplitSettings
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Campaign directory.")]
 OutFormat = Annotated[Format, typer.Option("--format", help="Format of the report on standard output.")]
@@ -37,6 +38,48 @@ NewProperty = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Number of processes; without it one for each core.")
 ]
+Split = Annotated[
+    Literal["formula", "space_group", "tail"] | None,
+    typer.Option(
+        "--split",
+        help="Rows apart for a test: formula or space_group, a fifth of the rows with formulas or space groups that no "
+        "training row has; tail, those below a threshold of the property, training rows above it.",
+    ),
+]
+TailAbove = Annotated[
+    float | None,
+    typer.Option(
+        "--tail-above",
+        metavar="VALUE",
+        help="Train on values above this one in --split tail, test the others; without it the lowest fifth is tested.",
+    ),
+]
+TailBelow = Annotated[
+    float | None,
+    typer.Option("--tail-below", metavar="VALUE", help="The other direction: train below this value, test the others."),
+]
+
+
+def split_settings(
+    kind: Literal["formula", "space_group", "tail"] | None,
+    above: float | None,
+    below: float | None,
+    goal: Literal["min", "max"] = "min",
+) -> SplitSettings | None:
+    """Read the options of a split; those that contradict each other are wrong usage.
+
+    A tail without a threshold is at the low end for the goal ``min``, at the high end for ``max``.
+    """
+    from engine.metrics.splits import SplitSettings
+
+    if kind != "tail" and (above, below) != (None, None):
+        raise typer.BadParameter("--tail-above and --tail-below are thresholds of --split tail; add it")
+    if above is not None and below is not None:
+        raise typer.BadParameter("--tail-above tests low values and --tail-below high ones; keep one")
+    if kind is None:
+        return None
+    high = below is not None or (above is None and goal == "max")
+    return SplitSettings(kind, tail="high" if high else "low", threshold=above if below is None else below)
 
 
 def open_campaign(directory: Path) -> Campaign:

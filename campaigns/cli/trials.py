@@ -5,7 +5,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from campaigns.cli.options import Field, Goal, OutFormat, Quiet, Scale, Start, Workers, one_start, starts
+from campaigns.cli.options import (
+    Field,
+    Goal,
+    OutFormat,
+    Quiet,
+    Scale,
+    Split,
+    Start,
+    TailAbove,
+    TailBelow,
+    Workers,
+    one_start,
+    split_settings,
+    starts,
+)
 from campaigns.output import Format, Progress, emit, message
 
 
@@ -47,6 +61,9 @@ def backtest(
             help="Begin with a trained model (--from, or the shipped kappa-300K), which chooses the first labels.",
         ),
     ] = False,
+    split: Split = None,
+    tail_above: TailAbove = None,
+    tail_below: TailBelow = None,
     start: Start = None,
     scale: Scale = None,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
@@ -64,7 +81,11 @@ def backtest(
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Replay labelled data as campaigns; prints what each strategy finds, mean and deviation over seeds."""
+    """Replay labelled data as campaigns; prints what each strategy finds, mean and deviation over seeds.
+
+    With --split initial labels are of rows on its training side alone, and the candidates, and the best that are to be
+    found, are the rows on its test side: with tail the values beyond all initial labels, low ones for --goal min.
+    """
     import campaigns.backtest as bt
     from campaigns.creation import WARM_START
     from campaigns.goals import default_scale
@@ -72,6 +93,15 @@ def backtest(
 
     if initial is None and not warm:
         raise typer.BadParameter("give --initial, the number of labels before the first round, or --warm")
+    if split and (warm or cold_start):
+        raise typer.BadParameter(
+            "--split draws the initial labels from its training side, --warm and --cold-start choose them themselves; "
+            "keep one"
+        )
+    if (goal == "min" and tail_below is not None) or (goal == "max" and tail_above is not None):
+        raise typer.BadParameter(
+            "--goal min finds low values and goes with --tail-above, --goal max high ones and goes with --tail-below"
+        )
     protocol = bt.Protocol(
         files=tuple(files),
         property=property,
@@ -86,6 +116,7 @@ def backtest(
         initial_ids=bt.read_initial_ids(initial_ids) if initial_ids else None,
         cold_start=cold_start or warm,
         cost=cost,
+        split=split_settings(split, tail_above, tail_below, goal),
     )
     strategies = bt.join(bt.parse_strategies(strategy), bt.parse_against(against) if against else [])
     with Progress(quiet) as progress:
@@ -100,8 +131,8 @@ def backtest(
 
 def study(
     name: Annotated[
-        Literal["paraisite", "pairwise", "multiproperty", "fidelity"],
-        typer.Argument(metavar="NAME", help="Study: paraisite, pairwise, multiproperty or fidelity."),
+        Literal["paraisite", "pairwise", "multiproperty", "fidelity", "phonix"],
+        typer.Argument(metavar="NAME", help="Study: paraisite, pairwise, multiproperty, fidelity or phonix."),
     ],
     data: Annotated[
         Path,
@@ -109,7 +140,7 @@ def study(
             "--data",
             metavar="FOLDER",
             help="Labelled crystals, files found by the beginning of their names: aflow_agl, ltc_l96, ltc_hh143, "
-            "tl_formation_energy, tl_band_gap, tl_shear_modulus, tl_phonon_peak.",
+            "ltc_phonix, tl_formation_energy, tl_band_gap, tl_shear_modulus, tl_phonon_peak.",
         ),
     ],
     out: Annotated[
@@ -121,7 +152,15 @@ def study(
             "--from",
             metavar="MODEL",
             help="paraisite: a backbone that has learned formation energies, in place of that file; "
-            "fidelity: one that has seen no conductivity.",
+            "fidelity: one that has seen no conductivity; phonix: one that has seen none of first principles.",
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["formula", "space_group", "tail"] | None,
+        typer.Option(
+            "--split",
+            help="pairwise, multiproperty: test rows of formulas (as without it) or space groups that no training row "
+            "has, or the lowest values.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour, with rougher figures.")] = False,
@@ -132,6 +171,6 @@ def study(
     from campaigns.studies.study import run_study
 
     with Progress(quiet) as progress:
-        result, path = run_study(name, data, out, progress.say, quick=quick, start=one_start(start))
+        result, path = run_study(name, data, out, progress.say, quick=quick, start=one_start(start), split=split)
     emit(result.summary(), format, "mean over splits")
     message(f"tables written to {path}")

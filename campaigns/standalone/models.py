@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from engine.learning.ensemble.ensemble import Ensemble
     from engine.learning.pretraining.stage import Recipe
     from engine.learning.pretraining.tasks import DataSet
+    from engine.metrics.splits import Split, SplitSettings
 
 PREDICTION_COLUMNS = ("id", "formula", "mean", "lower", "upper", "log10_mean", "log10_std")
 Say = Callable[[str], None]
@@ -62,14 +63,21 @@ class TrainRequest:
     epochs: int = 30
     auxiliaries: bool = True
     """Whether networks learn the records' other numbers beside the property."""
+    split: SplitSettings | None = None
+    """Split on which a model trained the same way is tested before the model is trained on all rows."""
 
 
 def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
-    """Train on labelled crystals of files and write the model; returns its record."""
+    """Train on labelled crystals of files and write the model; returns its record.
+
+    With a split, ``metrics["split"]`` of the record has the figures on its test rows of a model that was trained on its
+    training rows alone; the model that is written is trained on all rows.
+    """
     from engine.learning.backbones.backbone import SIDE_BY_SIDE
     from engine.learning.backbones.stack import make_featuriser
     from engine.learning.ensemble.records import RECORD
     from engine.learning.ensemble.settings import EnsembleSettings
+    from engine.learning.ensemble.split_evaluation import evaluate_split
     from engine.learning.ensemble.storage import load_starts, save_ensemble
     from engine.learning.ensemble.training import Labels, train_ensemble
     from engine.learning.networks.effort import effort_warning
@@ -86,6 +94,7 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
         check_start(backbone, settings.strategy)
     with tempfile.TemporaryDirectory(prefix="kappascout-train-") as cache:
         materials = _labelled(request.files, request.property, scale, backbone.elements, say)
+        split = _split(request, list(materials.values()))
         featuriser = make_featuriser(backbone, cache)
         featuriser.add({key: m.crystal for key, m in materials.items()})
         say(f"{len(materials)} labelled crystals embedded")
@@ -94,22 +103,32 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
         workers = cores()
         if hours := effort_warning(featuriser, list(materials), settings.resolved(len(materials), backbone), workers):
             say(hours)
-        ensemble = train_ensemble(
-            featuriser,
-            Labels(
-                list(materials),
-                Scale(scale).learned([float(m.properties[request.property]) for m in materials.values()]),
-                request.property,
-                scale,
-                _auxiliaries(list(materials.values()), request.property) if request.auxiliaries else {},
-            ),
-            settings,
-            progress=say,
-            workers=workers,
+        labels = Labels(
+            list(materials),
+            Scale(scale).learned([float(m.properties[request.property]) for m in materials.values()]),
+            request.property,
+            scale,
+            _auxiliaries(list(materials.values()), request.property) if request.auxiliaries else {},
         )
+        held_out: dict[str, object] = {}
+        if split is not None:
+            say(f"{split.describe()}; training on the training rows alone")
+            held_out["split"] = evaluate_split(featuriser, labels, settings, split, progress=say, workers=workers)
+            say(f"training on all {len(materials)} rows")
+        ensemble = train_ensemble(featuriser, labels, settings, progress=say, workers=workers)
     for line in _contradicted(materials, ensemble, Scale(scale), request.property):
         say(line)
-    return save_ensemble(ensemble, request.out)
+    return save_ensemble(replace(ensemble, metrics={**ensemble.metrics, **held_out}), request.out)
+
+
+def _split(request: TrainRequest, materials: Sequence[Material]) -> Split | None:
+    """Training and test rows of the split that is asked for."""
+    from engine.metrics.splits import split_rows
+
+    if request.split is None:
+        return None
+    values = [float(m.properties[request.property]) for m in materials]
+    return split_rows(request.split, [m.formula for m in materials], [m.spacegroup for m in materials], values)
 
 
 def _contradicted(materials: dict[str, Material], ensemble: Ensemble, scale: Scale, property_: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from campaigns.exceptions import CampaignError
 from engine.materials.crystal import Material
+from engine.metrics.splits import Split, SplitSettings, split_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +39,7 @@ SOURCES = {
     "agl": StudySource("aflow_agl", "kappa_agl_300K_W_mK", "log10", "AGL conductivities of AFLOW"),
     "L96": StudySource("ltc_l96", "kappa_300K_W_mK", "log10", "first-principles conductivities, L96"),
     "HH143": StudySource("ltc_hh143", "kappa_300K_W_mK", "log10", "first-principles conductivities, half-Heuslers"),
+    "phonix": StudySource("ltc_phonix", "kappa_300K_W_mK", "log10", "first-principles conductivities, Phonix"),
     "formation_energy": StudySource("tl_formation_energy", "formation_energy_scaled", "linear", "formation energies"),
     "band_gap": StudySource("tl_band_gap", "band_gap_scaled", "linear", "band gaps"),
     "shear_modulus": StudySource("tl_shear_modulus", "shear_modulus_scaled", "linear", "shear moduli"),
@@ -46,8 +48,10 @@ SOURCES = {
 """By role. These files are the user's own; no study runs without them."""
 
 
-def read_sources(folder: Path, roles: Sequence[str], say: Say) -> dict[str, list[Material]]:
-    """Crystals of at most 60 sites with the property of each role, each crystal once, in file order.
+def read_sources(
+    folder: Path, roles: Sequence[str], say: Say, max_sites: int | None = MAX_SITES
+) -> dict[str, list[Material]]:
+    """Crystals of at most ``max_sites`` sites with the property of each role, each crystal once, in file order.
 
     Raises
     ------
@@ -61,7 +65,7 @@ def read_sources(folder: Path, roles: Sequence[str], say: Say) -> dict[str, list
     found = {}
     for role in roles:
         source = SOURCES[role]
-        outcomes = [o for part in load(files[role], workers=1, max_sites=MAX_SITES) for o in part]
+        outcomes = [o for part in load(files[role], workers=1, max_sites=max_sites) for o in part]
         materials = merge_copies(o for o in outcomes if isinstance(o, Material))
         values = learned_values(materials, [PropertyTask(source.property, source.scale)])[:, 0]
         found[role] = [m for m, value in zip(materials, values, strict=True) if np.isfinite(value)]
@@ -83,6 +87,11 @@ def random_splits(n_rows: int, n_splits: int, test_fraction: float = 0.2) -> Ite
     for split in range(n_splits):
         order = np.random.default_rng(split).permutation(n_rows)
         yield order[n_test:], order[:n_test]
+
+
+def split_materials(materials: Sequence[Material], values: NDArray[np.float64], settings: SplitSettings) -> Split:
+    """Split crystals by formula, space group or value (n each)."""
+    return split_rows(settings, [m.formula for m in materials], [m.spacegroup for m in materials], values)
 
 
 def check_unseen(backbone: AnyBackbone, materials: Sequence[Material], source: StudySource) -> None:

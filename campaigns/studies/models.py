@@ -184,6 +184,16 @@ class Ensembles:
         """Predictions (n) in learned units."""
         return ensemble.predict(self._featuriser, self._added(materials)).total(1.0)[0]
 
+    def distribution(
+        self, ensemble: Ensemble, materials: Sequence[Material]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Predictions and their calibrated standard deviations (n each) in learned units."""
+        return ensemble.predict(self._featuriser, self._added(materials)).total(ensemble.calibration)
+
+    def embeddings(self, materials: Sequence[Material]) -> NDArray[np.float32]:
+        """Embeddings (n x d) that the ensembles read."""
+        return self._featuriser.embeddings(self._added(materials))
+
     def _added(self, materials: Sequence[Material]) -> list[str]:
         self._featuriser.add({m.content_hash: m.crystal for m in materials})
         return [m.content_hash for m in materials]

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.studies.data import SOURCES, Say, check_unseen, read_sources, values_of
+from campaigns.studies.data import SOURCES, Say, check_unseen, read_sources, split_materials, values_of
 from campaigns.studies.models import Ensembles, Features, fine_tuned, gaussian_process, pretrained, small_stage, trees
 from campaigns.studies.results import Cells, Figure, Figures, Result, digest, judge, markdown, mean_of, mean_std, short
 from engine.exceptions import TooFewLabelsError
+from engine.metrics.splits import SplitKind, SplitSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +48,13 @@ STUDIES = {
     "multiproperty": tuple(METHODS),
 }
 """Methods of each study; cells are shared."""
+_TEST_SHARE = 0.25
+_TESTED = {
+    "formula": "of other formulas",
+    "space_group": "of other space groups",
+    "tail": "with values below those of all labels",
+}
+"""Test rows of each split."""
 _PUBLISHED = {
     "pairwise": "their MAE cut of pair-wise transfer against scratch at N = 100 / 200 / 500 / 800: 13.6 / 21.2 / 16.5 "
     "/ 13.6 % (mean of their pairs, ALIGNN)",
@@ -75,6 +83,8 @@ class PropertiesSettings:
         }
     )
     """MEGNet with layers half as wide as MatGL's own, for all networks alike."""
+    split: SplitKind = "formula"
+    """What test rows have that no training row has."""
 
     def __post_init__(self) -> None:
         """Refuse numbers of labels without epochs."""
@@ -129,11 +139,15 @@ class _Study:
         return found
 
     def _split(self, target: str, draw: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Training rows, in the order in which they are labelled, and test rows of other formulas."""
+        """Training rows, in the order in which they are labelled, and test rows of other formulas (or as split)."""
         from engine.learning.pretraining.tasks import held_out_rows
 
         materials = self.sets[target]
-        held_out = held_out_rows(materials, 0.25, seed=draw)
+        held_out = held_out_rows(materials, _TEST_SHARE, seed=draw)
+        if self.settings.split != "formula":
+            values = values_of(materials, SOURCES[target])
+            found = split_materials(materials, values, SplitSettings(self.settings.split, draw, _TEST_SHARE))
+            held_out = np.isin(np.arange(len(materials)), found.test)
         rng = np.random.default_rng(draw)
         training, test = (rng.permutation(np.flatnonzero(rows)) for rows in (~held_out, held_out))
         if len(training) < max(self.settings.labels):
@@ -150,6 +164,7 @@ class _Study:
         settings = {
             "study": "properties", "target": target, "method": method, "n": n, "draw": draw, **decisive,
             "max_sites": s.max_sites, "test_rows": s.test_rows, "data": self._fingerprint,
+            **({} if s.split == "formula" else {"split": s.split}),
         }  # fmt: skip
         return self.cells.predicted(settings, self._compute(method, target, draw, training, test))
 
@@ -255,8 +270,8 @@ class _Study:
         }
         reductions = [
             f"Crystals of at most {s.max_sites} sites ({', '.join(f'{len(m)} {n}' for n, m in self.sets.items())}); "
-            f"{s.draws} draws (seeds 0, 1, ...) of up to {max(s.labels)} labels, {s.test_rows} test rows of "
-            "other formulas.",
+            f"{s.draws} draws (seeds 0, 1, ...) of up to {max(s.labels)} labels, {s.test_rows} test rows "
+            f"{_TESTED[s.split]}.",
             "MEGNet with layers half as wide as MatGL's own for every network here; "
             f"{s.pretraining_epochs} epochs of pre-training; "
             f"{', '.join(f'{e} for {n}' for n, e in zip(s.labels, s.epochs, strict=True))} labels, scratch and "
@@ -265,7 +280,8 @@ class _Study:
             "without the target: none of its labels, of any crystal. Labels of other properties of test crystals may "
             "have been seen.",
         ]
-        return Result(self.name, rows, _tables(self.name, rows, s), facts, asdict(s), self.cells.seconds, reductions)
+        name = self.name if s.split == "formula" else f"{self.name}-{s.split}"
+        return Result(name, rows, _tables(self.name, rows, s), facts, asdict(s), self.cells.seconds, reductions)
 
 
 def _only(material: Material, properties: set[str]) -> Material:

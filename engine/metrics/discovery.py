@@ -51,6 +51,7 @@ def discovery_curve(
     initial: int,
     batch: int,
     threshold: float | None = None,
+    candidates: ArrayLike | None = None,
 ) -> list[DiscoveryPoint]:
     """Discovery of a campaign after its initial rows (round 0) and after every full batch.
 
@@ -66,8 +67,12 @@ def discovery_curve(
         Rows acquired before the first round and in each round.
     threshold
         A row at or beyond it is a hit; same scale as ``values``.
+    candidates
+        Rows, ascending and without the initial ones, that are chosen from and of which the best count; or all.
     """
     target = _target(values, goal)
+    given = 0 if candidates is None else initial
+    rows = np.arange(len(target)) if candidates is None else np.asarray(candidates, dtype=np.int64)
     order = np.asarray(acquired, dtype=np.int64)
     if len(np.unique(order)) != len(order):
         raise ValueError(f"{len(order) - len(np.unique(order))} rows were acquired twice; pass each position once")
@@ -75,26 +80,26 @@ def discovery_curve(
         raise ValueError(
             f"{len(order)} acquired rows are fewer than the initial {initial}, or the batch of {batch} is 0"
         )
-    best_percent = top_rows(values, goal, percent=1, at_least=AT_LEAST[1])
-    best_five = top_rows(values, goal, percent=5)
+    among = np.asarray(values)[rows]
+    tops = [rows[top_rows(among, goal, percent=p, at_least=AT_LEAST.get(p, 1))] for p in (1, 5)]
     points: list[DiscoveryPoint] = []
     for labels in range(initial, len(order) + 1, batch):
         bought = order[:labels]
-        recalls = [float(np.isin(top, bought).mean()) for top in (best_percent, best_five)]
-        best = target[bought].min()
+        recalls = [float(np.isin(top, bought).mean()) for top in tops]
+        share, best = (labels - given) / len(rows), target[bought].min()
         points.append(
             DiscoveryPoint(
                 round=len(points),
                 labels=labels,
                 recall_top1=recalls[0],
                 recall_top5=recalls[1],
-                enhancement_top1=recalls[0] / (labels / len(target)),
-                enhancement_top5=recalls[1] / (labels / len(target)),
+                enhancement_top1=recalls[0] / share if share else 1.0,
+                enhancement_top5=recalls[1] / share if share else 1.0,
                 best=float(best if goal == "min" else -best),
                 regret=float(best - target.min()),
                 hits=None if threshold is None else count_hits(np.asarray(values)[bought], goal, threshold),
-                rows_top1=len(best_percent),
-                rows_top5=len(best_five),
+                rows_top1=len(tops[0]),
+                rows_top5=len(tops[1]),
             )
         )
     return points
@@ -115,11 +120,14 @@ def top_rows(values: ArrayLike, goal: str, *, percent: int, at_least: int = 1) -
     return np.argsort(target, kind="stable")[: _top_count(len(target), percent, at_least)]
 
 
-def acceleration(points: Sequence[DiscoveryPoint], n_pool: int, fraction: float) -> float | None:
-    """Acceleration: labels that random choice needs for this fraction of the best 5 %, over those needed, or None."""
+def acceleration(points: Sequence[DiscoveryPoint], n_pool: int, fraction: float, given: int = 0) -> float | None:
+    """Labels that random choice needs to find this fraction of the best 5 % over those needed; ``None`` if never.
+
+    ``given`` labels are of rows outside the pool that is chosen from, and do not count.
+    """
     for point in points:
         if point.recall_top5 >= fraction - 1e-12:
-            return fraction * n_pool / point.labels
+            return fraction * n_pool / (point.labels - given)
     return None
 
 

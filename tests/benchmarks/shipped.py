@@ -5,14 +5,11 @@
 that a campaign on these may be rehearsed with a model that has not seen them. Labels that the others contradict (by a
 first model's held-out error) train neither, and stand in the card.
 
-``python -m tests.benchmarks.shipped --splits DATA`` trains the same kind of model on splits of ``ltc_phonix`` instead
-and prints its errors beside baselines: whole formulas held out, and the published test sets as far as the file has them
-(unseen space groups; values below 1 W/(m K), with labels above it alone). All labels count there.
+``kappascout study phonix --data DATA`` measures the same kind of model on splits of ``ltc_phonix``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -21,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import spearmanr
-from sklearn.ensemble import ExtraTreesRegressor
 
 from campaigns.intake.reading import REFERENCE, open_sources
+from campaigns.studies.phonix import BACKBONES
 from engine.learning.backbones.backbone import shipped_backbones
 from engine.learning.backbones.stack import make_featuriser
 from engine.learning.ensemble.evaluation import contradicted
@@ -34,18 +30,14 @@ from engine.learning.ensemble.storage import load_starts, save_ensemble
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.materials.crystal import Material
 from engine.materials.loading import load
-from engine.metrics.calibration import Z90
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
     from engine.learning.backbones.stack import AnyFeaturiser
     from engine.learning.ensemble.ensemble import Ensemble
 
 PROPERTY = "kappa_300K_W_mK"
-BACKBONES = ("megnet-multiproperty-agl", "megnet-taught")
 FILES = ("ltc_phonix", "ltc_l96", "ltc_hh143")
 OUT = Path("engine/learning/models")
 CARD = {
@@ -76,49 +68,6 @@ CARD = {
     "licence": "weights: as the project; cite the sources above",
     "made_by": "python -m tests.benchmarks.shipped DATA",
 }
-
-
-def splits(data: Path) -> None:
-    """Errors (ln kappa) on held-out crystals of ``ltc_phonix`` by split, a line each as it is finished."""
-    materials = {key: m for key, m in _materials(data).items() if "ltc_phonix" in m.source}
-    keys = list(materials)
-    values = np.log10([float(m.properties[PROPERTY]) for m in materials.values()])
-    sets = [str(m.properties.get("published_test_sets") or "").split(",") for m in materials.values()]
-    fold = np.array([int(hashlib.sha256(m.formula.encode()).hexdigest(), 16) % 3 for m in materials.values()])
-    low = values < 0
-    tests = {
-        "formula": fold == 0,
-        "random": np.array(["random" in s for s in sets]),
-        "space_group": np.array(["space_group" in s for s in sets]),
-        "tail (train above 1 W/(m K))": low,
-    }
-    with tempfile.TemporaryDirectory() as cache:
-        featuriser = make_featuriser(load_starts(BACKBONES), cache)
-        featuriser.add({key: m.crystal for key, m in materials.items()})
-        for name, test in tests.items():
-            train, held = np.flatnonzero(~test), np.flatnonzero(test)
-            labels = Labels([keys[i] for i in train], values[train], PROPERTY, "log10")
-            ensemble = train_ensemble(featuriser, labels, EnsembleSettings())
-            table = ensemble.predict(featuriser, [keys[i] for i in held])
-            mean, std = table.total(ensemble.calibration)
-            embeddings = [featuriser.embeddings([keys[i] for i in rows])[:, :88] for rows in (train, held)]
-            trees = ExtraTreesRegressor(300, max_features=0.3, random_state=0).fit(embeddings[0], values[train])
-            figures = {
-                "split": name,
-                "train": len(train),
-                "test": len(held),
-                **_errors(values[held], mean),
-                "coverage_90": float((np.abs(values[held] - mean) < Z90 * std).mean()),
-                "trees_on_statistics": _errors(values[held], trees.predict(embeddings[1])),
-                "constant": _errors(values[held], np.full(len(held), np.median(values[train]))),
-                "lowest_training_value": _errors(values[held], np.full(len(held), values[train].min())),
-            }
-            print(json.dumps(figures), flush=True)
-
-
-def _errors(values: NDArray[np.float64], mean: NDArray[np.float64]) -> dict[str, float]:
-    rank = float(spearmanr(values, mean)[0]) if np.ptp(mean) else float("nan")
-    return {"mae_ln": float(np.abs(values - mean).mean() * np.log(10)), "spearman": rank}
 
 
 def run(arguments: list[str]) -> None:
@@ -190,4 +139,4 @@ def _ship(ensemble: Ensemble, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    splits(Path(sys.argv[2])) if sys.argv[1] == "--splits" else run(sys.argv[1:])
+    run(sys.argv[1:])

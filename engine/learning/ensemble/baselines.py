@@ -1,4 +1,4 @@
-"""What a model must beat, on the same folds: the best constant, and extra-trees on the statistics."""
+"""What a model must beat, on the same folds or split: the best constant, and extra-trees on the statistics."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.learning.ensemble.evaluation import Figures, evaluate
+from engine.metrics.accuracy import accuracy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from engine.metrics.splits import Split
 
 _TREES = 100
 _ROWS = 6000
@@ -31,6 +34,26 @@ def baseline_metrics(
             rows = np.random.default_rng(seed).choice(np.flatnonzero(rows), _ROWS, replace=False)
         trees[:, held] = _extra_trees(statistics[rows], values[rows], statistics[held], seed)
     return {"constant": evaluate(values, *constant), "extra_trees": evaluate(values, *trees)}
+
+
+def split_baselines(
+    statistics: NDArray[np.float32], values: NDArray[np.float64], split: Split, seed: int
+) -> dict[str, Figures]:
+    """Figures on the test rows of a split of n rows (statistics n x 88): as above, and the extreme training value.
+
+    That one is ``lowest_training_value``, or ``highest_training_value`` where the highest values are tested; it has no
+    spread, and so no figures of calibration.
+    """
+    known, true = values[split.training], values[split.test]
+    extreme, name = (known.min(), "lowest") if split.settings.tail == "low" else (known.max(), "highest")
+    error = accuracy(true, np.full(len(true), extreme), scale="linear")
+    constant = np.full((2, len(true)), [[known.mean()], [max(known.std(), _SMALLEST_SPREAD)]])
+    trees = _extra_trees(statistics[split.training], known, statistics[split.test], seed)
+    return {
+        "constant": evaluate(true, *constant),
+        f"{name}_training_value": {"rows": error.n, "mae": error.mae, "rmse": error.rmse, "r2": error.r2},
+        "extra_trees": evaluate(true, *trees),
+    }
 
 
 def _extra_trees(

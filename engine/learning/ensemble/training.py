@@ -70,6 +70,16 @@ class Labels:
     """Other properties of the same crystals by name (n each, NaN where unknown, on a scale that suits a network);
     networks learn them beside the target."""
 
+    def __getitem__(self, rows: NDArray[np.int64]) -> Labels:
+        """Those rows; an auxiliary property that none of them has is left out."""
+        others = {name: column[rows] for name, column in self.auxiliaries.items()}
+        return replace(
+            self,
+            keys=[self.keys[row] for row in rows],
+            values=self.values[rows],
+            auxiliaries={name: column for name, column in others.items() if np.isfinite(column).any()},
+        )
+
 
 def train_ensemble(
     featuriser: AnyFeaturiser,

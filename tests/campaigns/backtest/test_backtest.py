@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaigns.backtest import Protocol, join, parse_against, parse_seeds, parse_strategies
+from campaigns.backtest.protocol import initial_ids, read_pool
 from campaigns.backtest.strategies import Strategy, campaign_text
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
-from tests.campaigns.helpers import FIELD, configure, done, label_rows, queue, refused, write_lines
+from engine.metrics.splits import SplitSettings
+from tests.campaigns.helpers import FIELD, configure, done, kappascout, label_rows, queue, refused, write_lines
 
 SIZES = ("--initial", 12, "--batch", 4, "--rounds", 2)
 PROTOCOL = ("--property", FIELD, "--goal", "min", *SIZES, "--members", 2)
@@ -114,6 +116,59 @@ def test_the_scorer_of_other_programs_reads_it(shared: Callable[[str], Path], tm
             assert row["recall_top1"] == pytest.approx(point["recall_top1"])
             assert row["recall_top5"] == pytest.approx(point["recall_top5"])
             assert row["regret"] == pytest.approx(point["regret"])
+
+
+@pytest.mark.parametrize("goal", ["min", "max"])
+def test_a_split_keeps_initial_labels_and_candidates_apart(
+    goal: str, pool_file: Path, records: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Initial labels are of the training side, what is acquired later of the test side, where the best count."""
+    out = tmp_path / "r.json"
+    sizes = ("--initial", 12, "--batch", 3, "--rounds", 2, "--members", 2)
+    command = ("backtest", pool_file, "--property", FIELD, "--goal", goal, *sizes, "--seeds", "0,1", "--workers", 1)
+    page = ("--report", tmp_path / "r.html")
+    done(*command, "--strategy", "gp-ucb,extra-trees", "--split", "tail", "--out", out, *page)
+    values = {r["id"]: r["properties"][FIELD] for r in records}
+    best = sorted(values, key=lambda id_: values[id_], reverse=goal == "max")
+    written = json.loads(out.read_text())
+    assert written["protocol"]["split"]["tail"] == ("low" if goal == "min" else "high")
+    for run in written["runs"]:
+        initial, later = run["acquired"][:12], run["acquired"][12:]
+        assert set(initial) <= set(best[12:])
+        assert len(set(later)) == 6
+        assert set(later) <= set(best[:12])
+        assert [point["pool_share"] for point in run["rounds"]] == [0, 3 / 12, 6 / 12]
+        found = [len(set(best[:10]) & set(later[:n])) / 10 for n in (0, 3, 6)]
+        assert [point["recall_top1"] for point in run["rounds"]] == pytest.approx(found)
+        assert [point["labels"] for point in run["rounds"]] == [12, 15, 18]
+    initial = {(run["strategy"], run["seed"]): set(run["acquired"][:12]) for run in written["runs"]}
+    assert initial["gp-ucb", 0] == initial["extra-trees", 0] != initial["extra-trees", 1]
+    assert "training side" in page[1].read_text()
+    assert "was run with other inputs (split" in refused(*command, "--strategy", "extra-trees", "--out", out)
+
+
+@pytest.mark.parametrize("kind", ["formula", "space_group"])
+def test_no_candidate_shares_a_group_with_an_initial_label(kind: str, shared: Callable[[str], Path]) -> None:
+    protocol = Protocol(
+        (str(shared("data/ltc_l96.jsonl.gz")),), "kappa_300K_W_mK", "min", 10, 3, 2, (0,), "log10",
+        split=SplitSettings(kind),
+    )  # fmt: skip
+    pool = read_pool(protocol)
+    drawn = initial_ids(protocol, pool.initial_side, 0)
+    own = pool.of_run(drawn)
+    assert sorted(own.ids[row] for row in own.split.training) == sorted(drawn)
+    assert own.n_candidates == len(own) - 10 == len(pool.split.test)
+    groups = [m.formula if kind == "formula" else m.spacegroup for m in own.materials]
+    assert not {groups[row] for row in own.split.training} & {groups[row] for row in own.split.test}
+    assert [pool.values[pool.position[id_]] for id_ in own.ids] == own.values.tolist()
+
+
+def test_a_split_that_is_asked_too_much(pool_file: Path) -> None:
+    command = ("backtest", pool_file, *PROTOCOL, "--split", "tail", "--workers", 1)
+    message = refused(*command, "--batch", 10)
+    assert "2 x 10 = 20 more are asked for, the split has 48 rows on its training side and 12 on its test" in message
+    for wrong in (("--warm",), ("--cold-start",), ("--tail-below", 3), ("--goal", "max", "--tail-above", 3)):
+        assert kappascout(*command, *wrong).code == 2
 
 
 def test_initial_ids_from_a_file(pool_file: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from campaigns.standalone.models import PREDICTION_COLUMNS
-from tests.campaigns.helpers import FIELD, done, refused, write_lines
+from tests.campaigns.helpers import FIELD, done, kappascout, refused, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,57 @@ def test_a_linear_property(records: list[dict[str, Any]], tmp_path: Path) -> Non
     done("predict", tmp_path / "m", file, "--out", tmp_path / "p.parquet")
     told = done("train", file, "--property", "charge", "--scale", "log10", "--members", 2, "--out", tmp_path / "l").err
     assert "whose charge is not above zero and has no logarithm" in told
+
+
+@pytest.mark.parametrize("kind", ["formula", "tail"])
+def test_a_split_is_tested_before_all_rows_are_trained_on(
+    kind: str, model: Path, pool_file: Path, records: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """The figures are those of a model that has seen the training rows alone; the model written has seen all."""
+    out = tmp_path / "m"
+    command = ("train", pool_file, "--property", FIELD, "--members", 2, "--out", out, "--split", kind)
+    rows = done(*command, "--format", "json").json
+    tested = [row for row in rows if row["evaluation"] == kind]
+    assert [row["predictor"] for row in tested] == ["model", "constant", "lowest_training_value", "extra_trees"]
+    validated = [row["predictor"] for row in rows if row["evaluation"] == "cross-validated"]
+    assert validated == ["model", "constant", "extra_trees"]
+    stored = json.loads((out / "ensemble.json").read_text())["metrics"]["split"]
+    assert (stored["training"], stored["test"]) == (48, 12)
+    assert {row["rows"] for row in tested} == {12}
+    assert stored["predictors"]["model"]["mae"] == tested[0]["mae"]
+    assert tested[0]["mae_ln"] == pytest.approx(tested[0]["mae"] * np.log(10))
+    assert 0 <= tested[0]["coverage_90"] <= 1
+    if kind == "tail":
+        values = np.array([r["properties"][FIELD] for r in records])
+        below = values <= stored["threshold"]
+        assert below.sum() == 12
+        error = np.abs(np.log10(values[below]) - np.log10(values[~below].min())).mean()
+        assert tested[2]["mae"] == pytest.approx(error)
+    for member in ("member-0.safetensors", "member-1.safetensors"):
+        assert (out / member).read_bytes() == (model / member).read_bytes()
+
+
+def test_a_threshold_of_a_tail(pool_file: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    values = np.sort([r["properties"][FIELD] for r in records])
+    train = ("train", pool_file, "--property", FIELD, "--members", 2, "--split", "tail", "--out", tmp_path / "m")
+    told = done(*train, "--tail-below", values[49]).out
+    assert "held-out" in told
+    assert "highest_training_value" in told
+    assert "cross-validated" in told
+    metrics = json.loads((tmp_path / "m" / "ensemble.json").read_text())["metrics"]["split"]
+    assert metrics["test"] == np.count_nonzero(values >= values[49])
+    message = refused(*train[:-1], tmp_path / "n", "--tail-above", 2 * values[-1])
+    assert f"0 of {len(values)} values" in message
+    assert "60 rows of 1 space groups" in refused(*train[:-3], "space_group", "--out", tmp_path / "n")
+    few = refused(*train[:-1], tmp_path / "n", "--tail-above", values[-5])
+    assert "4 labels" in few
+    assert not (tmp_path / "n").exists()
+    for wrong in (
+        ("--tail-above", 1, "--tail-below", 2),
+        ("--split", "formula", "--tail-above", 1),
+        ("--split", "colour"),
+    ):
+        assert kappascout(*train, *wrong).code == 2
 
 
 def test_what_cannot_be_trained_says_why(

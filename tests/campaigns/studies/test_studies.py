@@ -152,6 +152,21 @@ def test_no_property_of_the_target_is_seen(studies_data, tmp_path):
     assert not {materials[i].formula for i in training} & {materials[i].formula for i in test}
 
 
+@pytest.mark.parametrize("split", ["space_group", "tail"])
+def test_properties_on_another_split(split, studies_data, tmp_path):
+    settings = properties.Settings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL, split)
+    study = properties._Study("pairwise", settings, studies_data, tmp_path, silent)
+    training, test = study._split("phonon_peak", 0)
+    materials = study.sets["phonon_peak"]
+    known, new = ([materials[i] for i in rows] for rows in (training, test))
+    assert len(test) == 10
+    if split == "space_group":
+        assert not {m.spacegroup for m in known} & {m.spacegroup for m in new}
+    else:
+        name = SOURCES["phonon_peak"].property
+        assert max(m.properties[name] for m in new) < min(m.properties[name] for m in known)
+
+
 def test_the_command(studies_data, tmp_path, monkeypatch):
     small = properties.PropertiesSettings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL)
     monkeypatch.setattr(properties, "QUICK", small)
@@ -162,4 +177,5 @@ def test_the_command(studies_data, tmp_path, monkeypatch):
     assert json.loads((out / "pairwise.json").read_text())["study"] == "pairwise"
     assert "lacks" in refused("study", "fidelity", "--data", tmp_path, "--out", out)
     assert "leave out --from" in refused("study", "pairwise", "--data", studies_data, "--out", out, "--from", "x")
+    assert "leave out --split" in refused("study", "fidelity", "--data", studies_data, "--out", out, "--split", "tail")
     assert kappascout("study", "other", "--data", studies_data).code == 2

@@ -103,3 +103,17 @@ def test_groups_are_named_with_their_count(n: int, percent: int, words: str, cou
     assert top_words(n, percent, "lowest") == words.replace("best", "lowest")
     (point,) = discovery_curve(np.arange(float(n)), [0], goal="min", initial=1, batch=1)
     assert {1: point.rows_top1, 5: point.rows_top5}[percent] == count
+
+
+def test_only_candidates_count():
+    """The lowest initial rows are not to be found, and random choice is one of candidates."""
+    values, candidates = np.arange(220.0), np.arange(20, 220)
+    sizes = {"goal": "min", "initial": 2, "batch": 5}
+    order = [0, 1, *range(20, 25), *range(200, 205)]
+    points = discovery_curve(values, order, **sizes, candidates=candidates)
+    assert [p.recall_top5 for p in points] == [0.0, 0.5, 0.5]
+    assert [p.enhancement_top5 for p in points] == pytest.approx([1.0, 0.5 / (5 / 200), 0.5 / (10 / 200)])
+    assert points[0].rows_top5 == 10
+    assert acceleration(points, len(candidates), 0.5, given=2) == pytest.approx(0.5 * 200 / 5)
+    whole = [discovery_curve(values, order, **sizes, candidates=rows) for rows in (None, np.arange(220))]
+    assert [p.recall_top5 for p in whole[0]] == [p.recall_top5 for p in whole[1]]
