@@ -138,16 +138,16 @@ def test_small_commands_load_nothing_heavy(tmp_path):
         "loaded += [m for m in sys.modules if m.startswith('sqlalchemy.dialects.postgresql')]\n"
         "print('LOADED', loaded, file=sys.stderr)\n"
     )
-    for command, needed in (
-        (("status", campaign), ()),
-        (("queue", "list", campaign), ()),
-        (("label", "import", campaign, labels), NUMPY),
-        (("status", campaign), ()),
+    for command in (
+        ("status", campaign),
+        ("queue", "list", campaign),
+        ("label", "import", campaign, labels),
+        ("status", campaign),
     ):
         run = [sys.executable, "-c", program, *map(str, command)]
         done = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.splitlines()[-1] == f"LOADED {list(needed)}", command
+        assert done.stderr.splitlines()[-1] == "LOADED []", command
 
 
 def test_the_engine_is_importable_without_torch():

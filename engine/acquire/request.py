@@ -29,7 +29,7 @@ class FunctionOptions:
         If one lies outside its range.
     """
 
-    beta: float | Literal["schedule"] = 0.25
+    beta: float | Literal["schedule"] = 1.0
     """Weight of the variance in ucb and qUCB; ``schedule`` lets it grow with ``round_number``."""
     round_number: int = 1
     """Number of the round, from 1."""

@@ -220,7 +220,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no json": (lambda f: (f / "entry.json").write_text("{"), "entry.json is damaged (Invalid JSON"),
     "half copied": (half_copied, "is missing; copy the folder again"),
     "cut short": (cut_short, "is not the file that the job wrote"),
-    "another relaxed": (another_relaxed, "POSCAR-relaxed is of Ge, but Si was exported"),
+    "another relaxed": (another_relaxed, "POSCAR-relaxed is Ge, but Si was exported"),
 }
 
 

@@ -83,7 +83,7 @@ def test_values_without_logarithm() -> None:
     [
         (1.0, "log10", ""), (1, "log10", ""), (-1.0, "linear", ""), (0, "linear", ""), (0, "log10", "not above zero"),
         (-1.0, "log10", "not above zero"), (math.nan, "linear", "not finite"), (math.inf, "log10", "not finite"),
-        (True, "linear", "no number"), ("1", "linear", "no number"), (None, "linear", "no number"),
+        (True, "linear", "not a number"), ("1", "linear", "not a number"), (None, "linear", "not a number"),
     ],
 )  # fmt: skip
 def test_flaws(value: object, scale: str, words: str) -> None:
