@@ -294,7 +294,8 @@ def _tables(rows: Sequence[Mapping[str, object]], sizes: Mapping[str, tuple[int,
 def _published(name: str) -> list[list[str]]:
     """Rows of the published models on a test set, the best first."""
     column = PUBLISHED_SETS.index(name)
-    known = sorted((errors[column], model) for model, errors in PUBLISHED.items() if errors[column] is not None)
+    errors = {model: row[column] for model, row in PUBLISHED.items()}
+    known = sorted((error, model) for model, error in errors.items() if error is not None)
     r2 = {m: f"{value:.3f}" for m, value in PUBLISHED_R2.items()} if name == "random" else {}
     return [[f"published: {model}", f"{error:.3f}", r2.get(model, "-"), "-", "-"] for error, model in known]
 
