@@ -90,7 +90,14 @@ def model_of_property(context: RoundContext) -> Ensemble | None:
     if not is_model(context.workspace.directory, context.settings.model.lower_fidelity):
         return None
     ensemble = _given_model(context)
-    return ensemble if is_same_property(ensemble.property, context.settings.campaign.property) else None
+    return ensemble if is_of_own_property(context, ensemble) else None
+
+
+def is_of_own_property(context: RoundContext, lower: Ensemble | None) -> bool:
+    """Whether a lower fidelity is a given model of the campaign's own property, not of labels of a cheaper fidelity."""
+    settings = context.settings
+    given = is_model(context.workspace.directory, settings.model.lower_fidelity)
+    return lower is not None and given and is_same_property(lower.property, settings.campaign.property)
 
 
 def overlap_note(context: RoundContext, ensemble: Ensemble) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.models.lineage import answers_seen, keep_model
-from campaigns.models.prior import lower_fidelity, model_of_property, offset_note, overlap_note
+from campaigns.models.prior import is_of_own_property, lower_fidelity, model_of_property, offset_note, overlap_note
 from campaigns.output import Count
 from campaigns.pool.pool import embed_pool
 from campaigns.round.cheaper_fidelity import cheaper_fidelity
@@ -244,12 +244,14 @@ def _give_up(context: RoundContext, reason: str) -> None:
 
 def _trained(context: RoundContext, hashes: list[str], values: NDArray[np.float64]) -> Ensemble:
     settings, section = context.ensemble_settings, context.settings.campaign
+    lower = lower_fidelity(context)
     with _workers(context) as run:
         return train_ensemble(
             context.featuriser,
             Labels(hashes, values, section.property, section.learned_scale),
             settings,
-            lower_fidelity=lower_fidelity(context),
+            lower_fidelity=lower,
+            same_property=is_of_own_property(context, lower),
             progress=context.say,
             run=run,
         )

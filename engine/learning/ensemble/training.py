@@ -87,6 +87,7 @@ def train_ensemble(
     settings: EnsembleSettings,
     *,
     lower_fidelity: Ensemble | None = None,
+    same_property: bool = False,
     progress: Say | None = None,
     workers: int = 1,
     run: Run | None = None,
@@ -98,6 +99,9 @@ def train_ensemble(
     lower_fidelity
         A model of the same property at a lower fidelity, on the same backbone, with Gaussian-process members; each
         member then learns its own labels on top of all of that model's, see :mod:`engine.learning.heads.multifidelity`.
+    same_property
+        Whether ``lower_fidelity`` predicts the labels' own property (published values, say), so that no more than a
+        factor is expected between them unless the labels say so.
     workers
         With more than one, networks train in as many processes, to the same numbers.
     run
@@ -122,6 +126,7 @@ def train_ensemble(
         seeds=settings.member_seeds,
         tuning=settings.tuning,
         lower=None if lower_fidelity is None else lower_fidelity.members.process,
+        same_property=same_property,
         progress=progress or (lambda text: None),
         workers=workers,
         run=run,

@@ -17,17 +17,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # prior of each hyperparameter, mean and standard deviation, in units of the lowest fidelity's spread
-_SLOPE = (1.0, 0.3)
 _NOISE = (-4.0, 1.0)
 """Of the logarithm of a label's noise variance; the same as of the lowest fidelity."""
-_AMPLITUDE = (math.log(0.3), 1.0)
-"""Of the logarithm of a discrepancy's variance, for each kernel."""
 _LENGTH = (0.0, 1.0)
 """Of the logarithm of a length scale."""
-_LINEAR = (math.log(0.3), 1.5)
-"""Of the logarithm of the factor of the inner product, for each linear kernel."""
 _CONSTANT = 1.0
 """Variance of a discrepancy's constant."""
+
+
+class Expected(NamedTuple):
+    """How much a fidelity is expected to differ from the one beneath: priors, mean and standard deviation each."""
+
+    slope: tuple[float, float]
+    """Of what the fidelity beneath is multiplied by."""
+    amplitude: tuple[float, float]
+    """Of the logarithm of a discrepancy's variance, for each Matern kernel."""
+    linear: tuple[float, float]
+    """Of the logarithm of the factor of the inner product, for each linear kernel."""
+
+
+OTHER_PROPERTY = Expected((1.0, 0.3), (math.log(0.3), 1.0), (math.log(0.3), 1.5))
+"""A cheaper estimate, such as a Debye model's."""
+SAME_PROPERTY = Expected((1.0, 0.1), (math.log(0.005), 1.5), (math.log(0.005), 1.5))
+"""Other values of the same property, such as published ones: a constant factor apart, and little else unless the labels
+say so. With the other priors a few dozen labels of one end of the scale spoil the slope, and with it the ranking."""
 
 
 class Discrepancy(NamedTuple):
@@ -45,7 +58,12 @@ class Discrepancy(NamedTuple):
 
 
 def fit_discrepancy(
-    x: Tensor, target: Tensor, below: Tensor, covariance: Tensor, groups: Sequence[slice]
+    x: Tensor,
+    target: Tensor,
+    below: Tensor,
+    covariance: Tensor,
+    groups: Sequence[slice],
+    expected: Expected = OTHER_PROPERTY,
 ) -> Discrepancy:
     """Fit slope, kernels and noise to n labels, given those beneath.
 
@@ -55,7 +73,7 @@ def fit_discrepancy(
     distances = [torch.cdist(x[:, columns], x[:, columns]) for columns in groups]
     g = len(groups)
     products = [x[:, columns] @ x[:, columns].T for columns in groups]
-    priors = [_SLOPE, _NOISE, *[_AMPLITUDE] * g, *[_LENGTH] * g, *[_LINEAR] * g]
+    priors = [expected.slope, _NOISE, *[expected.amplitude] * g, *[_LENGTH] * g, *[expected.linear] * g]
     start, width = torch.tensor(priors, dtype=torch.float64).T
 
     def penalty(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

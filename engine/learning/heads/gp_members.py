@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from engine.exceptions import TrainingError
+from engine.learning.heads.discrepancy import OTHER_PROPERTY, SAME_PROPERTY
 from engine.learning.heads.folds import FoldPredictor, kept_rows, union
 from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
@@ -163,9 +164,11 @@ class MultiFidelityMembers(Members[MultiFidelityHead]):
     @classmethod
     def fit_heads(cls, data: TrainingData) -> Iterable[MultiFidelityHead]:
         """See :meth:`Members.fit_heads`."""
-        lower = _known(data.lower)
+        lower, expected = _known(data.lower), SAME_PROPERTY if data.same_property else OTHER_PROPERTY
         for rows, seed in zip(data.jobs, data.seeds, strict=True):
-            yield lower.above(TARGET_FIDELITY, data.embeddings[rows], data.values[rows], seed, data.sight[rows])
+            yield lower.above(
+                TARGET_FIDELITY, data.embeddings[rows], data.values[rows], seed, data.sight[rows], expected
+            )
 
     @classmethod
     def predict_head(

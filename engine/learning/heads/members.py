@@ -54,6 +54,8 @@ class TrainingData:
     lower: MultiFidelityHead | None
     """Process of a lower fidelity that members stand on, with all its labels."""
     progress: Callable[[str], None]
+    same_property: bool = False
+    """Whether ``lower`` is of the labels' own property, so that little is expected to differ."""
     workers: int = 1
     run: Run | None = None
     """Where networks train: in as many processes, or where ``run`` says."""

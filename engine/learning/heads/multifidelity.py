@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from engine.exceptions import TooFewLabelsError, TrainingError
-from engine.learning.heads.discrepancy import fit_discrepancy
+from engine.learning.heads.discrepancy import OTHER_PROPERTY, Expected, fit_discrepancy
 from engine.learning.heads.gp import BLOCK, FIT_ROWS, MIN_GP_LABELS, GaussianProcessHead
 from engine.learning.heads.kernels import LINEAR, PriorFunctions, SummedMatern
 from engine.learning.heads.multifidelity_tensors import MultiFidelityTensors
@@ -112,10 +112,12 @@ class MultiFidelityHead:
         values: NDArray[np.float64],
         seed: int,
         sight: Tensor | None = None,
+        expected: Expected = OTHER_PROPERTY,
     ) -> MultiFidelityHead:
         """Process with one more fidelity on top, learned from n embeddings and their values.
 
-        ``sight`` is :meth:`sees` of the embeddings, for members that share most of them.
+        ``sight`` is :meth:`sees` of the embeddings, for members that share most of them; ``expected`` how much the
+        fidelity may differ from the one beneath.
 
         Raises
         ------
@@ -137,7 +139,7 @@ class MultiFidelityHead:
         some = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:FIT_ROWS]
         lowest = self._discrepancy(0)
         groups = [c for c, length in zip(lowest.groups, lowest.lengthscale, strict=True) if length != LINEAR]
-        fitted = fit_discrepancy(x[some], target[some], below[some], covariance[some][:, some], groups)
+        fitted = fit_discrepancy(x[some], target[some], below[some], covariance[some][:, some], groups, expected)
         added = {
             **fitted._asdict(), "x": x, "target": target, "row_noise": fitted.noise.expand(len(x)),
             "level": torch.full((len(x),), level), "kernel_level": torch.full((len(fitted.columns),), level),

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from engine.exceptions import TooFewLabelsError, TrainingError
 from engine.learning.heads import kernels
+from engine.learning.heads.discrepancy import SAME_PROPERTY
 from engine.learning.heads.gp import GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.multifidelity import MultiFidelityHead, evaluate_all, predict_all
 from engine.learning.heads.multifidelity_tensors import MultiFidelityTensors
@@ -324,3 +325,19 @@ def test_cheap_labels_help_on_real_crystals(shared, backbone):
         error, error_alone = np.abs(joint - high[rest]).mean(), np.abs(alone - high[rest]).mean()
         gain.append(error / error_alone)
     assert np.mean(gain) < 0.85
+
+
+def test_values_of_the_same_property_differ_by_a_factor_unless_they_say_more():
+    """Labels of one end of the scale, which tell nothing of a slope, leave it; many that differ change it."""
+    x, values = crystals(160, 3)
+    lower = MultiFidelityHead.of(GaussianProcessHead.fit(x[:100], values["dft"][:100], GROUPS, 0), "published")
+    truth, rng = values["dft"], np.random.default_rng(5)
+    predicted = lower.predict(x)[0]
+    lowest = 100 + np.argsort(predicted[100:])[:12]
+    own = truth + 0.4 + 0.1 * rng.normal(size=160)
+    head = lower.above("own", x[lowest], own[lowest], 0, expected=SAME_PROPERTY)
+    assert float(head.tensors.slope[1]) == pytest.approx(1, abs=0.1)
+    rest = np.setdiff1d(np.arange(100, 160), lowest)
+    assert np.mean(head.predict(x[rest])[0] - predicted[rest]) == pytest.approx(0.4, abs=0.15)
+    other = lower.above("own", x[100:], 0.3 * truth[100:], 0, expected=SAME_PROPERTY)
+    assert float(other.tensors.slope[1]) < 0.7
