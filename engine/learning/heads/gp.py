@@ -45,6 +45,9 @@ BLOCK = 512
 _SHORTEST = math.log(math.expm1(1e-3))
 """Of a length scale, as GPyTorch keeps it (inverse softplus). Where a step of the search lands far below, distances are
 so large that rounding makes the covariance indefinite."""
+_FLATTEST = math.log(math.expm1(1e-7))
+"""Of the factor of an inner product, as GPyTorch keeps it: below, it would be rounded to zero, where a log-normal prior
+has no density."""
 _PER_COLUMN = "statistics"
 """The group with a length scale a column."""
 _LINEAR = 0.3
@@ -310,8 +313,9 @@ def _fit_hyperparameters(x: Tensor, target: Tensor, groups: Mapping[str, slice])
         kernel.base_kernel.set_linear(_LINEAR)
         kernel.outputscale = 1.0 / len(kernels)
     mll = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model)
+    least = {"raw_lengthscale": _SHORTEST, "raw_linear": _FLATTEST}
     bounds = {
-        name: (_SHORTEST, None) for name, _ in mll.named_parameters() if name.endswith("base_kernel.raw_lengthscale")
+        name: (least[kind], None) for name, _ in mll.named_parameters() if (kind := name.rpartition(".")[2]) in least
     }
     fit_gpytorch_mll(mll, optimizer_kwargs={"bounds": bounds, "options": {"maxiter": 60}})
     own, lengthscale = torch.ones(x.shape[1], dtype=torch.float64), torch.ones(len(kernels), dtype=torch.float64)

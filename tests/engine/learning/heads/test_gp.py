@@ -144,6 +144,18 @@ def test_a_trend_goes_on_beyond_the_labels():
     assert fitted.predict(20 * x[far])[1].min() > fitted.predict(x[far])[1].max(), "a slope is not known exactly"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_linear_part_that_is_not_there_comes_near_zero(seed):
+    """And not to it: the logarithm has a prior."""
+    rng = np.random.default_rng(seed)
+    x = np.concatenate([rng.normal(size=(30, 3)), np.repeat(rng.normal(size=(3, 4)), 10, axis=0)], axis=1)
+    y = np.repeat([0.0, 5.0, 0.0], 10) + 1e-3 * rng.normal(size=30)
+    fitted = GaussianProcessHead.fit(x.astype(np.float32), y, GROUPS, seed=0)
+    linear = fitted.tensors.outputscale[torch.isinf(fitted.tensors.lengthscale)]
+    assert (linear > 0).all()
+    assert np.isfinite(fitted.predict(x.astype(np.float32))).all()
+
+
 def test_hyperparameters_come_from_a_part_of_many_rows_but_all_are_conditioned_on(monkeypatch):
     monkeypatch.setattr(gp, "FIT_ROWS", 30)
     x, y = data(90)
