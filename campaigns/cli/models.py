@@ -119,7 +119,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Predict the property of crystals, with 90 % intervals, by a shipped or a trained model."""
-    from campaigns.standalone.models import predict_files
+    from campaigns.standalone.predictions import predict_files
 
     with Progress(quiet) as progress:
         outcome = predict_files(model, files, out, progress.say)

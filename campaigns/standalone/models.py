@@ -1,20 +1,17 @@
-"""Models outside a campaign: train, predict and pre-train on files alone."""
+"""Models outside a campaign: trained and pre-trained on files alone."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.exceptions import CampaignError
-from campaigns.files import replaced
 from campaigns.goals import Scale, default_scale, flaw
 from campaigns.models.lineage import answers_seen
 from campaigns.output import Count
@@ -28,13 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.campaign import Campaign
-    from engine.learning.backbones.stack import AnyFeaturiser
     from engine.learning.ensemble.ensemble import Ensemble
     from engine.learning.pretraining.stage import Recipe
     from engine.learning.pretraining.tasks import DataSet
     from engine.metrics.splits import Split, SplitSettings
 
-PREDICTION_COLUMNS = ("id", "formula", "mean", "lower", "upper", "log10_mean", "log10_std")
 Say = Callable[[str], None]
 _COPY = "copies of another crystal"
 _ROUNDED = 0.01
@@ -150,78 +145,6 @@ def _contradicted(materials: dict[str, Material], ensemble: Ensemble, scale: Sca
 
 
 @dataclass(frozen=True)
-class PredictOutcome:
-    """How many records were predicted, and a line for each that was not."""
-
-    predicted: int
-    refused: tuple[str, ...]
-    title: str = ""
-    """What was predicted, in which unit, by which model."""
-    rows: Sequence[dict[str, Any]] = ()
-    """The predictions, where no file was written."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the rows; those of log10 units only where the model has learned on that scale."""
-        plain = any(row["log10_mean"] is None for row in self.rows)
-        return PREDICTION_COLUMNS[: -2 if plain else None]
-
-
-def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, say: Say) -> PredictOutcome:
-    """Predict the crystals of ``files``, chunk by chunk, into a CSV or Parquet file, or into the outcome.
-
-    Parameters
-    ----------
-    model
-        Folder that ``kappascout train`` wrote, or the name of a shipped model.
-
-    Raises
-    ------
-    CampaignError
-        If no crystal can be predicted; no file is written then.
-    """
-    from engine.learning.backbones.stack import make_featuriser
-    from engine.learning.ensemble.storage import load_ensemble
-    from engine.materials.loading import load
-
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise CampaignError(f"{out} ends in neither .csv nor .parquet; give one of these")
-    ensemble = load_ensemble(model)
-    refused: list[str] = []
-    predicted = 0
-    kept: list[dict[str, Any]] = []
-    place = nullcontext(None) if out is None else replaced(out)
-    with tempfile.TemporaryDirectory(prefix="kappascout-predict-") as cache, place as partial:
-        featuriser = make_featuriser(ensemble.backbone, cache)
-
-        def rows() -> Iterator[list[dict[str, Any]]]:
-            nonlocal predicted
-            for outcomes in load(files, allowed_elements=ensemble.backbone.elements, chunk=1024):
-                materials = [o for o in outcomes if isinstance(o, Material)]
-                refused.extend(
-                    f"{r.source}, {r.record_id}: {r.message}; {r.remedy}" for r in outcomes if isinstance(r, Rejection)
-                )
-                if materials:
-                    yield _predict(ensemble, featuriser, materials)
-                predicted += len(materials)
-                say(Count(f"{predicted} crystals predicted"))
-
-        if partial is None:
-            kept = [row for part in rows() for row in part]
-        else:
-            (_write_csv if out and out.suffix == ".csv" else _write_parquet)(partial, rows())
-        if not predicted:
-            why = (
-                f"the first: {refused[0]}" if refused else f"{', '.join(map(str, files))} hold none, not even to refuse"
-            )
-            written = f", {out} was not written" if out else ""
-            raise CampaignError(f"no crystal could be predicted{written}; {why}")
-    unit = Property(ensemble.property).unit
-    title = f"{ensemble.property}{f' in {unit}' if unit else ''} by {model}, 90 % intervals"
-    return PredictOutcome(predicted, tuple(refused), title, kept)
-
-
-@dataclass(frozen=True)
 class PretrainRequest:
     """What ``kappascout pretrain`` was asked for."""
 
@@ -237,7 +160,7 @@ class PretrainRequest:
     """Stages left out."""
 
 
-def pretrain_backbone(request: PretrainRequest, say: Say) -> list[dict[str, Any]]:
+def pretrain_backbone(request: PretrainRequest, say: Say) -> list[dict[str, object]]:
     """Train the stages of a recipe and write the last backbone; returns errors on held-out formulas, stage by stage.
 
     The stages are kept in ``stages`` of the folder written; an interrupted recipe goes on from there.
@@ -329,7 +252,7 @@ def _parse_data(text: str) -> tuple[str, Path, str, str]:
     return role, Path(path), name, fidelity
 
 
-def verify_models(campaign: Campaign) -> list[dict[str, Any]]:
+def verify_models(campaign: Campaign) -> list[dict[str, str]]:
     """State of every checkpoint of every model, and of the backbones they stand on: intact, changed or missing."""
     from engine.learning.backbones.backbone import WEIGHTS
 
@@ -395,7 +318,7 @@ def _labelled(
         raise CampaignError(
             f"by the records' own field 'fidelity', labels of {property_} are of {counts}, which are not the same "
             "quantity; give files of one of them, and learn from a cheaper one by `pretrain fidelity` or, in a "
-            "campaign, [model] prior"
+            "campaign, [model] lower_fidelity"
         )
     if why:
         say(f"records left out: {why}")
@@ -429,39 +352,5 @@ def _auxiliaries(materials: Sequence[Material], property_: str) -> dict[str, NDA
     return found
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else math.nan
-
-
-def _predict(ensemble: Ensemble, featuriser: AnyFeaturiser, materials: list[Material]) -> list[dict[str, Any]]:
-    from engine.metrics.calibration import Z90
-
-    featuriser.add({m.content_hash: m.crystal for m in materials})
-    table = ensemble.predict(featuriser, [m.content_hash for m in materials])
-    mean, std = table.total(ensemble.calibration)
-    scale = Scale(ensemble.scale)
-    columns = (scale.true(mean), scale.true(mean - Z90 * std), scale.true(mean + Z90 * std))
-    log10 = (mean, std) if ensemble.scale == "log10" else ([None] * len(mean), [None] * len(mean))
-    return [
-        dict(zip(PREDICTION_COLUMNS, (m.id, m.formula, *values), strict=True))
-        for m, *values in zip(materials, *columns, *log10, strict=True)
-    ]
-
-
-def _write_csv(path: Path, parts: Iterator[list[dict[str, Any]]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, PREDICTION_COLUMNS)
-        writer.writeheader()
-        for part in parts:
-            writer.writerows(part)
-
-
-def _write_parquet(path: Path, parts: Iterator[list[dict[str, Any]]]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    text, number = pa.string(), pa.float64()
-    schema = pa.schema([(name, text if name in ("id", "formula") else number) for name in PREDICTION_COLUMNS])
-    with parquet.ParquetWriter(path, schema) as writer:
-        for part in parts:
-            writer.write_table(pa.Table.from_pylist(part, schema=schema))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from campaigns.standalone.models import PREDICTION_COLUMNS
+from campaigns.standalone.predictions import PREDICTION_COLUMNS
 from tests.campaigns.helpers import FIELD, done, kappascout, refused, write_lines
 
 
