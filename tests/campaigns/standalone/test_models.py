@@ -91,15 +91,15 @@ def test_a_split_is_tested_before_all_rows_are_trained_on(
     validated = [row["predictor"] for row in rows if row["evaluation"] == "cross-validated"]
     assert validated == ["model", "constant", "extra_trees"]
     stored = json.loads((out / "ensemble.json").read_text())["metrics"]["split"]
-    assert (stored["training"], stored["test"]) == (48, 12)
-    assert {row["rows"] for row in tested} == {12}
+    assert stored["training"] + stored["test"] == len(records)
+    assert {row["rows"] for row in tested} == {stored["test"]}
     assert stored["predictors"]["model"]["mae"] == tested[0]["mae"]
     assert tested[0]["mae_ln"] == pytest.approx(tested[0]["mae"] * np.log(10))
     assert 0 <= tested[0]["coverage_90"] <= 1
     if kind == "tail":
         values = np.array([r["properties"][FIELD] for r in records])
         below = values <= stored["threshold"]
-        assert below.sum() == 12
+        assert below.sum() == stored["test"] >= 12
         error = np.abs(np.log10(values[below]) - np.log10(values[~below].min())).mean()
         assert tested[2]["mae"] == pytest.approx(error)
     for member in ("member-0.safetensors", "member-1.safetensors"):
