@@ -120,9 +120,9 @@ class GaussianProcess:
         model = self._fit(acquired, target)
         with torch.no_grad():
             posterior = model.posterior(torch.from_numpy(self._x[list(rows)]), observation_noise=True)
+            mean, std = posterior.mean[:, 0].numpy(), posterior.variance[:, 0].clamp_min(0).sqrt().numpy()
         scale = float(target.std()) or 1.0
-        std = posterior.variance[:, 0].clamp_min(0).sqrt()
-        return posterior.mean[:, 0].numpy() * scale + float(target.mean()), std.numpy() * scale
+        return mean * scale + float(target.mean()), std * scale
 
     def _fit(self, acquired: Sequence[int], target: NDArray[np.float64]) -> Any:
         """Fit to standardised targets, which do not change the order of the pool."""
