@@ -68,7 +68,7 @@ class StartSettings:
     models: tuple[str, ...] = MODELS
     sets: tuple[str, ...] = ("L96", "HH143")
     seeds: int = 1
-    """Of pre-training and fine-tuning; each runs over all splits and takes about half an hour of one core."""
+    """Of pre-training and fine-tuning; each runs over all splits."""
     max_rows: int = 3000
     """Formation energies and AGL labels of pre-training, each."""
     training_sites: int = 12
@@ -76,7 +76,7 @@ class StartSettings:
     pretraining_epochs: int = 10
     """Of formation energies and of AGL, batches of 64."""
     scratch_epochs: int = 60
-    """Of step I, batches of 16, learning rate 1e-3; with half of them MEGNet has not learned what it can."""
+    """Of step I, batches of 16, learning rate 1e-3."""
     transfer_epochs: int = 30
     """Of steps II and III, batches of 16, learning rate 5e-4."""
     bodies: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
