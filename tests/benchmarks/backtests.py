@@ -245,11 +245,12 @@ def _command(arguments: Sequence[str]) -> str:
 def _head() -> str:
     return f"""# What backtests find
 
-Written by `python -m tests.benchmarks backtests`, each section on the date below it. Means ± standard deviations over
+Written by `python -m tests.benchmarks backtests`, each section on the date below it (2026-11-21
+where there is none: Matern kernels alone, `beta = 1`, Gaussian intervals). Means ± standard deviations over
 seeds {SEEDS.replace(",", ", ")}; the first labels are drawn by `numpy.random.default_rng(seed)`. Strategies of ours are
 campaigns with the production code, `default` with the settings of a new campaign. Peers see the same embedding
-(composition statistics, readout, trunk) and the labels bought, nothing else. EF: recall over that of random buying.
-AF50, AF80: labels that random buying needs for half or 80 % of the best 5 %, over those needed. Regret in decades.
+(composition statistics, readout, trunk) and the acquired labels, nothing else. EF: recall over that of random choice.
+AF50, AF80: labels that random choice needs for half or 80 % of the best 5 %, over those needed. Regret in decades.
 The best 1 % are at least 10 rows: of 238 compounds the best 10 stand for it.
 Seconds are of one thread's processor time. The data are not part of the product.
 """

@@ -154,7 +154,7 @@ def test_no_property_of_the_target_is_seen(studies_data, tmp_path):
 
 @pytest.mark.parametrize("split", ["space_group", "tail"])
 def test_properties_on_another_split(split, studies_data, tmp_path):
-    settings = properties.Settings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL, split)
+    settings = properties.PropertiesSettings((8,), (1,), 1, 10, 1, 60, ("phonon_peak",), SMALL, split)
     study = properties._Study("pairwise", settings, studies_data, tmp_path, silent)
     training, test = study._split("phonon_peak", 0)
     materials = study.sets["phonon_peak"]
