@@ -138,7 +138,8 @@ def estimate(
         typer.Option(
             "--potential",
             metavar="SPEC",
-            help="Folder or name of a MatGL potential, or a classical potential such as rigid-ion:NaCl.",
+            help="Folder or name of a MatGL potential, a classical one such as rigid-ion:NaCl, or an ASE calculator, "
+            "package.module:Callable with options as JSON after a question mark.",
         ),
     ],
     out: Annotated[

@@ -67,7 +67,12 @@ class LabelerSection(Section):
         examples=["TensorNet-MatPES-r2SCAN-v2025.1-PES"],
         description="agl, phonons: folder (relative to this directory) or name of a MatGL potential, or a classical "
         "one: "
-        "rigid-ion:NaCl, lennard-jones:Ar, tersoff:Si.",
+        "rigid-ion:NaCl, lennard-jones:Ar, tersoff:Si; or package.module:Callable, which makes an ASE calculator.",
+    )
+    potential_options: dict[str, Any] = Field(
+        default_factory=dict,
+        examples=[{"asap_cutoff": True}],
+        description="agl, phonons: keyword arguments of the callable that makes an ASE calculator.",
     )
     workers: int = Field(default=1, ge=1, description="agl, phonons: processes of one thread each.")
     time_limit: float = Field(

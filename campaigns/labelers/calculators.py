@@ -148,6 +148,7 @@ class Calculator:
 def make_calculator(configuration: Configuration, directory: Path) -> Calculator:
     """Make the labeler of kind ``agl`` or ``phonons``; loads the potential once, so that an error is raised here."""
     from engine.exceptions import PotentialError
+    from engine.physics.ase_potentials import with_options
     from engine.physics.potentials import load_potential
 
     labeler = configuration.labeler
@@ -155,6 +156,7 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     spec = str(beside.absolute()) if beside.exists() else labeler.potential
     calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
     try:
+        spec = with_options(spec, labeler.potential_options)
         potential = load_potential(spec)
     except PotentialError as error:
         raise ConfigurationError(f"[labeler] potential = {labeler.potential!r}: {error}") from error

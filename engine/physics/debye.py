@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.materials.crystal import Crystal
-    from engine.physics.potentials import Potential
+    from engine.physics.potential import Potential
 
 METHOD = "quasi-harmonic Debye model"
 VERSION = 1

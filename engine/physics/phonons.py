@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from phono3py import Phono3py
 
     from engine.materials.crystal import Crystal
-    from engine.physics.potentials import Potential
+    from engine.physics.potential import Potential
 
 PACKAGES = ("phono3py", "phonopy", "phonors", "symfc", "spglib", "ase", "matgl", "torch")
 """Packages whose versions influence the result."""

@@ -1,10 +1,9 @@
-"""Potentials: energies and forces of any crystal, from MatGL weights or from published numbers, checked when loaded."""
+"""Potentials by name, from MatGL weights, published numbers or any ASE calculator, checked when loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,8 +14,8 @@ import numpy as np
 
 from engine.exceptions import PotentialError, UnknownElementError
 from engine.materials.crystal import Crystal
-from engine.physics.energy_volume import equation_of_state
-from engine.physics.outcome import CalculationError
+from engine.physics.ase_potentials import is_callable_spec, load_ase_potential
+from engine.physics.potential import Potential, check_compound
 from engine.pretrained import WEIGHTS, find_model, read_model
 
 if TYPE_CHECKING:
@@ -37,43 +36,10 @@ MADE_BEFORE_MATGL_3 = frozenset(
 KNOWN_COMPOUNDS = {"MgO": (4.21, 160.0), "NaCl": (5.64, 25.0)}
 """Experimental lattice constant (Angstrom) and bulk modulus (GPa) of rocksalt compounds that check a potential."""
 _IONS = {"MgO": ("Mg", "O"), "NaCl": ("Na", "Cl")}
-LATTICE_TOLERANCE = 0.03
-BULK_MODULUS_TOLERANCE = 0.5
-
-
-class Potential(ABC):
-    """Energies and forces of crystals, identified by :attr:`sha256`."""
-
-    name: str
-    """Short name."""
-    sha256: str
-    """SHA-256 of the weights, or of the published parameters."""
-    elements: frozenset[str]
-    """Symbols of the elements it covers."""
-
-    @abstractmethod
-    def calculator(self) -> Calculator:
-        """Make a new ASE calculator: eV, eV/Angstrom, eV/Angstrom^3; one thread."""
-
-    def energies(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
-        """Energies of N cells in eV, shape ``N``."""
-        found = []
-        for crystal in crystals:
-            atoms = crystal.to_atoms()
-            atoms.calc = self.calculator()
-            found.append(float(atoms.get_potential_energy()))
-        return np.array(found)
-
-    def check_elements(self, crystal: Crystal) -> None:
-        """Raise :class:`UnknownElementError` if the potential cannot describe ``crystal``."""
-        if unknown := sorted(set(crystal.symbols) - self.elements):
-            raise UnknownElementError(
-                f"{crystal.formula}: potential {self.name} does not know {', '.join(unknown)}; choose another potential"
-            )
-
-    def describe(self) -> dict[str, str]:
-        """Name of the potential, for a record."""
-        return {"name": self.name, "sha256": self.sha256}
+_OLD_WEIGHTS = (
+    "its weights were probably made before MatGL 3, which reversed the direction of messages, or are not of a "
+    "potential: get the current weights"
+)
 
 
 def load_potential(spec: str | Path) -> Potential:
@@ -81,7 +47,8 @@ def load_potential(spec: str | Path) -> Potential:
 
     ``spec`` is a folder of a MatGL potential, a MatGL name (fetched from its hub), or a classical potential:
     ``lennard-jones:Ar`` (Ne, Kr, Xe), ``tersoff:Si``, ``rigid-ion:NaCl`` (MgO and the other alkali halides of
-    rocksalt type; ``rigid-ion`` alone stands for each of them, by the formula of the crystal).
+    rocksalt type; ``rigid-ion`` alone stands for each of them, by the formula of the crystal), or a Python callable
+    that makes an ASE calculator, ``package.module:Callable`` (see :mod:`engine.physics.ase_potentials`).
 
     Raises
     ------
@@ -95,7 +62,7 @@ def load_potential(spec: str | Path) -> Potential:
         return TersoffPotential(formula)
     if kind == "rigid-ion":
         return RigidIonPotential(formula)
-    return _load_matgl(str(spec))
+    return load_ase_potential(str(spec)) if is_callable_spec(str(spec)) else _load_matgl(str(spec))
 
 
 class LennardJonesPotential(Potential):
@@ -234,30 +201,7 @@ def check_compounds(potential: Potential) -> None:
             )
         half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
         crystal = Crystal.from_symbols(half * length, [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
-        _check_compound(potential, crystal, length, modulus)
-
-
-def _check_compound(potential: Potential, crystal: Crystal, length: float, modulus: float) -> None:
-    advice = (
-        "its weights were probably made before MatGL 3, which reversed the direction of messages, or are not of a "
-        "potential: get the current weights"
-    )
-    try:
-        fit = equation_of_state(crystal, potential.energies, strain=0.05)
-    except CalculationError as error:
-        raise PotentialError(f"potential {potential.name} is wrong on {crystal.formula}: {error}; {advice}") from error
-    volume = fit.minimum or crystal.volume
-    found_length, found_modulus = (4 * volume) ** (1 / 3), fit.bulk_modulus(volume)
-    if abs(found_length / length - 1) > LATTICE_TOLERANCE:
-        raise PotentialError(
-            f"potential {potential.name} gives {crystal.formula} a lattice constant of {found_length:.2f} Angstrom, "
-            f"known is {length:.2f} (within {LATTICE_TOLERANCE:.0%} is accepted); {advice}"
-        )
-    if abs(found_modulus / modulus - 1) > BULK_MODULUS_TOLERANCE:
-        raise PotentialError(
-            f"potential {potential.name} gives {crystal.formula} a bulk modulus of {found_modulus:.0f} GPa, known is "
-            f"{modulus:.0f} (within {BULK_MODULUS_TOLERANCE:.0%} is accepted); {advice}"
-        )
+        check_compound(potential, crystal, length, modulus, _OLD_WEIGHTS)
 
 
 def _load_matgl(spec: str) -> MatGLPotential:

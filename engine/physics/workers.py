@@ -22,7 +22,7 @@ from engine.physics.outcome import Calculated, Failed, Outcome
 if TYPE_CHECKING:
     from engine.execution import Run
     from engine.materials.crystal import Crystal
-    from engine.physics.potentials import Potential
+    from engine.physics.potential import Potential
 
 Calculation = Callable[["Crystal", "Potential"], Outcome]
 """Function of a crystal and a potential; can be pickled."""

@@ -14,7 +14,7 @@ from tests.benchmarks.measure import Measure, processor_seconds
 
 if TYPE_CHECKING:
     from engine.materials.crystal import Crystal, Material
-    from engine.physics.potentials import Potential
+    from engine.physics.potential import Potential
 
 REPORT = Path(__file__).resolve().parents[2] / "engine" / "physics" / "AGL.md"
 PRETRAINED = DATA.parent / "pretrained"

@@ -8,7 +8,7 @@ import time
 
 from engine.materials.crystal import Crystal
 from engine.physics.outcome import Calculated, Failed, Outcome
-from engine.physics.potentials import Potential
+from engine.physics.potential import Potential
 
 
 def by_formula(crystal: Crystal, potential: Potential) -> Outcome:

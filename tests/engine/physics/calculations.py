@@ -8,7 +8,7 @@ import time
 
 from engine.materials.crystal import Crystal
 from engine.physics.outcome import Calculated, Outcome
-from engine.physics.potentials import Potential
+from engine.physics.potential import Potential
 
 
 def by_size(crystal: Crystal, potential: Potential) -> Outcome:

@@ -12,7 +12,8 @@ from engine.materials.crystal import Crystal
 from engine.physics.debye import DebyeSettings, calculate_kappa, debye_model, method
 from engine.physics.energy_volume import EquationOfState, equation_of_state
 from engine.physics.outcome import Calculated, CalculationError, Failed
-from engine.physics.potentials import Potential, load_potential
+from engine.physics.potential import Potential
+from engine.physics.potentials import load_potential
 from tests.engine.physics.salts import birch, diamond, rocksalt
 
 PUBLISHED = {

@@ -18,7 +18,8 @@ from engine.materials.prototypes import build
 from engine.physics import phonons
 from engine.physics.outcome import Calculated, Failed
 from engine.physics.phonons import METHOD, PhononSettings, calculate_kappa
-from engine.physics.potentials import LennardJonesPotential, Potential, TersoffPotential
+from engine.physics.potential import Potential
+from engine.physics.potentials import LennardJonesPotential, TersoffPotential
 from engine.physics.relaxation import RelaxationSettings, relax
 from engine.physics.supercells import supercell_matrix, to_phonopy
 

@@ -12,7 +12,8 @@ import pytest
 from engine.exceptions import PotentialError, UnknownElementError
 from engine.physics import potentials
 from engine.physics.classical import PairPotential, PairTerm
-from engine.physics.potentials import Potential, check_compounds, load_potential
+from engine.physics.potential import Potential
+from engine.physics.potentials import check_compounds, load_potential
 from engine.pretrained import read_model
 from tests.engine.physics.salts import diamond, rocksalt
 
