@@ -26,7 +26,7 @@ KEYS = [
 
 
 def test_columns_read_like_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns_module, "_CHUNK", 6)
+    monkeypatch.setattr(columns_module, "BLOCK_ROWS", 6)
     columns = MaterialColumns.of(tuple(zip(*part, strict=True)) for part in (KEYS[:7], KEYS[7:]))
     assert len(columns) == 20
     assert list(columns) == KEYS
