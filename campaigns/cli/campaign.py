@@ -43,7 +43,7 @@ def init(
         unit = campaign.configuration.campaign.unit
         warm = campaign.configuration.model.lower_fidelity
     if warm:
-        message(f"the first batch comes from {warm}, a model of published first-principles values; --cold goes without")
+        message(f"the first batch is ranked by {warm}, a model of published first-principles values; or use --cold")
     fill = "" if unit else f", give the unit of {property} in it"
     message(f"made {directory / 'campaign.toml'}; look through it{fill}, then `kappascout ingest {directory} FILE...`")
 

@@ -16,6 +16,7 @@ from campaigns.exceptions import CampaignError
 from campaigns.goals import Scale
 from campaigns.models.lineage import ROUND, kind_of
 from campaigns.pool.labels import training_labels
+from campaigns.round.intervals import interval_width
 from campaigns.round.manifest import RoundManifest
 from campaigns.round.stopping import stopping_advice
 from campaigns.status import status
@@ -154,13 +155,14 @@ class Evidence:
         ]
         if not met:
             return None
+        widths = {record.number: interval_width(record) for record in self.rounds}
         return Predictions(
             ids=[e.material_id for e, _ in met],
             formulas=[formula for _, formula in met],
             rounds=np.array([e.round or 0 for e, _ in met]),
             values=self.scale.learned([self.labels[e.material_id].value for e, _ in met]),
             mean=np.array([e.details["learned_mean"] for e, _ in met]),
-            std=np.array([e.details["learned_std"] for e, _ in met]),
+            std=np.array([e.details["learned_std"] * widths.get(e.round or 0, 1.0) for e, _ in met]),
         )
 
     def before(self) -> Predictions | None:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaigns.configuration import round_settings
 from campaigns.goals import Scale
+from campaigns.round.manifest import RoundFigures
 from engine.exceptions import TooFewLabelsError
 from engine.metrics.calibration import Z90
 from engine.metrics.conformal import adaptive_factor, split_quantile
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.round.context import RoundContext
+    from db.records import RoundRecord
     from engine.learning.ensemble.ensemble import Ensemble
 
 LEVEL = 0.9
@@ -43,6 +46,14 @@ def half_width_of(context: RoundContext, ensemble: Ensemble, values: NDArray[np.
     except TooFewLabelsError as error:
         context.say(f"Gaussian intervals in this round: {error}")
         return Z90
+
+
+def interval_width(record: RoundRecord) -> float:
+    """Factor of a round's predicted spreads with which Gaussian intervals are its adaptive ones; 1 for other rounds."""
+    half_width = RoundFigures.of(record).half_width
+    if half_width is None or round_settings(record).model.intervals != "adaptive":
+        return 1.0
+    return half_width / Z90
 
 
 def _earlier_errors(context: RoundContext) -> list[NDArray[np.float64]]:

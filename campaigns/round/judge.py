@@ -9,11 +9,11 @@ import numpy as np
 from campaigns.configuration import round_settings
 from campaigns.goals import Scale
 from campaigns.pool.labels import best_value, training_labels
+from campaigns.round.intervals import interval_width
 from campaigns.round.manifest import RoundFigures, RoundManifest
 from campaigns.round.stopping import stopping_advice
 from db.states import QueueState
 from engine.learning.ensemble.evaluation import evaluate, evaluation_curves
-from engine.metrics.calibration import Z90
 from engine.metrics.spread import Spread
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def judge_round(
         truth = scale.learned([labels[e.material_id].value for e in predicted])
         mean, std = (_detail(predicted, name) for name in ("learned_mean", "learned_std"))
         half_width = RoundFigures.of(record).half_width
-        if half_width and whole.model.intervals == "adaptive":
-            std = std * half_width / Z90
+        std = std * interval_width(record)
         metrics |= {**evaluate(truth, mean, std), "curves": evaluation_curves(truth, mean, std), **_spread(predicted)}
         if half_width and whole.model.intervals == "conformal":
             metrics["conformal_coverage_90"] = float(np.mean(np.abs(truth - mean) <= half_width * std))
