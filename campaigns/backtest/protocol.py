@@ -17,6 +17,7 @@ import numpy as np
 from campaigns.exceptions import CampaignError
 from campaigns.goals import Scale, flaw
 from engine.materials.crystal import Material
+from engine.metrics.splits import split_materials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,17 +158,8 @@ def read_pool(protocol: Protocol) -> LabelledPool:
         raise CampaignError(f"the id {twice[0]!r} occurs twice in the pool; ids must be unique")
     values = _column(found, protocol.property)
     costs = _column(found, protocol.cost) if protocol.cost else None
-    return LabelledPool(
-        found, values, Scale(protocol.scale).learned(values), costs, _split(protocol.split, found, values)
-    )
-
-
-def _split(settings: SplitSettings | None, materials: Sequence[Material], values: NDArray[np.float64]) -> Split | None:
-    from engine.metrics.splits import split_rows
-
-    if settings is None:
-        return None
-    return split_rows(settings, [m.formula for m in materials], [m.spacegroup for m in materials], values)
+    split = None if protocol.split is None else split_materials(protocol.split, found, values)
+    return LabelledPool(found, values, Scale(protocol.scale).learned(values), costs, split)
 
 
 def check_size(protocol: Protocol, size: int, initial: int | None = None) -> None:

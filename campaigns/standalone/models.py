@@ -19,6 +19,7 @@ from campaigns.property_names import Property
 from engine.execution import cores
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
+from engine.metrics.splits import split_materials
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from engine.learning.ensemble.ensemble import Ensemble
     from engine.learning.pretraining.stage import Recipe
     from engine.learning.pretraining.tasks import DataSet
-    from engine.metrics.splits import Split, SplitSettings
+    from engine.metrics.splits import SplitSettings
 
 Say = Callable[[str], None]
 _COPY = "copies of another crystal"
@@ -89,7 +90,10 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
         check_start(backbone, settings.strategy)
     with tempfile.TemporaryDirectory(prefix="kappascout-train-") as cache:
         materials = _labelled(request.files, request.property, scale, backbone.elements, say)
-        split = _split(request, list(materials.values()))
+        split = None
+        if request.split is not None:
+            values = [float(m.properties[request.property]) for m in materials.values()]
+            split = split_materials(request.split, list(materials.values()), values)
         featuriser = make_featuriser(backbone, cache)
         featuriser.add({key: m.crystal for key, m in materials.items()})
         say(f"{len(materials)} labelled crystals embedded")
@@ -114,16 +118,6 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     for line in _contradicted(materials, ensemble, Scale(scale), request.property):
         say(line)
     return save_ensemble(replace(ensemble, metrics={**ensemble.metrics, **held_out}), request.out)
-
-
-def _split(request: TrainRequest, materials: Sequence[Material]) -> Split | None:
-    """Training and test rows of the split that is asked for."""
-    from engine.metrics.splits import split_rows
-
-    if request.split is None:
-        return None
-    values = [float(m.properties[request.property]) for m in materials]
-    return split_rows(request.split, [m.formula for m in materials], [m.spacegroup for m in materials], values)
 
 
 def _contradicted(materials: dict[str, Material], ensemble: Ensemble, scale: Scale, property_: str) -> Iterator[str]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from campaigns.exceptions import CampaignError
 from engine.materials.crystal import Material
-from engine.metrics.splits import Split, SplitSettings, split_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,11 +86,6 @@ def random_splits(n_rows: int, n_splits: int, test_fraction: float = 0.2) -> Ite
     for split in range(n_splits):
         order = np.random.default_rng(split).permutation(n_rows)
         yield order[n_test:], order[:n_test]
-
-
-def split_materials(materials: Sequence[Material], values: NDArray[np.float64], settings: SplitSettings) -> Split:
-    """Split crystals by formula, space group or value (n each)."""
-    return split_rows(settings, [m.formula for m in materials], [m.spacegroup for m in materials], values)
 
 
 def check_unseen(backbone: AnyBackbone, materials: Sequence[Material], source: StudySource) -> None:

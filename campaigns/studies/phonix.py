@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.studies.data import SOURCES, Say, check_unseen, read_sources, split_materials, values_of
+from campaigns.studies.data import SOURCES, Say, check_unseen, read_sources, values_of
 from campaigns.studies.models import Ensembles
 from campaigns.studies.results import Cells, Result, digest, markdown, mean_of
 from engine.metrics.accuracy import accuracy
 from engine.metrics.calibration import Z90
-from engine.metrics.splits import SplitSettings
+from engine.metrics.splits import SplitSettings, split_materials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +152,7 @@ class _Study:
 
     def _part(self, name: str) -> _Part:
         if name == "formula":
-            split = split_materials(self.materials, self.values, SplitSettings("formula", share=1 / 3))
+            split = split_materials(SplitSettings("formula", share=1 / 3), self.materials, self.values)
             return _Part(name, split.training, split.test)
         named = [str(m.properties.get(FIELD) or "").split(",") for m in self.materials]
         test = np.array([name in sets for sets in named])

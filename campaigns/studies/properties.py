@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from campaigns.exceptions import CampaignError
-from campaigns.studies.data import SOURCES, Say, check_unseen, read_sources, split_materials, values_of
+from campaigns.studies.data import SOURCES, Say, check_unseen, read_sources, values_of
 from campaigns.studies.models import Ensembles, Features, fine_tuned, gaussian_process, pretrained, small_stage, trees
 from campaigns.studies.results import Cells, Figure, Figures, Result, digest, judge, markdown, mean_of, mean_std, short
 from engine.exceptions import TooFewLabelsError
-from engine.metrics.splits import SplitKind, SplitSettings
+from engine.metrics.splits import SplitKind, SplitSettings, split_materials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,7 +146,7 @@ class _Study:
         held_out = held_out_rows(materials, _TEST_SHARE, seed=draw)
         if self.settings.split != "formula":
             values = values_of(materials, SOURCES[target])
-            found = split_materials(materials, values, SplitSettings(self.settings.split, draw, _TEST_SHARE))
+            found = split_materials(SplitSettings(self.settings.split, draw, _TEST_SHARE), materials, values)
             held_out = np.isin(np.arange(len(materials)), found.test)
         rng = np.random.default_rng(draw)
         training, test = (rng.permutation(np.flatnonzero(rows)) for rows in (~held_out, held_out))

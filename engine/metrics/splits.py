@@ -23,6 +23,8 @@ from engine.exceptions import SplitError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from engine.materials.crystal import Material
+
 SplitKind = Literal["formula", "space_group", "tail"]
 TEST_SHARE = 0.2
 """Share of the rows that are tested."""
@@ -92,6 +94,11 @@ def split_rows(
     test = np.array([group in tested for group in groups], dtype=bool)
     sizes = (len(set(groups) - tested), len(tested))
     return Split(settings, np.flatnonzero(~test), np.flatnonzero(test), groups=sizes)
+
+
+def split_materials(settings: SplitSettings, materials: Sequence[Material], values: ArrayLike) -> Split:
+    """Split n crystals as :func:`split_rows`, by their own formulas and space groups and their n values."""
+    return split_rows(settings, [m.formula for m in materials], [m.spacegroup for m in materials], values)
 
 
 def _tested_groups(settings: SplitSettings, groups: Sequence[str]) -> set[str]:

@@ -1,8 +1,8 @@
 """Any ASE calculator as a potential: ``package.module:Callable``, checked before anything is calculated with it.
 
-Names of ASE calculators say nothing of what they can do, so that a calculator must pass four tests on known compounds
-that it covers: lattice constant and bulk modulus, forces that are the derivative of the energy, a stress that is the
-derivative by strain (and so has the right unit and sign), and an energy without steps. Potentials that predict forces
+A calculator must pass four tests on known compounds that it covers, MgO and NaCl or else one element: lattice constant
+and bulk modulus, forces equal to the derivative of the energy, a stress equal to the derivative of the energy by strain
+(and so of the right unit and sign), and a smooth force. Potentials that predict forces
 directly, or whose energy jumps, give wrong anharmonic force constants however small their errors are (kappa_SRME near
 its worst, Pota et al., arXiv:2408.00755).
 """
@@ -22,7 +22,7 @@ import numpy as np
 from engine.exceptions import PotentialError
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS
-from engine.physics.potential import Potential, check_compound
+from engine.physics.potential import KNOWN_COMPOUNDS, KNOWN_ELEMENTS, Potential, check_compound
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,18 +34,6 @@ _SPEC = re.compile(
     r"(?:\?(?P<options>\{.*\}))?$",
     re.DOTALL,
 )
-_HALF = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
-KNOWN: tuple[tuple[str, str, float, float], ...] = (
-    ("MgO", "rocksalt", 4.21, 160.0), ("NaCl", "rocksalt", 5.64, 25.0), ("Si", "diamond", 5.43, 98.0),
-    ("Ge", "diamond", 5.66, 75.0), ("Cu", "fcc", 3.61, 140.0), ("Al", "fcc", 4.05, 76.0), ("Ag", "fcc", 4.09, 101.0),
-    ("Au", "fcc", 4.08, 171.0), ("Ni", "fcc", 3.52, 180.0), ("Pd", "fcc", 3.89, 181.0), ("Pt", "fcc", 3.92, 278.0),
-    ("Pb", "fcc", 4.95, 45.0), ("Ar", "fcc", 5.31, 2.7), ("Kr", "fcc", 5.65, 3.5), ("Ne", "fcc", 4.46, 1.1),
-)  # fmt: skip
-"""Formula, structure, lattice constant (Angstrom) and bulk modulus (GPa), measured (C. Kittel, Introduction to Solid
-State Physics, 8th edition, chapters 1 and 3, tables 1.3 and 3.3; rare gases at low temperature)."""
-_IONIC = ("MgO", "NaCl")
-"""A calculator that covers these must be right on both; of the elements one is enough, since classical potentials are
-fitted to each with another quality."""
 _ADVICE = (
     "use another calculator, or name the elements that it is made for, as in package.module:Callable[Ar], where it "
     "takes others without a word"
@@ -146,29 +134,31 @@ def load_ase_potential(spec: str) -> AsePotential:
     potential = AsePotential(spec)
     wrong: list[str] = []
     right: list[str] = []
-    for formula, structure, length, modulus in KNOWN:
-        if right and formula not in _IONIC:
+    for known in (*KNOWN_COMPOUNDS, *KNOWN_ELEMENTS):
+        is_compound = known in KNOWN_COMPOUNDS
+        if right and not is_compound:  # of the elements one is enough: classical potentials fit each differently well
             break
-        crystal = _compound(formula, structure, length)
+        crystal = known.crystal
         if not set(crystal.symbols) <= potential.elements:
             continue
         try:
             _evaluated(potential, crystal)
         except Exception as error:  # a calculator that does not cover an element may raise anything
-            wrong.append(f"{formula}: {type(error).__name__}: {error}")
+            wrong.append(f"{known.formula}: {type(error).__name__}: {error}")
             continue
         try:
-            check_compound(potential, crystal, length, modulus, _ADVICE)
+            check_compound(potential, known, _ADVICE)
         except PotentialError as error:
-            if formula in _IONIC:
+            if is_compound:
                 raise
             wrong.append(str(error))
             continue
         check_derivatives(potential, crystal)
-        right.append(formula)
+        right.append(known.formula)
     if not right:
+        names = ", ".join(known.formula for known in (*KNOWN_COMPOUNDS, *KNOWN_ELEMENTS))
         raise PotentialError(
-            f"potential {spec} is right on none of {', '.join(row[0] for row in KNOWN)}, so that it cannot be tested "
+            f"potential {spec} is right on none of {names}, so that it cannot be tested "
             f"({wrong[-1] if wrong else 'it covers none of them'}); use a calculator that covers one of them"
         )
     return potential
@@ -239,14 +229,6 @@ def _evaluated(potential: Potential, crystal: Crystal) -> None:
     atoms.get_potential_energy()
     atoms.get_forces()
     atoms.get_stress()
-
-
-def _compound(formula: str, structure: str, length: float) -> Crystal:
-    symbols = re.findall("[A-Z][a-z]?", formula)
-    if structure == "fcc":
-        return Crystal.from_symbols(_HALF * length, symbols, [[0.0, 0.0, 0.0]])
-    second = 0.5 if structure == "rocksalt" else 0.25
-    return Crystal.from_symbols(_HALF * length, (symbols * 2)[:2], [[0.0, 0.0, 0.0], [second] * 3])
 
 
 def _elements(spec: str, text: str | None) -> frozenset[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from engine.exceptions import PotentialError, UnknownElementError
+from engine.materials.crystal import Crystal
 from engine.physics.energy_volume import equation_of_state
 from engine.physics.outcome import CalculationError
 
@@ -16,10 +18,53 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
-    from engine.materials.crystal import Crystal
-
 LATTICE_TOLERANCE = 0.03
 BULK_MODULUS_TOLERANCE = 0.5
+_ATOMS = {"fcc": (0.0,), "rocksalt": (0.0, 0.5), "diamond": (0.0, 0.25)}
+"""Fractional coordinates of the atoms of a primitive cell, the same along all three vectors."""
+_HALF = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+
+
+class KnownCompound(NamedTuple):
+    """A crystal with a cubic F lattice whose equation of state is measured."""
+
+    formula: str
+    structure: str
+    length: float
+    """Lattice constant, Angstrom."""
+    modulus: float
+    """Bulk modulus, GPa."""
+
+    @property
+    def crystal(self) -> Crystal:
+        """Primitive cell at the measured lattice constant."""
+        places = _ATOMS[self.structure]
+        symbols = (re.findall("[A-Z][a-z]?", self.formula) * len(places))[: len(places)]
+        return Crystal.from_symbols(_HALF * self.length, symbols, [[place] * 3 for place in places])
+
+
+KNOWN_COMPOUNDS = (
+    KnownCompound("MgO", "rocksalt", 4.21, 160.0),
+    KnownCompound("NaCl", "rocksalt", 5.64, 25.0),
+)
+"""Measured at room temperature; both check a potential that covers all elements."""
+KNOWN_ELEMENTS = (
+    KnownCompound("Si", "diamond", 5.43, 98.8),
+    KnownCompound("Ge", "diamond", 5.66, 77.2),
+    KnownCompound("Cu", "fcc", 3.61, 137.0),
+    KnownCompound("Al", "fcc", 4.05, 72.2),
+    KnownCompound("Ag", "fcc", 4.09, 100.7),
+    KnownCompound("Au", "fcc", 4.08, 173.2),
+    KnownCompound("Ni", "fcc", 3.52, 186.0),
+    KnownCompound("Pd", "fcc", 3.89, 180.8),
+    KnownCompound("Pt", "fcc", 3.92, 278.3),
+    KnownCompound("Pb", "fcc", 4.95, 43.0),
+    KnownCompound("Ne", "fcc", 4.46, 1.1),
+    KnownCompound("Ar", "fcc", 5.31, 2.7),
+    KnownCompound("Kr", "fcc", 5.64, 3.5),
+)
+"""For potentials without those: C. Kittel, Introduction to Solid State Physics, 8th edition, chapters 1 and 3; bulk
+moduli of the rare gases N. W. Ashcroft, N. D. Mermin, Solid State Physics, chapter 20."""
 
 
 class Potential(ABC):
@@ -57,11 +102,9 @@ class Potential(ABC):
         return {"name": self.name, "sha256": self.sha256}
 
 
-def check_compound(potential: Potential, crystal: Crystal, length: float, modulus: float, advice: str) -> None:
-    """Raise :class:`PotentialError` unless a primitive cell of a cubic F lattice is right, else with ``advice``.
-
-    ``length`` is its lattice constant (Angstrom), ``modulus`` its bulk modulus (GPa).
-    """
+def check_compound(potential: Potential, known: KnownCompound, advice: str) -> None:
+    """Raise :class:`PotentialError`, with ``advice``, unless lattice constant and bulk modulus are right."""
+    crystal, length, modulus = known.crystal, known.length, known.modulus
     try:
         fit = equation_of_state(crystal, potential.energies, strain=0.05)
     except CalculationError as error:

@@ -15,7 +15,7 @@ import numpy as np
 from engine.exceptions import PotentialError, UnknownElementError
 from engine.materials.crystal import Crystal
 from engine.physics.ase_potentials import is_callable_spec, load_ase_potential
-from engine.physics.potential import Potential, check_compound
+from engine.physics.potential import KNOWN_COMPOUNDS, Potential, check_compound
 from engine.pretrained import WEIGHTS, find_model, read_model
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ MADE_BEFORE_MATGL_3 = frozenset(
 )
 """SHA-256 of ``state.pt`` of TensorNet potentials whose embedding sums messages at the other end of an edge."""
 
-KNOWN_COMPOUNDS = {"MgO": (4.21, 160.0), "NaCl": (5.64, 25.0)}
-"""Experimental lattice constant (Angstrom) and bulk modulus (GPa) of rocksalt compounds that check a potential."""
-_IONS = {"MgO": ("Mg", "O"), "NaCl": ("Na", "Cl")}
 _OLD_WEIGHTS = (
     "its weights were probably made before MatGL 3, which reversed the direction of messages, or are not of a "
     "potential: get the current weights"
@@ -192,16 +189,14 @@ def check_compounds(potential: Potential) -> None:
 
     Crystals of one element are no test: a wrong direction of messages does not change them.
     """
-    for formula, (cation, anion) in _IONS.items():
-        length, modulus = KNOWN_COMPOUNDS[formula]
-        if unknown := {cation, anion} - potential.elements:
+    for known in KNOWN_COMPOUNDS:
+        if unknown := set(known.crystal.symbols) - potential.elements:
             raise PotentialError(
                 f"potential {potential.name} does not know {', '.join(sorted(unknown))}, so it cannot be checked "
-                f"against {formula}; use a potential that covers {' and '.join(KNOWN_COMPOUNDS)}"
+                f"against {known.formula}; use a potential that covers "
+                f"{' and '.join(each.formula for each in KNOWN_COMPOUNDS)}"
             )
-        half = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
-        crystal = Crystal.from_symbols(half * length, [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
-        check_compound(potential, crystal, length, modulus, _OLD_WEIGHTS)
+        check_compound(potential, known, _OLD_WEIGHTS)
 
 
 def _load_matgl(spec: str) -> MatGLPotential:

@@ -14,8 +14,8 @@ import torch
 from engine.exceptions import TrainingError
 from engine.learning.heads.discrepancy import OTHER_PROPERTY, SAME_PROPERTY
 from engine.learning.heads.folds import FoldPredictor, kept_rows, union
-from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors, PosteriorFunctions
-from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
+from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors
+from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, SeparateFunctions, TrainingData
 from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
 from engine.learning.heads.sparse_members import EXACT_ROWS, SparseMembers
 
@@ -91,10 +91,10 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
         """Of members made by :meth:`scoring`, with one kernel for all of them."""
         return self._together(crystals.embeddings)
 
-    def functions(self, n_draws: int, seed: int) -> ProcessFunctions:
+    def functions(self, n_draws: int, seed: int) -> SeparateFunctions:
         """See :meth:`Members.functions`."""
         each = math.ceil(n_draws / len(self.heads))
-        return ProcessFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
+        return SeparateFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
 
     def to_tensors(self) -> list[dict[str, Tensor]]:
         """See :meth:`Members.to_tensors`; the first has the labels of all, each the rows that it keeps.
@@ -205,26 +205,6 @@ class MultiFidelityMembers(Members[MultiFidelityHead]):
         falls = [[head.variance_reduction(embeddings, name) for name in fidelities] for head in self.heads]
         lower, own = np.mean(falls, axis=0)
         return np.asarray(lower / np.maximum(own, 1e-300))
-
-
-@dataclass(frozen=True, eq=False)
-class ProcessFunctions:
-    """See :class:`MemberFunctions`; ``each`` functions of every member."""
-
-    parts: Sequence[PosteriorFunctions]
-    each: int
-
-    @property
-    def n_draws(self) -> int:
-        """Number D of functions."""
-        return self.each * len(self.parts)
-
-    def __call__(
-        self, embeddings: NDArray[np.float32], fidelity: str
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See :class:`MemberFunctions`."""
-        means, drawn = zip(*(functions(embeddings) for functions in self.parts), strict=True)
-        return np.stack(means), np.concatenate(drawn)
 
 
 @dataclass(frozen=True, eq=False)

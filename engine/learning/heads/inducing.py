@@ -1,4 +1,4 @@
-"""Which rows a sparse Gaussian process remembers: each the one that those before it say least of."""
+"""Choice of inducing points: each the row with the largest variance given those before it."""
 
 from __future__ import annotations
 

@@ -122,6 +122,27 @@ class MemberFunctions(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class SeparateFunctions:
+    """See :class:`MemberFunctions`; ``each`` functions of every member, drawn apart from the others'."""
+
+    parts: Sequence[Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], NDArray[np.float64]]]]
+    """Of each member: its mean (N) and its functions' values (``each`` x N) at N embeddings."""
+    each: int
+
+    @property
+    def n_draws(self) -> int:
+        """Number D of functions."""
+        return self.each * len(self.parts)
+
+    def __call__(
+        self, embeddings: NDArray[np.float32], fidelity: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See :class:`MemberFunctions`."""
+        means, drawn = zip(*(functions(embeddings) for functions in self.parts), strict=True)
+        return np.stack(means), np.concatenate(drawn)
+
+
+@dataclass(frozen=True, eq=False)
 class Members(ABC, Generic[Head]):
     """K heads of one kind."""
 

@@ -1,7 +1,7 @@
 """Gaussian processes on any number of labels, conditioned on them through m inducing points.
 
-An exact process keeps an n x n matrix. A sparse one keeps what the labels say of the function's values u at m points
-alone: the posterior of u that is nearest to the exact one (Titsias, Proc. AISTATS, PMLR 5, 567, 2009), which is that of
+An exact process stores an n x n matrix. A sparse one stores the posterior of the function's values u at m points
+alone, the one that is nearest to the exact posterior (Titsias, Proc. AISTATS, PMLR 5, 567, 2009), which is that of
 labels y_i ~ N(k_i K_uu^-1 u, noise_i) (the projected process of Seeger, Williams and Lawrence, 2003; Rasmussen and
 Williams, Gaussian Processes for Machine Learning, 2006, section 8.3.4). With all rows as inducing points it is the
 exact process. The labels enter through two sums over rows, an m x m matrix and a vector, so that rows are read a block
@@ -46,19 +46,19 @@ of them are alike."""
 
 @dataclass(frozen=True, eq=False)
 class PosteriorTensors(HeadTensors):
-    """What all labels say of the function at the m inducing points."""
+    """Posterior of the function at the m inducing points, given all labels."""
 
     whitening: Tensor
     """W, m x m, float32: squared, the covariance with the inducing points times this is the explained variance."""
     whitened_target: Tensor
     """What W is multiplied by to give the mean, m."""
     remainder: Tensor
-    """(1 + b)^(-1/2), m: standard deviation of what the labels leave open in each direction of W."""
+    """(1 + b)^(-1/2), m: posterior standard deviation in each direction of W."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelTensors(HeadTensors):
-    """All n labels, so that some may be taken away again."""
+    """All n labels, so that some can be removed later."""
 
     label_key: Tensor
     """Number of each crystal (int64), see :func:`label_keys`."""
@@ -70,7 +70,7 @@ class LabelTensors(HeadTensors):
 
 @dataclass(frozen=True, eq=False)
 class MemberTensors(HeadTensors):
-    """What changes where the labels of a member's fold are missing; r directions."""
+    """Change of the posterior without the labels of a member's fold; r directions."""
 
     weights: Tensor
     """L^-T (1 + B)^-1 c, m: the mean is the covariance with the inducing points times these."""
@@ -81,7 +81,7 @@ class MemberTensors(HeadTensors):
 
 @dataclass(frozen=True, eq=False)
 class SparsePrior:
-    """A kernel with its inducing points, standardisation and noise: all but the labels."""
+    """Kernel, inducing points, standardisation and noise: everything but the labels."""
 
     head: GaussianProcessHead
     """With the inducing points in the place of its training rows; no targets of its own are used."""
@@ -140,7 +140,7 @@ class SparsePrior:
     def correction(
         self, embeddings: NDArray[np.float32], values: NDArray[np.float64], known: Evidence
     ) -> tuple[Evidence, Tensor]:
-        """What to add to the sums over N labels for those that ``known`` labels contradict; then the noise of each, N.
+        """Terms to add to the sums over N labels for those that ``known`` labels contradict, and the noise of each, N.
 
         As in an exact process, a label whose squared error is beyond :data:`OUTLIER` times its predicted variance gets
         a noise of its own: half its squared error.
@@ -263,7 +263,7 @@ class SparseFunctions:
     head: SparseHead
     functions: PriorFunctions
     correction: Tensor
-    """F x m: what the labels, seen through each prior function, take from it."""
+    """F x m: weights of the update of each prior function by the labels (Matheron's rule)."""
 
     def __call__(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean of the posterior (N) and the functions' values (F x N) at N embeddings, in units of the values."""

@@ -13,12 +13,11 @@ import torch
 
 from engine.learning.heads.gp import FIT_ROWS, GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.inducing import greedy_rows
-from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, TrainingData
+from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, SeparateFunctions, TrainingData
 from engine.learning.heads.sparse import (
     LabelTensors,
     MemberTensors,
     PosteriorTensors,
-    SparseFunctions,
     SparseHead,
     SparsePrior,
     SparseProcess,
@@ -100,10 +99,10 @@ class SparseMembers(Members[SparseHead]):
         """With one kernel for all of them."""
         return predict_together(self.heads, crystals.embeddings)
 
-    def functions(self, n_draws: int, seed: int) -> SparseMemberFunctions:
+    def functions(self, n_draws: int, seed: int) -> SeparateFunctions:
         """See :meth:`Members.functions`."""
         each = math.ceil(n_draws / len(self.heads))
-        return SparseMemberFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
+        return SeparateFunctions([head.functions(each, seed * 1009 + k) for k, head in enumerate(self.heads)], each)
 
     def to_tensors(self) -> list[dict[str, Tensor]]:
         """See :meth:`Members.to_tensors`; the first has what all share."""
@@ -134,26 +133,6 @@ class SparseMembers(Members[SparseHead]):
     def process(self) -> MultiFidelityHead:
         """See :attr:`Members.process`."""
         return SparseLowerFidelity.of_sparse(self.heads[0].process, LOWER_FIDELITY)
-
-
-@dataclass(frozen=True, eq=False)
-class SparseMemberFunctions:
-    """See :class:`MemberFunctions`; ``each`` functions of every member."""
-
-    parts: Sequence[SparseFunctions]
-    each: int
-
-    @property
-    def n_draws(self) -> int:
-        """Number D of functions."""
-        return self.each * len(self.parts)
-
-    def __call__(
-        self, embeddings: NDArray[np.float32], fidelity: str
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See :class:`MemberFunctions`."""
-        means, drawn = zip(*(functions(embeddings) for functions in self.parts), strict=True)
-        return np.stack(means), np.concatenate(drawn)
 
 
 def fit_prior(data: TrainingData) -> SparsePrior:

@@ -1,8 +1,8 @@
-"""A sparse Gaussian process of a lower fidelity, for labels of a higher one to stand on.
+"""A sparse Gaussian process of a lower fidelity, on top of which labels of a higher one are learned.
 
-What a process of the higher fidelity asks of the one beneath is how much its labels explain anywhere: their whitened
-covariance with any rows, and the whitened labels. A sparse process has both, in the m directions of its inducing
-points (W in :mod:`engine.learning.heads.sparse`) instead of one a label.
+A process of the higher fidelity needs the whitened covariance of the lower fidelity's labels with any rows, and the
+whitened labels. A sparse process has both, in the m directions of its inducing points (W in
+:mod:`engine.learning.heads.sparse`) instead of one for each label.
 """
 
 from __future__ import annotations
