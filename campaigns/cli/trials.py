@@ -131,8 +131,8 @@ def backtest(
 
 def study(
     name: Annotated[
-        Literal["paraisite", "pairwise", "multiproperty", "fidelity", "phonix"],
-        typer.Argument(metavar="NAME", help="Study: paraisite, pairwise, multiproperty, fidelity or phonix."),
+        Literal["paraisite", "pairwise", "multiproperty", "fidelity", "phonix", "srme"],
+        typer.Argument(metavar="NAME", help="Study: paraisite, pairwise, multiproperty, fidelity, phonix or srme."),
     ],
     data: Annotated[
         Path,
@@ -140,7 +140,7 @@ def study(
             "--data",
             metavar="FOLDER",
             help="Labelled crystals, files found by the beginning of their names: aflow_agl, ltc_l96, ltc_hh143, "
-            "ltc_phonix, tl_formation_energy, tl_band_gap, tl_shear_modulus, tl_phonon_peak.",
+            "ltc_phonix, ltc_ksrme103, tl_formation_energy, tl_band_gap, tl_shear_modulus, tl_phonon_peak.",
         ),
     ],
     out: Annotated[
@@ -163,14 +163,24 @@ def study(
             "has, or the lowest values.",
         ),
     ] = None,
+    potential: Annotated[
+        str,
+        typer.Option(
+            "--potential",
+            metavar="POTENTIAL",
+            help="srme: the interatomic potential to measure against first principles, as in `kappascout estimate`.",
+        ),
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour, with rougher figures.")] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Measure what transfer learning brings on your data; continues where it stopped."""
+    """Measure what transfer learning brings on your data, or an interatomic potential; continues where it stopped."""
     from campaigns.studies.study import run_study
 
     with Progress(quiet) as progress:
-        result, path = run_study(name, data, out, progress.say, quick=quick, start=one_start(start), split=split)
-    emit(result.summary(), format, "mean over splits")
+        result, path = run_study(
+            name, data, out, progress.say, quick=quick, start=one_start(start), split=split, potential=potential
+        )
+    emit(result.summary(), format, "mean")
     message(f"tables written to {path}")

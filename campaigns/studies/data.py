@@ -39,6 +39,9 @@ SOURCES = {
     "L96": StudySource("ltc_l96", "kappa_300K_W_mK", "log10", "first-principles conductivities, L96"),
     "HH143": StudySource("ltc_hh143", "kappa_300K_W_mK", "log10", "first-principles conductivities, half-Heuslers"),
     "phonix": StudySource("ltc_phonix", "kappa_300K_W_mK", "log10", "first-principles conductivities, Phonix"),
+    "srme": StudySource(
+        "ltc_ksrme103", "kappa_300K_W_mK", "log10", "first-principles conductivities of 103 binaries, kappa_SRME"
+    ),
     "formation_energy": StudySource("tl_formation_energy", "formation_energy_scaled", "linear", "formation energies"),
     "band_gap": StudySource("tl_band_gap", "band_gap_scaled", "linear", "band gaps"),
     "shear_modulus": StudySource("tl_shear_modulus", "shear_modulus_scaled", "linear", "shear moduli"),

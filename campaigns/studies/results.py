@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 CODE_VERSION = 4
 """Of what decides a cell; raised when a change of the code changes figures, so that old cells are computed again."""
 _PACKAGES = ("kappascout", "torch", "matgl", "gpytorch", "scikit-learn")
-_REPEATS = ("split", "draw")
+_REPEATS = ("split", "draw", "compound", "structure")
 _LOWEST = 10
 """Percent of the test rows whose recall is reported."""
 Figure = Literal["mae", "mape", "r2", "spearman", "recall_lowest"]
-FIGURES: tuple[str, ...] = (*get_args(Figure), "mae_ln", "coverage_90")
-"""Of cells; see :func:`judge`, and :mod:`campaigns.studies.phonix` for the last two."""
+FIGURES: tuple[str, ...] = (
+    *get_args(Figure), "mae_ln", "coverage_90", "sre", "sre_polar", "bias_ln", "failed",
+)  # fmt: skip
+"""Of cells; see :func:`judge`, :mod:`campaigns.studies.phonix` and :mod:`campaigns.studies.srme`."""
 
 
 class Figures(TypedDict):

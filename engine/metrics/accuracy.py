@@ -54,3 +54,16 @@ def _relative_error(true: NDArray[np.float64], error: NDArray[np.float64], scale
     if scale == "log10":
         return float(np.abs(10.0**error - 1).mean())
     return float(np.abs(error / true).mean()) if true.all() else None
+
+
+WORST_SYMMETRIC_ERROR = 2.0
+"""Largest symmetric relative error, that of a conductivity which could not be calculated."""
+
+
+def symmetric_error(kappa: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Symmetric relative errors ``2 |k - r| / (k + r)`` of positive values, between 0 and 2; 2 where ``kappa`` is NaN.
+
+    The score kappa_SRE of conductivities (B. Póta, P. Ahlawat, G. Csányi, M. Simoncelli, arXiv:2408.00755).
+    """
+    k, r = np.asarray(kappa, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    return np.where(np.isnan(k), WORST_SYMMETRIC_ERROR, 2 * np.abs(k - r) / (k + r))

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import connection, current_process, get_context
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def calculate_all(
     potential: str,
     workers: int = 1,
     time_limit: float = math.inf,
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Calculate crystals in parallel; yields outcomes in order of completion.
 
     Parameters

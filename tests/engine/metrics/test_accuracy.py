@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.metrics.accuracy import accuracy
+from engine.metrics.accuracy import accuracy, symmetric_error
 
 
 def test_a_constant_factor_is_a_constant_log_error():
@@ -47,3 +47,8 @@ def test_a_linear_scale_compares_in_the_unit_itself():
 
 def test_no_relative_error_of_zero():
     assert accuracy([0.0, 1.0], [1.0, 1.0], scale="linear").mape is None
+
+
+def test_symmetric_errors_lie_between_nought_and_two():
+    assert symmetric_error([3.0, 1.0, 2.0, np.nan], [1.0, 3.0, 2.0, 1.0]).tolist() == [1.0, 1.0, 0.0, 2.0]
+    assert symmetric_error([1e-9], [1e9])[0] == pytest.approx(2)
