@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from campaigns.goals import Goal
     from db.store import Store
     from engine.physics.debye import DebyeSettings
-    from engine.physics.phonons import PhononSettings
+    from engine.physics.phonon_settings import PhononSettings
     from engine.physics.workers import Calculation
 
 _Settings = TypeVar("_Settings", "DebyeSettings", "PhononSettings")
@@ -172,7 +172,7 @@ def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculati
 
         debye = _with_settings(DebyeSettings, labeler.settings, temperature)
         return partial(calculate_kappa, settings=debye), asdict(debye)
-    from engine.physics.phonons import PhononSettings
+    from engine.physics.phonon_settings import PhononSettings
     from engine.physics.phonons import calculate_kappa as calculate_phonons
 
     phonons = _with_settings(PhononSettings, labeler.settings, temperature)

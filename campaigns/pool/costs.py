@@ -123,7 +123,7 @@ class Costs:
 def _lengths(configuration: Configuration) -> tuple[float, float | None]:
     """Size of supercells and cutoff of pairs, from the settings of the labeler."""
     if configuration.labeler.kind == "phonons":
-        from engine.physics.phonons import PhononSettings
+        from engine.physics.phonon_settings import PhononSettings
 
         settings = PhononSettings(**configuration.labeler.settings)
         return settings.min_length, settings.pair_cutoff

@@ -28,7 +28,7 @@ from campaigns.studies.data import SOURCES, Say, read_sources
 from campaigns.studies.results import CODE_VERSION, Result, digest, markdown
 from engine.metrics.accuracy import WORST_SYMMETRIC_ERROR, accuracy, symmetric_error
 from engine.physics.outcome import Calculated, Outcome
-from engine.physics.phonons import PhononSettings
+from engine.physics.phonon_settings import PhononSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,8 +64,11 @@ class SrmeSettings:
     """As many of each structure, evenly spread over its conductivities; all if not given."""
     time_limit: float = 3600.0
     """Seconds a compound."""
-    phonons: PhononSettings = field(default_factory=lambda: PhononSettings(isotopes=True))
-    """The references have isotopes and coherence; ``min_length`` is replaced, see :data:`SUPERCELL`."""
+    phonons: PhononSettings = field(
+        default_factory=lambda: PhononSettings(isotopes=True, second_attempts=("larger_supercell",))
+    )
+    """The references have isotopes and coherence, and larger supercells for second order; ``min_length`` is replaced,
+    see :data:`SUPERCELL`."""
 
 
 QUICK = SrmeSettings(compounds=4)

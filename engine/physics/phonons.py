@@ -1,6 +1,7 @@
 """Lattice thermal conductivity from phonons of any interatomic potential, by phono3py.
 
-Relaxation, displaced supercells, forces, second- and third-order force constants, a check for imaginary modes, and the
+Relaxation, displaced supercells, forces, second- and third-order force constants, a check for imaginary modes (with
+second attempts in a larger supercell, or in the structure that the mode leads to), and the
 linearised Boltzmann equation in the relaxation-time approximation (A. Togo, L. Chaput, I. Tanaka, Phys. Rev. B 91,
 094306 (2015)) with the coherence term of the Wigner equation (M. Simoncelli, N. Marzari, F. Mauri, Nat. Phys. 15, 809
 (2019)). Random displacements and symfc (A. Seko, A. Togo, Phys. Rev. B 110, 214302 (2024)) take far fewer supercells
@@ -14,16 +15,19 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.exceptions import SupercellError, UnknownElementError
+from engine.exceptions import UnknownElementError
+from engine.physics.force_constants import fitted_phonons
 from engine.physics.outcome import Calculated, CalculationError, Failed
-from engine.physics.relaxation import Guarded, RelaxationSettings, Relaxed, relax
-from engine.physics.supercells import SYMPREC, count_displacements, supercell_matrix, to_phonopy
+from engine.physics.phonon_details import details
+from engine.physics.phonon_settings import PhononSettings
+from engine.physics.relaxation import Guarded, Relaxed, relax
+from engine.physics.second_attempts import along_imaginary_mode, in_words, with_larger_supercell
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -35,60 +39,12 @@ if TYPE_CHECKING:
 
 PACKAGES = ("phono3py", "phonopy", "phonors", "symfc", "spglib", "ase", "matgl", "torch")
 """Packages whose versions influence the result."""
+MOST_DESCENTS = 2
+"""Times that a crystal follows an imaginary mode to a structure of lower symmetry."""
+CEILING = 1e5
+"""W/(m K); higher values are errors: isotopically pure diamond has a few thousand at room temperature."""
 METHOD = "phonons, RTA"
 METHOD_WIGNER = "phonons, RTA and Wigner coherence"
-
-
-@dataclass(frozen=True)
-class PhononSettings:
-    """Settings of the calculation."""
-
-    temperature: float = 300.0
-    """Kelvin."""
-    min_length: float = 7.5
-    """Distance in Angstrom between opposite faces of the supercell: 2 x 2 x 2 conventional cells of most cubic ones."""
-    displacements: Literal["random", "systematic"] = "random"
-    """``random`` with symfc takes a tenth of the supercells; ``systematic`` are phono3py's pairs."""
-    distance: float = 0.01
-    """Length of a displacement, Angstrom. Random ones of 0.03 include fourth order: silicon 10 % low, 8 % scatter."""
-    seed: int = 0
-    """Seed of the random displacements; it changes kappa by 1 to 3 %."""
-    pair_cutoff: float | None = None
-    """Third-order force constants of atoms farther apart, in Angstrom, are zero; None keeps all of the supercell."""
-    max_supercells: int = 2_000
-    """Largest number of supercells; more are refused before the first force calculation."""
-    max_memory: float = 4.0
-    """Largest memory in GB for fitting third-order force constants to random displacements; a cutoff reduces it."""
-    first_mesh: float = 25.0
-    """Length in Angstrom whose inverse is the first mesh's spacing of q-points: 9 x 9 x 9 for silicon."""
-    mesh_growth: float = 1.3
-    """Factor by which that length grows."""
-    last_mesh: float = 42.5
-    """Length of the last mesh, 15 x 15 x 15 for silicon; kappa of that mesh is used, and marked if it still changed."""
-    mesh_tolerance: float = 0.1
-    """Relative change of kappa from one mesh to the next that counts as converged; a finer mesh costs five times."""
-    wigner: bool = True
-    """Whether to add the coherence term."""
-    isotopes: bool = False
-    """Whether to add scattering by the natural mixture of isotopes."""
-    imaginary_tolerance: float = 0.1
-    """THz; imaginary frequencies up to this are attributed to interpolation and float32 forces."""
-    floor: float = 0.05
-    """W/(m K); lower values are refused as an error of the potential: no crystal conducts less at room temperature."""
-    relaxation: RelaxationSettings = field(default_factory=RelaxationSettings)
-
-    def __post_init__(self) -> None:
-        """Refuse settings that no calculation can have."""
-        positive = ("temperature", "min_length", "distance", "first_mesh", "last_mesh", "mesh_tolerance")
-        for name in positive:
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be positive and finite, received {getattr(self, name)}")
-        if not 1 < self.mesh_growth < np.inf:
-            raise ValueError(f"mesh_growth must be above 1, received {self.mesh_growth}")
-        if self.last_mesh < self.first_mesh:
-            raise ValueError(f"last_mesh {self.last_mesh} is below first_mesh {self.first_mesh}; give both in Angstrom")
-        if self.displacements not in ("random", "systematic"):
-            raise ValueError(f"displacements must be 'random' or 'systematic', received {self.displacements!r}")
 
 
 def calculate_kappa(
@@ -115,7 +71,7 @@ def calculate_kappa(
     """
     settings = settings or PhononSettings()
     start = time.process_time()
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "potential": potential.describe(),
         "settings": asdict(settings),
         "versions": {name: version(name) for name in PACKAGES},
@@ -127,10 +83,12 @@ def calculate_kappa(
     except CalculationError as error:
         return Failed(error.reason, error.message, found, time.process_time() - start)
     method = METHOD_WIGNER if settings.wigner else METHOD
+    if any(attempt["kind"] == "lower_symmetry" for attempt in found["second_attempts"]):
+        method += f", relaxed along an imaginary mode to space group {found['spacegroup']}"
     return Calculated(kappa, settings.temperature, method, found, time.process_time() - start)
 
 
-def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, found: dict[str, object]) -> float:
+def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, found: dict[str, Any]) -> float:
     """All steps in order; intermediate results go into ``found``, so that a failure has them."""
     try:
         potential.check_elements(crystal)
@@ -138,94 +96,57 @@ def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, fou
         raise CalculationError("rejected", str(error)) from error
     calculator = potential.calculator()
     relaxed = relax(crystal, calculator, settings.relaxation)
-    found["relaxed"] = relaxed.crystal.to_dict()
-    found["spacegroup"] = relaxed.spacegroup
-    found["relaxation_steps"] = relaxed.steps
-    found["energy_per_atom_eV"] = relaxed.energy
-    found["volume_change"] = relaxed.volume_change
-    phonons = _displaced(relaxed, settings)
-    found["supercell_matrix"] = phonons.supercell_matrix.tolist()
-    found["n_atoms_supercell"] = len(phonons.supercell)
-    found["n_supercells"] = sum(cell is not None for cell in phonons.supercells_with_displacements)
-    _set_forces(phonons, Guarded(calculator), found)
-    _fit(phonons, settings)
-    _refuse_imaginary_modes(phonons, settings, found)
-    return _converge(phonons, settings, found)
+    phonons = _stable(relaxed, calculator, settings, found)
+    kappa = _converge(phonons, settings, found)
+    found |= details(phonons, settings.temperature)
+    return kappa
 
 
-def _displaced(relaxed: Relaxed, settings: PhononSettings) -> Phono3py:
-    """Choose the supercell and its displacements; refuse too large calculations before anything is computed."""
-    from phono3py import Phono3py
-
-    matrix = supercell_matrix(relaxed.crystal, settings.min_length)
-    unit_cell = to_phonopy(relaxed.crystal)
-    phonons = Phono3py(unit_cell, supercell_matrix=matrix, primitive_matrix="P", symprec=SYMPREC)
-    if settings.displacements == "systematic":
-        try:
-            count_displacements(unit_cell, matrix, settings.pair_cutoff).require_at_most(settings.max_supercells)
-        except SupercellError as error:
-            raise CalculationError("rejected", str(error)) from error
-        phonons.generate_displacements(distance=settings.distance, cutoff_pair_distance=settings.pair_cutoff)
+def _stable(
+    relaxed: Relaxed, calculator: Calculator, settings: PhononSettings, found: dict[str, Any], descents: int = 0
+) -> Phono3py:
+    """Force constants without imaginary modes, by second attempts where the first has some."""
+    found |= {
+        "relaxed": relaxed.crystal.to_dict(),
+        "spacegroup": relaxed.spacegroup,
+        "relaxation_steps": relaxed.steps,
+        "energy_per_atom_eV": relaxed.energy,
+        "volume_change": relaxed.volume_change,
+    }
+    attempts: list[dict[str, object]] = found.setdefault("second_attempts", [])
+    guarded = Guarded(calculator)
+    phonons = fitted_phonons(relaxed.crystal, guarded, settings, found)
+    if _is_stable(phonons, settings, found):
         return phonons
-    _refuse_large_fit(phonons, settings)
-    phonons.generate_displacements(
-        distance=settings.distance,
-        cutoff_pair_distance=settings.pair_cutoff,
-        number_of_snapshots="auto",
-        random_seed=settings.seed,
+    if "larger_supercell" in settings.second_attempts:
+        larger, attempt = with_larger_supercell(phonons, relaxed.crystal, guarded, settings)
+        attempts.append(attempt)
+        if larger is not None:
+            phonons = larger
+            stable = _is_stable(phonons, settings, found)
+            attempt["min_frequency_THz"] = found["min_frequency_THz"]
+            if stable:
+                return phonons
+    if "lower_symmetry" in settings.second_attempts and descents < MOST_DESCENTS:
+        lower, attempt = along_imaginary_mode(phonons, relaxed, calculator, settings)
+        attempts.append(attempt)
+        if lower is not None:
+            try:
+                return _stable(lower, calculator, settings, found, descents + 1)
+            except CalculationError as error:
+                if error.reason == "imaginary_modes":  # its message has all attempts
+                    raise
+                attempt["outcome"] = f"space group {lower.spacegroup}, {error.reason}: {error.message}"
+    tried = "".join(f"; {in_words(attempt)}" for attempt in attempts)
+    raise CalculationError(
+        "imaginary_modes",
+        f"the lowest frequency is {found['min_frequency_THz']:.2f} THz on a {_mesh(phonons)} mesh: the crystal is not "
+        f"stable with this potential at zero temperature (tolerance {settings.imaginary_tolerance} THz){tried}",
     )
-    if len(phonons.displacements) > settings.max_supercells:
-        raise CalculationError(
-            "rejected",
-            f"{len(phonons.displacements):,} random supercells of {len(phonons.supercell)} atoms are above the limit "
-            f"of {settings.max_supercells:,}; set a pair cutoff or a shorter supercell",
-        )
-    return phonons
 
 
-def _refuse_large_fit(phonons: Phono3py, settings: PhononSettings) -> None:
-    from phonopy.interface.symfc import estimate_symfc_memory_usage
-
-    memory = sum(estimate_symfc_memory_usage(phonons.supercell, phonons.symmetry, 3, settings.pair_cutoff))
-    if memory > settings.max_memory:
-        raise CalculationError(
-            "rejected",
-            f"fitting third-order force constants of {len(phonons.supercell)} atoms takes {memory:.1f} GB, above the "
-            f"limit of {settings.max_memory:g} GB; set a pair cutoff or a shorter supercell",
-        )
-
-
-def _set_forces(phonons: Phono3py, calculator: Calculator, found: dict[str, object]) -> None:
-    """Compute the forces of every displaced supercell, the drift removed; those beyond a pair cutoff stay zero."""
-    from ase import Atoms
-
-    forces, drifts = [], []
-    for cell in phonons.supercells_with_displacements:
-        if cell is None:
-            forces.append(np.zeros((len(phonons.supercell), 3)))
-            continue
-        atoms = Atoms(numbers=cell.numbers, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
-        atoms.calc = calculator
-        raw = atoms.get_forces()
-        drift = raw.mean(axis=0)
-        forces.append(raw - drift)
-        drifts.append(np.abs(drift).max())
-    phonons.forces = np.array(forces)
-    found["force_drift_eV_A"] = float(max(drifts))
-
-
-def _fit(phonons: Phono3py, settings: PhononSettings) -> None:
-    if settings.displacements == "random":
-        cutoff = None if settings.pair_cutoff is None else f"|cutoff = {settings.pair_cutoff}"
-        phonons.produce_fc3(fc_calculator="symfc", fc_calculator_options=cutoff)
-    else:
-        phonons.produce_fc3()
-        phonons.symmetrize_fc3()
-        phonons.symmetrize_fc2()
-
-
-def _refuse_imaginary_modes(phonons: Phono3py, settings: PhononSettings, found: dict[str, object]) -> None:
-    """Check for imaginary modes on the finest mesh, where harmonic phonons are still cheap."""
+def _is_stable(phonons: Phono3py, settings: PhononSettings, found: dict[str, Any]) -> bool:
+    """Whether no mode is imaginary on the finest mesh, where harmonic phonons are still cheap."""
     _set_mesh(phonons, settings.last_mesh)
     phonons.init_phph_interaction()
     phonons.run_phonon_solver()
@@ -235,12 +156,7 @@ def _refuse_imaginary_modes(phonons: Phono3py, settings: PhononSettings, found: 
     gamma[np.argsort(np.abs(gamma))[:3]] = 0.0
     found["min_frequency_THz"] = lowest = float(frequencies.min())
     found["max_frequency_THz"] = float(frequencies.max())
-    if lowest < -settings.imaginary_tolerance:
-        raise CalculationError(
-            "imaginary_modes",
-            f"the lowest frequency is {lowest:.2f} THz on a {_mesh(phonons)} mesh: the crystal is not stable with this "
-            f"potential at zero temperature (tolerance {settings.imaginary_tolerance} THz)",
-        )
+    return lowest >= -settings.imaginary_tolerance
 
 
 def _converge(phonons: Phono3py, settings: PhononSettings, found: dict[str, Any]) -> float:
@@ -252,8 +168,12 @@ def _converge(phonons: Phono3py, settings: PhononSettings, found: dict[str, Any]
             continue
         tensors = _solve(phonons, settings)
         kappa = float(tensors["kappa"][:3].mean())
-        if not np.isfinite(kappa) or kappa < 0:
-            raise CalculationError("bad_output", f"phono3py gave kappa = {kappa} on a {_mesh(phonons)} mesh")
+        if not 0 <= kappa < CEILING:
+            raise CalculationError(
+                "bad_output",
+                f"phono3py gave kappa = {kappa:.3g} W/(m K) on a {_mesh(phonons)} mesh, not between 0 and {CEILING:g}; "
+                "a supercell in which third-order force constants vanish by symmetry is too small",
+            )
         found["meshes"].append({"mesh": phonons.mesh_numbers.tolist(), "kappa": kappa})
         found["mesh"] = phonons.mesh_numbers.tolist()
         found |= {f"{name}_tensor_W_mK": values.tolist() for name, values in tensors.items()}

@@ -39,7 +39,7 @@ class Relaxed:
     crystal: Crystal
     """Standardised primitive cell."""
     spacegroup: int
-    """International number, the same as before."""
+    """International number, the same as before unless it may gain symmetry."""
     steps: int
     energy: float
     """eV per atom."""
@@ -47,7 +47,13 @@ class Relaxed:
     """Change of the volume relative to the crystal as given."""
 
 
-def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings | None = None) -> Relaxed:
+def relax(
+    crystal: Crystal,
+    calculator: Calculator,
+    settings: RelaxationSettings | None = None,
+    *,
+    may_gain_symmetry: bool = False,
+) -> Relaxed:
     """Relax cell and positions.
 
     Parameters
@@ -58,6 +64,9 @@ def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings
         An ASE calculator with energy, forces and stress.
     settings
         Tolerances; the defaults without.
+    may_gain_symmetry
+        Whether the result may have another space group or a smaller primitive cell, as a distorted structure that
+        relaxes to a symmetric one.
 
     Raises
     ------
@@ -90,7 +99,7 @@ def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings
             f"forces above {settings.force_tolerance} eV/Angstrom after {settings.max_steps} relaxation steps",
         )
     relaxed, spacegroup_after = standardise(Crystal(atoms.cell.array, atoms.numbers, atoms.get_scaled_positions()))
-    if (spacegroup_after, len(relaxed)) != (spacegroup, len(start)):
+    if not may_gain_symmetry and (spacegroup_after, len(relaxed)) != (spacegroup, len(start)):
         raise CalculationError(
             "symmetry_broken",
             f"space group {spacegroup} with {len(start)} sites became {spacegroup_after} with {len(relaxed)} sites "
@@ -98,7 +107,7 @@ def relax(crystal: Crystal, calculator: Calculator, settings: RelaxationSettings
         )
     return Relaxed(
         crystal=relaxed,
-        spacegroup=spacegroup,
+        spacegroup=spacegroup_after,
         steps=optimizer.nsteps,
         energy=float(atoms.get_potential_energy()) / len(atoms),
         volume_change=float(volume_change),

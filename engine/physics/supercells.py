@@ -92,8 +92,7 @@ def supercell_matrix(crystal: Crystal | Atoms, min_length: float) -> NDArray[np.
         raise SupercellError(f"the length of a supercell must be positive, received {min_length}; give it in Angstrom")
     cell = _as_crystal(crystal)
     axes = _conventional_axes(cell)
-    heights = _heights(axes.T @ cell.lattice)
-    repeats = np.maximum(np.ceil(0.999 * min_length / heights), 1).astype(np.int64)
+    repeats = np.maximum(np.ceil(0.999 * min_length / heights(axes.T @ cell.lattice)), 1).astype(np.int64)
     return axes @ np.diag(repeats)
 
 
@@ -158,7 +157,7 @@ def _conventional_axes(cell: Crystal) -> NDArray[np.int64]:
     return rounded.astype(np.int64) if np.allclose(axes, rounded, atol=1e-3) else np.eye(3, dtype=np.int64)
 
 
-def _heights(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+def heights(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distances between opposite faces of a cell (rows are vectors), in its unit of length."""
     return 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
 

@@ -12,7 +12,7 @@ import pytest
 from campaigns.exceptions import CampaignError
 from campaigns.studies import srme
 from engine.materials.crystal import Crystal
-from engine.physics.phonons import PhononSettings
+from engine.physics.phonon_settings import PhononSettings
 from engine.physics.supercells import supercell_matrix
 from tests.campaigns.helpers import done, refused
 

@@ -15,13 +15,15 @@ from phono3py import Phono3py
 
 from engine.materials.crystal import Crystal
 from engine.materials.prototypes import build
-from engine.physics import phonons
+from engine.physics import force_constants
 from engine.physics.outcome import Calculated, Failed
-from engine.physics.phonons import METHOD, PhononSettings, calculate_kappa
+from engine.physics.phonon_settings import PhononSettings
+from engine.physics.phonons import METHOD, calculate_kappa
 from engine.physics.potential import Potential
-from engine.physics.potentials import LennardJonesPotential, TersoffPotential
+from engine.physics.potentials import LennardJonesPotential, RigidIonPotential, TersoffPotential
 from engine.physics.relaxation import RelaxationSettings, relax
 from engine.physics.supercells import supercell_matrix, to_phonopy
+from tests.engine.physics.salts import rocksalt
 
 ARGON = Crystal.from_symbols(2.65 * (1 - np.eye(3)), ["Ar"], [[0, 0, 0]])
 SILICON = build("diamond", ("Si",), 5.43)
@@ -166,11 +168,31 @@ def test_a_pair_cutoff_beyond_the_neighbours_changes_little(displacements: str) 
 def test_imaginary_modes() -> None:
     # a Lennard-Jones crystal is not stable body-centred
     crystal = build("CsCl", ("Ar", "Ar"), 4.2)
-    outcome = failed(crystal, LennardJonesPotential("Ar"), QUICK)
+    outcome = failed(crystal, LennardJonesPotential("Ar"), replace(QUICK, second_attempts=()))
     assert outcome.reason == "imaginary_modes"
+    assert outcome.provenance["second_attempts"] == []
     assert outcome.provenance["min_frequency_THz"] < -0.1
     assert "THz" in outcome.message
     assert "relaxed" in outcome.provenance
+
+
+def test_a_supercell_without_third_order_is_not_a_good_conductor() -> None:
+    # in one conventional cell each displacement of rock salt ions is its own inverse
+    settings = PhononSettings(min_length=4.0, displacements="systematic", first_mesh=9, last_mesh=9)
+    outcome = failed(rocksalt("NaCl"), RigidIonPotential("NaCl"), settings)
+    assert outcome.reason == "bad_output"
+    assert "supercell" in outcome.message
+
+
+def test_mean_free_paths_and_gruneisen_parameters_are_kept() -> None:
+    outcome = calculated(ARGON, LennardJonesPotential("Ar"), replace(QUICK, last_mesh=18))
+    paths = outcome.provenance["mean_free_path_nm"]
+    assert list(paths) == ["0.1", "0.25", "0.5", "0.75", "0.9"]
+    assert list(paths.values()) == sorted(paths.values())
+    assert 1 < paths["0.5"] < 20  # nm, a poor conductor
+    # Lennard-Jones solids: 3.1 at zero pressure, from (n + m + 1) / 6 = 19 / 6
+    assert outcome.provenance["gruneisen_mean"] == pytest.approx(19 / 6, rel=0.06)
+    assert outcome.provenance["gruneisen_rms"] >= outcome.provenance["gruneisen_mean"]
 
 
 def test_a_value_below_the_floor_is_a_failure() -> None:
@@ -226,7 +248,7 @@ def test_an_element_the_potential_does_not_know() -> None:
 
 
 def test_too_many_supercells_are_refused_before_a_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phonons, "_set_forces", lambda *_: pytest.fail("forces were computed"))
+    monkeypatch.setattr(force_constants, "forces_of", lambda *_: pytest.fail("forces were computed"))
     for displacements in ("random", "systematic"):
         settings = replace(QUICK, displacements=displacements, max_supercells=3)
         outcome = failed(ARGON, LennardJonesPotential("Ar"), settings)
