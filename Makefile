@@ -5,6 +5,8 @@ BIN := .venv/bin
 # one thread a process, one process a core: torch's own threads fight over shared cores
 export OMP_NUM_THREADS := 1
 export RAYON_NUM_THREADS := 1
+# the tests start hundreds of processes; without bytecode each would compile this project again
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo test lint
 

@@ -24,6 +24,7 @@ from campaigns.intake.reading import CANDIDATES, REFERENCE, open_sources
 from campaigns.report import write_report
 from db.records import LabelRecord
 from db.states import QueueState, RoundState
+from engine.materials.candidates import SUBSTITUTION
 from engine.materials.crystal import Material
 from engine.metrics.discovery import DiscoveryPoint, discovery_curve, top_words
 
@@ -37,6 +38,9 @@ _ANSWER = f"{_PROPERTY}_{_FIDELITY}"
 _REHEARSED = {"kind": "replay", "source": "reference"}
 _UNSEEN = "kappa-300K-rehearsal"
 """Shipped model of published values that was trained on none of the reference compounds."""
+_LIKELY = -2.5
+"""Least logarithm of the probability of the substitution that makes a candidate of a known compound: likelier ones are
+mostly known crystals themselves."""
 _PER_SYSTEM = 2
 """Most candidates of one chemical system in the queue, so that permutations of one compound do not fill it."""
 
@@ -71,7 +75,9 @@ class DemoOutcome:
             f"With {share:.0%} of the labels the campaign has {end.recall_top5:.0%} of the {lowest}, "
             f"{end.enhancement_top5:.1f} times what random choice finds.",
             "",
-            f"Then {self.candidates} generated candidates were ranked; the queue of {len(self.queue)} begins with:",
+            f"Then {self.candidates} candidates were generated. Of those that a likely substitution makes of a known "
+            "compound,",
+            f"the queue of {len(self.queue)} begins with:",
         ]
         lines += [f"  {row['rank']:2d}  {row['formula']:<10} {row['reason']}" for row in self.queue[:5]]
         return "\n".join([*lines, "", f"report: {self.report}", f"queue:  {self.exported}"])
@@ -144,7 +150,11 @@ def _switch_to_dft(directory: Path) -> None:
         "labeler": {"kind": "dft", "source": None},
         "campaign": {"batch": QUEUE},
         "model": warm_start(_PROPERTY),
-        "constraints": {"max_per_chemical_system": _PER_SYSTEM},
+        "constraints": {
+            "properties": {SUBSTITUTION: {"min": _LIKELY}},
+            "missing": "drop",
+            "max_per_chemical_system": _PER_SYSTEM,
+        },
     }
     write_whole(path, with_settings(path.read_text(encoding="utf-8"), changed))
 

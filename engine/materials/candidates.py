@@ -19,13 +19,18 @@ from engine.materials.candidate_rules import RULES, Species, ionic_radius, with_
 from engine.materials.elements import ATOMIC_NUMBERS, ATOMIC_RADIUS, ELECTRONEGATIVITY
 from engine.materials.prototypes import build, find
 from engine.materials.reference import reference_table
+from engine.materials.substitution import Ion, likeliest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.materials.crystal import Crystal
 
+_CHARGED = frozenset({"rocksalt", "zincblende", "wurtzite", "fluorite", "antifluorite", "CsCl", "perovskite"})
 _IONIC = frozenset({"rocksalt", "fluorite", "CsCl", "perovskite"})
+SUBSTITUTION = "substitution_log10_probability"
+"""Property: how likely the substitution is that makes the candidate of a reference compound, see
+:mod:`engine.materials.substitution`."""
 MEASURED = "measured"
 FITTED = "fitted to radii"
 
@@ -47,9 +52,15 @@ class Candidate:
     """``measured``, or ``fitted to radii`` (see :func:`lattice_fits` for the error)."""
 
     @property
-    def properties(self) -> dict[str, str]:
-        """Properties of the candidate as a material."""
-        return {"prototype": self.prototype, "lattice_source": self.lattice_source}
+    def properties(self) -> dict[str, str | float]:
+        """Properties of the candidate as a material; the likeliest substitution where its ions are known."""
+        own: dict[str, str | float] = {"prototype": self.prototype, "lattice_source": self.lattice_source}
+        ions = tuple(zip(self.elements, self.charges, strict=True)) if self.charges else ()
+        best = likeliest(ions, _known_ions(self.prototype)) if ions else None
+        if best is None:
+            return own
+        known = find(self.prototype).formula(best.known)
+        return own | {SUBSTITUTION: round(best.log10_probability, 4), "substituted_in": known}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +129,15 @@ def _place(fit: LatticeFit, species: list[Species]) -> list[Candidate]:
             )
         )
     return placed
+
+
+@lru_cache(maxsize=len(RULES))
+def _known_ions(prototype: str) -> tuple[tuple[Ion, ...], ...]:
+    """Ions of the reference compounds of a prototype, where its charges follow from the anion's."""
+    if prototype not in _CHARGED:
+        return ()
+    compounds = sorted({entry.elements for entry in reference_table() if entry.prototype == prototype})
+    return tuple(tuple(zip(*with_charges(prototype, elements), strict=True)) for elements in compounds)
 
 
 def _bonds_are_plausible(prototype: str, elements: tuple[str, ...], a: float) -> bool:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from campaigns.campaign import Campaign
 from campaigns.demo import BATCH, NAME, QUEUE, ROUNDS, run_demo
 from campaigns.exceptions import CampaignError
 from db.states import QueueState
+from engine.materials.candidates import SUBSTITUTION
 
 
 @pytest.mark.slow
@@ -25,6 +27,9 @@ def test_demo_rehearses_ranks_exports_and_reports(tmp_path: Path) -> None:
         last = campaign.store.queue(round=ROUNDS + 1)
         assert {e.state for e in last} == {QueueState.EXPORTED}
         assert all(e.material_id.startswith("GEN-") and "probability to improve" in e.reason for e in last)
+        queued = list(campaign.store.materials([e.material_id for e in last]))
+        assert all(m.properties[SUBSTITUTION] >= -2.5 for m in queued)
+        assert max(Counter("-".join(sorted(m.elements)) for m in queued).values()) <= 2
     rows = [line.split() for line in done.stdout.splitlines()[3 : 3 + ROUNDS]]
     found, by_chance = (float(rows[-1][column].rstrip("%")) for column in (1, 2))
     assert found > 1.5 * by_chance, "the rehearsal finds the extremes no sooner than random choice"

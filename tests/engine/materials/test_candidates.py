@@ -12,7 +12,7 @@ import pytest
 import spglib
 import spglib.error
 
-from engine.materials.candidates import FITTED, MEASURED, generate_candidates, lattice_fits
+from engine.materials.candidates import FITTED, MEASURED, SUBSTITUTION, generate_candidates, lattice_fits
 from engine.materials.elements import ATOMIC_NUMBERS, ELECTRONEGATIVITY, GROUP
 from engine.materials.prototypes import PROTOTYPES, find
 from engine.materials.reference import reference_table
@@ -170,3 +170,15 @@ def _valence(element: str) -> int:
     """Valence electrons, d electrons included."""
     group = int(GROUP[ATOMIC_NUMBERS[element]])
     return group if group <= 12 else group - 10
+
+
+def test_known_crystals_are_likelier_substitutions_than_invented_ones() -> None:
+    scored = {(c.prototype, c.formula): c.properties for c in generate_candidates() if c.prototype != "half-Heusler"}
+    known = [("rocksalt", "SrS"), ("CsCl", "CsBr"), ("CsCl", "TlI"), ("fluorite", "BaF2"), ("zincblende", "CuI")]
+    invented = [("perovskite", "TlHgI3"), ("perovskite", "CsHgI3"), ("perovskite", "TlHgBr3")]
+    lowest = min(scored[one][SUBSTITUTION] for one in known)
+    assert all(scored[one][SUBSTITUTION] < lowest - 1 for one in invented)
+    assert scored["CsCl", "CsBr"]["substituted_in"] == "CsI"
+    assert not any(
+        SUBSTITUTION in properties for (prototype, _), properties in scored.items() if "Heusler" in prototype
+    )
