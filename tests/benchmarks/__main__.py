@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.measure import Measure
 
 NAMES = ("start", "store", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
-LONG = ("backtests", "scale", "labels")
+LONG = ("backtests", "scale", "labels", "mode_gruneisen")
 """Of half an hour to hours; only when named."""
 
 
