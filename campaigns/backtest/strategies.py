@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from campaigns.backtest.peers import ALIASES, PEERS
 from campaigns.configuration import ModelSection, current_names, parse_configuration, toml_value, warn_of_old_names
@@ -18,6 +18,7 @@ from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
 from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record
 from engine.learning.ensemble.settings import FROZEN
+from engine.learning.heads.kinds import KINDS, head_kind
 from engine.learning.networks import strategies
 from engine.learning.networks.strategies import STRATEGIES
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """The settings of a new campaign."""
-HEADS = tuple(h for h in get_args(ModelSection.model_fields["head"].annotation) if h != "network")
 SECTIONS = ("model", "acquisition")
 """Sections of a ``campaign.toml`` that define a strategy; the protocol sets the others."""
 ESTIMATES = (("model", "lower_fidelity"), ("acquisition", "first_batch_estimate"))
@@ -117,7 +117,7 @@ def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
     if len(given) > 1 or folder is None:
         return given, ""
     record = read_record(folder)
-    if record["settings"]["head"] != "gp":
+    if not head_kind(record["settings"]["head"]).has_process:
         return given, ""
     return [str((folder / part["path"]).resolve()) for part in backbone_parts(record)], str(folder)
 
@@ -155,13 +155,19 @@ def _parse(name: str) -> Strategy:
         return _parse(f"{ModelSection.model_fields['head'].default}-{name}")
     raise CampaignError(
         f"unknown strategy {name!r}; give {DEFAULT}, random or extra-trees, a campaign.toml, or HEAD-ACQUISITION with "
-        f"a head of {', '.join([*HEADS, *STRATEGIES])} and an acquisition of {', '.join(FUNCTIONS)}, e.g. gp-ucb"
+        f"a head of {', '.join([*_embedding_heads(), *STRATEGIES])} and an acquisition of {', '.join(FUNCTIONS)}, e.g. "
+        "gp-ucb"
     )
+
+
+def _embedding_heads() -> list[str]:
+    """Names of the heads that read embeddings, without networks that are fine-tuned."""
+    return [kind.name for kind in KINDS.values() if not kind.is_network]
 
 
 def _model_settings(head: str) -> dict[str, str]:
     """``[model]`` for a head on embeddings or a strategy of networks; empty for other words."""
-    if head in HEADS:
+    if head in _embedding_heads():
         return {"head": head}
     try:
         parsed = str(strategies.parse(head))

@@ -72,7 +72,7 @@ def _without_own_labels(context: RoundContext, ensemble: Ensemble) -> Ensemble:
     seen = set(ensemble.seen)
     labelled = context.hashes(context.pool.rows_of(context.labels))
     both = [key for key in labelled if key[:SEEN_DIGITS] in seen]
-    if not both or not ensemble.members.has_process:
+    if not both or not ensemble.members.kind.has_process:
         return ensemble
     context.say(
         f"{len(both)} of {len(labelled)} labelled crystals were learned by {context.settings.model.lower_fidelity}: "

@@ -14,6 +14,7 @@ from engine.acquire.marginal import ConfidenceBound, MarginalRule
 from engine.acquire.pool import CandidatePool
 from engine.acquire.registry import AcquisitionFunction, Needs, register
 from engine.acquire.request import BatchRequest
+from engine.exceptions import AcquisitionError
 from engine.posteriors.posterior import MemberPosterior
 from tests.engine.acquire.choosing import choose, explain
 
@@ -51,7 +52,7 @@ def test_a_new_function_gives_batches_and_reasons_and_is_configured(widest: str)
 
 
 def test_a_name_is_registered_once(widest: str) -> None:
-    with pytest.raises(ValueError, match="'widest'"):
+    with pytest.raises(AcquisitionError, match="'widest'"):
         register(type(FUNCTIONS[widest]))
 
 
