@@ -33,7 +33,7 @@ def measure() -> list[Measure]:
     """Rates in crystals a second."""
     import torch
 
-    from campaigns.intake.reading import CANDIDATES
+    from engine.materials.sources.kinds import CANDIDATES
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
