@@ -104,7 +104,8 @@ def rejections(
             rows = [note._asdict() for note in campaign.store.source_notes()]
         else:
             rows = [vars(record) for record in campaign.store.rejections()]
-    emit(rows, format, columns=list(SourceNote._fields) if notes else _REJECTION_COLUMNS)
+    columns = list(SourceNote._fields) if notes else _REJECTION_COLUMNS
+    emit(rows, format, columns=columns, empty="no crystal has a note" if notes else "no crystal was rejected")
 
 
 @app.command("import")
@@ -187,7 +188,8 @@ def label_list(
     columns += ["state"] * every + ["doubtful"] * doubtful
     if format is Format.TABLE:
         rows = [row | {"doubtful": "; ".join(row["doubtful"])} for row in rows]
-    emit(rows, format, columns=columns)
+    none = f"no label yet; `kappascout label import {directory} FILE` imports them"
+    emit(rows, format, columns=columns, empty="no label is doubtful" if doubtful else none)
 
 
 @app.command("withdraw")

@@ -215,7 +215,8 @@ def models_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
 
     with open_campaign(directory) as campaign:
         records = sorted(campaign.store.models(), key=lambda record: kind_of(record) != ROUND)
-    emit([_model_row(record) for record in records], format)
+    none = f"no model yet; `kappascout run {directory}` trains one in a round"
+    emit([_model_row(record) for record in records], format, empty=none)
 
 
 @app.command("show")
