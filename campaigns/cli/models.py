@@ -115,7 +115,9 @@ def predict(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="Shipped model, e.g. kappa-300K (W/(m K) at 300 K), or a folder that `train` wrote."
+            metavar="MODEL",
+            help="Shipped model, e.g. kappa-300K (W/(m K) at 300 K), a folder that `train` wrote, or a campaign: its "
+            "latest model, with the intervals of its queue.",
         ),
     ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Crystals: CIF, POSCAR, JSON, ...")],
@@ -137,6 +139,7 @@ def predict(
         emit(outcome.rows, format, outcome.title, list(outcome.columns))
     else:
         message(f"{outcome.predicted} predictions written to {out}, {len(outcome.refused)} records refused")
+        message(outcome.title)
 
 
 def estimate(
