@@ -34,7 +34,7 @@ ESTIMATES = (("model", "lower_fidelity"), ("acquisition", "first_batch_estimate"
 
 
 @dataclass(frozen=True)
-class Strategy:
+class BacktestStrategy:
     """A named way of choosing labels."""
 
     name: str
@@ -47,19 +47,19 @@ class Strategy:
         return self.settings is None
 
     @property
-    def priors(self) -> list[str]:
+    def estimates(self) -> list[str]:
         """Folders of the models whose estimates rank its first batch."""
         settings = self.settings or {}
         names = {str(settings.get(section, {}).get(key, "")) for section, key in ESTIMATES}
         return sorted(name for name in names if model_folder(name))
 
 
-def join(*groups: Sequence[Strategy]) -> list[Strategy]:
+def join(*groups: Sequence[BacktestStrategy]) -> list[BacktestStrategy]:
     """All strategies in order, each name once."""
     return list({strategy.name: strategy for group in groups for strategy in group}.values())
 
 
-def parse_strategies(text: str) -> list[Strategy]:
+def parse_strategies(text: str) -> list[BacktestStrategy]:
     """``S[,S2]``: ``default``, a head and an acquisition function (``gp-ucb``), a peer, or a ``campaign.toml``.
 
     An acquisition function alone goes with the default head. Of a file, ``[model]`` and ``[acquisition]`` count, and
@@ -68,15 +68,15 @@ def parse_strategies(text: str) -> list[Strategy]:
     return join([_parse(name.strip()) for name in text.split(",")])
 
 
-def parse_against(text: str) -> list[Strategy]:
+def parse_against(text: str) -> list[BacktestStrategy]:
     """``P[,P2]``: peers, which use the embedding and the acquired labels only."""
     found = [ALIASES.get(name, name) for name in (part.strip() for part in text.split(","))]
     if unknown := [name for name in found if name not in PEERS]:
         raise CampaignError(f"unknown peer {unknown[0]!r}; --against takes {', '.join([*PEERS, *ALIASES])}")
-    return [Strategy(name, None) for name in dict.fromkeys(found)]
+    return [BacktestStrategy(name, None) for name in dict.fromkeys(found)]
 
 
-def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int) -> str:
+def campaign_text(protocol: Protocol, strategy: BacktestStrategy, seed: int, batch: int) -> str:
     """``campaign.toml`` of one run of this program's strategies."""
     own = strategy.settings or {}
     backbones, lower = start_of(protocol.start)
@@ -122,7 +122,7 @@ def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
     return [str((folder / part["path"]).resolve()) for part in backbone_parts(record)], str(folder)
 
 
-def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
+def deciding_settings(protocol: Protocol, strategy: BacktestStrategy) -> Json:
     """Every setting, defaults too, that determines what a strategy of this program queues.
 
     Raises
@@ -140,17 +140,17 @@ def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
     return settings
 
 
-def _parse(name: str) -> Strategy:
+def _parse(name: str) -> BacktestStrategy:
     peer = ALIASES.get(name, name)
     head, _, acquisition = name.rpartition("-")
     if name == DEFAULT:
-        return Strategy(name, {})
+        return BacktestStrategy(name, {})
     if name.endswith(".toml"):
         return _from_file(Path(name))
     if acquisition in FUNCTIONS and (model := _model_settings(head)):
-        return Strategy(name, {"model": model, "acquisition": {"function": acquisition}})
+        return BacktestStrategy(name, {"model": model, "acquisition": {"function": acquisition}})
     if peer in PEERS and peer != "gp":  # a head of this program has that name, too
-        return Strategy(peer, None)
+        return BacktestStrategy(peer, None)
     if name in FUNCTIONS:
         return _parse(f"{ModelSection.model_fields['head'].default}-{name}")
     raise CampaignError(
@@ -176,7 +176,7 @@ def _model_settings(head: str) -> dict[str, str]:
         return {}
 
 
-def _from_file(path: Path) -> Strategy:
+def _from_file(path: Path) -> BacktestStrategy:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -190,4 +190,4 @@ def _from_file(path: Path) -> Strategy:
         folder = settings.get(section, {}).get(key, "")
         if folder and (path.parent / folder).is_dir():
             settings[section][key] = str((path.parent / folder).resolve())
-    return Strategy(path.stem, settings)
+    return BacktestStrategy(path.stem, settings)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from engine.acquire.registry import AcquisitionFunction, Needs, register
 from engine.acquire.request import BatchRequest
 from engine.exceptions import AcquisitionError
 from engine.posteriors.posterior import MemberPosterior
+from tests.campaigns.helpers import configure, done, refused
+from tests.conftest import REPOSITORY
 from tests.engine.acquire.choosing import choose, explain
 
 
@@ -66,3 +71,20 @@ def test_every_function_names_what_it_does_its_source_and_what_it_needs() -> Non
 def test_the_readme_lists_every_function() -> None:
     readme = Path(__file__).parents[3] / "engine" / "README.md"
     assert functions_table() in readme.read_text(), f"put this into {readme}:\n{functions_table()}"
+
+
+def test_the_example_of_the_readme_is_a_command_line_of_its_own(tmp_path: Path) -> None:
+    """``python mine.py ...`` knows the function; ``kappascout`` does not, and names those that it knows."""
+    readme = (Path(__file__).parents[3] / "engine" / "README.md").read_text()
+    (tmp_path / "mine.py").write_text(readme.split("```python\n# mine.py")[1].split("\n", 1)[1].split("```")[0])
+    done("init", tmp_path / "c", "--cold")
+    configure(tmp_path / "c", {"acquisition": {"function": "by_spread"}})
+    assert "unknown acquisition function 'by_spread'" in refused("status", tmp_path / "c")
+    command = [sys.executable, tmp_path / "mine.py", "status", tmp_path / "c"]
+    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=_environment())
+    assert shown.returncode == 0, shown.stderr
+
+
+def _environment() -> dict[str, str]:
+    """Environment of a process that imports this repository."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
