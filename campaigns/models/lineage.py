@@ -31,7 +31,7 @@ START, STAGE, LOWER_FIDELITY, ROUND = "start", "stage", "lower_fidelity", "round
 round's."""
 _LOWER = "lower-fidelity"
 _OLD_NAME = "prior"
-"""Kind of a lower fidelity's model, and the beginning of its id, in stores of 0.2.0 and before."""
+"""Kind of a lower fidelity's model, and the beginning of its id, in older stores."""
 
 
 def kind_of(record: ModelRecord) -> str:

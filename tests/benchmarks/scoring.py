@@ -130,7 +130,8 @@ def _megnet() -> Any:
         import matgl
 
         return matgl.load_model(str(MEGNET))
-    from engine.learning.backbones.backbone import body_arguments, build_body, load_backbone
+    from engine.learning.backbones.backbone import load_backbone
+    from engine.learning.backbones.bodies import body_arguments, build_body
 
     body = load_backbone().body
     return build_body(type(body).__name__, body_arguments(body)).eval()
