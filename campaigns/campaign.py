@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from campaigns.configuration import campaign_toml
 from campaigns.creation import create_directory, warm_start
+from campaigns.intake.label_names import check_new_property
 from campaigns.labelers.labelers import Labeler, make_labeler
 from campaigns.property_names import Property
 from campaigns.queue import fail, move
@@ -48,6 +49,7 @@ class Campaign(CampaignViews):
         template: str = "default",
         settings: Mapping[str, Mapping[str, object]] | None = None,
         warm: bool = True,
+        new_property: bool = False,
         **values: object,
     ) -> Campaign:
         """Make a new campaign with a commented ``campaign.toml``; an existing one is never touched.
@@ -55,7 +57,14 @@ class Campaign(CampaignViews):
         ``settings`` are further settings by section, and ``values`` those of ``[campaign]``. With ``warm``, a campaign
         for kappa at 300 K begins with the shipped model of first-principles values, as ``kappascout init`` does, unless
         its ``[model]`` settings name a backbone, a head or a lower fidelity.
+
+        Raises
+        ------
+        CampaignError
+            If there is a campaign already, or ``property`` is close to a name of kappa, without ``new_property``.
         """
+        if not new_property:
+            check_new_property(property)
         directory = Path(directory)
         given = {
             "name": directory.resolve().name,

@@ -20,12 +20,13 @@ from campaigns.exchange.export import export_queue
 from campaigns.files import write_whole
 from campaigns.intake.adding import add_materials
 from campaigns.intake.ingest_report import IngestReport
-from campaigns.intake.reading import CANDIDATES, REFERENCE, open_sources
+from campaigns.intake.reading import open_sources
 from campaigns.report import write_report
 from db.records import LabelRecord
 from db.states import QueueState, RoundState
 from engine.materials.candidates import SUBSTITUTION
 from engine.materials.crystal import Material
+from engine.materials.sources.kinds import CANDIDATES, REFERENCE
 from engine.metrics.discovery import DiscoveryPoint, discovery_curve, top_words
 
 NAME = "kappascout-demo"

@@ -30,8 +30,13 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def emit(rows: Sequence[Row], format: Format, title: str = "", columns: Sequence[str] | None = None) -> None:
-    """Print rows; ``columns`` selects those of a table; JSON and CSV always have all."""
+def emit(
+    rows: Sequence[Row], format: Format, title: str = "", columns: Sequence[str] | None = None, empty: str = "none"
+) -> None:
+    """Print rows; ``columns`` selects those of a table; JSON and CSV always have all.
+
+    ``empty`` is printed in place of a table without rows.
+    """
     if format is Format.JSON:
         import json
 
@@ -43,7 +48,7 @@ def emit(rows: Sequence[Row], format: Format, title: str = "", columns: Sequence
         writer.writeheader()
         writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
     else:
-        _table(rows, title, columns or (list(rows[0]) if rows else []))
+        _table(rows, title, columns or (list(rows[0]) if rows else []), empty)
 
 
 def emit_one(record: Row, format: Format) -> None:
@@ -55,7 +60,7 @@ def emit_one(record: Row, format: Format) -> None:
     elif format is Format.CSV:
         emit([record], format)
     else:
-        _table([{"": k, "value": v} for k, v in record.items()], "", ["", "value"])
+        _table([{"": k, "value": v} for k, v in record.items()], "", ["", "value"], "none")
 
 
 def show(value: object) -> str:
@@ -174,12 +179,12 @@ def _cell(value: object) -> object:
     return json.dumps(value)
 
 
-def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
+def _table(rows: Sequence[Row], title: str, columns: Sequence[str], empty: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     if not rows:
-        sys.stdout.write("none\n")
+        sys.stdout.write(f"{empty}\n")
         return
     # without markup, which would read text in brackets as a style
     console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)

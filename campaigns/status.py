@@ -20,6 +20,21 @@ CALIBRATION_FIGURES = (
 )  # fmt: skip
 """Figures of the coverage of intervals, cross-validated and prospective."""
 
+STATUS_WORDS = {
+    "materials": "materials in the pool",
+    "rejections": "rejected crystals",
+    "best": "best value",
+    "best_doubtful": "the best value is doubtful",
+    "last_round": "state of the last round",
+    "queue": "queue entries",
+    "asked": "queried labels",
+    "budget": "budget of queried labels",
+    "core_hours": "core-hours spent",
+    "budget_core_hours": "budget of core-hours",
+    "advice": "advice on stopping",
+}
+"""Names in the table of a status where the keys of its JSON and CSV, which scripts rely on, are short."""
+
 
 def label_rows(workspace: Workspace, every: bool = False, doubtful: bool = False) -> list[Json]:
     """Labels as rows for display: the current ones, or ``every`` one ever written, or only the ``doubtful``.

@@ -11,7 +11,7 @@ from db.records import Json
 from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:
-    from campaigns.backtest.replay import Run
+    from campaigns.backtest.replay import BacktestRun
 
 LEVEL = 0.9
 """Confidence level of the bands of a mean over seeds."""
@@ -22,7 +22,7 @@ COST_CURVES = ("cost", "cost_enhancement_top1", "cost_enhancement_top5")
 _ACCELERATIONS = ("acceleration_50", "acceleration_80", "cost_acceleration_50", "cost_acceleration_80")
 
 
-def summarise(runs: Sequence[Run]) -> list[Json]:
+def summarise(runs: Sequence[BacktestRun]) -> list[Json]:
     """One row a strategy at the end of its runs: means over seeds, ``*_std`` their standard deviations.
 
     An acceleration is the mean over the runs that reach the level; ``*_reached`` counts them.
@@ -46,7 +46,7 @@ def summarise(runs: Sequence[Run]) -> list[Json]:
     return rows
 
 
-def bands(runs: Sequence[Run]) -> list[Json]:
+def bands(runs: Sequence[BacktestRun]) -> list[Json]:
     """Every curve's mean, standard deviation and confidence band after each round; one record for each strategy.
 
     Also ``labels`` and ``pool_share``, acquired by then. The band is the 90 % confidence interval of the mean by
@@ -105,7 +105,7 @@ def readable(rows: Sequence[Json]) -> list[dict[str, str]]:
     return written
 
 
-def pool_size(run: Run) -> int:
+def pool_size(run: BacktestRun) -> int:
     """Count the rows of the pool that a run acquired from: of those with a split, the candidates."""
     first, last = run.rounds[0], run.rounds[-1]
     if first["pool_share"]:
@@ -113,9 +113,9 @@ def pool_size(run: Run) -> int:
     return round((last["labels"] - first["labels"]) / last["pool_share"])  # initial labels are none of them
 
 
-def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def by_strategy(runs: Sequence[BacktestRun]) -> dict[str, list[BacktestRun]]:
     """Group the runs of each strategy, in the order they came."""
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[BacktestRun]] = {}
     for run in runs:
         found.setdefault(run.strategy, []).append(run)
     return found

@@ -22,7 +22,7 @@ from engine.metrics.discovery import top_words
 
 if TYPE_CHECKING:
     from campaigns.backtest.protocol import Protocol
-    from campaigns.backtest.replay import Run
+    from campaigns.backtest.replay import BacktestRun
 
 TEMPLATE = "backtest.html.j2"
 OURS = ("#2b6a99", "#c8641b", "#3f8f5f", "#8a4f9e", "#b8860b", "#174a73")
@@ -30,7 +30,7 @@ THEIRS = ("#7b8794", "#b07c5c", "#6f9a86", "#a88fb3", "#c2ab72", "#5d7285", "#9a
 """Colours of peers, whose lines are dashed."""
 
 
-def write_page(protocol: Protocol, runs: Sequence[Run], out: Path) -> Path:
+def write_page(protocol: Protocol, runs: Sequence[BacktestRun], out: Path) -> Path:
     """Write one self-contained HTML page to ``out``, completely or not at all."""
     extreme = "lowest" if protocol.goal == "min" else "highest"
     page = render(
@@ -54,7 +54,7 @@ def check_place(out: Path) -> None:
         pass
 
 
-def _subtitle(protocol: Protocol, runs: Sequence[Run]) -> str:
+def _subtitle(protocol: Protocol, runs: Sequence[BacktestRun]) -> str:
     begin = "chosen by each strategy itself (peers: at random)" if protocol.cold_start else "at random"
     if protocol.initial_ids is not None:
         begin = "given"
@@ -67,7 +67,7 @@ def _subtitle(protocol: Protocol, runs: Sequence[Run]) -> str:
     )
 
 
-def _panels(protocol: Protocol, runs: Sequence[Run]) -> list[Panel]:
+def _panels(protocol: Protocol, runs: Sequence[BacktestRun]) -> list[Panel]:
     found = bands(runs)
     sure = "Lines are means over seeds."
     if len(protocol.seeds) >= FEWEST_SEEDS:

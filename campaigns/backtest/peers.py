@@ -58,7 +58,7 @@ class Peer(Protocol):
         """
 
 
-class Random:
+class RandomPeer:
     """Draws uniformly without replacement."""
 
     def __init__(self, features: NDArray[np.float64], rng: np.random.Generator):
@@ -71,7 +71,7 @@ class Random:
         return drawn
 
 
-class Trees:
+class TreesPeer:
     """A forest; the trees' spread is its uncertainty."""
 
     def __init__(self, features: NDArray[np.float64], seed: int, kind: str):
@@ -240,9 +240,9 @@ class Physbo:
 
 
 PEERS: dict[str, Callable[[NDArray[np.float64], int, np.random.Generator], Peer]] = {
-    "random": lambda x, seed, rng: Random(x, rng),
-    "extra-trees": lambda x, seed, rng: Trees(x, seed, "extra-trees"),
-    "random-forest": lambda x, seed, rng: Trees(x, seed, "random-forest"),
+    "random": lambda x, seed, rng: RandomPeer(x, rng),
+    "extra-trees": lambda x, seed, rng: TreesPeer(x, seed, "extra-trees"),
+    "random-forest": lambda x, seed, rng: TreesPeer(x, seed, "random-forest"),
     "gp": lambda x, seed, rng: GaussianProcess(x),
     "botorch-qlognei": lambda x, seed, rng: QLogNEI(x, seed),
     "baybe": lambda x, seed, rng: Baybe(x, seed),

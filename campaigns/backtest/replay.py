@@ -15,7 +15,7 @@ import numpy as np
 from campaigns.backtest.leaks import leaking_properties
 from campaigns.backtest.peers import PEERS
 from campaigns.backtest.protocol import LabelledPool, Protocol, initial_ids
-from campaigns.backtest.strategies import Strategy, campaign_text
+from campaigns.backtest.strategies import BacktestStrategy, campaign_text
 from campaigns.exceptions import CampaignError
 from engine.metrics.discovery import DiscoveryPoint, acceleration, discovery_curve
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Run:
+class BacktestRun:
     """Result of one strategy with one seed."""
 
     strategy: str
@@ -48,13 +48,13 @@ class Run:
     """Whether the starting model was trained on answers, so that the run is no fair comparison."""
 
 
-def replay(job: tuple[Strategy, int], protocol: Protocol, pool: LabelledPool, features: Path) -> Run:
+def replay(job: tuple[BacktestStrategy, int], protocol: Protocol, pool: LabelledPool, features: Path) -> BacktestRun:
     """Run one strategy with one seed in this process; ``features`` is the folder of the pool's embeddings."""
     import torch
 
     torch.set_num_threads(1)
     strategy, seed = job
-    run = Run(strategy.name, seed, initial_ids(protocol, pool.initial_side, seed))
+    run = BacktestRun(strategy.name, seed, initial_ids(protocol, pool.initial_side, seed))
     rng = np.random.default_rng(seed)
     rng.choice(len(pool.initial_side), protocol.initial, replace=False)  # a peer goes on where the initial draw ended
     own = pool.of_run(run.acquired)
@@ -68,7 +68,7 @@ def replay(job: tuple[Strategy, int], protocol: Protocol, pool: LabelledPool, fe
 
 
 def _run_campaign(
-    protocol: Protocol, pool: LabelledPool, strategy: Strategy, run: Run, features: Path
+    protocol: Protocol, pool: LabelledPool, strategy: BacktestStrategy, run: BacktestRun, features: Path
 ) -> list[dict[str, Any]]:
     from campaigns.campaign import Campaign
     from campaigns.configuration import parse_configuration
@@ -98,7 +98,7 @@ def _run_campaign(
     return rows[1:] if cold else rows
 
 
-def _rounds(campaign: Campaign, rounds: int, run: Run) -> list[str]:
+def _rounds(campaign: Campaign, rounds: int, run: BacktestRun) -> list[str]:
     """Run rounds of the production code, answered from the pool; ids in the order of the queue."""
     queued = []
     for _ in range(rounds):
@@ -111,7 +111,7 @@ def _rounds(campaign: Campaign, rounds: int, run: Run) -> list[str]:
 
 
 @contextmanager
-def _timed(run: Run) -> Iterator[None]:
+def _timed(run: BacktestRun) -> Iterator[None]:
     wall, processor = time.perf_counter(), time.process_time()
     yield
     run.round_seconds.append(round(time.perf_counter() - wall, 3))
@@ -136,7 +136,7 @@ def _without_columns(pool: LabelledPool, names: set[str]) -> LabelledPool:
 
 
 def _ask_peer(
-    protocol: Protocol, pool: LabelledPool, run: Run, folder: Path, rng: np.random.Generator
+    protocol: Protocol, pool: LabelledPool, run: BacktestRun, folder: Path, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     target = pool.learned * (1 if protocol.goal == "min" else -1)
     acquired = [pool.position[id_] for id_ in run.acquired]
@@ -158,7 +158,7 @@ def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray
     return featuriser.embeddings([m.content_hash for m in pool.materials]).astype(np.float64)
 
 
-def _judge(protocol: Protocol, pool: LabelledPool, run: Run, judgements: list[dict[str, Any]]) -> None:
+def _judge(protocol: Protocol, pool: LabelledPool, run: BacktestRun, judgements: list[dict[str, Any]]) -> None:
     acquired = [pool.position[id_] for id_ in run.acquired]
     candidates, given = (None, 0) if pool.split is None else (pool.split.test, protocol.initial)
     points: list[DiscoveryPoint] = discovery_curve(
@@ -198,7 +198,7 @@ def _shares(point: DiscoveryPoint, pool: LabelledPool, acquired: list[int]) -> d
     }
 
 
-def _cost_acceleration(run: Run, fraction: float) -> float | None:
+def _cost_acceleration(run: BacktestRun, fraction: float) -> float | None:
     """Share of the pool's cost that random choice needs for this fraction of the best 5 %, over that spent."""
     for point in run.rounds:
         if point["recall_top5"] >= fraction - 1e-12:

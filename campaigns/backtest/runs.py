@@ -20,8 +20,8 @@ from campaigns.backtest.leaks import Leak, find_leaks
 from campaigns.backtest.page import check_place, write_page
 from campaigns.backtest.peers import package_version
 from campaigns.backtest.protocol import LabelledPool, Protocol, check_size, initial_ids, read_pool
-from campaigns.backtest.replay import Run, replay
-from campaigns.backtest.strategies import Strategy, deciding_settings, start_of
+from campaigns.backtest.replay import BacktestRun, replay
+from campaigns.backtest.strategies import BacktestStrategy, deciding_settings, start_of
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.version import code_version
@@ -35,20 +35,20 @@ from engine.metrics.discovery import top_words
 if TYPE_CHECKING:
     from engine.learning.backbones.stack import AnyBackbone
 
-Job = tuple[Strategy, int]
+Job = tuple[BacktestStrategy, int]
 _VERSIONS = ("kappascout", "torch", "matgl", "botorch", "gpytorch", "scikit-learn", "numpy")
 
 
 def backtest(
     protocol: Protocol,
-    strategies: Sequence[Strategy],
+    strategies: Sequence[BacktestStrategy],
     *,
     out: Path | None = None,
     workers: int | None = None,
     allow_seen: bool = False,
     report: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> list[Run]:
+) -> list[BacktestRun]:
     """Run every strategy with every seed, each in a process of one thread; ``out`` grows with every finished run.
 
     Parameters
@@ -113,7 +113,7 @@ def _checked_pool(protocol: Protocol, say: Callable[[str], None]) -> LabelledPoo
     return pool
 
 
-def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
+def write_results(path: Path, protocol: Protocol, runs: Sequence[BacktestRun]) -> None:
     """Write the results as JSON: the runs, and their statistics over seeds."""
     content = {
         "protocol": _given(asdict(protocol)),
@@ -126,7 +126,7 @@ def write_results(path: Path, protocol: Protocol, runs: Sequence[Run]) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def describe_run(run: Run) -> str:
+def describe_run(run: BacktestRun) -> str:
     """Summary of a run at its end, on one line."""
     end = run.rounds[-1]
     one, five = (top_words(pool_size(run), percent) for percent in (1, 5))
@@ -149,11 +149,11 @@ class _Finished:
         with tempfile.TemporaryFile(dir=self._folder):  # fails now rather than after the first run
             pass
 
-    def read(self, jobs: Sequence[Job]) -> list[Run]:
+    def read(self, jobs: Sequence[Job]) -> list[BacktestRun]:
         """Those of ``jobs`` that are finished."""
-        return [Run(**content) for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
+        return [BacktestRun(**content) for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
 
-    def keep(self, run: Run) -> None:
+    def keep(self, run: BacktestRun) -> None:
         """Write a finished run with the inputs that determine it."""
         inputs = self._inputs[run.strategy]
         content = {"inputs_sha256": _sha256(inputs), "inputs": inputs, "run": asdict(run)}
@@ -220,15 +220,15 @@ def _seen(
     protocol: Protocol,
     pool: LabelledPool,
     backbone: AnyBackbone,
-    strategies: Sequence[Strategy],
+    strategies: Sequence[BacktestStrategy],
     allow: bool,
     say: Callable[[str], None],
 ) -> set[str]:
     """Names of the strategies whose model was trained on answers, where that is allowed."""
     _, stands_on = start_of(protocol.start)
-    priors = {s.name: [*s.priors, *([stands_on] if stands_on and not s.is_peer else [])] for s in strategies}
+    estimates = {s.name: [*s.estimates, *([stands_on] if stands_on and not s.is_peer else [])] for s in strategies}
     start = protocol.start_name
-    cards = {start: backbone.card} | {prior: _prior_card(prior) for own in priors.values() for prior in own}
+    cards = {start: backbone.card} | {model: _model_card(model) for own in estimates.values() for model in own}
     leaks = {model: found for model, card in cards.items() if (found := find_leaks(pool, protocol.property, card))}
     for model, found in leaks.items():
         message = f"{model} was trained on {_words(found)}, so the backtest would know the answers"
@@ -239,10 +239,10 @@ def _seen(
         say(f"warning: {message.replace('would know', 'knows')}; its runs are marked as seen")
     if start in leaks:
         return {s.name for s in strategies if s.name != "random"}
-    return {name for name, own in priors.items() if set(own) & set(leaks)}
+    return {name for name, own in estimates.items() if set(own) & set(leaks)}
 
 
-def _prior_card(folder: str) -> Json:
+def _model_card(folder: str) -> Json:
     """Card of the model of a lower fidelity: its own training labels and those of its backbone."""
     ensemble = load_ensemble(folder)
     seen = dict(ensemble.backbone.card.get("seen", {}))
@@ -262,7 +262,7 @@ def _run_all(
     jobs: Sequence[Job],
     workers: int | None,
     say: Callable[[str], None],
-) -> Iterator[Run]:
+) -> Iterator[BacktestRun]:
     """Runs in the order in which they finish; graphs and embeddings are made once for all."""
     if not jobs:
         return
@@ -273,6 +273,6 @@ def _run_all(
             yield from run.map_unordered(replay, jobs, protocol, pool, Path(name))
 
 
-def _in_order(runs: Sequence[Run], jobs: Sequence[Job]) -> list[Run]:
+def _in_order(runs: Sequence[BacktestRun], jobs: Sequence[Job]) -> list[BacktestRun]:
     order = [(strategy.name, seed) for strategy, seed in jobs]
     return sorted(runs, key=lambda run: order.index((run.strategy, run.seed)))

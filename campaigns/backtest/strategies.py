@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from campaigns.backtest.peers import ALIASES, PEERS
 from campaigns.configuration import ModelSection, current_names, parse_configuration, toml_value, warn_of_old_names
@@ -18,6 +18,7 @@ from engine.acquire.functions import FUNCTIONS
 from engine.exceptions import TrainingError
 from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record
 from engine.learning.ensemble.settings import FROZEN
+from engine.learning.heads.kinds import KINDS, head_kind
 from engine.learning.networks import strategies
 from engine.learning.networks.strategies import STRATEGIES
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """The settings of a new campaign."""
-HEADS = tuple(h for h in get_args(ModelSection.model_fields["head"].annotation) if h != "network")
 SECTIONS = ("model", "acquisition")
 """Sections of a ``campaign.toml`` that define a strategy; the protocol sets the others."""
 ESTIMATES = (("model", "lower_fidelity"), ("acquisition", "first_batch_estimate"))
@@ -34,7 +34,7 @@ ESTIMATES = (("model", "lower_fidelity"), ("acquisition", "first_batch_estimate"
 
 
 @dataclass(frozen=True)
-class Strategy:
+class BacktestStrategy:
     """A named way of choosing labels."""
 
     name: str
@@ -47,19 +47,19 @@ class Strategy:
         return self.settings is None
 
     @property
-    def priors(self) -> list[str]:
+    def estimates(self) -> list[str]:
         """Folders of the models whose estimates rank its first batch."""
         settings = self.settings or {}
         names = {str(settings.get(section, {}).get(key, "")) for section, key in ESTIMATES}
         return sorted(name for name in names if model_folder(name))
 
 
-def join(*groups: Sequence[Strategy]) -> list[Strategy]:
+def join(*groups: Sequence[BacktestStrategy]) -> list[BacktestStrategy]:
     """All strategies in order, each name once."""
     return list({strategy.name: strategy for group in groups for strategy in group}.values())
 
 
-def parse_strategies(text: str) -> list[Strategy]:
+def parse_strategies(text: str) -> list[BacktestStrategy]:
     """``S[,S2]``: ``default``, a head and an acquisition function (``gp-ucb``), a peer, or a ``campaign.toml``.
 
     An acquisition function alone goes with the default head. Of a file, ``[model]`` and ``[acquisition]`` count, and
@@ -68,15 +68,15 @@ def parse_strategies(text: str) -> list[Strategy]:
     return join([_parse(name.strip()) for name in text.split(",")])
 
 
-def parse_against(text: str) -> list[Strategy]:
+def parse_against(text: str) -> list[BacktestStrategy]:
     """``P[,P2]``: peers, which use the embedding and the acquired labels only."""
     found = [ALIASES.get(name, name) for name in (part.strip() for part in text.split(","))]
     if unknown := [name for name in found if name not in PEERS]:
         raise CampaignError(f"unknown peer {unknown[0]!r}; --against takes {', '.join([*PEERS, *ALIASES])}")
-    return [Strategy(name, None) for name in dict.fromkeys(found)]
+    return [BacktestStrategy(name, None) for name in dict.fromkeys(found)]
 
 
-def campaign_text(protocol: Protocol, strategy: Strategy, seed: int, batch: int) -> str:
+def campaign_text(protocol: Protocol, strategy: BacktestStrategy, seed: int, batch: int) -> str:
     """``campaign.toml`` of one run of this program's strategies."""
     own = strategy.settings or {}
     backbones, lower = start_of(protocol.start)
@@ -117,12 +117,12 @@ def start_of(start: str | Sequence[str]) -> tuple[list[str], str]:
     if len(given) > 1 or folder is None:
         return given, ""
     record = read_record(folder)
-    if record["settings"]["head"] != "gp":
+    if not head_kind(record["settings"]["head"]).has_process:
         return given, ""
     return [str((folder / part["path"]).resolve()) for part in backbone_parts(record)], str(folder)
 
 
-def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
+def deciding_settings(protocol: Protocol, strategy: BacktestStrategy) -> Json:
     """Every setting, defaults too, that determines what a strategy of this program queues.
 
     Raises
@@ -140,28 +140,34 @@ def deciding_settings(protocol: Protocol, strategy: Strategy) -> Json:
     return settings
 
 
-def _parse(name: str) -> Strategy:
+def _parse(name: str) -> BacktestStrategy:
     peer = ALIASES.get(name, name)
     head, _, acquisition = name.rpartition("-")
     if name == DEFAULT:
-        return Strategy(name, {})
+        return BacktestStrategy(name, {})
     if name.endswith(".toml"):
         return _from_file(Path(name))
     if acquisition in FUNCTIONS and (model := _model_settings(head)):
-        return Strategy(name, {"model": model, "acquisition": {"function": acquisition}})
+        return BacktestStrategy(name, {"model": model, "acquisition": {"function": acquisition}})
     if peer in PEERS and peer != "gp":  # a head of this program has that name, too
-        return Strategy(peer, None)
+        return BacktestStrategy(peer, None)
     if name in FUNCTIONS:
         return _parse(f"{ModelSection.model_fields['head'].default}-{name}")
     raise CampaignError(
         f"unknown strategy {name!r}; give {DEFAULT}, random or extra-trees, a campaign.toml, or HEAD-ACQUISITION with "
-        f"a head of {', '.join([*HEADS, *STRATEGIES])} and an acquisition of {', '.join(FUNCTIONS)}, e.g. gp-ucb"
+        f"a head of {', '.join([*_embedding_heads(), *STRATEGIES])} and an acquisition of {', '.join(FUNCTIONS)}, e.g. "
+        "gp-ucb"
     )
+
+
+def _embedding_heads() -> list[str]:
+    """Names of the heads that read embeddings, without networks that are fine-tuned."""
+    return [kind.name for kind in KINDS.values() if not kind.is_network]
 
 
 def _model_settings(head: str) -> dict[str, str]:
     """``[model]`` for a head on embeddings or a strategy of networks; empty for other words."""
-    if head in HEADS:
+    if head in _embedding_heads():
         return {"head": head}
     try:
         parsed = str(strategies.parse(head))
@@ -170,7 +176,7 @@ def _model_settings(head: str) -> dict[str, str]:
         return {}
 
 
-def _from_file(path: Path) -> Strategy:
+def _from_file(path: Path) -> BacktestStrategy:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -184,4 +190,4 @@ def _from_file(path: Path) -> Strategy:
         folder = settings.get(section, {}).get(key, "")
         if folder and (path.parent / folder).is_dir():
             settings[section][key] = str((path.parent / folder).resolve())
-    return Strategy(path.stem, settings)
+    return BacktestStrategy(path.stem, settings)

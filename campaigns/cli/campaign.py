@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from campaigns.cli.options import Dir, Goal, OutFormat, Quiet, open_campaign
+from campaigns.cli.options import Dir, Goal, NewProperty, OutFormat, Quiet, open_campaign
 from campaigns.output import Format, Progress, Row, emit, emit_one, message
 
 
@@ -28,6 +28,7 @@ def init(
     property: Annotated[
         str, typer.Option("--property", help="Property to learn and rank by; kappa_300K is in W/(m K).")
     ] = "kappa_300K",
+    new_property: NewProperty = False,
     template: Annotated[str, typer.Option(help="Template of campaign.toml; there is one, default.")] = "default",
     cold: Annotated[
         bool,
@@ -39,7 +40,7 @@ def init(
     """Make a new campaign with a commented campaign.toml; one for kappa at 300 K begins with a shipped model."""
     from campaigns.campaign import Campaign
 
-    with Campaign.create(directory, goal, property, template, warm=not cold) as campaign:
+    with Campaign.create(directory, goal, property, template, warm=not cold, new_property=new_property) as campaign:
         unit = campaign.configuration.campaign.unit
         warm = campaign.configuration.model.lower_fidelity
     if warm:
@@ -62,16 +63,20 @@ def run(
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
         outcome = campaign.run(rounds, progress.say, wait=wait, go_on=go_on)
         rows = [round_row(r) for r in campaign.store.rounds() if r.number in outcome.rounds]
-    _show_rounds(rows, format)
+    _show_rounds(rows, format, "no round was worked on")
     message(outcome.message)
 
 
 def status(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     """Show the status of the campaign: materials, labels, budget, queue, best value."""
+    from campaigns.status import STATUS_WORDS
     from campaigns.status import status as campaign_status
 
     with open_campaign(directory) as campaign:
-        emit_one(campaign_status(campaign.workspace), format)
+        found = campaign_status(campaign.workspace)
+    if format is Format.TABLE:
+        found = {STATUS_WORDS.get(name, name): value for name, value in found.items()}
+    emit_one(found, format)
 
 
 def rounds(directory: Dir, format: OutFormat = Format.TABLE) -> None:
@@ -79,7 +84,8 @@ def rounds(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     from campaigns.status import round_row
 
     with open_campaign(directory) as campaign:
-        _show_rounds([round_row(record) for record in campaign.store.rounds()], format)
+        rows = [round_row(record) for record in campaign.store.rounds()]
+    _show_rounds(rows, format, f"no round yet; `kappascout run {directory}` begins the first")
 
 
 def report(
@@ -93,10 +99,10 @@ def report(
         typer.echo(str(write_report(campaign, out or directory / "report.html")))
 
 
-def _show_rounds(rows: Sequence[Row], format: Format) -> None:
+def _show_rounds(rows: Sequence[Row], format: Format, empty: str) -> None:
     cheaper = ["cheaper_labels"] if any(row["cheaper_labels"] for row in rows) else []
     columns = [
         "round", "state", "labels", "cv_mae", "cv_mae_trees", "cv_spearman", "cv_crps", "new_labels", *cheaper, "mae",
         "crps", "coverage_90", "calibration_error", "spearman", "hits", "enhancement", "best", "cost",
     ]  # fmt: skip
-    emit(rows, format, columns=columns)
+    emit(rows, format, columns=columns, empty=empty)

@@ -9,6 +9,7 @@ import typer
 
 from campaigns.cli.options import Dir, NewProperty, OutFormat, Quiet, Workers, open_campaign
 from campaigns.output import Format, Progress, emit, emit_one, message
+from engine.materials.sources.kinds import described
 
 if TYPE_CHECKING:
     from campaigns.intake.doubts import Doubt
@@ -25,9 +26,7 @@ def ingest(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Files, folders, archives, builtin:reference, builtin:candidates; databases: "
-            "mp:is_stable=true,nelements=2-4 or mp:mp-149,mp-13 (key in MP_API_KEY), optimade:NAME:FILTER or "
-            "optimade:https://HOST/PATH?filter=..., aflow:species(Na,Cl),nspecies(2).",
+            help=f"Files, folders, archives, {described()}.",
         ),
     ],
     label: Annotated[
@@ -84,6 +83,12 @@ def ingest(
     if report.noted:
         message(f"`kappascout rejections {directory} --notes` lists the crystals with a note")
     _say_doubtful(report.doubtful, directory)
+    if report.rejected == report.read:
+        message(
+            f"error: all records were rejected ({report.rejected}), and nothing was added; correct what `kappascout "
+            f"rejections {directory}` lists and ingest again"
+        )
+        raise typer.Exit(1)
 
 
 def rejections(
@@ -99,7 +104,8 @@ def rejections(
             rows = [note._asdict() for note in campaign.store.source_notes()]
         else:
             rows = [vars(record) for record in campaign.store.rejections()]
-    emit(rows, format, columns=list(SourceNote._fields) if notes else _REJECTION_COLUMNS)
+    columns = list(SourceNote._fields) if notes else _REJECTION_COLUMNS
+    emit(rows, format, columns=columns, empty="no crystal has a note" if notes else "no crystal was rejected")
 
 
 @app.command("import")
@@ -182,7 +188,8 @@ def label_list(
     columns += ["state"] * every + ["doubtful"] * doubtful
     if format is Format.TABLE:
         rows = [row | {"doubtful": "; ".join(row["doubtful"])} for row in rows]
-    emit(rows, format, columns=columns)
+    none = f"no label yet; `kappascout label import {directory} FILE` imports them"
+    emit(rows, format, columns=columns, empty="no label is doubtful" if doubtful else none)
 
 
 @app.command("withdraw")

@@ -1,7 +1,7 @@
 """Verbs on models: train them and predict outside a campaign, list those of one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,7 @@ from campaigns.cli.options import (
     starts,
 )
 from campaigns.output import Format, Progress, emit, emit_one, message
+from engine.learning.heads.kinds import GAUSSIAN_PROCESS, KINDS, described, head_kind
 
 if TYPE_CHECKING:
     from db.records import ModelRecord
@@ -40,6 +41,16 @@ def _strategy(text: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
+def _head(name: str) -> str:
+    """Name of a head; one that does not exist is wrong usage."""
+    from engine.exceptions import TrainingError
+
+    try:
+        return head_kind(name).name
+    except TrainingError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Labelled crystals.")],
     property: Field,
@@ -54,11 +65,8 @@ def train(
         ),
     ] = "auto",
     head: Annotated[
-        Literal["gp", "mlp", "network"],
-        typer.Option(
-            help="What predicts: gp or mlp on embeddings (gp with fine-tuned networks too), or the networks alone."
-        ),
-    ] = "gp",
+        str, typer.Option(callback=_head, metavar=f"[{'|'.join(KINDS)}]", help=f"What predicts: {described()}.")
+    ] = GAUSSIAN_PROCESS.name,
     members: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     scale: Scale = None,
@@ -107,7 +115,9 @@ def predict(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="Shipped model, e.g. kappa-300K (W/(m K) at 300 K), or a folder that `train` wrote."
+            metavar="MODEL",
+            help="Shipped model, e.g. kappa-300K (W/(m K) at 300 K), a folder that `train` wrote, or a campaign: its "
+            "latest model, with the intervals of its queue.",
         ),
     ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Crystals: CIF, POSCAR, JSON, ...")],
@@ -129,6 +139,7 @@ def predict(
         emit(outcome.rows, format, outcome.title, list(outcome.columns))
     else:
         message(f"{outcome.predicted} predictions written to {out}, {len(outcome.refused)} records refused")
+        message(outcome.title)
 
 
 def estimate(
@@ -207,7 +218,8 @@ def models_list(directory: Dir, format: OutFormat = Format.TABLE) -> None:
 
     with open_campaign(directory) as campaign:
         records = sorted(campaign.store.models(), key=lambda record: kind_of(record) != ROUND)
-    emit([_model_row(record) for record in records], format)
+    none = f"no model yet; `kappascout run {directory}` trains one in a round"
+    emit([_model_row(record) for record in records], format, empty=none)
 
 
 @app.command("show")

@@ -1,5 +1,6 @@
 """Verbs on the queue: what is computed next."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,10 +31,11 @@ def queue_list(
 
     with open_campaign(directory) as campaign:
         rows = [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(state or None, round))]
+        counts = campaign.store.queue_counts()
     columns = ["round", "rank", "id", "formula", "state", "mean", "lower", "upper", "reason"]
     if len({row["fidelity"] for row in rows}) > 1:
         columns.insert(5, "fidelity")
-    emit(rows, format, columns=columns)
+    emit(rows, format, columns=columns, empty=_empty_queue(directory, counts))
 
 
 @app.command("approve")
@@ -106,6 +108,17 @@ def queue_export(
     message(f"{len(report.written)} entries written to {to}")
     if format in ("phono3py", "vasp"):
         message(f"copy {to} to the cluster, `sbatch submit.sh` in it, then `kappascout label import {directory} {to}`")
+
+
+def _empty_queue(directory: Path, counts: Mapping[QueueState, int]) -> str:
+    """What is printed where no entry was found: nothing was queued yet, or what there is has other states or rounds."""
+    there = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    if there:
+        return f"no queue entry of this round and state; there are {there}: `kappascout queue list {directory}`"
+    return (
+        f"the queue is empty: no round has queued a material yet; `kappascout ingest {directory} FILE...` adds "
+        f"candidates, `kappascout run {directory}` ranks and queues them"
+    )
 
 
 def _move(directory: Path, ids: list[str] | None, to: QueueState, note: str) -> None:

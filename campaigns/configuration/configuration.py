@@ -15,6 +15,7 @@ from campaigns.configuration.model import ModelSection
 from campaigns.configuration.section import Section
 from campaigns.property_names import Property, probably_meant
 from db.records import KAPPA_UNIT
+from engine.learning.heads.kinds import KINDS, heads_with_process
 
 if TYPE_CHECKING:
     from engine.metrics.stopping import StoppingRule
@@ -113,8 +114,10 @@ class Configuration(Section):
                     f"[model] lower_fidelity = {self.model.lower_fidelity!r}, and {known}, which members "
                     "learn on top of then; remove lower_fidelity"
                 )
-        if cheaper and self.model.head != "gp":
-            raise ValueError(f"{known}, which only Gaussian processes can learn from; set [model] head = 'gp'")
+        if cheaper and not KINDS[self.model.head].has_process:
+            raise ValueError(
+                f"{known}, which only Gaussian processes can learn from; set [model] head = {heads_with_process()}"
+            )
         tables = [*self.labeler.fidelities, *(n for s in self.labeler.fidelities.values() for n in s.fidelities)]
         if unknown := [name for name in tables if name not in cheaper]:
             raise ValueError(f"[labeler.{unknown[0]}]: {known}; add {unknown[0]!r} there, or remove the section")

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
+from engine.exceptions import TrainingError
+from engine.learning.heads.kinds import GAUSSIAN_PROCESS, KINDS, described, head_kind, heads_with_networks
 
 FROZEN = "frozen"
 """The engine's name of the strategy that trains no network."""
@@ -28,11 +30,7 @@ class ModelSection(Section):
         "full | last | head | blocks:K | embedding_frozen | gradual: these parts of the backbone too; auto: networks "
         "where there are enough labels.",
     )
-    head: Literal["gp", "mlp", "network"] = Field(
-        default="gp",
-        description="What predicts: gp: Gaussian processes on embeddings, stacked with extra-trees and with networks "
-        "where these are trained; mlp: small networks on embeddings; network: the fine-tuned networks alone.",
-    )
+    head: str = Field(default=GAUSSIAN_PROCESS.name, description=f"What predicts: {described()}.")
     trees: bool = Field(
         default=True,
         description="Whether extra-trees are stacked with a gp that has no lower fidelity, at the weight that held-out "
@@ -70,6 +68,14 @@ class ModelSection(Section):
             raise ValueError("give 'none' to train no network, or 'head' to train a new output of one")
         return given
 
+    @field_validator("head")
+    @classmethod
+    def _known_head(cls, name: str) -> str:
+        try:
+            return head_kind(name).name
+        except TrainingError as error:
+            raise ValueError(str(error)) from error
+
     @field_validator("backbone")
     @classmethod
     def _backbones_are_named(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -82,7 +88,6 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> ModelSection:
-        from engine.exceptions import TrainingError
         from engine.learning.networks.strategies import parse
 
         trains_networks = self.networks not in ("none", "auto")
@@ -91,12 +96,14 @@ class ModelSection(Section):
                 parse(self.networks)
         except TrainingError as error:
             raise ValueError(str(error)) from error
-        if self.head == "network" and not trains_networks:
+        kind = KINDS[self.head]
+        if kind.is_network and not trains_networks:
             raise ValueError(
-                f"head 'network' needs networks that are trained, not networks = {self.networks!r}; try 'full'"
+                f"head {self.head!r} needs networks that are trained, not networks = {self.networks!r}; try 'full'"
             )
-        if self.head == "mlp" and self.networks != "none":
+        if not (kind.is_network or kind.is_stacked) and self.networks != "none":
             raise ValueError(
-                f"head 'mlp' reads cached embeddings; networks = {self.networks!r} needs 'gp' or 'network'"
+                f"head {self.head!r} reads cached embeddings; networks = {self.networks!r} needs "
+                f"{heads_with_networks()}"
             )
         return self

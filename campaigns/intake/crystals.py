@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from campaigns.exceptions import CampaignError
 from campaigns.intake.adding import FILES, Provenance, add_materials
 from campaigns.intake.ingest_report import IngestReport
-from campaigns.intake.label_fields import OWN_LABELS, LabelField, bad_label, check_fields, labels_of
-from campaigns.intake.reading import gathered, open_sources, opened, read_database
+from campaigns.intake.label_fields import LabelField, bad_label, check_fields, labels_of, own_labels
+from campaigns.intake.reading import check_sources, gathered, open_sources, opened, read_database
 from campaigns.output import Count
 from db.records import RejectionRecord
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
-from engine.materials.sources.opening import is_remote
+from engine.materials.sources.registry import is_remote
 
 if TYPE_CHECKING:
     from db.store import Store
@@ -39,7 +39,7 @@ def ingest(
     store
         Where to.
     sources
-        Files, folders, archives, built-in sets, and databases (``mp:``, ``optimade:``, ``aflow:``), which come last.
+        Files, folders, archives, built-in sets, and databases (``PREFIX:QUERY``), which come last.
     label_fields
         Which properties are also labels.
     workers
@@ -57,13 +57,14 @@ def ingest(
     """
     report = IngestReport()
     found: set[str] = set()
+    check_sources(sources)
     remote = [(text, opened(text, say)) for text in sources if is_remote(text)]
     local = [text for text in sources if not is_remote(text)]
     for outcomes in gathered(open_sources(local, workers)) if local else ():
         found |= _keep(store, outcomes, label_fields, report, FILES)
         say(Count(f"{report.read} records read"))
     for text, source in remote:
-        fields = [*label_fields, *OWN_LABELS.get(text.partition(":")[0], ())]
+        fields = [*label_fields, *own_labels(text)]
         for outcomes, provenance in read_database(text, source, report, say, cursors):
             found |= _keep(store, outcomes, fields, report, provenance)
     if sources and not report.read:

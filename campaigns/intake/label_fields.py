@@ -12,6 +12,7 @@ from campaigns.property_names import Property
 from db.labels import Limits, beyond
 from db.records import LabelRecord, RejectionRecord
 from engine.materials.crystal import Material
+from engine.materials.sources.kinds import KINDS
 
 BAD_LABEL = "bad_label"
 """Reason of a rejection beside those of :class:`engine.materials.checks.RejectionReason`."""
@@ -48,8 +49,9 @@ class LabelField:
         return cls(name, property_, fidelity, unit)
 
 
-OWN_LABELS = {"aflow": (LabelField("kappa_agl_300K_W_mK", "kappa_300K", "agl", "W/(m K)"),)}
-"""Fields that are labels without `--label`, by database: AFLOW\'s quasi-harmonic Debye conductivities."""
+def own_labels(source: str) -> list[LabelField]:
+    """Fields that are labels without ``--label`` in the records of a database, named as ``PREFIX:QUERY``."""
+    return [LabelField.parse(text) for text in KINDS[source.partition(":")[0]].labels]
 
 
 def bad_label(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from campaigns.exceptions import CampaignError
 from campaigns.property_names import probably_meant
 from db.exceptions import LabelProblem
 from db.records import LabelRecord
@@ -15,7 +16,27 @@ if TYPE_CHECKING:
     from db.store import Store
 
 USUAL_PROPERTIES = ("kappa_300K",)
+_NAMES_OF_KAPPA = (*USUAL_PROPERTIES, "kappa", "kappa_300K_W_mK")
 USUAL_FIDELITIES = ("dft", "experiment", "agl", "mlip")
+
+
+def check_new_property(name: str) -> None:
+    """Refuse the property of a new campaign where its name is close to one of kappa and is none.
+
+    Raises
+    ------
+    CampaignError
+        With the probable name.
+    """
+    if meant := probably_meant(name, _NAMES_OF_KAPPA):
+        raise CampaignError(_mistake("property", name, meant))
+
+
+def _mistake(noun: str, name: str, meant: str) -> str:
+    return (
+        f"{noun} {name!r} is close to {meant!r}; write {meant!r}, or use --new-property (new_property=True) if "
+        f"{name!r} is another"
+    )
 
 
 @dataclass(frozen=True)
@@ -60,8 +81,7 @@ class LabelNames:
         for pair in names:
             if pair not in found:
                 found[pair] = "; ".join(
-                    f"{noun} {name!r} is close to {meant!r}; write {meant!r}, or use --new-property (new_property="
-                    f"True) if {name!r} is another"
+                    _mistake(noun, name, meant)
                     for noun, name, known in zip(("property", "fidelity"), pair, (properties, fidelities), strict=True)
                     if (meant := probably_meant(name, known))
                 )

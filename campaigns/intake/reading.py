@@ -17,11 +17,10 @@ from campaigns.output import Count
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Crystal, Material
-from engine.materials.sources.opening import open_source
+from engine.materials.sources.kinds import BUILT_IN, CANDIDATES, REFERENCE
+from engine.materials.sources.registry import check_source, open_source
 from engine.materials.sources.source import DatabaseSource, Page
 
-REFERENCE = "builtin:reference"
-CANDIDATES = "builtin:candidates"
 BATCH = 2048
 """Records of files that are stored together; a killed ingest loses at most as many."""
 
@@ -30,7 +29,7 @@ def open_sources(sources: Sequence[str], workers: int | None = None) -> Iterator
     """Materials and rejections of files and of the built-in sets, in chunks."""
     from engine.materials.loading import load
 
-    files = [s for s in sources if s not in (REFERENCE, CANDIDATES)]
+    files = [s for s in sources if s not in BUILT_IN]
     if files:
         yield from load(files, workers)
     for source in sources:
@@ -57,6 +56,21 @@ def gathered(lists: Iterable[list[Material | Rejection]]) -> Iterator[list[Mater
             batch = []
     if batch:
         yield batch
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuse a mistyped prefix or built-in set before anything is read.
+
+    Raises
+    ------
+    CampaignError
+        With the names that there are.
+    """
+    for text in sources:
+        try:
+            check_source(text)
+        except SourceError as error:
+            raise CampaignError(str(error)) from error
 
 
 def opened(text: str, say: Callable[[str], None]) -> DatabaseSource:

@@ -1,1 +1,1 @@
-"""Models that a round stands on: lineage, priors, predictors of other properties."""
+"""Models that a round stands on: lineage, the lower fidelity, predictors of other properties."""

@@ -17,7 +17,7 @@ from db.records import Json, MemberRecord, ModelRecord
 from engine.learning.ensemble.records import SEEN_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from campaigns.round.context import RoundContext
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.ensemble.ensemble import Ensemble
 
-START, STAGE, PRIOR, ROUND = "start", "stage", "prior", "round"
-"""Kinds: weights that others made, a stage that led from one backbone to the next, a cheaper fidelity's model, a
+START, STAGE, LOWER_FIDELITY, ROUND = "start", "stage", "lower_fidelity", "round"
+"""Kinds: weights that others made, a stage that led from one backbone to the next, a lower fidelity's model, a
 round's."""
 _LOWER = "lower-fidelity"
+_OLD_NAME = "prior"
+"""Kind of a lower fidelity's model, and the beginning of its id, in older stores."""
 
 
 def kind_of(record: ModelRecord) -> str:
     """Kind of a model in the store; models stored before kinds existed are of rounds."""
-    return str(record.stage.get("kind", ROUND))
+    kind = str(record.stage.get("kind", ROUND))
+    return LOWER_FIDELITY if kind == _OLD_NAME else kind
 
 
 def keep_ancestors(context: RoundContext, ensemble: Ensemble, folder: Path) -> list[str]:
@@ -42,6 +45,7 @@ def keep_ancestors(context: RoundContext, ensemble: Ensemble, folder: Path) -> l
 
     The first is its parent: the model of a cheaper fidelity, where it has one, and the backbones.
     """
+    known = {record.model_id for record in context.store.models()}
     records: list[ModelRecord] = []
     backbones = []
     for part in ensemble.backbone.parts:
@@ -51,16 +55,15 @@ def keep_ancestors(context: RoundContext, ensemble: Ensemble, folder: Path) -> l
     stands_on = list(backbones)
     if ensemble.lower_fidelity is not None:
         where = context.workspace.relative(folder / _LOWER)
-        prior = _prior(ensemble.lower_fidelity, folder / _LOWER, where, backbones)
+        lower = _lower_fidelity(ensemble.lower_fidelity, folder / _LOWER, where, backbones, known)
         models = context.workspace.artifacts / "models"  # its labels change in few rounds, and it is large
         share_copies(folder / _LOWER, [*models.glob(f"{_LOWER}/*"), *models.glob(f"*/{_LOWER}")])
-        records.append(prior)
-        stands_on.insert(0, prior.model_id)
+        records.append(lower)
+        stands_on.insert(0, lower.model_id)
     each: dict[str, ModelRecord] = {}
     for record in records:  # a backbone of a mixture may also be what another of it began as, without weights there
         if record.model_id not in each or record.members:
             each[record.model_id] = record
-    known = {record.model_id for record in context.store.models()}
     for record in each.values():
         if record.model_id not in known:
             context.store.add_model(record)
@@ -195,15 +198,19 @@ def stage_row(record: ModelRecord) -> Json:
     }
 
 
-def _prior(lower: Ensemble, folder: Path, where: str, backbones: list[str]) -> ModelRecord:
+def _lower_fidelity(
+    lower: Ensemble, folder: Path, where: str, backbones: list[str], known: Collection[str]
+) -> ModelRecord:
+    """Record of a lower fidelity's model, under the id that an earlier version may have stored it with."""
     from engine.learning.ensemble.records import read_record
 
     record = read_record(folder)
+    hashes = f"{lower.backbone.sha256[:8]}-{lower.data_hash[:8]}"
     return ModelRecord(
-        model_id=f"{PRIOR}-{lower.backbone.sha256[:8]}-{lower.data_hash[:8]}",
+        model_id=old if (old := f"{_OLD_NAME}-{hashes}") in known else f"{_LOWER}-{hashes}",
         parent_id=backbones[0],
         stage={
-            "kind": PRIOR,
+            "kind": LOWER_FIDELITY,
             "backbone": lower.backbone.name,
             "stands_on": backbones,
             "files": recorded_files(folder, where),

@@ -12,8 +12,8 @@ from campaigns.configuration import Configuration, round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced
 from campaigns.goals import Scale
+from campaigns.models.lower_fidelity import check_lower_fidelity
 from campaigns.models.predictors import checked_models, is_model
-from campaigns.models.prior import check_prior
 from campaigns.pool.labels import Moment, training_labels
 from campaigns.pool.pool import Pool, queued_ids
 from campaigns.round.cheaper_fidelity import queued_cheaper
@@ -49,7 +49,7 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
     candidates = pool.candidates(store, settings.constraints, {*labels, *pending, *spent}, known)
     _check_objectives(settings, pool, store, labels, candidates)
     _check_first_batch(workspace)
-    check_prior(workspace, backbone, pool)
+    check_lower_fidelity(workspace, backbone, pool)
     moment = Moment.now(store)
     manifest = RoundManifest(
         settings=_settings(settings),

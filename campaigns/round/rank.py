@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaigns.goals import Scale
 from campaigns.models.predictors import FewerDraws, load_predictor
 from campaigns.pool.costs import Costs
 from campaigns.pool.labels import best_value
 from campaigns.pool.relatives import Relatives
 from campaigns.round.fidelity_choice import FidelityChoice
+from campaigns.round.further_objectives import FurtherObjective, further_objectives, with_known_objectives
 from campaigns.round.manifest import RoundFigures
 from campaigns.round.prefilter import promising
 from campaigns.round.score import finite_predictions
@@ -23,7 +23,7 @@ from campaigns.round.stopping import best_found
 from db.records import QueueEntryRecord
 from db.states import FailureReason
 from engine.acquire.batch import Batch, choose_batch
-from engine.acquire.explanation import ChosenRow, ReasonContext, shown
+from engine.acquire.explanation import ChosenRow, ReasonContext
 from engine.acquire.objectives import ChanceConstraint
 from engine.acquire.pool import Criterion
 from engine.acquire.portfolio import updated_gains
@@ -32,7 +32,6 @@ from engine.acquire.request import BatchRequest, FunctionOptions, scheduled_beta
 from engine.exceptions import AcquisitionError
 from engine.metrics.extrapolation import TrainingDistance
 from engine.metrics.spread import decompose
-from engine.posteriors.posterior import KnownValues
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,27 +60,6 @@ def rank(context: RoundContext) -> tuple[list[QueueEntryRecord], RoundFigures]:
     return _Ranking(context).entries()
 
 
-@dataclass(frozen=True, eq=False)
-class _Extra:
-    """A further objective: its criterion, and its values or predicted means row by row in the property's unit."""
-
-    name: str
-    criterion: Criterion
-    scale: Scale
-
-    def shown(self, rows: NDArray[np.int64]) -> list[float]:
-        return self.scale.true(self.criterion.posterior.mean_std(rows)[0]).tolist()
-
-    def words(self, value: float) -> str:
-        """A row's value of it and the limit, as text."""
-        objective = self.criterion.objective
-        wanted = {"min": "low", "max": "high"}.get(objective.kind, "")
-        if not wanted:
-            ends = (shown(end, self.scale.name) for end in (objective.low, objective.high))
-            wanted = " to ".join(dict.fromkeys(ends))
-        return f"{self.name} {shown(value, 'linear')} (wanted {wanted})"
-
-
 class _Ranking:
     def __init__(self, context: RoundContext):
         self.context = context
@@ -108,7 +86,7 @@ class _Ranking:
         open_rows = np.union1d(self.candidates, self.pending)
         self.kept["best_found"] = best_found(self.posterior, open_rows, self.best, self.goal.objective)
         feasible = self._feasibility()
-        extras = self._extras()
+        extras = further_objectives(self.context, self.posterior.n_draws)
         batch, costs = self._affordable(self._choose(feasible, extras))
         for note in batch.notes:
             self.context.say(note)
@@ -116,7 +94,7 @@ class _Ranking:
 
     # -- the request --------------------------------------------------------------------------------------------------
 
-    def _choose(self, feasible: NDArray[np.float64] | None, extras: Sequence[_Extra]) -> Batch:
+    def _choose(self, feasible: NDArray[np.float64] | None, extras: Sequence[FurtherObjective]) -> Batch:
         acquisition, context = self.acquisition, self.context
         costs, left = self._pool_costs()
         self._pool_cost = costs
@@ -142,7 +120,7 @@ class _Ranking:
             criteria = [criterion, *(extra.criterion for extra in extras)]
             fewest = min(c.posterior.n_draws for c in criteria)
             alike = [Criterion(FewerDraws(c.posterior, fewest), c.objective) for c in criteria]
-            return choose_batch(alike, BatchRequest(observed=self._observed(extras), **request))
+            return choose_batch(alike, BatchRequest(observed=with_known_objectives(context, self.observed), **request))
         if self.cheaper is not None:
             request |= self.cheaper.widened(request)
             criterion = Criterion(self.cheaper.posterior, self.goal.objective)
@@ -205,33 +183,6 @@ class _Ranking:
     def _composition(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         featuriser = self.context.featuriser
         return featuriser.embeddings(self.context.hashes(rows))[:, featuriser.backbone.groups["composition"]]
-
-    def _extras(self) -> list[_Extra]:
-        """Further objectives, known or predicted."""
-        context, found = self.context, []
-        sections = self.settings.objectives
-        names = [section.property for section in sections if not section.model]
-        known = context.pool.known(context.store, names, "[[objectives]]")
-        for k, section in enumerate(sections):
-            if section.model:
-                seed = context.seed + 101 + k
-                predictor = load_predictor(context, section.model, self.acquisition.draws, seed)
-                posterior, scale = predictor.posterior, predictor.scale
-            else:
-                scale = Scale(section.learned_scale)
-                values = known[section.property]
-                # rows without a value are not candidates; any number serves as their value
-                learned = scale.learned(np.where(np.isnan(values), np.nanmedian(values), values))
-                posterior = KnownValues(learned, self.posterior.n_draws)
-            found.append(_Extra(section.property, Criterion(posterior, section.sought_on(scale).objective), scale))
-        return found
-
-    def _observed(self, extras: Sequence[_Extra]) -> NDArray[np.int64]:
-        """Labelled rows whose further objectives are known."""
-        names = [section.property for section in self.settings.objectives if not section.model]
-        known = self.context.pool.known(self.context.store, names, "[[objectives]]")
-        whole = [np.isfinite(known[name][self.observed]) for name in names]
-        return self.observed[np.logical_and.reduce(whole)] if whole else self.observed
 
     def _gains(self) -> dict[str, float]:
         """Gains of the portfolio's functions from the labels that each acquired in earlier rounds."""
@@ -312,7 +263,7 @@ class _Ranking:
         batch: Batch,
         costs: list[float | None],
         feasible: NDArray[np.float64] | None,
-        extras: Sequence[_Extra],
+        extras: Sequence[FurtherObjective],
     ) -> list[QueueEntryRecord]:
         context, section = self.context, self.settings.campaign
         level, rows = np.divmod(batch.rows, len(context.pool))
@@ -374,7 +325,7 @@ class _Ranking:
         rows: NDArray[np.int64],
         std: NDArray[np.float64],
         feasible: NDArray[np.float64] | None,
-        extras: Sequence[_Extra],
+        extras: Sequence[FurtherObjective],
     ) -> dict[str, list[float]]:
         """Describe each row beside its prediction: components of the spread, distance from the labels."""
         context = self.context

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from campaigns.models.lineage import answers_seen, keep_model
-from campaigns.models.prior import is_of_own_property, lower_fidelity, model_of_property, offset_note, overlap_note
+from campaigns.models.lower_fidelity import (
+    is_of_own_property,
+    lower_fidelity,
+    model_of_property,
+    offset_note,
+    overlap_note,
+)
 from campaigns.output import Count
 from campaigns.pool.pool import embed_pool
 from campaigns.round.cheaper_fidelity import cheaper_fidelity

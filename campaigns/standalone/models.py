@@ -17,6 +17,7 @@ from campaigns.models.lineage import answers_seen
 from campaigns.output import Count
 from campaigns.property_names import Property
 from engine.execution import cores
+from engine.learning.heads.kinds import GAUSSIAN_PROCESS
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 from engine.metrics.splits import split_materials
@@ -52,7 +53,7 @@ class TrainRequest:
     start: str | Sequence[str] = ""
     """Backbone or trained model, or several to be read side by side; the two shipped for this if empty."""
     strategy: str = "auto"
-    head: Literal["gp", "mlp", "network"] = "gp"
+    head: str = GAUSSIAN_PROCESS.name
     members: int = 5
     seed: int = 0
     scale: Literal["log10", "linear"] | None = None

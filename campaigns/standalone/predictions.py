@@ -1,4 +1,4 @@
-"""Predictions of files of crystals by a trained model, outside a campaign."""
+"""Predictions of files of crystals by a trained model, or by the latest model of a campaign."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from campaigns.configuration import FILE
 from campaigns.exceptions import CampaignError
 from campaigns.files import replaced
 from campaigns.goals import Scale
 from campaigns.output import Count
 from campaigns.property_names import Property
+from campaigns.round.manifest import RoundFigures
 from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 
@@ -46,13 +48,58 @@ class PredictOutcome:
         return PREDICTION_COLUMNS[: -2 if plain else None]
 
 
+@dataclass(frozen=True)
+class GivenModel:
+    """A trained model, and how wide its 90 % intervals are."""
+
+    folder: Path | str
+    """Folder of the model, or the name of a shipped one."""
+    half_width: float
+    """Half width of an interval in predicted standard deviations."""
+    intervals: str = "90 % intervals"
+    """Description of the intervals."""
+
+    @classmethod
+    def of(cls, name: Path | str) -> GivenModel:
+        """Find a model by its folder or name, or the latest of a campaign by the campaign's directory.
+
+        The intervals of a campaign's model are those of the queue of its round; all others are 1.645 standard
+        deviations.
+
+        Raises
+        ------
+        CampaignError
+            If no round of a campaign has trained a model.
+        """
+        from campaigns.campaign import Campaign
+        from engine.metrics.calibration import Z90
+
+        path = Path(name)
+        whole = (path / FILE).is_file()
+        directory = path if whole else _campaign_of(path)
+        if directory is None:
+            return cls(name, Z90)
+        with Campaign.open(directory) as campaign:
+            rounds = [r for r in campaign.store.rounds() if r.model_id and (whole or r.model_id == path.name)]
+            if not rounds and whole:
+                raise CampaignError(
+                    f"no round of the campaign {directory} has a model yet; `kappascout run {directory}` trains one"
+                )
+            if not rounds:  # of a lower fidelity
+                return cls(name, Z90)
+            last = rounds[-1]
+            half_width = RoundFigures.of(last).half_width or Z90
+            words = f"90 % intervals as in the queue of round {last.number} (mean ± {half_width:.2f} std)"
+            return cls(campaign.workspace.artifacts / "models" / str(last.model_id), half_width, words)
+
+
 def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, say: Say) -> PredictOutcome:
     """Predict the crystals of ``files``, chunk by chunk, into a CSV or Parquet file, or into the outcome.
 
     Parameters
     ----------
     model
-        Folder that ``kappascout train`` wrote, or the name of a shipped model.
+        Folder that ``kappascout train`` wrote, the name of a shipped model, or the directory of a campaign.
 
     Raises
     ------
@@ -65,7 +112,8 @@ def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, sa
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise CampaignError(f"{out} ends in neither .csv nor .parquet; give one of these")
-    ensemble = load_ensemble(model)
+    given = GivenModel.of(model)
+    ensemble = load_ensemble(given.folder)
     refused: list[str] = []
     predicted = 0
     kept: list[Row] = []
@@ -81,7 +129,7 @@ def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, sa
                     f"{r.source}, {r.record_id}: {r.message}; {r.remedy}" for r in outcomes if isinstance(r, Rejection)
                 )
                 if materials:
-                    yield _predict(ensemble, featuriser, materials)
+                    yield _predict(ensemble, featuriser, materials, given.half_width)
                 predicted += len(materials)
                 say(Count(f"{predicted} crystals predicted"))
 
@@ -96,18 +144,24 @@ def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, sa
             written = f", {out} was not written" if out else ""
             raise CampaignError(f"no crystal could be predicted{written}; {why}")
     unit = Property(ensemble.property).unit
-    title = f"{ensemble.property}{f' in {unit}' if unit else ''} by {model}, 90 % intervals"
+    title = f"{ensemble.property}{f' in {unit}' if unit else ''} by {model}, {given.intervals}"
     return PredictOutcome(predicted, tuple(refused), title, kept)
 
 
-def _predict(ensemble: Ensemble, featuriser: AnyFeaturiser, materials: list[Material]) -> list[Row]:
-    from engine.metrics.calibration import Z90
+def _campaign_of(folder: Path) -> Path | None:
+    """Directory of the campaign that a model was trained in; None for a model outside a campaign."""
+    place = folder.resolve().parent
+    directory = place.parent.parent
+    inside = (place.name, place.parent.name) == ("models", "artifacts") and (directory / FILE).is_file()
+    return directory if inside else None
 
+
+def _predict(ensemble: Ensemble, featuriser: AnyFeaturiser, materials: list[Material], half_width: float) -> list[Row]:
     featuriser.add({m.content_hash: m.crystal for m in materials})
     table = ensemble.predict(featuriser, [m.content_hash for m in materials])
     mean, std = table.total(ensemble.calibration)
     scale = Scale(ensemble.scale)
-    columns = (scale.true(mean), scale.true(mean - Z90 * std), scale.true(mean + Z90 * std))
+    columns = (scale.true(mean), scale.true(mean - half_width * std), scale.true(mean + half_width * std))
     log10 = (mean, std) if ensemble.scale == "log10" else ([None] * len(mean), [None] * len(mean))
     return [
         dict(zip(PREDICTION_COLUMNS, (m.id, m.formula, *values), strict=True))

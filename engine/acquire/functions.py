@@ -1,4 +1,7 @@
-"""All acquisition functions by name: importing this module registers them, in the order in which they are listed."""
+"""All acquisition functions by name: importing this module registers them, in the order in which they are listed.
+
+``python -m engine.acquire.functions`` prints the table of the README.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,7 @@ def functions_table() -> str:
     lines = ["| function | why it chooses a row | looks at | source |", "|---|---|---|---|"]
     lines += [f"| `{f.name}` | {f.description} | {f.needs.label} | {f.source} |" for f in FUNCTIONS.values()]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(functions_table())

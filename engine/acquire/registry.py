@@ -7,11 +7,11 @@ registry.
 
 from __future__ import annotations
 
-import difflib
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from engine.exceptions import AcquisitionError
+from engine.naming import suggestion
 
 if TYPE_CHECKING:
     from engine.acquire.builder import BatchBuilder
@@ -127,11 +127,14 @@ def register(function: _Class) -> _Class:
 
     Raises
     ------
-    ValueError
+    AcquisitionError
         If the name is taken.
     """
     if function.name in FUNCTIONS:
-        raise ValueError(f"an acquisition function {function.name!r} is registered already; give another name")
+        raise AcquisitionError(
+            f"an acquisition function {function.name!r} is registered already "
+            f"({FUNCTIONS[function.name].description}); give another name"
+        )
     FUNCTIONS[function.name] = function()
     return function
 
@@ -146,7 +149,7 @@ def acquisition_function(name: str) -> AcquisitionFunction:
     """
     if name in FUNCTIONS:
         return FUNCTIONS[name]
-    folded = {known.lower(): known for known in FUNCTIONS}
-    near = difflib.get_close_matches(name.lower(), folded, n=1)
-    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-    raise AcquisitionError(f"unknown acquisition function {name!r}; {hint}known are {', '.join(FUNCTIONS)}")
+    raise AcquisitionError(
+        f"unknown acquisition function {name!r}; {suggestion(name, FUNCTIONS)}known are {', '.join(FUNCTIONS)}, and a "
+        "class of your own once the module that registers it is imported"
+    )

@@ -25,15 +25,19 @@ if TYPE_CHECKING:
 # -- mean and standard deviation of each row --------------------------------------------------------------------------
 
 
-class _MarginalFunction(AcquisitionFunction):
-    """A rule of each row's mean and standard deviation, the latter conditioned on pending and chosen rows."""
+class MarginalFunction(AcquisitionFunction):
+    """A rule of each row's mean and standard deviation, the latter conditioned on pending and chosen rows.
+
+    The base of a new function that looks at nothing else: a subclass has a name, a description, a source and
+    :meth:`rule`.
+    """
 
     needs = Needs.MARGINAL
     can_hallucinate = True
 
     def rule(self, pool: CandidatePool, request: BatchRequest) -> Rule:
-        """Rule that ranks the rows."""
-        raise NotImplementedError
+        """Rule that ranks the rows, see :class:`engine.acquire.marginal.Rule`."""
+        raise NotImplementedError(f"{self.name} has no rule")
 
     def build(self, pool: CandidatePool, request: BatchRequest) -> Acquisition:
         """Rule on the marginals; with rows to condition on, with the conditional spread."""
@@ -48,7 +52,7 @@ class _MarginalFunction(AcquisitionFunction):
 
 
 @register
-class UpperConfidence(_MarginalFunction):
+class UpperConfidence(MarginalFunction):
     """``mean + sqrt(beta) std`` of the utility; with beta 1 and goal ``min`` it ranks by mean - sd from below."""
 
     name = "ucb"
@@ -76,7 +80,7 @@ class UpperConfidence(_MarginalFunction):
 
 
 @register
-class TopShare(_MarginalFunction):
+class TopShare(MarginalFunction):
     """Expected excess over the predicted quantile of the pool."""
 
     name = "top_share"

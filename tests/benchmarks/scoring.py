@@ -33,7 +33,7 @@ def measure() -> list[Measure]:
     """Rates in crystals a second."""
     import torch
 
-    from campaigns.intake.reading import CANDIDATES
+    from engine.materials.sources.kinds import CANDIDATES
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -130,7 +130,8 @@ def _megnet() -> Any:
         import matgl
 
         return matgl.load_model(str(MEGNET))
-    from engine.learning.backbones.backbone import body_arguments, build_body, load_backbone
+    from engine.learning.backbones.backbone import load_backbone
+    from engine.learning.backbones.bodies import body_arguments, build_body
 
     body = load_backbone().body
     return build_body(type(body).__name__, body_arguments(body)).eval()

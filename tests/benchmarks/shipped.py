@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaigns.intake.reading import REFERENCE, open_sources
+from campaigns.intake.reading import open_sources
 from campaigns.studies.phonix import BACKBONES
 from engine.learning.backbones.backbone import shipped_backbones
 from engine.learning.backbones.stack import make_featuriser
@@ -30,6 +30,7 @@ from engine.learning.ensemble.storage import load_starts, save_ensemble
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.materials.crystal import Material
 from engine.materials.loading import load
+from engine.materials.sources.kinds import REFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

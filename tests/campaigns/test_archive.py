@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from campaigns import archive as module
-from campaigns.archive import COMPRESSIONS, MANIFEST, create_archive, extract_archive, verify_archive
+from campaigns.archive import create_archive, extract_archive, verify_archive
+from campaigns.archive_file import COMPRESSIONS, MANIFEST
 from campaigns.campaign import Campaign
 from campaigns.exceptions import ArchiveError
 from campaigns.files import write_whole

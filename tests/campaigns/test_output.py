@@ -130,6 +130,8 @@ def test_rows_in_every_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "id\n"
     emit([], Format.TABLE, columns=["id"])
     assert capsys.readouterr().out == "none\n"
+    emit([], Format.TABLE, columns=["id"], empty="nothing is queued")
+    assert capsys.readouterr().out == "nothing is queued\n"
     emit([], Format.JSON)
     assert json.loads(capsys.readouterr().out) == []
 

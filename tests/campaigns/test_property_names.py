@@ -45,6 +45,15 @@ def test_names_without_one_temperature_are_refused(name: str, offending: str, tm
     assert not (tmp_path / "c" / "campaign.toml").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("kapa_300K", "kappa_300K"), ("kapa_600K", "kappa_600K"), ("Kappa", "kappa")]
+)
+def test_a_campaign_for_a_mistyped_property_is_refused(name: str, meant: str, tmp_path: Path) -> None:
+    assert f"close to {meant!r}" in refused("init", tmp_path / "c", "--property", name)
+    assert not (tmp_path / "c").exists()
+    done("init", tmp_path / "c", "--property", name, "--new-property")
+
+
 @given(st.integers(1, 30000), st.sampled_from(["kappa_{}K", "kappa_{}K_W_mK", "kappa_min_{}K", "kappa{}K_dft"]))
 def test_a_name_at_another_temperature_names_that(temperature: int, pattern: str) -> None:
     assert Property(pattern.format(300)).at(temperature) == pattern.format(f"{float(temperature):g}")

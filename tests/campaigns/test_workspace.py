@@ -12,7 +12,7 @@ import torch
 
 from campaigns.campaign import Campaign
 from campaigns.labelers.labelers import Dft
-from campaigns.models.prior import lower_fidelity
+from campaigns.models.lower_fidelity import lower_fidelity
 from campaigns.round.context import RoundContext
 from campaigns.round.manifest import RoundManifest
 from campaigns.workspace import Workspace
@@ -88,7 +88,9 @@ def test_weights_replaced_between_two_openings_in_one_process(replay: Path, pool
             assert ensemble is not None
             assert ensemble.backbone.sha256 == weights.sha256
             lower.append(ensemble.predict(context.featuriser, keys).mean)
-            recorded = {model.backbone_hash for model in campaign.store.models() if model.stage.get("kind") == "prior"}
+            recorded = {
+                model.backbone_hash for model in campaign.store.models() if model.stage.get("kind") == "lower_fidelity"
+            }
             assert weights.sha256 in recorded
     assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
     assert np.abs(lower[0] - lower[1]).max() > 1e-6

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -23,12 +22,12 @@ import numpy as np
 
 from engine.exceptions import BackboneError, UnknownElementError
 from engine.graphs.crystal_graph import build_graph, collate, pack
+from engine.learning.backbones.bodies import body_arguments, build_body, node_types
 from engine.learning.backbones.column_statistics import ColumnStatistics
 from engine.learning.features.bonding import BONDING_STATISTICS
 from engine.learning.features.composition import COMPOSITION_STATISTICS
 from engine.learning.features.statistics import crystal_statistics
 from engine.materials.crystal import Crystal
-from engine.materials.elements import ATOMIC_NUMBERS, MAX_Z
 from engine.pretrained import find_model, model_class, read_model
 
 if TYPE_CHECKING:
@@ -236,57 +235,6 @@ def known_compounds() -> dict[str, Crystal]:
     }
 
 
-def node_types(body: nn.Module) -> NDArray[np.int64]:
-    """Element index of a MatGL model by atomic number, -1 for an element it does not know."""
-    types = np.full(MAX_Z + 1, -1, dtype=np.int64)
-    for index, symbol in enumerate(body.element_types):  # type: ignore[arg-type]
-        if symbol in ATOMIC_NUMBERS:  # some models know elements heavier than any crystal of ours
-            types[ATOMIC_NUMBERS[symbol]] = index
-    return types
-
-
-def body_arguments(body: nn.Module) -> dict[str, Any]:
-    """Constructor arguments that make the same MatGL body again, JSON-ready."""
-    defaults = inspect.signature(type(body)).parameters
-    arguments = {
-        name: value
-        for name, value in body._init_args.items()  # type: ignore[union-attr, operator]
-        if value is not None and (_is_json(value) or name not in defaults or value != defaults[name].default)
-    }
-    arguments["element_types"] = list(body.element_types)  # type: ignore[arg-type]
-    unwritable = [k for k, v in arguments.items() if not _is_json(v)]
-    if unwritable:
-        raise BackboneError(
-            f"{type(body).__name__} was built with arguments that cannot be written as JSON: {', '.join(unwritable)}; "
-            "build it from plain numbers and strings"
-        )
-    return arguments
-
-
-def build_body(class_name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a MatGL model, or our composition network, from its class name and constructor arguments."""
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-    return _body_class(class_name)(**plain)
-
-
-def body_sizes(class_name: str) -> list[str]:
-    """Names of the arguments that a body's constructor knows; MatGL's take others too, to no effect."""
-    parameters = inspect.signature(_body_class(class_name)).parameters.values()
-    return [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-
-
-def _body_class(name: str) -> Callable[..., nn.Module]:
-    from matgl import models
-
-    from engine.learning.backbones.composition import CompositionNetwork
-
-    found: dict[str, Callable[..., nn.Module]] = {CompositionNetwork.__name__: CompositionNetwork}
-    found |= {known: vars(models)[known] for known in models.__all__}
-    if name not in found:
-        raise BackboneError(f"MatGL has no model {name!r}; known: {', '.join(found)}")
-    return found[name]
-
-
 def _load_own(folder: Path) -> Backbone:
     from safetensors.torch import load
 
@@ -415,11 +363,3 @@ def _outputs(network: GraphNetwork) -> dict[str, list[float]]:
     with torch.no_grad():
         values = network(batch, statistics) if network.properties else network.embed(batch, statistics)[0][:, :8]
     return {formula: row.tolist() for formula, row in zip(compounds, values.double(), strict=True)}
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from engine.exceptions import TrainingError
+from engine.learning.heads.kinds import head_kind, heads_with_networks
 from engine.learning.heads.registry import members_class
 from engine.learning.networks import strategies
 from engine.learning.networks.finetune import fine_tuning
@@ -40,7 +41,7 @@ class EnsembleSettings:
     head: str = "gp"
     """``gp`` and ``mlp`` read embeddings, and a ``gp`` is stacked with trees and with networks where any are trained
     (sparse above :data:`engine.learning.heads.sparse_members.EXACT_ROWS` labels);
-    ``network``: the networks' own heads; or another of :data:`engine.learning.heads.registry.HEADS`."""
+    ``network``: the networks' own heads; or another of :data:`engine.learning.heads.kinds.KINDS`."""
     members: int = 5
     seed: int = 0
     schedule: Schedule = field(default_factory=fine_tuning)
@@ -55,14 +56,14 @@ class EnsembleSettings:
         """Refuse unknown words, what does not go together, and one member, which could not hold rows out."""
         if self.strategy not in (FROZEN, AUTO):
             strategies.parse(self.strategy)
-        kind = members_class(self.head)
+        kind = head_kind(self.head)
         if kind.is_network and self.strategy == FROZEN:
             raise TrainingError(
                 f"head {self.head!r} needs a strategy that trains networks, not {self.strategy!r}; try 'full'"
             )
         if self.networks and not (kind.is_network or kind.is_stacked):
             raise TrainingError(
-                f"head {self.head!r} reads cached embeddings; strategy {self.strategy!r} needs 'gp' or 'network'"
+                f"head {self.head!r} reads cached embeddings; strategy {self.strategy!r} needs {heads_with_networks()}"
             )
         if self.members < 2:
             raise TrainingError(f"an ensemble needs at least 2 members to hold rows out, got {self.members}")
@@ -88,7 +89,7 @@ class EnsembleSettings:
         """The settings with the strategy that ``auto`` stands for; a potential takes hours to fine-tune."""
         if self.strategy != AUTO:
             return self
-        kind = self.members_class
+        kind = head_kind(self.head)
         pays = n_labels >= NETWORK_LABELS and not backbone.is_potential
         networks = kind.is_network or (kind.is_stacked and pays)
         return replace(self, strategy="full" if networks else FROZEN)

@@ -28,7 +28,7 @@ from engine.learning.ensemble.records import SEEN_DIGITS
 from engine.learning.ensemble.settings import TREE_LABELS, EnsembleSettings, Say, Scale, minimum_labels
 from engine.learning.ensemble.stacking import StackedModel, Stacking, held_out_weights
 from engine.learning.features.statistics import STATISTICS
-from engine.learning.heads.members import ONLY_GAUSSIAN_PROCESSES, AnyMembers, TrainingData
+from engine.learning.heads.members import AnyMembers, TrainingData, no_process
 from engine.learning.heads.trees import Trees
 from engine.learning.memory import check_memory, memory_errors_explained
 from engine.learning.networks.committee import NetworkCommittee, held_out
@@ -205,7 +205,7 @@ def _stacked(data: TrainingData, fit: _Fit) -> _Fit:
 def _beside(data: TrainingData, fit: _Fit) -> Standing:
     """Train what may stand beside Gaussian processes, and estimate each label (n) by what has not seen it."""
     beside: Standing = {}
-    if not fit.members.is_stacked:
+    if not fit.members.kind.is_stacked:
         return beside
     if data.networks:
         beside[NetworkCommittee.kind] = (
@@ -321,8 +321,8 @@ def _check_lower_fidelity(lower: Ensemble | None, featuriser: AnyFeaturiser, set
     if lower is None:
         return
     settings.members_class.above_lower_fidelity()
-    if not lower.members.has_process:
-        raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
+    if not lower.members.kind.has_process:
+        raise no_process()
     backbone = featuriser.backbone
     if lower.backbone.sha256 != backbone.sha256:
         raise TrainingError(

@@ -15,6 +15,7 @@ from engine.exceptions import TrainingError
 from engine.learning.heads.discrepancy import OTHER_PROPERTY, SAME_PROPERTY
 from engine.learning.heads.folds import FoldPredictor, kept_rows, union
 from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors
+from engine.learning.heads.kinds import GAUSSIAN_PROCESS, HeadKind
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, SeparateFunctions, TrainingData
 from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
 from engine.learning.heads.sparse_members import EXACT_ROWS, SparseMembers
@@ -44,9 +45,7 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
     metrics and the calibration.
     """
 
-    kind: ClassVar[str] = "gp"
-    is_stacked: ClassVar[bool] = True
-    has_process: ClassVar[bool] = True
+    kind: ClassVar[HeadKind] = GAUSSIAN_PROCESS
 
     @classmethod
     def of_labels(cls, n_labels: int) -> type[Members[Any]]:
@@ -152,8 +151,9 @@ class GaussianProcessMembers(Members[GaussianProcessHead]):
 class MultiFidelityMembers(Members[MultiFidelityHead]):
     """Gaussian processes that all stand on one process of a lower fidelity, each with its own labels on top."""
 
-    kind: ClassVar[str] = "multifidelity"
-    is_stacked: ClassVar[bool] = True
+    kind: ClassVar[HeadKind] = HeadKind(
+        "multifidelity", "Gaussian processes on top of a lower fidelity", is_stacked=True
+    )
 
     @classmethod
     def needed_bytes(cls, data: TrainingData) -> int:

@@ -1,7 +1,7 @@
 """What every kind of head is to an ensemble: members that each left a fold of the labels out.
 
-A new head is one class: it derives from :class:`Members`, and :func:`engine.learning.heads.registry.register` makes its
-``kind`` a value of the setting ``head``.
+A new head is one class: it derives from :class:`Members`, and :func:`engine.learning.heads.registry.register` makes the
+name of its ``kind`` a value of the setting ``head``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 
 from engine.exceptions import TrainingError
+from engine.learning.heads.kinds import HeadKind, heads_with_process
 from engine.learning.networks.committee import train_networks
 
 if TYPE_CHECKING:
@@ -32,7 +33,13 @@ Head = TypeVar("Head")
 
 TARGET_FIDELITY, LOWER_FIDELITY = "wanted", "cheaper"
 """The fidelity that members learn, and the one beneath it, where they stand on one."""
-ONLY_GAUSSIAN_PROCESSES = "a cheaper fidelity is learned from by Gaussian processes only; both models need head 'gp'"
+
+
+def no_process() -> TrainingError:
+    """Error for members that do not learn on top of a lower fidelity, or that nothing can be learned on top of."""
+    return TrainingError(
+        f"a lower fidelity is learned from by Gaussian processes only; both models need head {heads_with_process()}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,18 +153,10 @@ class SeparateFunctions:
 class Members(ABC, Generic[Head]):
     """K heads of one kind."""
 
-    kind: ClassVar[str]
-    """Value of the setting ``head``."""
+    kind: ClassVar[HeadKind]
+    """Its name is the value of the setting ``head``."""
     variant: ClassVar[str] = ""
     """Word before it in descriptions, where there are several kinds of one value."""
-    is_network: ClassVar[bool] = False
-    """Whether the heads are fine-tuned networks, so that a strategy has to say what learns."""
-    is_stacked: ClassVar[bool] = False
-    """Whether fine-tuned networks and trees may stand beside them, see :mod:`engine.learning.ensemble.stacking`."""
-
-    has_process: ClassVar[bool] = False
-    """Whether a higher fidelity may stand on :attr:`process`."""
-
     heads: tuple[Head, ...]
 
     @classmethod
@@ -222,16 +221,16 @@ class Members(ABC, Generic[Head]):
     @classmethod
     def above_lower_fidelity(cls) -> type[Members[Any]]:
         """Kind of members that learn what labels add to the process of a lower fidelity."""
-        raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
+        raise no_process()
 
     def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> Members[Head]:
         """Members that do not know the labels of the crystals with these content hashes (N) and embeddings (N x d)."""
-        raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
+        raise no_process()
 
     @property
     def process(self) -> MultiFidelityHead:
         """One process with the labels of all members, for a higher fidelity to stand on."""
-        raise TrainingError(ONLY_GAUSSIAN_PROCESSES)
+        raise no_process()
 
     @property
     def network(self) -> NetworkHead | None:

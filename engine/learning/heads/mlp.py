@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.learning.heads.kinds import PERCEPTRON, HeadKind
 from engine.learning.heads.members import Members, TrainingData
 from engine.learning.seeding import seeded
 
@@ -96,7 +97,7 @@ class PerceptronHead:
 class PerceptronMembers(Members[PerceptronHead]):
     """Perceptrons on embeddings, which know no standard deviation of their own."""
 
-    kind: ClassVar[str] = "mlp"
+    kind: ClassVar[HeadKind] = PERCEPTRON
 
     @classmethod
     def fit_heads(cls, data: TrainingData) -> Iterable[PerceptronHead]:

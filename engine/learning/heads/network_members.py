@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from engine.learning.heads.kinds import NETWORK, HeadKind
 from engine.learning.heads.members import Members, TrainingData
 from engine.learning.networks.committee import networks_of
 from engine.learning.networks.finetune import NetworkHead
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 class NetworkMembers(Members[NetworkHead]):
     """Networks with their own heads; member k is of the (k modulo n)-th of n backbones."""
 
-    kind: ClassVar[str] = "network"
-    is_network: ClassVar[bool] = True
+    kind: ClassVar[HeadKind] = NETWORK
 
     @classmethod
     def fit_heads(cls, data: TrainingData) -> tuple[NetworkHead, ...]:

@@ -13,6 +13,7 @@ import torch
 
 from engine.learning.heads.gp import FIT_ROWS, GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.inducing import greedy_rows
+from engine.learning.heads.kinds import GAUSSIAN_PROCESS, HeadKind
 from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, SeparateFunctions, TrainingData
 from engine.learning.heads.sparse import (
     LabelTensors,
@@ -52,10 +53,8 @@ class SparseMembers(Members[SparseHead]):
     each member then lacks the labels of its fold, so that those that hold rows out also score the pool.
     """
 
-    kind: ClassVar[str] = "gp"
+    kind: ClassVar[HeadKind] = GAUSSIAN_PROCESS
     variant: ClassVar[str] = "sparse"
-    is_stacked: ClassVar[bool] = True
-    has_process: ClassVar[bool] = True
 
     @classmethod
     def needed_bytes(cls, data: TrainingData) -> int:

@@ -57,7 +57,7 @@ def expected_seconds(featuriser: AnyFeaturiser, keys: Sequence[str], settings: E
         frozen, step = _seconds(backbone, graphs, strategy)
         heads = math.ceil((settings.members - number) / len(backbones))
         passes = (settings.members - 1) / settings.members  # over the crystals: a fold is left out
-        if settings.members_class.is_stacked:
+        if settings.members_class.kind.is_stacked:
             passes += 1  # those beside Gaussian processes are trained once more, on all labels
         total += (frozen + heads * passes * settings.schedule.epochs * step) * len(keys) / len(rows)
     return total

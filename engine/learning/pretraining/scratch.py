@@ -7,7 +7,8 @@ from typing import Any
 
 from engine.exceptions import TrainingError
 from engine.graphs.crystal_graph import build_graph, collate
-from engine.learning.backbones.backbone import Backbone, body_sizes, build_body, known_compounds, node_types
+from engine.learning.backbones.backbone import Backbone, known_compounds
+from engine.learning.backbones.bodies import body_sizes, build_body, node_types
 from engine.learning.seeding import seeded
 
 SCRATCH: dict[str, tuple[str, dict[str, Any]]] = {

@@ -15,8 +15,9 @@ from typing import Any
 from engine.exceptions import SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.formats import Format, RawRecord
+from engine.materials.sources.kinds import AFLOW
 from engine.materials.sources.server import Server
-from engine.materials.sources.source import Page, Say, address, not_an_object
+from engine.materials.sources.source import DatabaseSource, Page, Say, address, not_an_object
 
 NAME = "AFLOW"
 ENDPOINT = "https://aflow.org/API/aflux/?"
@@ -39,9 +40,10 @@ _STRUCTURE = ("geometry", "species", "composition", "positions_fractional")
 _MORE = ("compound", "aflowlib_date")
 
 
-class Aflow:
+class Aflow(DatabaseSource):
     """``species(Na,Cl),nspecies(2)``, any matchbook of AFLUX; ``https://HOST/PATH/?MATCHBOOK``: another server."""
 
+    kind = AFLOW
     origin = NAME
 
     def __init__(self, text: str, say: Say):

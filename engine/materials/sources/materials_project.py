@@ -16,8 +16,9 @@ from typing import Protocol
 from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.formats import Format, RawRecord
+from engine.materials.sources.kinds import MATERIALS_PROJECT
 from engine.materials.sources.server import Server
-from engine.materials.sources.source import Page, Say, address, not_an_object
+from engine.materials.sources.source import DatabaseSource, Page, Say, address, not_an_object
 
 NAME = "Materials Project"
 ENDPOINT = "https://api.materialsproject.org"
@@ -45,13 +46,14 @@ class _Summary(Protocol):
         ...
 
 
-class MaterialsProject:
+class MaterialsProject(DatabaseSource):
     """``is_stable=true,nelements=2-4,band_gap=0.1-``, or a list of ids ``mp-149,mp-22862``; empty: all.
 
     A range is ``A-B``, ``A-`` (at least), ``-B`` (at most) or ``A`` (exactly). The key is read from ``MP_API_KEY``
     only and used only in requests; ``MP_API_ENDPOINT`` may name another server, as in mp-api.
     """
 
+    kind = MATERIALS_PROJECT
     origin = NAME
 
     def __init__(self, query: str, say: Say):

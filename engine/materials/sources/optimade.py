@@ -17,8 +17,9 @@ from engine.exceptions import RefusedRequestError, SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.formats import Format, RawRecord
 from engine.materials.optimade_entry import FIELDS
+from engine.materials.sources.kinds import OPTIMADE
 from engine.materials.sources.server import Server
-from engine.materials.sources.source import Page, Say, address, not_an_object
+from engine.materials.sources.source import DatabaseSource, Page, Say, address, not_an_object
 
 PROVIDERS = {
     "alexandria": "https://alexandria.icams.rub.de/pbe",
@@ -44,8 +45,10 @@ EMPTY_PAGES = 10
 """Consecutive empty pages with a link to a next one, after which reading is an error."""
 
 
-class Optimade:
+class Optimade(DatabaseSource):
     """``https://HOST/PATH?filter=FILTER``, or ``NAME:FILTER`` with one of :data:`PROVIDERS`; no filter: all."""
+
+    kind = OPTIMADE
 
     def __init__(self, text: str, say: Say):
         name, base, self._parameters = _parse(text)

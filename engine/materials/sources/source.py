@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from engine.exceptions import SourceError
 from engine.materials.checks import Rejection, RejectionReason
+from engine.materials.sources.kinds import SourceKind
 
 if TYPE_CHECKING:
     from engine.materials.formats import RawRecord
@@ -32,17 +34,31 @@ class Page:
     """Notes for the user."""
 
 
-class DatabaseSource(Protocol):
-    """A query to one database."""
+class DatabaseSource(ABC):
+    """A query to one database.
 
-    @property
-    def origin(self) -> str:
-        """Name of the database in the provenance of every row."""
+    A new database is one class: it derives from this one, with its ``kind``, and
+    :func:`engine.materials.sources.registry.register` makes the prefix of the kind a source of ``kappascout ingest``.
+    """
 
-    @property
-    def query(self) -> str:
-        """The query, in the database's language."""
+    kind: ClassVar[SourceKind]
+    """Prefix, name and examples."""
+    origin: str
+    """Name of the database in the provenance of every row."""
+    query: str
+    """The query, in the database's language."""
 
+    def __init__(self, query: str, say: Say):
+        """Read the query: what stands behind the prefix; ``say`` takes lines of progress.
+
+        Raises
+        ------
+        SourceError
+            If the query cannot be understood; nothing is requested yet.
+        """
+        self.query = query
+
+    @abstractmethod
     def pages(self, start: str | None = None) -> Iterator[Page]:
         """Every page from ``start``, the first if None, in a fixed order.
 

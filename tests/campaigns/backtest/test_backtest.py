@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from campaigns.backtest import Protocol, join, parse_against, parse_seeds, parse_strategies
 from campaigns.backtest.protocol import initial_ids, read_pool
-from campaigns.backtest.strategies import Strategy, campaign_text
+from campaigns.backtest.strategies import BacktestStrategy, campaign_text
 from campaigns.exceptions import CampaignError
 from campaigns.files import write_whole
 from engine.metrics.splits import SplitSettings
@@ -329,7 +329,7 @@ _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.
 @given(st.dictionaries(st.sampled_from(["epsilon", "first_batch_estimate", "portfolio"]), _VALUES))
 def test_settings_of_a_strategy_survive(settings: dict[str, Any]) -> None:
     protocol = Protocol(("f",), FIELD, "min", 8, 8, 2, (0,), "log10")
-    text = campaign_text(protocol, Strategy("s", {"acquisition": settings}), 0, 8)
+    text = campaign_text(protocol, BacktestStrategy("s", {"acquisition": settings}), 0, 8)
     assert tomllib.loads(text)["acquisition"] == settings
 
 

@@ -108,6 +108,19 @@ def test_no_campaign_is_exit_code_1(name: str, tmp_path: Path) -> None:
     assert name == "label import" or "make a campaign with `kappascout init" in message
 
 
+def test_what_is_empty_names_the_next_step(empty: Path) -> None:
+    for words, command in (
+        (("queue", "list"), "run"), (("rounds",), "run"), (("models", "list"), "run"),
+        (("label", "list"), "label import"),
+    ):  # fmt: skip
+        assert f"`kappascout {command} {empty}" in done(*words, empty).out
+        assert done(*words, empty, "--format", "json").json == []
+    assert "asked" in done("status", empty, "--format", "json").json
+    shown = done("status", empty).out
+    assert "queried labels" in shown
+    assert "asked" not in shown
+
+
 def test_every_report_comes_in_every_format(replay: Path) -> None:
     """JSON parses alone, CSV has the same rows, and a table shows something."""
     done("run", replay, "--rounds", 1)

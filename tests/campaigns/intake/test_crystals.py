@@ -122,8 +122,10 @@ def test_one_id_with_two_structures(empty: Path, tmp_path: Path) -> None:
     assert "give this structure a new id" in rejection["remedy"]
     (label,) = done("label", "list", empty, "--format", "json").json
     assert (label["material_id"], label["value"]) == ("x", 1.0)
-    report = ingest(empty, write_lines(tmp_path / "later.jsonl", [other]))
-    assert (report["unchanged"], report["rejected"]) == (0, 1)
+    later = kappascout("ingest", empty, write_lines(tmp_path / "later.jsonl", [other]), "--format", "json")
+    report = later.json
+    assert (later.code, report["read"], report["unchanged"], report["rejected"]) == (1, 1, 0, 1)
+    assert "all records were rejected (1)" in later.err
     assert "known already with another crystal (material 'x'" in report["rejections"][0]["message"]
     assert done("status", empty, "--format", "json").json["materials"] == 2
 
@@ -141,7 +143,9 @@ def test_one_id_with_nearly_the_same_crystal_is_unchanged(empty: Path, tmp_path:
         assert ingest(empty, file)["unchanged"] == len(rows) // len(files)
     assert represented(empty, "alias", "x")[0] == 5.64
     other = write_lines(tmp_path / "other.jsonl", [salt("alias", 6.3, species=["K", "Cl"]), salt("x", 6.2)])
-    assert {r["record_id"]: r["reason"] for r in ingest(empty, other)["rejections"]} == {
+    refused_both = kappascout("ingest", empty, other, "--format", "json")
+    assert refused_both.code == 1
+    assert {r["record_id"]: r["reason"] for r in refused_both.json["rejections"]} == {
         "alias": "id_conflict", "x": "id_conflict",
     }  # fmt: skip
 

@@ -12,12 +12,13 @@ from campaigns.campaign import Campaign
 from campaigns.exceptions import CampaignError
 from campaigns.intake.adding import add_materials
 from campaigns.intake.ingest_report import IngestReport
-from campaigns.intake.reading import REFERENCE, open_sources
+from campaigns.intake.reading import open_sources
 from campaigns.models.predictors import check_unchanged
 from campaigns.round.context import RoundContext
 from db.records import LabelRecord
 from engine.learning.ensemble.storage import load_ensemble
 from engine.materials.crystal import Material
+from engine.materials.sources.kinds import REFERENCE
 from tests.campaigns.helpers import done
 
 FACTOR = 1.5

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from campaigns.standalone.predictions import PREDICTION_COLUMNS
-from tests.campaigns.helpers import FIELD, done, kappascout, refused, write_lines
+from tests.campaigns.helpers import FIELD, done, kappascout, queue, refused, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,20 @@ def test_train_and_predict_real_first_principles_data(shared: Callable[[str], Pa
     np.testing.assert_allclose(high, 10 ** (log10 + 1.6448536269514722 * std))
     truth = np.log10([r["properties"]["kappa_300K_W_mK"] for r in records])
     assert np.corrcoef(truth, log10)[0, 1] > 0.9
+
+
+def test_a_campaign_predicts_as_its_queue(replay: Path, pool_file: Path, tmp_path: Path) -> None:
+    """By its directory or the folder of the model in it, with the same intervals."""
+    assert "no round of the campaign" in refused("predict", replay, pool_file)
+    done("run", replay, "--rounds", 1)
+    models = list((replay / "artifacts" / "models").glob("round-*"))
+    for number, given in enumerate((replay, *models)):
+        told = done("predict", given, pool_file, "--out", tmp_path / f"{number}.csv").err
+        assert "as in the queue of round 1" in told
+        found = {row["id"]: row for row in predictions(tmp_path / f"{number}.csv")}
+        for entry in queue(replay):
+            for name in ("mean", "lower", "upper"):
+                assert float(found[entry["id"]][name]) == pytest.approx(entry[name], rel=1e-3)
 
 
 def test_a_linear_property(records: list[dict[str, Any]], tmp_path: Path) -> None:

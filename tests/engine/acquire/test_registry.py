@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,10 @@ from engine.acquire.marginal import ConfidenceBound, MarginalRule
 from engine.acquire.pool import CandidatePool
 from engine.acquire.registry import AcquisitionFunction, Needs, register
 from engine.acquire.request import BatchRequest
+from engine.exceptions import AcquisitionError
 from engine.posteriors.posterior import MemberPosterior
+from tests.campaigns.helpers import configure, done, refused
+from tests.conftest import REPOSITORY
 from tests.engine.acquire.choosing import choose, explain
 
 
@@ -51,7 +57,7 @@ def test_a_new_function_gives_batches_and_reasons_and_is_configured(widest: str)
 
 
 def test_a_name_is_registered_once(widest: str) -> None:
-    with pytest.raises(ValueError, match="'widest'"):
+    with pytest.raises(AcquisitionError, match="'widest'"):
         register(type(FUNCTIONS[widest]))
 
 
@@ -65,3 +71,20 @@ def test_every_function_names_what_it_does_its_source_and_what_it_needs() -> Non
 def test_the_readme_lists_every_function() -> None:
     readme = Path(__file__).parents[3] / "engine" / "README.md"
     assert functions_table() in readme.read_text(), f"put this into {readme}:\n{functions_table()}"
+
+
+def test_the_example_of_the_readme_is_a_command_line_of_its_own(tmp_path: Path) -> None:
+    """``python mine.py ...`` knows the function; ``kappascout`` does not, and names those that it knows."""
+    readme = (Path(__file__).parents[3] / "engine" / "README.md").read_text()
+    (tmp_path / "mine.py").write_text(readme.split("```python\n# mine.py")[1].split("\n", 1)[1].split("```")[0])
+    done("init", tmp_path / "c", "--cold")
+    configure(tmp_path / "c", {"acquisition": {"function": "by_spread"}})
+    assert "unknown acquisition function 'by_spread'" in refused("status", tmp_path / "c")
+    command = [sys.executable, tmp_path / "mine.py", "status", tmp_path / "c"]
+    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=_environment())
+    assert shown.returncode == 0, shown.stderr
+
+
+def _environment() -> dict[str, str]:
+    """Environment of a process that imports this repository."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -47,7 +47,7 @@ def test_a_batch_gives_what_predict_structure_gives(shared):
     import matgl
     import torch
 
-    from engine.learning.backbones.backbone import node_types
+    from engine.learning.backbones.bodies import node_types
 
     model = matgl.load_model(shared("pretrained/MEGNet-MP-2018.6.1-Eform")).eval()
     graphs = [build_graph(c, float(model.cutoff)) for c in CRYSTALS]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from engine.learning.backbones.backbone import Backbone, known_compounds, node_types
+from engine.learning.backbones.backbone import Backbone, known_compounds
+from engine.learning.backbones.bodies import node_types
 from engine.learning.backbones.network import GraphNetwork, body_readout
 
 SMALL = {

@@ -14,13 +14,12 @@ from engine.exceptions import BackboneError, PotentialError, UnknownElementError
 from engine.graphs.crystal_graph import build_graph, collate
 from engine.learning.backbones.backbone import (
     Backbone,
-    body_arguments,
-    build_body,
     known_compounds,
     load_backbone,
     node_types,
     shipped_backbones,
 )
+from engine.learning.backbones.bodies import body_arguments, build_body
 from engine.learning.backbones.network import GraphNetwork, body_readout
 from engine.learning.pretraining.recipes import read_recipe, read_stage
 from engine.materials.crystal import Crystal

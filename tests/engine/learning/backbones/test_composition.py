@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.exceptions import UnknownElementError
-from engine.learning.backbones.backbone import Backbone, body_arguments, build_body, known_compounds, load_backbone
+from engine.learning.backbones.backbone import Backbone, known_compounds, load_backbone
+from engine.learning.backbones.bodies import body_arguments, build_body
 from engine.learning.backbones.composition import CompositionNetwork, formula_fractions
 from engine.learning.backbones.network import GraphNetwork
 from engine.learning.features.composition import COMPOSITION_STATISTICS, FORMULA_COLUMNS

@@ -236,7 +236,7 @@ def test_settings_are_checked_before_anything_expensive():
         EnsembleSettings(members=1)
     with pytest.raises(TrainingError, match="unknown strategy 'most'"):
         EnsembleSettings(strategy="most")
-    with pytest.raises(TrainingError, match="unknown head 'forest'; choose one of gp, mlp, network"):
+    with pytest.raises(TrainingError, match="unknown head 'forest'; known are gp, mlp, network"):
         EnsembleSettings(head="forest")
     with pytest.raises(TrainingError, match="head 'network' needs a strategy that trains networks, not 'frozen'"):
         EnsembleSettings(head="network")

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from campaigns.intake.reading import REFERENCE, open_sources
+from campaigns.intake.reading import open_sources
 from engine.exceptions import ModelFileError
 from engine.learning.backbones.stack import make_featuriser
 from engine.learning.ensemble.records import SEEN_DIGITS, model_folder, read_record, shipped_models
 from engine.learning.ensemble.storage import load_ensemble
 from engine.materials.crystal import Material
+from engine.materials.sources.kinds import REFERENCE
 
 MODELS = ("kappa-300K", "kappa-300K-rehearsal")
 

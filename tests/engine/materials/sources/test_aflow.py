@@ -17,7 +17,7 @@ from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Crystal, Material
 from engine.materials.loading import process
 from engine.materials.sources import aflow
-from engine.materials.sources.opening import open_source
+from engine.materials.sources.registry import open_source
 from engine.materials.sources.source import Page
 from tests.engine.materials.sources import services
 from tests.engine.materials.sources.services import Entry, Reply, Service

@@ -14,7 +14,7 @@ from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Material
 from engine.materials.loading import process
 from engine.materials.sources import materials_project
-from engine.materials.sources.opening import open_source
+from engine.materials.sources.registry import open_source
 from engine.materials.sources.source import Page
 from tests.engine.materials.sources import services
 from tests.engine.materials.sources.services import KEY, Entry, Reply, Service

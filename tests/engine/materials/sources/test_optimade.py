@@ -12,8 +12,8 @@ from engine.exceptions import SourceError
 from engine.materials.checks import Rejection, RejectionReason
 from engine.materials.crystal import Material
 from engine.materials.loading import process
-from engine.materials.sources.opening import open_source
 from engine.materials.sources.optimade import PROVIDERS, Optimade
+from engine.materials.sources.registry import open_source
 from engine.materials.sources.source import Page
 from tests.engine.materials.sources import services
 from tests.engine.materials.sources.services import Entry, Reply, Service

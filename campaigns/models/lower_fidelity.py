@@ -1,4 +1,4 @@
-"""The cheaper fidelity that a round's members stand on: a model of other labels, or one that is there."""
+"""The lower fidelity that a round's members are learned on top of: a model of its labels, or one that is there."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def lower_fidelity(context: RoundContext) -> Ensemble | None:
     CampaignError
         If the model stands on another backbone, or the fidelity of ``lower_fidelity`` has too few labels.
     """
-    prior, directory = context.settings.lower_fidelity, context.workspace.directory
-    if not prior:
+    named, directory = context.settings.lower_fidelity, context.workspace.directory
+    if not named:
         return None
-    if not is_model(directory, prior):
-        return _of_fidelity(context, prior)
+    if not is_model(directory, named):
+        return _of_fidelity(context, named)
     return _without_own_labels(context, _given_model(context))
 
 
 def _given_model(context: RoundContext) -> Ensemble:
     """The trained model that ``[model] lower_fidelity`` names, as the round began with it."""
-    prior = context.settings.model.lower_fidelity
-    ensemble = _load(folder_of(context.workspace.directory, prior))
-    check_unchanged(context, prior, ensemble)
+    named = context.settings.model.lower_fidelity
+    ensemble = _load(folder_of(context.workspace.directory, named))
+    check_unchanged(context, named, ensemble)
     if ensemble.backbone.sha256 != context.featuriser.backbone.sha256:
         stands_on = [part.name for part in ensemble.backbone.parts]
         raise _other_backbone(context.settings, stands_on, context.featuriser.backbone)
@@ -72,7 +72,7 @@ def _without_own_labels(context: RoundContext, ensemble: Ensemble) -> Ensemble:
     seen = set(ensemble.seen)
     labelled = context.hashes(context.pool.rows_of(context.labels))
     both = [key for key in labelled if key[:SEEN_DIGITS] in seen]
-    if not both or not ensemble.members.has_process:
+    if not both or not ensemble.members.kind.has_process:
         return ensemble
     context.say(
         f"{len(both)} of {len(labelled)} labelled crystals were learned by {context.settings.model.lower_fidelity}: "
@@ -133,7 +133,7 @@ def offset_note(context: RoundContext, ensemble: Ensemble, hashes: Sequence[str]
     )
 
 
-def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None:
+def check_lower_fidelity(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None:
     """Refuse a ``[model] lower_fidelity`` that a round would fail on, before it begins and keeps its settings.
 
     Raises
@@ -144,13 +144,13 @@ def check_prior(workspace: Workspace, backbone: AnyBackbone, pool: Pool) -> None
     from engine.learning.ensemble.records import backbone_parts, read_record
 
     settings = workspace.configuration
-    prior = settings.model.lower_fidelity
-    if prior and is_model(workspace.directory, prior):
-        record = read_record(folder_of(workspace.directory, prior))
+    named = settings.model.lower_fidelity
+    if named and is_model(workspace.directory, named):
+        record = read_record(folder_of(workspace.directory, named))
         if record["backbone"]["sha256"] != backbone.sha256:
             raise _other_backbone(settings, [part["name"] for part in backbone_parts(record)], backbone)
-    elif prior:
-        known = set(training_labels(workspace.store, settings, fidelity=prior)).intersection(pool.ids)
+    elif named:
+        known = set(training_labels(workspace.store, settings, fidelity=named)).intersection(pool.ids)
         if len(known) < minimum_labels(settings.model.members):
             raise _too_few(settings, len(known))
 
