@@ -1,7 +1,8 @@
 """An environment with other libraries of potentials, gigabytes from the package index, for the tests that need them.
 
-``python -m tests.make_environment`` makes it in ``$KAPPASCOUT_TEST_ENVIRONMENTS`` or else ``~/.cache/kappascout-tests``.
-Tests never make it: they use what is there, and are skipped, with this command as the reason, where it is not.
+``python -m tests.make_environment`` makes it in ``$KAPPASCOUT_TEST_ENVIRONMENTS``, without that variable in
+``~/.cache/kappascout-tests``. Tests never make it: they use what is there, and are skipped, with this command as the
+reason, where it is not.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from campaigns.goals import Goal
     from db.store import Store
     from engine.physics.debye import DebyeSettings
+    from engine.physics.outcome import Outcome
     from engine.physics.phonons import PhononSettings
     from engine.physics.workers import Calculation
 
@@ -149,7 +150,7 @@ class Calculator:
             yield from calculate_on(run, crystals, *what, limit)
 
     def _keep(self, store: Store, entry: QueueEntryRecord, finished: Finished) -> None:
-        outcome = finished.outcome
+        outcome = self._of_one_version(finished.outcome)
         about: _About = {
             "material_id": entry.material_id,
             "property": self._campaign.property,
@@ -180,6 +181,19 @@ class Calculator:
                 reason, message = FailureReason[outcome.reason.upper()], outcome.message
             store.add_failures([FailureRecord(reason=reason, message=message, method=self._labeler.kind, **about)])
             self._move(store, [entry], QueueState.FAILED, f"{reason}: {message}")
+
+    def _of_one_version(self, outcome: Outcome) -> Outcome:
+        """The outcome; a failure instead if the potential's package or weights changed since the work began."""
+        used = outcome.provenance.get("potential")
+        if not isinstance(outcome, Calculated) or not self._described or not isinstance(used, dict):
+            return outcome
+        if used["sha256"] == self._described["sha256"]:
+            return outcome
+        message = (
+            f"calculated with {_version(used)} of {used['name']}, which was {_version(self._described)} when the work "
+            "began; its value is not mixed with the others"
+        )
+        return Failed("rejected", message, outcome.provenance, outcome.core_seconds)
 
     def _source(self) -> str:
         from engine.physics.calculator_specs import short_name
@@ -241,6 +255,10 @@ def _with_settings(kind: type[_Settings], changed: Mapping[str, object], tempera
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}".removeprefix(": ") for p in error.errors()]
         raise ConfigurationError(f"[labeler.settings] {'; '.join(problems)}") from error
+
+
+def _version(described: Mapping[str, str]) -> str:
+    return f"{described.get('package', 'the package')} {described.get('version', described['sha256'][:12])}"
 
 
 def _in_words(finished: Finished) -> str:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 MAGIC = b"ksp1"
 _LENGTHS = struct.Struct(">4sII")
+_BLOCK = 1 << 20
 _PROPERTIES = ("energy", "forces", "stress")
 _LIBRARIES = ("torch", "jax", "tensorflow")
 """Libraries beneath potentials; their versions are part of the record where they were imported."""
@@ -275,7 +276,7 @@ def _is_file(text: str) -> bool:
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as handle:
-        for block in iter(lambda: handle.read(1 << 20), b""):
+        for block in iter(lambda: handle.read(_BLOCK), b""):
             digest.update(block)
     return digest.hexdigest()
 
@@ -285,6 +286,7 @@ class _Channel:
 
     def __init__(self) -> None:
         self._source, self._target = os.dup(0), os.dup(1)
+        self._arrived = b""
         os.dup2(2, 1)  # what is printed, in Python or in C
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
@@ -301,14 +303,13 @@ class _Channel:
         self.send({"kind": "error", "recipe": kind, "type": type(error).__name__, "message": str(error)})
 
     def _read(self, count: int) -> bytes:
-        parts = []
-        while count:
-            part = os.read(self._source, count)
+        while len(self._arrived) < count:
+            part = os.read(self._source, _BLOCK)
             if not part:
                 os._exit(0)
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            self._arrived += part
+        wanted, self._arrived = self._arrived[:count], self._arrived[count:]
+        return wanted
 
 
 def _serve(channel: _Channel) -> None:

@@ -187,6 +187,7 @@ class _Process:
     def __init__(self, python: str):
         self._python = python
         self._worked = 0.0
+        self._arrived = b""
         # -E: variables such as PYTHONPATH are meant for our own Python
         command = [python, "-E", "-u", str(Path(calculator_server.__file__).absolute()), str(os.getpid())]
         pipe = subprocess.PIPE
@@ -241,17 +242,16 @@ class _Process:
     def _read(self, count: int, limit: float, until: float) -> bytes:
         waiting = poll()
         waiting.register(self._from, POLLIN | POLLHUP)
-        parts = []
-        while count:
+        while len(self._arrived) < count:
             left = until - time.monotonic()
             if left != float("inf") and not waiting.poll(max(0.0, left) * 1000):
                 raise _HungError(f"the process of {self._python} gave no answer within {limit:g} s and was killed")
-            part = os.read(self._from, min(count, _BLOCK))
+            part = os.read(self._from, _BLOCK)
             if not part:
                 raise self._ended()
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            self._arrived += part
+        wanted, self._arrived = self._arrived[:count], self._arrived[count:]
+        return wanted
 
     def _ended(self) -> _EndedError:
         try:

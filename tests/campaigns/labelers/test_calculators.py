@@ -90,7 +90,7 @@ def test_three_rounds_close_by_themselves(agl: Path) -> None:
 
 
 def test_labels_of_another_version_of_the_potential_are_not_joined(agl: Path) -> None:
-    """Neither the queue nor the store is touched; another potential is reported."""
+    """Nothing is touched; another potential is reported, and a change while the work goes on is a failure."""
     done("run", agl, "--rounds", "1")
     with Campaign.open(agl) as campaign:
         described = load_potential("rigid-ion").describe()
@@ -100,13 +100,14 @@ def test_labels_of_another_version_of_the_potential_are_not_joined(agl: Path) ->
             campaign.run(1)
         assert len(campaign.store.labels()) == 4
         assert sorted(campaign.queue()["state"]) == ["done"] * 4 + ["proposed"] * 4
-        campaign.labeler = Calculator(
-            campaign.configuration, by_formula, "rigid-ion", "0" * 64, newer | {"name": "other"}
-        )
+        other = newer | {"name": "other"}
+        campaign.labeler = Calculator(campaign.configuration, by_formula, "rigid-ion", "0" * 64, other)
         lines: list[str] = []
         campaign.run(1, lines.append)
-        assert len(campaign.store.labels()) > 4
+        assert len(campaign.store.labels()) == 4
+        failures = campaign.store.failures()
     assert any("are of rigid-ion; those of other join them" in line for line in lines)
+    assert any(failure.reason is FailureReason.REJECTED for failure in failures)
 
 
 def test_a_value_beyond_the_limits_is_a_failure(agl: Path) -> None:
