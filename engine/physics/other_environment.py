@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,6 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from select import POLLHUP, POLLIN, poll
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.exceptions import PotentialError
@@ -240,8 +240,8 @@ class _Process:
         _end(self._process)
 
     def _read(self, count: int, limit: float, until: float) -> bytes:
-        waiting = poll()
-        waiting.register(self._from, POLLIN | POLLHUP)
+        waiting = select.poll()
+        waiting.register(self._from, select.POLLIN | select.POLLHUP)
         while len(self._arrived) < count:
             left = until - time.monotonic()
             if left != float("inf") and not waiting.poll(max(0.0, left) * 1000):
