@@ -149,23 +149,34 @@ def estimate(
         typer.Option(
             "--potential",
             metavar="SPEC",
-            help="Folder or name of a MatGL potential, a classical one such as rigid-ion:NaCl, or an ASE calculator, "
-            "package.module:Callable with options as JSON after a question mark.",
+            help="Folder or name of a MatGL potential, a classical one such as rigid-ion:NaCl, a model of a library of "
+            "potentials such as sevennet:7net-0 or mace:medium-mpa-0, or an ASE calculator, package.module:Callable; "
+            "options of the last two as JSON after a question mark.",
         ),
     ],
     out: Annotated[
         Path,
         typer.Option("--out", metavar="PATH", help="File to write: .jsonl or .jsonl.gz; a second run continues it."),
     ],
+    potential_python: Annotated[
+        str,
+        typer.Option(
+            "--potential-python",
+            metavar="PYTHON",
+            help="Python of another environment, in which the library of the potential is installed.",
+        ),
+    ] = "",
     workers: Workers = None,
     time_limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds for one crystal.")] = 300.0,
     quiet: Quiet = False,
 ) -> None:
     """Estimate kappa of many crystals in seconds each, by the quasi-harmonic Debye model (AGL)."""
     from campaigns.standalone.estimates import KAPPA, estimate_files
+    from engine.physics.calculator_specs import with_python
 
+    spec = with_python(potential, potential_python)
     with Progress(quiet) as progress:
-        report = estimate_files(files, potential, out, workers=workers, time_limit=time_limit, say=progress.say)
+        report = estimate_files(files, spec, out, workers=workers, time_limit=time_limit, say=progress.say)
     for line in report.refused:
         message(line)
     message(

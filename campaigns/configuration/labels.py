@@ -67,12 +67,19 @@ class LabelerSection(Section):
         examples=["TensorNet-MatPES-r2SCAN-v2025.1-PES"],
         description="agl, phonons: folder (relative to this directory) or name of a MatGL potential, or a classical "
         "one: "
-        "rigid-ion:NaCl, lennard-jones:Ar, tersoff:Si; or package.module:Callable, which makes an ASE calculator.",
+        "rigid-ion:NaCl, lennard-jones:Ar, tersoff:Si; or family:model of a library of potentials (mace:medium-mpa-0, "
+        "sevennet:7net-0, ...); or package.module:Callable, which makes an ASE calculator.",
+    )
+    potential_python: str = Field(
+        default="",
+        examples=["/path/to/environment/bin/python"],
+        description="agl, phonons: Python of another environment, in which the library of the potential is installed; "
+        "the potential runs in a process of it.",
     )
     potential_options: dict[str, Any] = Field(
         default_factory=dict,
         examples=[{"asap_cutoff": True}],
-        description="agl, phonons: keyword arguments of the callable that makes an ASE calculator.",
+        description="agl, phonons: keyword arguments of the callable or family that makes an ASE calculator.",
     )
     workers: int = Field(default=1, ge=1, description="agl, phonons: processes of one thread each.")
     time_limit: float = Field(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from campaigns.goals import Goal
     from db.store import Store
     from engine.physics.debye import DebyeSettings
+    from engine.physics.outcome import Outcome
     from engine.physics.phonon_settings import PhononSettings
     from engine.physics.workers import Calculation
 
@@ -55,19 +56,32 @@ class Calculator:
     again at any time. Exported entries are not calculated here.
     """
 
-    def __init__(self, configuration: Configuration, calculation: Calculation, potential: str, settings_hash: str):
-        """Labeler with a calculation for a crystal, and the potential as of :func:`load_potential`."""
+    def __init__(
+        self,
+        configuration: Configuration,
+        calculation: Calculation,
+        potential: str,
+        settings_hash: str,
+        described: Mapping[str, str] | None = None,
+    ):
+        """Labeler with a calculation for a crystal, and the potential as of :func:`load_potential`.
+
+        ``described`` is what the potential says of itself; labels of the same potential in another version, or with
+        other weights, are then not joined by new ones.
+        """
         self._campaign = configuration.campaign
         self._labeler = configuration.labeler
         self._execution = configuration.execution
         self._calculation = calculation
         self._potential = potential
         self._settings_hash = settings_hash
+        self._described = described or {}
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Approve, calculate and finish every entry that has no label yet."""
         kind = self._labeler.kind
-        labelled = {label.material_id for label in store.labels(self._campaign.property, self._campaign.fidelity)}
+        labels = store.labels(self._campaign.property, self._campaign.fidelity)
+        labelled = {label.material_id for label in labels}
         wanted = {
             e.material_id: e
             for e in entries
@@ -75,6 +89,7 @@ class Calculator:
         }
         if not wanted:
             return
+        self._compare_potentials(labels, say)
         with store.transaction():
             self._move(store, [e for e in wanted.values() if e.state is QueueState.PROPOSED], QueueState.APPROVED)
             self._move(store, [e for e in wanted.values() if e.state is not QueueState.RUNNING], QueueState.RUNNING)
@@ -94,6 +109,35 @@ class Calculator:
         """None: not known."""
         return None
 
+    def _compare_potentials(self, labels: Sequence[LabelRecord], say: Callable[[str], None]) -> None:
+        """Report labels of other potentials; refuse to join those of this one in another version.
+
+        Raises
+        ------
+        ConfigurationError
+            If labels were calculated with this potential in another version, or with other weights or settings.
+        """
+        before = [label.provenance.get("potential") for label in labels]
+        others = [one for one in before if isinstance(one, dict) and one.get("sha256") != self._described.get("sha256")]
+        if not self._described or not others:
+            return
+        name, where = self._described["name"], f"labels of {self._campaign.property} at {self._campaign.fidelity}"
+        for one in others:
+            if one.get("name") == name:
+                keys = [key for key in {**one, **self._described} if key not in ("name", "sha256", "environment")]
+                changes = [
+                    f"{key} {one.get(key, 'unknown')}, now {self._described.get(key, 'unknown')}"
+                    for key in keys
+                    if one.get(key) != self._described.get(key)
+                ]
+                raise ConfigurationError(
+                    f"{where} were calculated with another {name} ({'; '.join(changes) or 'other settings'}), and its "
+                    "numbers must not mix with theirs; restore that version, withdraw those labels (`kappascout label "
+                    "withdraw`), or calculate at another fidelity"
+                )
+        names = ", ".join(sorted({str(one.get("name")) for one in others}))
+        say(f"{self._labeler.kind}: {len(others)} {where} are of {names}; those of {name} join them")
+
     def _results(self, crystals: Iterator[tuple[str, Crystal]]) -> Generator[Finished, None, None]:
         from engine.execution import executor
         from engine.physics.workers import calculate_all, calculate_on
@@ -106,7 +150,7 @@ class Calculator:
             yield from calculate_on(run, crystals, *what, limit)
 
     def _keep(self, store: Store, entry: QueueEntryRecord, finished: Finished) -> None:
-        outcome = finished.outcome
+        outcome = self._of_one_version(finished.outcome)
         about: _About = {
             "material_id": entry.material_id,
             "property": self._campaign.property,
@@ -138,8 +182,23 @@ class Calculator:
             store.add_failures([FailureRecord(reason=reason, message=message, method=self._labeler.kind, **about)])
             self._move(store, [entry], QueueState.FAILED, f"{reason}: {message}")
 
+    def _of_one_version(self, outcome: Outcome) -> Outcome:
+        """The outcome; a failure instead if the potential's package or weights changed since the work began."""
+        used = outcome.provenance.get("potential")
+        if not isinstance(outcome, Calculated) or not self._described or not isinstance(used, dict):
+            return outcome
+        if used["sha256"] == self._described["sha256"]:
+            return outcome
+        message = (
+            f"calculated with {_version(used)} of {used['name']}, which was {_version(self._described)} when the work "
+            "began; its value is not mixed with the others"
+        )
+        return Failed("rejected", message, outcome.provenance, outcome.core_seconds)
+
     def _source(self) -> str:
-        return f"kappascout {code_version()}, {self._labeler.kind}, {Path(self._potential).name}"
+        from engine.physics.calculator_specs import short_name
+
+        return f"kappascout {code_version()}, {self._labeler.kind}, {short_name(self._potential)}"
 
     def _move(self, store: Store, entries: Sequence[QueueEntryRecord], to: QueueState, note: str = "") -> None:
         store.move([e.id for e in entries if e.id is not None], to, self._labeler.kind, note)
@@ -148,7 +207,7 @@ class Calculator:
 def make_calculator(configuration: Configuration, directory: Path) -> Calculator:
     """Make the labeler of kind ``agl`` or ``phonons``; loads the potential once, so that an error is raised here."""
     from engine.exceptions import PotentialError
-    from engine.physics.ase_potentials import with_options
+    from engine.physics.calculator_specs import with_options, with_python
     from engine.physics.potentials import load_potential
 
     labeler = configuration.labeler
@@ -156,13 +215,20 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     spec = str(beside.absolute()) if beside.exists() else labeler.potential
     calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
     try:
-        spec = with_options(spec, labeler.potential_options)
+        spec = with_python(with_options(spec, labeler.potential_options), _python(labeler, directory))
         potential = load_potential(spec)
     except PotentialError as error:
         raise ConfigurationError(f"[labeler] potential = {labeler.potential!r}: {error}") from error
-    decides = {"kind": labeler.kind, "settings": settings, "potential": potential.describe()}
+    described = potential.describe()
+    decides = {"kind": labeler.kind, "settings": settings, "potential": described}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return Calculator(configuration, calculation, spec, digest)
+    return Calculator(configuration, calculation, spec, digest, described)
+
+
+def _python(labeler: LabelerSection, directory: Path) -> str:
+    """Python of another environment, which may lie beside the campaign; "" for none."""
+    beside = directory / labeler.potential_python
+    return str(beside.absolute()) if labeler.potential_python and beside.is_file() else labeler.potential_python
 
 
 def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, object]]:
@@ -189,6 +255,10 @@ def _with_settings(kind: type[_Settings], changed: Mapping[str, object], tempera
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}".removeprefix(": ") for p in error.errors()]
         raise ConfigurationError(f"[labeler.settings] {'; '.join(problems)}") from error
+
+
+def _version(described: Mapping[str, str]) -> str:
+    return f"{described.get('package', 'the package')} {described.get('version', described['sha256'][:12])}"
 
 
 def _in_words(finished: Finished) -> str:

@@ -89,8 +89,9 @@ def estimate_files(
 
     settings = settings or DebyeSettings()
     lines = _Lines.open(out)
-    how = method(load_potential(potential), settings)
-    done = _done_before(lines, how)
+    loaded = load_potential(potential)
+    how = method(loaded, settings)
+    done = _done_before(lines, how, loaded.describe())
     report = EstimateReport(before=len(done))
     materials: dict[str, Material] = {}
     crystals = _crystals(files, done, materials, report)
@@ -142,11 +143,14 @@ def _record(material: Material, outcome: Outcome, how: str) -> dict[str, object]
     }
 
 
-def _done_before(lines: _Lines, how: str) -> set[str]:
+def _done_before(lines: _Lines, how: str, described: Mapping[str, str]) -> set[str]:
+    version = f" ({described['package']} {described['version']})" if "version" in described else ""
     ids = set()
     for id_, made in lines.read():
         if made != how:
-            raise CampaignError(f"{lines.path} holds estimates by {made!r}, these are by {how!r}; choose another file")
+            raise CampaignError(
+                f"{lines.path} holds estimates by {made!r}, these are by {how!r}{version}; choose another file"
+            )
         ids.add(id_)
     return ids
 

@@ -1,4 +1,4 @@
-"""Any ASE calculator as a potential: ``package.module:Callable``, checked before anything is calculated with it.
+"""Any ASE calculator as a potential, here or in another environment, checked before anything is calculated with it.
 
 A calculator must pass four tests on known compounds that it covers, MgO and NaCl or else one element: lattice constant
 and bulk modulus, forces equal to the derivative of the energy, a stress equal to the derivative of the energy by strain
@@ -10,30 +10,28 @@ its worst, Pota et al., arXiv:2408.00755).
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import re
-from collections.abc import Callable, Mapping
-from importlib.metadata import packages_distributions, version
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 
 from engine.exceptions import PotentialError
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS
+from engine.physics.calculator_server import Evaluator, RecipeError, facts_of, make_calculator
+from engine.physics.calculator_specs import PYTHON, read_spec
+from engine.physics.other_environment import OtherEnvironment
 from engine.physics.potential import KNOWN_COMPOUNDS, KNOWN_ELEMENTS, Potential, check_compound
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
-_SPEC = re.compile(
-    r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+):(?P<name>[A-Za-z_]\w*)(?:\[(?P<elements>[A-Za-z, ]+)\])?"
-    r"(?:\?(?P<options>\{.*\}))?$",
-    re.DOTALL,
-)
 _ADVICE = (
     "use another calculator, or name the elements that it is made for, as in package.module:Callable[Ar], where it "
     "takes others without a word"
@@ -46,85 +44,177 @@ ROUGHNESS = 0.02
 """Largest difference of a directional force between neighbouring points of a path from a smooth curve, eV/Angstrom."""
 
 
-def is_callable_spec(spec: str) -> bool:
-    """Whether a potential's name is that of a Python callable, ``package.module:Callable`` with options or without."""
-    return _SPEC.match(spec) is not None
-
-
-def with_options(spec: str, options: Mapping[str, object]) -> str:
-    """A potential's name with keyword arguments of its callable, as JSON behind a question mark.
-
-    Raises
-    ------
-    PotentialError
-        If the name is not that of a Python callable, or has options already.
-    """
-    if not options:
-        return spec
-    if not is_callable_spec(spec) or "?" in spec:
-        raise PotentialError(
-            f"options {', '.join(options)} are for a potential named package.module:Callable, not for {spec}; leave "
-            "them out"
-        )
-    return f"{spec}?{json.dumps(options, sort_keys=True)}"
-
-
 class AsePotential(Potential):
-    """An ASE calculator that a Python callable makes.
+    """An ASE calculator by its name, in this environment or another.
 
-    ``elements`` are those named in brackets behind the callable, or all there are: which of them the calculator covers
-    shows when it is asked then, and a crystal beyond them is a failure with the calculator's own words.
+    ``elements`` are those named in brackets, or all there are: which of them the calculator covers shows when it is
+    asked then, and a crystal beyond them is a failure with the calculator's own words.
     """
 
     def __init__(self, spec: str):
-        """``spec`` is ``package.module:Callable``, perhaps with elements and keyword arguments.
+        """``spec`` is a name as of :mod:`engine.physics.calculator_specs`.
 
         As in ``ase.calculators.lj:LennardJones[Ar]?{"sigma": 3.4, "epsilon": 0.0104, "rc": 12.0}``.
 
         Raises
         ------
         PotentialError
-            If there is no such callable, or it makes no ASE calculator.
+            If there is no such callable or family, it makes no ASE calculator, or the other environment cannot be used.
         """
-        match = _SPEC.match(spec)
-        if match is None:
-            raise PotentialError(f"{spec!r} is not package.module:Callable; give the callable that makes a calculator")
-        module, name = match["module"], match["name"]
-        self.name = spec
-        self._options = _options(spec, match["options"])
-        self._make = _imported(module, name)
-        package = module.partition(".")[0]
-        distribution = next(iter(packages_distributions().get(package, [])), "")
-        self.package = distribution or package
-        self.version = version(distribution) if distribution else "unknown"
-        content = [f"{module}:{name}", match["elements"], self._options, self.package, self.version]
-        self.sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        self.elements = _elements(spec, match["elements"])
-        self.calculator()
+        self._spec = read_spec(spec)
+        self.name = self._spec.name
+        self.elements = self._spec.covered()
+        self._other: OtherEnvironment | None = None
+        self._shared: Evaluator | None = None
+        try:
+            facts = self._started()
+        except RecipeError as error:
+            raise PotentialError(self._advised(error)) from error
+        self.package, self.version = str(facts["package"]), str(facts["version"])
+        self._weights = str(facts["weights_sha256"])
+        self._versions: dict[str, str] = facts.get("versions", {})
+        self.sha256 = hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def core_seconds_elsewhere(self) -> float:
+        """Processor time of the other environment's processes so far, seconds."""
+        return self._other.core_seconds if self._other else 0.0
 
     def calculator(self) -> Calculator:
-        """Make a new ASE calculator."""
-        from ase.calculators.calculator import BaseCalculator
-
+        """Make a new ASE calculator; those of a family or another environment share one network."""
+        if self._other is not None:
+            return Forwarding(self._other.evaluate)
+        if self._shared is not None:
+            return Forwarding(partial(_evaluated_here, self._shared))
         try:
-            made = self._make(**self._options)
-        except Exception as error:  # a foreign callable may raise anything
-            raise PotentialError(
-                f"{self.name} raised {type(error).__name__}: {error}; check its options and weights"
-            ) from error
-        if not isinstance(made, BaseCalculator):
-            raise PotentialError(
-                f"{self.name} makes a {type(made).__name__}, not an ASE calculator; name one that does"
+            with redirect_stdout(sys.stderr):
+                return make_calculator(self._spec.recipe)
+        except RecipeError as error:
+            raise PotentialError(self._advised(error)) from error
+
+    def describe(self) -> dict[str, str]:
+        """Name, hash of name, options, version and weights, and the package, for a record.
+
+        With what else is known: hash of the weights, options, device and precision of a family, versions of Python and
+        libraries of another environment.
+        """
+        described = {"name": self.name, "sha256": self.sha256, "package": self.package, "version": self.version}
+        if self._weights:
+            described["weights_sha256"] = self._weights
+        if family := self._spec.family:
+            options = {**self._spec.recipe["loader_options"], **self._spec.recipe["options"]}
+            described["options"] = json.dumps(options, sort_keys=True)
+            described["device"] = str(options.get(family.device, "chosen by the library"))
+            described["precision"] = str(options.get(family.precision, family.precision))
+        if self._versions:
+            described["environment"] = ", ".join(f"{name} {version}" for name, version in self._versions.items())
+        return described
+
+    def allow(self, seconds: float) -> None:
+        """Seconds for one answer of another environment, after which its process is killed."""
+        if self._other is not None:
+            self._other.limit = seconds
+
+    def _started(self) -> dict[str, Any]:
+        """Make the calculator; what is known of it then."""
+        recipe = self._spec.recipe
+        if self._spec.python:
+            self._other = OtherEnvironment(self._spec.python, recipe)
+            return self._other.facts
+        with redirect_stdout(sys.stderr):  # libraries print
+            made = make_calculator(recipe)
+        if self._spec.family is not None:
+            self._shared = Evaluator(made)
+        return facts_of(recipe)
+
+    def _content(self) -> list[object]:
+        """What decides the numbers; with weights only where they are known, so that older records stay valid."""
+        recipe, family = self._spec.recipe, self._spec.family
+        options = recipe["options"]
+        if family is not None:
+            options = [recipe["model"], recipe["loader"], recipe["loader_options"], options]
+        content = [recipe["calculator"][0], self._spec.elements, options, self.package, self.version]
+        return [*content, self._weights] if self._weights else content
+
+    def _advised(self, error: RecipeError) -> str:
+        """The message with a way out."""
+        spec, family = self._spec, self._spec.family
+        package = family.package if family else "its package"
+        if error.kind == "missing" and spec.python:
+            return f"{error} in {spec.python}; install {package} there: {spec.python} -m pip install {package}"
+        if error.kind == "missing" and family:
+            return (
+                f"{error}: {self.name} needs the package {package}; install it here, or in an environment of its own "
+                f"whose Python {PYTHON} names (--potential-python of the command line)"
             )
+        if error.kind == "missing":
+            return f"{error}; install {package} in this environment"
+        if error.kind == "no_callable":
+            return f"{error}; check the name"
+        if error.kind == "no_calculator":
+            return f"{self.name} {error}; name one that does"
+        return f"{self.name} {error}; check its model, options and weights"
+
+
+class GivenCalculator(Potential):
+    """An ASE calculator that a program made, or a function that makes one; for notebooks, not for records to build on.
+
+    Its hash is of class, package, version, parameters and ``name``; weights that differ only inside need other names.
+    """
+
+    def __init__(self, given: Calculator | Callable[[], Calculator], name: str = ""):
+        """``given`` is a calculator, or a function without arguments that makes one.
+
+        Raises
+        ------
+        PotentialError
+            If it is neither.
+        """
+        self._given = given
+        made = self.calculator()
+        kind = type(made)
+        facts = facts_of({"calculator": [f"{kind.__module__}:{kind.__qualname__}"]})
+        self.name = name or f"{kind.__module__}:{kind.__qualname__}"
+        self.package, self.version = facts["package"], facts["version"]
+        self.elements = frozenset(ATOMIC_NUMBERS)
+        content = [self.name, str(made.parameters), self.package, self.version]
+        self.sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def calculator(self) -> Calculator:
+        """The calculator, or a new one of the function."""
+        given = self._given
+        made = given() if callable(given) and not isinstance(given, BaseCalculator) else given
+        if not isinstance(made, BaseCalculator):
+            raise PotentialError(f"{made!r} is not an ASE calculator; give one, or a function that makes one")
         return made
 
     def describe(self) -> dict[str, str]:
-        """Name, hash of name, options and version, and the package, for a record."""
+        """Name, hash and package, for a record."""
         return {"name": self.name, "sha256": self.sha256, "package": self.package, "version": self.version}
 
 
+class Forwarding(Calculator):
+    """An ASE calculator whose numbers another one gives, for one crystal and property after the other."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress"]
+
+    def __init__(self, evaluate: Callable[[Atoms, str], dict[str, Any]]):
+        """``evaluate`` returns a property of a crystal, and what was calculated with it."""
+        super().__init__()
+        self._evaluate = evaluate
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: list[str] | None = None, system_changes: list[str] = all_changes
+    ) -> None:
+        """Ask for what is not known yet: energy (eV), forces (eV/Angstrom), stress (eV/Angstrom^3, Voigt)."""
+        super().calculate(atoms, properties, system_changes)
+        for name in properties or ["energy"]:
+            if name not in self.results:
+                self.results.update(self._evaluate(self.atoms, name))
+
+
 def load_ase_potential(spec: str) -> AsePotential:
-    """Make a potential of a Python callable, and test it.
+    """Make a potential by the name of a calculator, and test it.
 
     Raises
     ------
@@ -132,6 +222,19 @@ def load_ase_potential(spec: str) -> AsePotential:
         If it cannot be made, covers none of the known compounds, or is wrong on one (by name and number).
     """
     potential = AsePotential(spec)
+    check_potential(potential)
+    potential.allow(np.inf)  # of a calculation the time limit of its crystal counts
+    return potential
+
+
+def check_potential(potential: Potential) -> None:
+    """Test a potential on the known compounds that it covers: :func:`check_compound` and :func:`check_derivatives`.
+
+    Raises
+    ------
+    PotentialError
+        If it covers none of them, or is wrong on one (by name and number).
+    """
     wrong: list[str] = []
     right: list[str] = []
     for known in (*KNOWN_COMPOUNDS, *KNOWN_ELEMENTS):
@@ -158,10 +261,9 @@ def load_ase_potential(spec: str) -> AsePotential:
     if not right:
         names = ", ".join(known.formula for known in (*KNOWN_COMPOUNDS, *KNOWN_ELEMENTS))
         raise PotentialError(
-            f"potential {spec} is right on none of {names}, so that it cannot be tested "
+            f"potential {potential.name} is right on none of {names}, so that it cannot be tested "
             f"({wrong[-1] if wrong else 'it covers none of them'}); use a calculator that covers one of them"
         )
-    return potential
 
 
 def check_derivatives(potential: Potential, crystal: Crystal) -> None:
@@ -231,32 +333,6 @@ def _evaluated(potential: Potential, crystal: Crystal) -> None:
     atoms.get_stress()
 
 
-def _elements(spec: str, text: str | None) -> frozenset[str]:
-    if text is None:
-        return frozenset(ATOMIC_NUMBERS)
-    named = {symbol.strip() for symbol in text.split(",")}
-    if unknown := sorted(named - set(ATOMIC_NUMBERS)):
-        raise PotentialError(f"{', '.join(unknown)} in {spec} is no element; name elements, as in [Cu,Au]")
-    return frozenset(named)
-
-
-def _options(spec: str, text: str | None) -> dict[str, object]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError as error:
-        raise PotentialError(
-            f"the options of {spec} are not JSON ({error}); give an object of keyword arguments"
-        ) from error
-    return dict(found)
-
-
-def _imported(module: str, name: str) -> Callable[..., object]:
-    try:
-        found = vars(importlib.import_module(module)).get(name)
-    except ImportError as error:
-        raise PotentialError(
-            f"module {module} cannot be imported ({error}); install its package in this environment"
-        ) from error
-    if not callable(found):
-        raise PotentialError(f"module {module} has no callable {name}; check the name")
-    return found
+def _evaluated_here(evaluator: Evaluator, atoms: Atoms, wanted: str) -> dict[str, Any]:
+    with redirect_stdout(sys.stderr):
+        return evaluator.evaluate(wanted, atoms.numbers, atoms.pbc, atoms.cell.array, atoms.positions)

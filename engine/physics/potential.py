@@ -77,6 +77,11 @@ class Potential(ABC):
     elements: frozenset[str]
     """Symbols of the elements it covers."""
 
+    @property
+    def core_seconds_elsewhere(self) -> float:
+        """Processor time so far of other processes that calculate for it, seconds."""
+        return 0.0
+
     @abstractmethod
     def calculator(self) -> Calculator:
         """Make a new ASE calculator: eV, eV/Angstrom, eV/Angstrom^3; one thread."""

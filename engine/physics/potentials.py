@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 
 from engine.exceptions import PotentialError, UnknownElementError
 from engine.materials.crystal import Crystal
-from engine.physics.ase_potentials import is_callable_spec, load_ase_potential
+from engine.physics.ase_potentials import GivenCalculator, check_potential, load_ase_potential
+from engine.physics.calculator_specs import PYTHON, is_calculator_spec, with_python
 from engine.physics.potential import KNOWN_COMPOUNDS, Potential, check_compound
 from engine.pretrained import WEIGHTS, find_model, read_model
 
@@ -39,27 +40,46 @@ _OLD_WEIGHTS = (
 )
 
 
-def load_potential(spec: str | Path) -> Potential:
+def load_potential(
+    spec: str | Path | Calculator | Callable[[], Calculator], python: str | Path = "", name: str = ""
+) -> Potential:
     """Load a potential and check it.
 
-    ``spec`` is a folder of a MatGL potential, a MatGL name (fetched from its hub), or a classical potential:
-    ``lennard-jones:Ar`` (Ne, Kr, Xe), ``tersoff:Si``, ``rigid-ion:NaCl`` (MgO and the other alkali halides of
-    rocksalt type; ``rigid-ion`` alone stands for each of them, by the formula of the crystal), or a Python callable
-    that makes an ASE calculator, ``package.module:Callable`` (see :mod:`engine.physics.ase_potentials`).
+    Parameters
+    ----------
+    spec
+        Folder of a MatGL potential; MatGL name, with ``matgl:`` or without (fetched from its hub); classical potential
+        ``lennard-jones:Ar`` (Ne, Kr, Xe), ``tersoff:Si``, ``rigid-ion:NaCl`` (MgO and the other alkali halides of
+        rocksalt type; ``rigid-ion`` alone stands for each of them, by the formula of the crystal); ``family:model`` or
+        ``package.module:Callable`` of an ASE calculator (see :mod:`engine.physics.calculator_specs`); or, in a
+        notebook, an ASE calculator or a function that makes one.
+    python
+        Python of another environment, in which an ASE calculator named by ``spec`` runs.
+    name
+        Name of a calculator that is given itself, for records.
 
     Raises
     ------
     PotentialError
-        If there is no such potential, or it is wrong on MgO or NaCl (by name and number).
+        If there is no such potential, or it is wrong on a known compound (by name and number).
     """
-    kind, _, formula = str(spec).partition(":")
+    if not isinstance(spec, str | Path):
+        if str(python):
+            raise PotentialError(f"{PYTHON} = {str(python)!r} is for a potential by its name; leave it out")
+        given = GivenCalculator(spec, name)
+        check_potential(given)
+        return given
+    text = with_python(str(spec), python)
+    kind, _, rest = text.partition(":")
     if kind == "lennard-jones":
-        return LennardJonesPotential(formula)
+        return LennardJonesPotential(rest)
     if kind == "tersoff":
-        return TersoffPotential(formula)
+        return TersoffPotential(rest)
     if kind == "rigid-ion":
-        return RigidIonPotential(formula)
-    return load_ase_potential(str(spec)) if is_callable_spec(str(spec)) else _load_matgl(str(spec))
+        return RigidIonPotential(rest)
+    if kind == "matgl" and "?" not in rest:
+        return _load_matgl(rest)
+    return load_ase_potential(text) if is_calculator_spec(text) else _load_matgl(text)
 
 
 class LennardJonesPotential(Potential):

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection, current_process, get_context
 from typing import TYPE_CHECKING, Any
 
@@ -218,12 +218,14 @@ def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, par
 
 
 def _checked(calculation: Calculation, crystal: Crystal, potential: Potential) -> Outcome:
-    start = time.process_time()
+    start, elsewhere = time.process_time(), potential.core_seconds_elsewhere
     try:
         outcome = calculation(crystal, potential)
     except Exception as error:  # a calculator may raise anything; the next crystal may succeed
         message = f"{type(error).__name__}: {error}"
-        return Failed("calculator_error", message, core_seconds=time.process_time() - start)
+        outcome = Failed("calculator_error", message, core_seconds=time.process_time() - start)
+    if more := potential.core_seconds_elsewhere - elsewhere:
+        outcome = replace(outcome, core_seconds=outcome.core_seconds + more)
     if isinstance(outcome, Calculated) and not 0 < outcome.kappa < math.inf:
         message = f"kappa came out as {outcome.kappa} W/(m K), which is not positive and finite"
         return Failed("bad_output", message, outcome.provenance, outcome.core_seconds)

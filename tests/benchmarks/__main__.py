@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.benchmarks.measure import Measure
 
-NAMES = ("start", "store", "ingest", "scoring", "ranking", "demo", "agl", "phonons")
+NAMES = ("start", "store", "ingest", "scoring", "ranking", "demo", "agl", "phonons", "other_environment")
 LONG = ("backtests", "scale", "labels", "mode_gruneisen")
 """Of half an hour to hours; only when named."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from campaigns.campaign import Campaign
+from campaigns.exceptions import ConfigurationError
 from campaigns.intake.adding import add_materials
 from campaigns.intake.ingest_report import IngestReport
 from campaigns.labelers.calculators import Calculator
@@ -86,6 +87,27 @@ def test_three_rounds_close_by_themselves(agl: Path) -> None:
     assert len({label.provenance["settings_hash"] for label in labels}) == 1
     assert rounds[2].metrics_after is not None
     assert rounds[2].metrics_after["cost"] > 0
+
+
+def test_labels_of_another_version_of_the_potential_are_not_joined(agl: Path) -> None:
+    """Nothing is touched; another potential is reported, and a change while the work goes on is a failure."""
+    done("run", agl, "--rounds", "1")
+    with Campaign.open(agl) as campaign:
+        described = load_potential("rigid-ion").describe()
+        newer = described | {"sha256": "0" * 64, "version": "2"}
+        campaign.labeler = Calculator(campaign.configuration, by_formula, "rigid-ion", "0" * 64, newer)
+        with pytest.raises(ConfigurationError, match="version unknown, now 2"):
+            campaign.run(1)
+        assert len(campaign.store.labels()) == 4
+        assert sorted(campaign.queue()["state"]) == ["done"] * 4 + ["proposed"] * 4
+        other = newer | {"name": "other"}
+        campaign.labeler = Calculator(campaign.configuration, by_formula, "rigid-ion", "0" * 64, other)
+        lines: list[str] = []
+        campaign.run(1, lines.append)
+        assert len(campaign.store.labels()) == 4
+        failures = campaign.store.failures()
+    assert any("are of rigid-ion; those of other join them" in line for line in lines)
+    assert any(failure.reason is FailureReason.REJECTED for failure in failures)
 
 
 def test_a_value_beyond_the_limits_is_a_failure(agl: Path) -> None:
@@ -261,6 +283,9 @@ def test_settings_and_potential_make_the_hash(agl: Path) -> None:
         ({"labeler": {"settings": {"strain": "wide"}}}, "strain: Input should be a valid number"),
         ({"labeler": {"settings": {"points": 3}}}, "points must be at least 5"),
         ({"labeler": {"kind": "phonons", "settings": {"displacements": "some"}}}, "displacements"),
+        ({"labeler": {"potential_python": "bin/python"}}, "leave it out"),
+        ({"labeler": {"potential": "mace:medium", "potential_python": "bin/python"}}, "there is no program bin/python"),
+        ({"labeler": {"potential": "maze:medium"}}, "there is no family of potentials 'maze'"),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused(agl: Path, settings: Any, message: str) -> None:

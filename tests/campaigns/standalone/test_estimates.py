@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from campaigns.standalone.estimates import FAILURE, KAPPA, METHOD
 from engine.physics.debye import calculate_kappa
 from engine.physics.potentials import load_potential
 from tests.campaigns.helpers import done, refused, write_lines
-from tests.engine.physics.salts import diamond, rocksalt
+from tests.engine.physics.salts import diamond, fcc, rocksalt
 
 FORMULAS = ("NaCl", "KCl", "MgO", "LiF")
 
@@ -77,6 +78,32 @@ def test_what_a_kill_left_half_written_is_done_again(pool: Path, tmp_path: Path,
         handle.write(whole.read_bytes()[:200])
     assert "2 crystals estimated, 1 without a value, 1 refused, 2 in" in estimate(pool, out)
     assert read(out) == read(whole)
+
+
+def test_metals_by_an_ase_calculator_here_and_in_another_environment(tmp_path: Path) -> None:
+    """The same potential, so that a file that one began is continued by the other."""
+    metals = [row(symbol, fcc(symbol, length)) for symbol, length in (("Cu", 3.61), ("Al", 4.05), ("Au", 4.08))]
+    pool, emt = write_lines(tmp_path / "metals.jsonl", metals), "ase.calculators.emt:EMT"
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    assert "3 crystals estimated" in estimate(pool, here, emt)
+    other = ("--potential", emt, "--potential-python", sys.executable, "--quiet")
+    assert "3 crystals estimated" in done("estimate", pool, *other, "--out", there, "--workers", 1).err
+    mine, theirs = read(here), read(there)
+    for symbol, properties in mine.items():
+        assert theirs[symbol][METHOD] == properties[METHOD]
+        assert theirs[symbol][KAPPA] == pytest.approx(properties[KAPPA], rel=1e-9)
+    assert (
+        "0 crystals estimated, 0 without a value, 0 refused, 3 in"
+        in done("estimate", pool, *other, "--out", here, "--workers", 1).err
+    )
+
+
+def test_another_python_is_for_calculators(pool: Path, tmp_path: Path) -> None:
+    other = ("--potential-python", sys.executable, "--out", tmp_path / "out.jsonl")
+    assert "leave it out" in refused("estimate", pool, "--potential", "rigid-ion", *other)
+    missing = ("--potential-python", tmp_path / "python", "--out", tmp_path / "out.jsonl")
+    assert "there is no program" in refused("estimate", pool, "--potential", "sevennet:7net-0", *missing)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_another_potential_needs_another_file(pool: Path, tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ase
 import numpy as np
 import pytest
+from ase.calculators import emt as ase_emt
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.lj import LennardJones
 
 from engine.exceptions import PotentialError, UnknownElementError
-from engine.physics.ase_potentials import AsePotential, check_derivatives, load_ase_potential, with_options
+from engine.physics.ase_potentials import AsePotential, check_derivatives, load_ase_potential
+from engine.physics.calculator_specs import with_options
 from engine.physics.debye import calculate_kappa
 from engine.physics.outcome import Calculated, Failed
 from engine.physics.potentials import load_potential
@@ -106,6 +108,23 @@ def test_classical_potentials_pass(spec, crystal):
 def test_what_cannot_be_used_is_named(spec, words):
     with pytest.raises(PotentialError, match=words):
         load_potential(spec)
+
+
+def test_a_calculator_or_its_maker_may_be_given_itself(emt):
+    for given in (ase_emt.EMT(), ase_emt.EMT):
+        potential = load_potential(given)
+        assert potential.describe()["package"] == "ase"
+        assert potential.describe()["version"] == ase.__version__
+        assert calculate_kappa(fcc("Cu", 3.61), potential).kappa == calculate_kappa(fcc("Cu", 3.61), emt).kappa
+    named, changed = load_potential(ase_emt.EMT, name="mine"), load_potential(ase_emt.EMT(asap_cutoff=True))
+    assert named.name == "mine"
+    assert len({one.sha256 for one in (potential, named, changed)}) == 3
+
+
+@pytest.mark.parametrize("given", [3, lambda: 3, ase.Atoms])
+def test_what_is_given_must_be_a_calculator(given):
+    with pytest.raises(PotentialError, match="not an ASE calculator"):
+        load_potential(given)
 
 
 def test_options_are_for_callables():
