@@ -171,16 +171,29 @@ def study(
             help="srme: the interatomic potential to measure against first principles, as in `kappascout estimate`.",
         ),
     ] = "",
+    potential_python: Annotated[
+        str,
+        typer.Option(
+            "--potential-python",
+            metavar="PYTHON",
+            help="srme: Python of another environment, in which the potential runs.",
+        ),
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour, with rougher figures.")] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
     """Measure what transfer learning brings on your data, or an interatomic potential; continues where it stopped."""
+    from campaigns.exceptions import CampaignError
     from campaigns.studies.study import run_study
+    from engine.physics.calculator_specs import with_python
 
+    if potential_python and not potential:
+        raise CampaignError("--potential-python is for a potential; name it by --potential, e.g. sevennet:7net-0")
+    spec = with_python(potential, potential_python) if potential_python else potential
     with Progress(quiet) as progress:
         result, path = run_study(
-            name, data, out, progress.say, quick=quick, start=one_start(start), split=split, potential=potential
+            name, data, out, progress.say, quick=quick, start=one_start(start), split=split, potential=spec
         )
     emit(result.summary(), format, "mean")
     message(f"tables written to {path}")

@@ -87,6 +87,7 @@ def test_the_command(data, tmp_path, monkeypatch):
     assert facts["potential"]["name"] == "rigid-ion"
     assert "--potential" in refused(*options)
     assert "--potential" in refused("study", "phonix", "--data", data, "--potential", "rigid-ion")
+    assert "--potential" in refused("study", "phonix", "--data", data, "--potential-python", "python3")
     assert "--from" in refused(*options, "--potential", "rigid-ion", "--from", "megnet-taught")
 
 
