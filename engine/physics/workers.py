@@ -13,40 +13,41 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import connection, current_process, get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from engine.exceptions import PotentialError
 from engine.execution import single_threaded_children
-from engine.physics.outcome import Calculated, Failed, Outcome
+from engine.physics.outcome import Calculated, Failed
 
 if TYPE_CHECKING:
     from engine.execution import Run
     from engine.materials.crystal import Crystal
     from engine.physics.potential import Potential
 
-Calculation = Callable[["Crystal", "Potential"], Outcome]
-"""Function of a crystal and a potential; can be pickled."""
+Result = TypeVar("Result")
+Calculation = Callable[["Crystal", "Potential"], Result | Failed]
+"""Function of a crystal and a potential, whose result or failure it returns; can be pickled."""
 
 STARTUP_LIMIT = 600.0
 """Seconds that a process may take to import its libraries and load the potential."""
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(Generic[Result]):
     """Key and outcome of one crystal."""
 
     key: str
-    outcome: Outcome
+    outcome: Result | Failed
     wall_seconds: float
 
 
 def calculate_all(
     crystals: Iterable[tuple[str, Crystal]],
-    calculation: Calculation,
+    calculation: Calculation[Result],
     potential: str,
     workers: int = 1,
     time_limit: float = math.inf,
-) -> Generator[Finished, None, None]:
+) -> Generator[Finished[Result], None, None]:
     """Calculate crystals in parallel; yields outcomes in order of completion.
 
     Parameters
@@ -68,7 +69,7 @@ def calculate_all(
         If the potential cannot be loaded.
     """
     waiting = iter(crystals)
-    pool: list[_Worker] = []
+    pool: list[_Worker[Result]] = []
     next_one = next(waiting, None)
     try:
         while next_one is not None or pool:
@@ -95,10 +96,10 @@ def calculate_all(
 def calculate_on(
     run: Run,
     crystals: Iterable[tuple[str, Crystal]],
-    calculation: Calculation,
+    calculation: Calculation[Result],
     potential: str,
     time_limit: float = math.inf,
-) -> Iterator[Finished]:
+) -> Iterator[Finished[Result]]:
     """The same as :func:`calculate_all`, on the workers of ``run``, with the same numbers.
 
     Each calculation runs in a separate process started by the worker, so that its death or time limit affects no other;
@@ -115,7 +116,7 @@ def calculate_on(
 
 
 @dataclass(eq=False)
-class _Worker:
+class _Worker(Generic[Result]):
     """A process, the pipe to it, and the crystal it works on."""
 
     process: Any
@@ -127,7 +128,7 @@ class _Worker:
     """Time at which it got its crystal, or was started if it still loads."""
 
     @classmethod
-    def start(cls, calculation: Calculation, potential: str) -> _Worker:
+    def start(cls, calculation: Calculation[Result], potential: str) -> _Worker[Result]:
         # spawned, because a fork of a process that runs torch's threads can deadlock
         context = get_context("spawn")
         ours, theirs = context.Pipe()
@@ -146,7 +147,7 @@ class _Worker:
         if self.loaded:
             self._send()
 
-    def finish(self, time_limit: float) -> Finished | None:
+    def finish(self, time_limit: float) -> Finished[Result] | None:
         """The outcome if there is one; a process over its limit is killed."""
         if self.pipe.poll():
             return self._receive()
@@ -167,7 +168,7 @@ class _Worker:
         self.since = time.monotonic()
         self.pipe.send(self.crystal)
 
-    def _receive(self) -> Finished | None:
+    def _receive(self) -> Finished[Result] | None:
         try:
             said = self.pipe.recv()
         except (EOFError, OSError):
@@ -181,23 +182,25 @@ class _Worker:
             return None
         return self._finished(said)
 
-    def _finished(self, outcome: Outcome) -> Finished:
+    def _finished(self, outcome: Result | Failed) -> Finished[Result]:
         return Finished(self.key, outcome, time.monotonic() - self.since)
 
 
-def _calculate_one(item: tuple[str, Crystal], calculation: Calculation, potential: str, time_limit: float) -> Finished:
+def _calculate_one(
+    item: tuple[str, Crystal], calculation: Calculation[Result], potential: str, time_limit: float
+) -> Finished[Result]:
     current_process().daemon = False  # Dask's workers are daemons, which may not start processes
     (finished,) = calculate_all([item], calculation, potential, time_limit=time_limit)
     return finished
 
 
-def _ready(pool: list[_Worker]) -> list[_Worker]:
+def _ready(pool: list[_Worker[Result]]) -> list[_Worker[Result]]:
     """Wait for a message of any worker with a timeout, then check all: one may be over its limit."""
     connection.wait([w.pipe for w in pool], timeout=0.2)
     return list(pool)
 
 
-def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, parent: int) -> None:
+def _serve(pipe: connection.Connection, calculation: Calculation[object], spec: str, parent: int) -> None:
     """Load the potential, then return an outcome for every crystal."""
     from engine.physics.potentials import load_potential
 
@@ -217,7 +220,7 @@ def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, par
         pipe.send(_checked(calculation, crystal, potential))
 
 
-def _checked(calculation: Calculation, crystal: Crystal, potential: Potential) -> Outcome:
+def _checked(calculation: Calculation[Result], crystal: Crystal, potential: Potential) -> Result | Failed:
     start = time.process_time()
     try:
         outcome = calculation(crystal, potential)
