@@ -34,10 +34,10 @@ def relax(
             "potential, or formulas with energies; may be repeated.",
         ),
     ] = None,
-    energies_of_potential: Annotated[
+    given_energies: Annotated[
         bool,
         typer.Option(
-            "--energies-of-potential",
+            "--given-energies",
             help="Energies of the references were calculated with this potential: they are used as they are.",
         ),
     ] = False,
@@ -69,7 +69,7 @@ def relax(
 ) -> None:
     """Relax candidates with a potential: energies and lowest frequencies become properties to limit candidates by."""
     if out is not None:
-        if references or energies_of_potential or replace or phonons or queued or retry:
+        if references or given_energies or replace or phonons or queued or retry:
             raise typer.BadParameter("--out goes with --workers and --time-limit alone; a campaign does the rest")
         _relax_files(paths, potential, out, workers, time_limit, quiet)
         return
@@ -80,10 +80,10 @@ def relax(
     from campaigns.stability.request import RelaxRequest
 
     request = RelaxRequest(
-        potential, tuple(references or ()), energies_of_potential, replace, phonons, queued, retry, workers, time_limit
+        potential, tuple(references or ()), given_energies, replace, phonons, queued, retry, workers, time_limit
     )
-    if (energies_of_potential or replace) and not references:
-        raise typer.BadParameter("--energies-of-potential and --replace are about --references FILE; add it")
+    if (given_energies or replace) and not references:
+        raise typer.BadParameter("--given-energies and --replace are about --references FILE; add it")
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
         report = campaign.relax(request, progress.say)
     if format is Format.JSON:

@@ -42,18 +42,18 @@ def usable_references(request: RelaxRequest, keys: Sequence[MaterialKey]) -> lis
             f"{' or '.join(sorted(key.chemical_system for key in keys)[:1])}; give references of these systems"
         )
     bare = [r for r in used if r.crystal is None]
-    if bare and not request.energies_of_potential:
+    if bare and not request.given_energies:
         raise CampaignError(
             f"{len(bare)} references have an energy and no crystal ({_named(bare)}), and energies of "
             f"{request.potential} do not compare with those of other methods; give crystals, which are relaxed with "
-            "the same potential, or --energies-of-potential if they were calculated with it"
+            "the same potential, or --given-energies if they were calculated with it"
         )
     return used
 
 
 def is_relaxed_here(reference: Reference, request: RelaxRequest) -> bool:
     """Whether a reference is relaxed, rather than used with the energy it came with."""
-    return reference.crystal is not None and not (request.energies_of_potential and reference.energy is not None)
+    return reference.crystal is not None and not (request.given_energies and reference.energy is not None)
 
 
 def add_energies_above_hull(

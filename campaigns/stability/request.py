@@ -16,7 +16,7 @@ class RelaxRequest:
     """As of :func:`engine.physics.potentials.load_potential`."""
     references: Sequence[Path] = ()
     """Files of reference phases; without any there are no energies above the hull."""
-    energies_of_potential: bool = False
+    given_energies: bool = False
     """Whether energies in those files were calculated with this potential, and are used as they are."""
     replace: bool = False
     """Whether energies above the hull that materials came with give way to the calculated ones."""

@@ -153,8 +153,8 @@ def test_entries_of_pymatgen_are_relaxed_or_taken_as_they_are(tmp_path: Path, ca
     path = dumped(tmp_path / "b.json", bare)
     message = refused("relax", campaign, "--potential", SPEC, "--references", path)
     assert "mp-30, mp-81" in message
-    assert "--energies-of-potential" in message
-    report = relaxed(campaign, "--references", path, "--energies-of-potential")
+    assert "--given-energies" in message
+    report = relaxed(campaign, "--references", path, "--given-energies")
     assert any("corrections of 2 references" in note for note in report["notes"])
     assert properties(campaign)["Cu3Au"]["energy_above_hull_eV"] == pytest.approx(relaxed_here, abs=1e-6)
 
@@ -171,7 +171,7 @@ def test_a_salt_against_energies_in_a_table(tmp_path: Path) -> None:
     done("init", directory, "--cold")
     done("ingest", directory, pool)
     arguments = ("relax", directory, "--potential", "rigid-ion", "--workers", 1, "--references", table)
-    report = done(*arguments, "--energies-of-potential", "--format", "json").json
+    report = done(*arguments, "--given-energies", "--format", "json").json
     assert report["without_reference"] == {"Cl-K": ["K"]}
     found = properties(directory)["NaCl"]
     assert found["energy_above_hull_eV"] == pytest.approx(
@@ -219,7 +219,7 @@ def test_bad_references_are_refused_before_anything_is_calculated(
 ) -> None:
     table = tmp_path / "table.csv"
     table.write_text(content)
-    options = ("--potential", SPEC, "--references", table, "--energies-of-potential")
+    options = ("--potential", SPEC, "--references", table, "--given-energies")
     size = lines(campaign)
     assert words in refused("relax", campaign, *options)
     assert lines(campaign) == size
