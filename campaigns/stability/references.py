@@ -65,13 +65,13 @@ def read_references(files: Sequence[Path]) -> list[Reference]:
     for path in files:
         if not path.exists():
             raise CampaignError(f"there is no file {path}; give files of reference crystals or entries")
-        before = len(found) + len(problems)
-        for n, one in enumerate(_read(path), 1):
+        read = list(_read(path))
+        for n, one in enumerate(read):
             if isinstance(one, str):
                 problems.append(one)
             else:
                 found.setdefault(one.content_hash or f"{path}:{n}", one)
-        if before == len(found) + len(problems) and not found:
+        if not read:
             raise CampaignError(
                 f"{path} holds no reference; give crystals, pymatgen entries, or formulas with energies"
             )
