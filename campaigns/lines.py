@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from campaigns.exceptions import CampaignError
 
@@ -29,7 +29,7 @@ class GrowingLines:
     flushed_at: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def open(cls, path: Path) -> GrowingLines:
+    def open(cls, path: Path) -> Self:
         """Open a ``.jsonl`` or ``.jsonl.gz`` to append to it; it is made with its first line.
 
         Raises

@@ -55,9 +55,7 @@ class Calculator:
     again at any time. Exported entries are not calculated here.
     """
 
-    def __init__(
-        self, configuration: Configuration, calculation: Calculation[Calculated], potential: str, settings_hash: str
-    ):
+    def __init__(self, configuration: Configuration, calculation: Calculation, potential: str, settings_hash: str):
         """Labeler with a calculation for a crystal, and the potential as of :func:`load_potential`."""
         self._campaign = configuration.campaign
         self._labeler = configuration.labeler
@@ -96,7 +94,7 @@ class Calculator:
         """None: not known."""
         return None
 
-    def _results(self, crystals: Iterator[tuple[str, Crystal]]) -> Generator[Finished[Calculated], None, None]:
+    def _results(self, crystals: Iterator[tuple[str, Crystal]]) -> Generator[Finished, None, None]:
         from engine.execution import executor
         from engine.physics.workers import calculate_all, calculate_on
 
@@ -107,7 +105,7 @@ class Calculator:
         with executor(self._execution.settings()) as run:
             yield from calculate_on(run, crystals, *what, limit)
 
-    def _keep(self, store: Store, entry: QueueEntryRecord, finished: Finished[Calculated]) -> None:
+    def _keep(self, store: Store, entry: QueueEntryRecord, finished: Finished) -> None:
         outcome = finished.outcome
         about: _About = {
             "material_id": entry.material_id,
@@ -167,7 +165,7 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     return Calculator(configuration, calculation, spec, digest)
 
 
-def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation[Calculated], dict[str, object]]:
+def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, object]]:
     """The calculation with its settings, and the settings as JSON."""
     if labeler.kind == "agl":
         from engine.physics.debye import DebyeSettings, calculate_kappa
@@ -193,7 +191,7 @@ def _with_settings(kind: type[_Settings], changed: Mapping[str, object], tempera
         raise ConfigurationError(f"[labeler.settings] {'; '.join(problems)}") from error
 
 
-def _in_words(finished: Finished[Calculated]) -> str:
+def _in_words(finished: Finished) -> str:
     outcome = finished.outcome
     if isinstance(outcome, Calculated):
         return f"kappa {outcome.kappa:.3g} {KAPPA_UNIT}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from campaigns.exceptions import CampaignError
 from campaigns.lines import GrowingLines
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engine.physics.potential import Potential
     from engine.physics.stability import Figures
     from engine.physics.workers import Calculation, Finished
+
+    FigureCalculation = Callable[[Crystal, Potential], Figures | Failed]
 
 FIGURES = "figures"
 FAILURE = "failure"
@@ -65,7 +67,7 @@ class Method:
 class Calculations:
     """Results of one calculation by content hash, in a file of JSON lines; the last line of a crystal counts."""
 
-    def __init__(self, path: Path, method: Method, calculation: Calculation[Figures], effort: Effort):
+    def __init__(self, path: Path, method: Method, calculation: FigureCalculation, effort: Effort):
         """Results that ``path`` has from before are read; their crystals and figures stay on the disk."""
         self._lines = GrowingLines.open(path)
         self.method = method
@@ -102,8 +104,6 @@ class Calculations:
         count
             Called after each crystal.
         """
-        from engine.physics.workers import calculate_all
-
         formulas: dict[str, str] = {}
 
         def missing() -> Iterator[tuple[str, Crystal]]:
@@ -113,10 +113,7 @@ class Calculations:
                     yield key, crystal
 
         held: list[str] = []
-        finished = calculate_all(
-            missing(), self._calculation, self.method.spec, self._effort.workers, self._effort.time_limit
-        )
-        with closing(finished) as results:  # ends the processes, also after an error
+        with closing(self._finished(missing())) as results:  # ends the processes, also after an error
             try:
                 for one in results:
                     record = self._record(one, formulas[one.key])
@@ -130,6 +127,14 @@ class Calculations:
             finally:
                 self._lines.flush()
                 stored(held)
+
+    def _finished(self, crystals: Iterator[tuple[str, Crystal]]) -> Generator[Finished, None, None]:
+        from engine.physics.workers import calculate_all
+
+        # the processes hand on whatever a calculation returns
+        calculation = cast("Calculation", self._calculation)
+        effort = self._effort
+        yield from calculate_all(crystals, calculation, self.method.spec, effort.workers, effort.time_limit)
 
     def crystals(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Crystal]]:
         """Content hash and calculated crystal of results that have one, from the disk."""
@@ -149,10 +154,14 @@ class Calculations:
                 f"{self._lines.path} is damaged ({error}); remove it, its crystals are calculated again"
             ) from error
 
-    def _record(self, finished: Finished[Figures], formula: str) -> Json:
+    def _record(self, finished: Finished, formula: str) -> Json:
         cost = round(finished.outcome.core_seconds or finished.wall_seconds, 3)
         about = {"content_hash": finished.key, "formula": formula}
-        return about | result_of(finished.outcome) | {"core_seconds": cost, "time_limit": self._effort.time_limit}
+        return (
+            about
+            | result_of(cast("Figures | Failed", finished.outcome))
+            | {"core_seconds": cost, "time_limit": self._effort.time_limit}
+        )
 
 
 def result_of(outcome: Figures | Failed) -> Json:

@@ -81,7 +81,7 @@ def estimate_files(
     from engine.physics.workers import calculate_all
 
     settings = settings or DebyeSettings()
-    lines = GrowingLines.open(out)
+    lines = _Lines.open(out)
     how = method(load_potential(potential), settings)
     done = _done_before(lines, how)
     report = EstimateReport(before=len(done))
@@ -135,16 +135,22 @@ def _record(material: Material, outcome: Outcome, how: str) -> dict[str, object]
     }
 
 
-def _done_before(lines: GrowingLines, how: str) -> set[str]:
+def _done_before(lines: _Lines, how: str) -> set[str]:
     ids = set()
-    try:
-        for record in lines.read():
-            id_, made = record["id"], record["properties"].get(METHOD)
-            if made != how:
-                raise CampaignError(
-                    f"{lines.path} holds estimates by {made!r}, these are by {how!r}; choose another file"
-                )
-            ids.add(id_)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CampaignError(f"{lines.path} holds other lines than `estimate` writes; choose another file") from error
+    for id_, made in lines.estimates():
+        if made != how:
+            raise CampaignError(f"{lines.path} holds estimates by {made!r}, these are by {how!r}; choose another file")
+        ids.add(id_)
     return ids
+
+
+class _Lines(GrowingLines):
+    """Lines of records with their estimates."""
+
+    def estimates(self) -> Iterator[tuple[str, str | None]]:
+        """Id of each record, and how its estimate was made."""
+        try:
+            for record in self.read():
+                yield record["id"], record["properties"].get(METHOD)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CampaignError(f"{self.path} holds other lines than `estimate` writes; choose another file") from error

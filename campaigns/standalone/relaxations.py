@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from campaigns.exceptions import CampaignError
 from campaigns.lines import GrowingLines
@@ -20,6 +20,9 @@ from engine.materials.crystal import Crystal, Material
 
 if TYPE_CHECKING:
     from db.records import Json
+    from engine.physics.outcome import Failed
+    from engine.physics.stability import Figures
+    from engine.physics.workers import Calculation
 
 
 @dataclass
@@ -78,8 +81,10 @@ def relax_files(
     crystals = _crystals(files, _done_before(lines, str(method), report), materials, report)
     calculation = partial(relaxation_figures, settings=settings)
     try:
-        for finished in calculate_all(crystals, calculation, potential, workers or cores(), time_limit):
-            result = result_of(finished.outcome)
+        for finished in calculate_all(
+            crystals, cast("Calculation", calculation), potential, workers or cores(), time_limit
+        ):
+            result = result_of(cast("Figures | Failed", finished.outcome))
             lines.add(_record(materials.pop(finished.key), result, method))
             report.relaxed += FIGURES in result
             report.failed += FIGURES not in result

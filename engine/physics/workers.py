@@ -13,41 +13,40 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import connection, current_process, get_context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from engine.exceptions import PotentialError
 from engine.execution import single_threaded_children
-from engine.physics.outcome import Calculated, Failed
+from engine.physics.outcome import Calculated, Failed, Outcome
 
 if TYPE_CHECKING:
     from engine.execution import Run
     from engine.materials.crystal import Crystal
     from engine.physics.potential import Potential
 
-Result = TypeVar("Result")
-Calculation = Callable[["Crystal", "Potential"], Result | Failed]
-"""Function of a crystal and a potential, whose result or failure it returns; can be pickled."""
+Calculation = Callable[["Crystal", "Potential"], Outcome]
+"""Function of a crystal and a potential; can be pickled."""
 
 STARTUP_LIMIT = 600.0
 """Seconds that a process may take to import its libraries and load the potential."""
 
 
 @dataclass(frozen=True)
-class Finished(Generic[Result]):
+class Finished:
     """Key and outcome of one crystal."""
 
     key: str
-    outcome: Result | Failed
+    outcome: Outcome
     wall_seconds: float
 
 
 def calculate_all(
     crystals: Iterable[tuple[str, Crystal]],
-    calculation: Calculation[Result],
+    calculation: Calculation,
     potential: str,
     workers: int = 1,
     time_limit: float = math.inf,
-) -> Generator[Finished[Result], None, None]:
+) -> Generator[Finished, None, None]:
     """Calculate crystals in parallel; yields outcomes in order of completion.
 
     Parameters
@@ -69,7 +68,7 @@ def calculate_all(
         If the potential cannot be loaded.
     """
     waiting = iter(crystals)
-    pool: list[_Worker[Result]] = []
+    pool: list[_Worker] = []
     next_one = next(waiting, None)
     try:
         while next_one is not None or pool:
@@ -96,10 +95,10 @@ def calculate_all(
 def calculate_on(
     run: Run,
     crystals: Iterable[tuple[str, Crystal]],
-    calculation: Calculation[Result],
+    calculation: Calculation,
     potential: str,
     time_limit: float = math.inf,
-) -> Iterator[Finished[Result]]:
+) -> Iterator[Finished]:
     """The same as :func:`calculate_all`, on the workers of ``run``, with the same numbers.
 
     Each calculation runs in a separate process started by the worker, so that its death or time limit affects no other;
@@ -116,7 +115,7 @@ def calculate_on(
 
 
 @dataclass(eq=False)
-class _Worker(Generic[Result]):
+class _Worker:
     """A process, the pipe to it, and the crystal it works on."""
 
     process: Any
@@ -128,7 +127,7 @@ class _Worker(Generic[Result]):
     """Time at which it got its crystal, or was started if it still loads."""
 
     @classmethod
-    def start(cls, calculation: Calculation[Result], potential: str) -> _Worker[Result]:
+    def start(cls, calculation: Calculation, potential: str) -> _Worker:
         # spawned, because a fork of a process that runs torch's threads can deadlock
         context = get_context("spawn")
         ours, theirs = context.Pipe()
@@ -147,7 +146,7 @@ class _Worker(Generic[Result]):
         if self.loaded:
             self._send()
 
-    def finish(self, time_limit: float) -> Finished[Result] | None:
+    def finish(self, time_limit: float) -> Finished | None:
         """The outcome if there is one; a process over its limit is killed."""
         if self.pipe.poll():
             return self._receive()
@@ -168,7 +167,7 @@ class _Worker(Generic[Result]):
         self.since = time.monotonic()
         self.pipe.send(self.crystal)
 
-    def _receive(self) -> Finished[Result] | None:
+    def _receive(self) -> Finished | None:
         try:
             said = self.pipe.recv()
         except (EOFError, OSError):
@@ -182,25 +181,23 @@ class _Worker(Generic[Result]):
             return None
         return self._finished(said)
 
-    def _finished(self, outcome: Result | Failed) -> Finished[Result]:
+    def _finished(self, outcome: Outcome) -> Finished:
         return Finished(self.key, outcome, time.monotonic() - self.since)
 
 
-def _calculate_one(
-    item: tuple[str, Crystal], calculation: Calculation[Result], potential: str, time_limit: float
-) -> Finished[Result]:
+def _calculate_one(item: tuple[str, Crystal], calculation: Calculation, potential: str, time_limit: float) -> Finished:
     current_process().daemon = False  # Dask's workers are daemons, which may not start processes
     (finished,) = calculate_all([item], calculation, potential, time_limit=time_limit)
     return finished
 
 
-def _ready(pool: list[_Worker[Result]]) -> list[_Worker[Result]]:
+def _ready(pool: list[_Worker]) -> list[_Worker]:
     """Wait for a message of any worker with a timeout, then check all: one may be over its limit."""
     connection.wait([w.pipe for w in pool], timeout=0.2)
     return list(pool)
 
 
-def _serve(pipe: connection.Connection, calculation: Calculation[object], spec: str, parent: int) -> None:
+def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, parent: int) -> None:
     """Load the potential, then return an outcome for every crystal."""
     from engine.physics.potentials import load_potential
 
@@ -220,7 +217,7 @@ def _serve(pipe: connection.Connection, calculation: Calculation[object], spec: 
         pipe.send(_checked(calculation, crystal, potential))
 
 
-def _checked(calculation: Calculation[Result], crystal: Crystal, potential: Potential) -> Result | Failed:
+def _checked(calculation: Calculation, crystal: Crystal, potential: Potential) -> Outcome:
     start = time.process_time()
     try:
         outcome = calculation(crystal, potential)
