@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from campaigns.intake.ingest_report import IngestReport
     from campaigns.intake.label_fields import LabelField
     from campaigns.loop import RunReport
+    from campaigns.stability.request import RelaxReport, RelaxRequest
     from engine.learning.backbones.stack import AnyBackbone
 
 
@@ -260,6 +261,14 @@ class Campaign(CampaignViews):
 
         with self.locked():  # a replay without answers fails here, before anything expensive
             return Loop(self.workspace, self.labeler, say).run(rounds, wait, go_on)
+
+    # -- stability ----------------------------------------------------------------------------------------------------
+
+    def relax(self, request: RelaxRequest, say: Callable[[str], None] = lambda text: None) -> RelaxReport:
+        """Relax materials with a potential; their figures become properties; see :func:`relax_materials`."""
+        from campaigns.stability.relaxing import relax_materials
+
+        return relax_materials(self.workspace, request, say)
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
 from campaigns.round.manifest import RoundManifest
+from campaigns.stability.names import stability_of
 from db.records import FailureRecord, QueueEntryRecord
 from db.states import QUEUE_MOVES, UNFINISHED, FailureReason, QueueState
 
@@ -88,7 +89,13 @@ def with_formula(store: Store, entries: Sequence[QueueEntryRecord]) -> list[tupl
     return [(e, formulas[e.material_id]) for e in entries]
 
 
-def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Cell]:
+def queue_rows(store: Store, entries: Sequence[QueueEntryRecord]) -> list[dict[str, Cell]]:
+    """Queue entries as flat rows for display, with the stability of their materials as it is known now."""
+    stability = stability_of(store, dict.fromkeys(entry.material_id for entry in entries))
+    return [queue_row(e, formula, stability.get(e.material_id)) for e, formula in with_formula(store, entries)]
+
+
+def queue_row(entry: QueueEntryRecord, formula: str, stability: str | None = None) -> dict[str, Cell]:
     """A queue entry as one flat row for display."""
     return {
         "round": entry.round,
@@ -104,6 +111,7 @@ def queue_row(entry: QueueEntryRecord, formula: str) -> dict[str, Cell]:
         "acquisition": entry.acquisition_value,
         "cost": entry.expected_cost,
         "fidelity": entry.fidelity,
+        "stability": stability,
         "reason": entry.reason,
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from campaigns.budget import asked
 from campaigns.configuration import Configuration
 from campaigns.pool.labels import fidelity_note
-from campaigns.queue import queue_row, with_formula
+from campaigns.queue import queue_row, queue_rows, with_formula
 from db.records import LabelRecord, QueueEntryRecord
 from db.states import QueueState
 from db.store import Store
@@ -77,8 +77,7 @@ class CampaignViews:
         import pandas as pd
 
         columns = list(queue_row(QueueEntryRecord(rank=1, material_id="none"), ""))
-        rows = [queue_row(e, f) for e, f in self.with_formula(self.store.queue(states, round))]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(queue_rows(self.store, self.store.queue(states, round)), columns=columns)
 
     def labels(self, property: str | None = None, fidelity: str | None = None) -> pd.DataFrame:
         """List current labels, one a row, filtered by what is given."""

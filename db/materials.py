@@ -214,8 +214,13 @@ class Materials(StoreConnection):
             )
             return dict(sorted(session.execute(query).all()))
 
-    def property_values(self, names: Iterable[str]) -> dict[str, dict[str, PropertyValue]]:
-        """Known values by property and material id; a material without the property is absent."""
+    def property_values(
+        self, names: Iterable[str], ids: Iterable[str] | None = None
+    ) -> dict[str, dict[str, PropertyValue]]:
+        """Known values by property and material id, of all materials or those whose own ids are among ``ids``.
+
+        A material without the property is absent.
+        """
         values: dict[str, dict[str, PropertyValue]] = {name: {} for name in names}
         with self.session() as session:
             query = (
@@ -224,8 +229,10 @@ class Materials(StoreConnection):
                 .where(Material.campaign_id == self.campaign_pk(session), MaterialProperty.name.in_(values))
                 .order_by(Material.id)
             )
-            for name, material_id, value in session.execute(query):
-                values[name][material_id] = value
+            parts = [None] if ids is None else [Material.material_id.in_(p) for p in chunks(dict.fromkeys(ids))]
+            for part in parts:
+                for name, material_id, value in session.execute(query if part is None else query.where(part)):
+                    values[name][material_id] = value
         return values
 
     def add_property(self, name: str, values: Mapping[str, PropertyValue]) -> None:
@@ -235,6 +242,23 @@ class Materials(StoreConnection):
             rows = [{"material_pk": owners[id_][0], "name": name, "value": v} for id_, v in values.items()]
             if rows:
                 session.execute(_insert(session, MaterialProperty).on_conflict_do_nothing(), rows)
+
+    def set_properties(self, values: Mapping[str, Mapping[str, PropertyValue | None]]) -> None:
+        """Set properties by material id (any) and name, whatever they were before; None removes one."""
+        with self.session(write=True) as session:
+            owners = resolve_owners(session, self.lock_campaign(session), values)
+            rows = []
+            for id_, properties in values.items():
+                pk = owners[id_][0]
+                of_material = MaterialProperty.material_pk == pk
+                session.execute(delete(MaterialProperty).where(of_material, MaterialProperty.name.in_(properties)))
+                rows += [
+                    {"material_pk": pk, "name": name, "value": value}
+                    for name, value in properties.items()
+                    if value is not None
+                ]
+            if rows:
+                session.execute(_insert(session, MaterialProperty), rows)
 
     def add_rejections(self, batch: Iterable[RejectionRecord]) -> int:
         """Add rejected records; return the number of new ones (same source, id and reason is not new)."""

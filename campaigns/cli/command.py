@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from campaigns.cli import archive, campaign, configuration, intake, models, queue, trials
+from campaigns.cli import archive, campaign, configuration, intake, models, queue, stability, trials
 from campaigns.output import message, messages_for_warnings
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ for verb in (
     models.train,
     models.predict,
     models.estimate,
+    stability.relax,
     trials.backtest,
     models.pretrain,
     trials.study,

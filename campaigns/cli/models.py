@@ -9,6 +9,7 @@ from campaigns.cli.options import (
     Dir,
     Field,
     OutFormat,
+    PotentialPython,
     Quiet,
     Scale,
     Split,
@@ -158,14 +159,7 @@ def estimate(
         Path,
         typer.Option("--out", metavar="PATH", help="File to write: .jsonl or .jsonl.gz; a second run continues it."),
     ],
-    potential_python: Annotated[
-        str,
-        typer.Option(
-            "--potential-python",
-            metavar="PYTHON",
-            help="Python of another environment, in which the library of the potential is installed.",
-        ),
-    ] = "",
+    potential_python: PotentialPython = "",
     workers: Workers = None,
     time_limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds for one crystal.")] = 300.0,
     quiet: Quiet = False,

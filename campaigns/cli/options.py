@@ -38,6 +38,14 @@ NewProperty = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Number of processes; without it one for each core.")
 ]
+PotentialPython = Annotated[
+    str,
+    typer.Option(
+        "--potential-python",
+        metavar="PYTHON",
+        help="Python of another environment, in which the library of the potential is installed.",
+    ),
+]
 Split = Annotated[
     Literal["formula", "space_group", "tail"] | None,
     typer.Option(

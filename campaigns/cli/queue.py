@@ -27,14 +27,16 @@ def queue_list(
     format: OutFormat = Format.TABLE,
 ) -> None:
     """List queue entries with the reason for each."""
-    from campaigns.queue import queue_row
+    from campaigns.queue import queue_rows
 
     with open_campaign(directory) as campaign:
-        rows = [queue_row(e, f) for e, f in campaign.with_formula(campaign.queue_entries(state or None, round))]
+        rows = queue_rows(campaign.store, campaign.queue_entries(state or None, round))
         counts = campaign.store.queue_counts()
     columns = ["round", "rank", "id", "formula", "state", "mean", "lower", "upper", "reason"]
     if len({row["fidelity"] for row in rows}) > 1:
         columns.insert(5, "fidelity")
+    if any(row["stability"] for row in rows):
+        columns.insert(-1, "stability")
     emit(rows, format, columns=columns, empty=_empty_queue(directory, counts))
 
 

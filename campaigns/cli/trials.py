@@ -9,6 +9,7 @@ from campaigns.cli.options import (
     Field,
     Goal,
     OutFormat,
+    PotentialPython,
     Quiet,
     Scale,
     Split,
@@ -171,14 +172,7 @@ def study(
             help="srme: the interatomic potential to measure against first principles, as in `kappascout estimate`.",
         ),
     ] = "",
-    potential_python: Annotated[
-        str,
-        typer.Option(
-            "--potential-python",
-            metavar="PYTHON",
-            help="srme: Python of another environment, in which the potential runs.",
-        ),
-    ] = "",
+    potential_python: PotentialPython = "",
     quick: Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour, with rougher figures.")] = False,
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,

@@ -169,9 +169,9 @@ def _refuse_others(to: Path, planned: dict[str, Entry], present: dict[str, Entry
 
 
 def _write_listing(workspace: Workspace, entries: Sequence[QueueEntryRecord], to: Path, format: str) -> None:
-    # without the state, which the export changes
+    # without the state, which the export changes, and the stability, which later calculations do
     rows = [queue_row(e, f) for e, f in with_formula(workspace.store, entries)]
-    rows = [{name: value for name, value in row.items() if name != "state"} for row in rows]
+    rows = [{name: value for name, value in row.items() if name not in ("state", "stability")} for row in rows]
     if format == "csv":
         _write_csv(to, rows)
     elif format == "json":

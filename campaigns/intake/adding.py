@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from campaigns.intake.ingest_report import IngestReport
 from campaigns.pool.relatives import stored_material
+from campaigns.stability.names import ENERGY_ABOVE_HULL
 from db.records import CopyRecord, MaterialRecord, RejectionRecord, SourceRecord
 from engine.materials.checks import RejectionReason
 from engine.materials.crystal import Crystal, Material
@@ -17,9 +18,6 @@ from engine.materials.duplicates import Placed, link_duplicates, same_crystal, t
 
 if TYPE_CHECKING:
     from db.store import Store
-
-ENERGY = "energy_above_hull_eV"
-"""Property that decides between copies: the only energy that is comparable across databases."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +209,7 @@ def _provenance(source: SourceRecord) -> int:
 
 
 def _energy(material: Material) -> float | None:
-    value = material.properties.get(ENERGY)
+    value = material.properties.get(ENERGY_ABOVE_HULL)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

@@ -19,6 +19,7 @@ from campaigns.pool.labels import training_labels
 from campaigns.round.intervals import interval_width
 from campaigns.round.manifest import RoundManifest
 from campaigns.round.stopping import stopping_advice
+from campaigns.stability.names import stability_of
 from campaigns.status import status
 from db.states import QueueState
 from engine.metrics.calibration import Z90
@@ -94,6 +95,8 @@ class Evidence:
         self.status: dict[str, Any] = status(campaign.workspace)
         self.rounds: list[RoundRecord] = campaign.store.rounds()
         self.queue: list[tuple[QueueEntryRecord, str]] = campaign.with_formula(campaign.store.queue())
+        self.stability: dict[str, str] = stability_of(campaign.store, {e.material_id for e, _ in self.queue})
+        """Stability of queued materials in words, by id, where there is something to say."""
         self.labels: dict[str, LabelRecord] = training_labels(campaign.store, campaign.configuration)
         """Labels by material id, in order of arrival."""
         self.models: list[ModelRecord] = [m for m in campaign.store.models() if kind_of(m) == ROUND]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.report.evidence import Evidence
 from campaigns.report.numbers import NONE, hours, interval, percent, significant
+from campaigns.stability.names import STABILITY_UNKNOWN, UNKNOWN
 from campaigns.status import round_row
 from db.records import Json
 
@@ -31,6 +32,9 @@ def queue_tables(evidence: Evidence) -> list[Json]:
         {
             "round": number,
             "rows": [_queue_row(evidence, e, formula) for e, formula in evidence.queue if e.round == number],
+            "unknown": sum(
+                evidence.stability.get(e.material_id) == UNKNOWN for e, _ in evidence.queue if e.round == number
+            ),
             "has_cost": any(e.expected_cost is not None for e, _ in evidence.queue if e.round == number),
             "has_distance": any("distance_percentile" in e.details for e, _ in evidence.queue if e.round == number),
         }
@@ -86,6 +90,8 @@ def data_facts(evidence: Evidence) -> dict[str, dict[str, int]]:
 
 def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Json:
     label = evidence.labels.get(entry.material_id)
+    stability = evidence.stability.get(entry.material_id, UNKNOWN)
+    stability = "" if stability == UNKNOWN else stability
     arrived = label is not None and evidence.queried_in.get(entry.material_id) == entry.round
     return {
         "rank": entry.rank,
@@ -97,7 +103,7 @@ def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Jso
         "label": significant(label.value) if label is not None and arrived else significant(None),
         "cost": hours(entry.expected_cost),
         "distance": _whole(entry.details.get("distance_percentile")),
-        "reason": entry.reason,
+        "reason": entry.reason.replace(STABILITY_UNKNOWN, f"; {stability}") if stability else entry.reason,
     }
 
 

@@ -33,6 +33,7 @@ from campaigns.round.manifest import RoundFigures
 from campaigns.round.prefilter import FirstPass, first_pass
 from campaigns.round.rank import rank
 from campaigns.round.score import score_pool
+from campaigns.stability.names import with_stability
 from db.records import ArtifactRecord, QueueEntryRecord
 from db.states import RoundState
 from engine.exceptions import AcquisitionError, DivergedError, TooFewLabelsError
@@ -236,6 +237,7 @@ def embed_missing(context: RoundContext) -> None:
 
 def keep_batch(context: RoundContext, entries: list[QueueEntryRecord], fields: Made | None = None) -> StepResult:
     """Write a chosen batch to the round's folder."""
+    entries = with_stability(context.store, entries)
     names = [n for n in QueueEntryRecord.__dataclass_fields__ if n not in ("id", "round", "state", "history")]
     plain = [{name: vars(entry)[name] for name in names} for entry in entries]
     write_whole(context.folder / "batch.json", json.dumps(plain, indent=1) + "\n")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from campaigns.exceptions import CampaignError
+from campaigns.lines import GrowingLines
 from campaigns.output import Count
 from engine.execution import cores
 from engine.materials.checks import Rejection
@@ -32,9 +28,6 @@ _FIELDS = {
     "gruneisen": "mlip_gruneisen",
     "bulk_modulus": "mlip_bulk_modulus_GPa",
 }
-_CHUNK = 64
-_BLOCK = 1 << 20
-_CHUNK_SECONDS = 30.0
 
 
 @dataclass
@@ -146,7 +139,7 @@ def _record(material: Material, outcome: Outcome, how: str) -> dict[str, object]
 def _done_before(lines: _Lines, how: str, described: Mapping[str, str]) -> set[str]:
     version = f" ({described['package']} {described['version']})" if "version" in described else ""
     ids = set()
-    for id_, made in lines.read():
+    for id_, made in lines.estimates():
         if made != how:
             raise CampaignError(
                 f"{lines.path} holds estimates by {made!r}, these are by {how!r}{version}; choose another file"
@@ -155,65 +148,13 @@ def _done_before(lines: _Lines, how: str, described: Mapping[str, str]) -> set[s
     return ids
 
 
-@dataclass(eq=False)
-class _Lines:
-    """A file of JSON lines that grows by whole chunks; what a killed program left half-written is cut off."""
+class _Lines(GrowingLines):
+    """Lines of records with their estimates."""
 
-    path: Path
-    packed: bool
-    held: list[bytes] = field(default_factory=list)
-    flushed_at: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def open(cls, path: Path) -> _Lines:
-        if not path.name.endswith((".jsonl", ".jsonl.gz")):
-            raise CampaignError(f"{path} ends in neither .jsonl nor .jsonl.gz; give one of these")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = cls(path, path.name.endswith(".gz"))
-        if path.exists():
-            with path.open("r+b") as handle:
-                handle.truncate(_whole_members(handle) if lines.packed else handle.read().rfind(b"\n") + 1)
-        return lines
-
-    def read(self) -> Iterator[tuple[str, str | None]]:
+    def estimates(self) -> Iterator[tuple[str, str | None]]:
         """Id of each record, and how its estimate was made."""
-        if not self.path.exists():
-            return
-        with gzip.open(self.path, "rb") if self.packed else self.path.open("rb") as handle:
-            for line in handle:
-                try:
-                    record = json.loads(line)
-                    known = record["id"], record["properties"].get(METHOD)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise CampaignError(f"{self.path} holds other lines than `estimate` writes; choose another file") \
-                        from error  # fmt: skip
-                yield known
-
-    def add(self, record: Mapping[str, object]) -> None:
-        self.held.append(json.dumps(record).encode() + b"\n")
-        if len(self.held) >= _CHUNK or time.monotonic() - self.flushed_at > _CHUNK_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        content = b"".join(self.held)
-        if content:
-            with self.path.open("ab") as handle:
-                handle.write(gzip.compress(content) if self.packed else content)
-                handle.flush()
-                os.fsync(handle.fileno())
-        self.held, self.flushed_at = [], time.monotonic()
-
-
-def _whole_members(handle: BinaryIO) -> int:
-    """Bytes of the whole gzip members at the start of a file."""
-    end, content, member = 0, handle.read(_BLOCK), zlib.decompressobj(wbits=31)
-    while content:
         try:
-            member.decompress(content)
-        except zlib.error:
-            break
-        content = member.unused_data or handle.read(_BLOCK)
-        if member.eof:
-            end = handle.tell() - len(content)
-            member = zlib.decompressobj(wbits=31)
-    return end
+            for record in self.read():
+                yield record["id"], record["properties"].get(METHOD)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CampaignError(f"{self.path} holds other lines than `estimate` writes; choose another file") from error

@@ -18,6 +18,7 @@ from engine.physics.outcome import CalculationError
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Relaxed:
     """eV per atom."""
     volume_change: float
     """Change of the volume relative to the crystal as given."""
+    displacement: float
+    """Largest distance that an atom moved within the cell, in Angstrom, without the strain of the cell."""
 
 
 def relax(
@@ -111,7 +114,18 @@ def relax(
         steps=optimizer.nsteps,
         energy=float(atoms.get_potential_energy()) / len(atoms),
         volume_change=float(volume_change),
+        displacement=_largest_displacement(start.frac_coords, atoms.get_scaled_positions(), atoms.cell.array),
     )
+
+
+def _largest_displacement(
+    before: NDArray[np.float64], after: NDArray[np.float64], lattice: NDArray[np.float64]
+) -> float:
+    """Largest distance between fractional coordinates (N x 3) in one cell, the common shift taken off; Angstrom."""
+    moved = after - before
+    moved -= np.rint(moved)
+    moved -= moved.mean(axis=0)
+    return float(np.linalg.norm(moved @ lattice, axis=1).max())
 
 
 class Guarded(Calculator):

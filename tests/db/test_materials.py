@@ -251,3 +251,16 @@ def test_a_large_batch_in_one_go(store, make_material):
     n = 3000 if "coverage" not in sys.modules else 1000
     assert len(store.add_materials(make_material(f"m{i}", band_gap_eV=1.0) for i in range(n)).added) == n
     assert [m.material_id for m in store.materials()] == [f"m{i}" for i in range(n)]
+
+
+def test_properties_are_set_whatever_they_were(store, make_material):
+    store.add_materials([make_material("a", gap=1.0, kind="x"), make_material("b")])
+    store.set_properties({"a": {"gap": 2.0, "kind": None, "new": "text"}, "b": {"gap": 3.0, "absent": None}})
+    assert store.material("a").properties == {"gap": 2.0, "new": "text"}
+    assert store.property_values(["gap", "kind"]) == {"gap": {"a": 2.0, "b": 3.0}, "kind": {}}
+    assert store.property_values(["gap"], ["b"]) == {"gap": {"b": 3.0}}
+    assert store.property_values(["gap"], []) == {"gap": {}}
+    store.set_properties({})
+    with pytest.raises(UnknownMaterialError):
+        store.set_properties({"a": {"gap": 9.0}, "nobody": {"gap": 1.0}})
+    assert store.material("a").properties["gap"] == 2.0

@@ -101,6 +101,7 @@ def test_no_campaign_is_exit_code_1(name: str, tmp_path: Path) -> None:
         "queue export": ["--to", "out"],
         "models show": ["x"],
         "archive create": ["--to", "c.tar.gz"],
+        "relax": ["--potential", "rigid-ion"],
     }
     (tmp_path / "x.csv").write_text("")
     message = refused(*name.split(), tmp_path, *more.get(name, []))

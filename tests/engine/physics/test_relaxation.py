@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase.calculators.calculator import Calculator
+from ase.calculators.emt import EMT
 
 from engine.materials.crystal import Crystal
 from engine.materials.prototypes import build
@@ -42,6 +43,19 @@ def test_positions_relax_too() -> None:
     assert np.abs(atoms.get_forces()).max() < 1e-3
     assert np.abs(atoms.get_stress()).max() * atoms.get_volume() < 5e-3
     assert len(relaxed.crystal) == 2
+    assert relaxed.displacement == pytest.approx(0, abs=1e-9)
+
+
+def test_the_largest_displacement_is_that_of_the_atoms_within_the_cell() -> None:
+    """Five layers between copper, squeezed: the strain of the cell does not count, the common shift neither."""
+    lattice = np.diag([2.55, 2.55, 10.2])
+    heights = [0.0, 0.2, 0.4, 0.6, 0.82]
+    places = [[0.5 * (n % 2), 0.5 * (n % 2), z] for n, z in enumerate(heights)]
+    crystal = Crystal.from_symbols(lattice, ["Au", "Cu", "Cu", "Cu", "Cu"], places)
+    relaxed = relax(crystal, EMT(), RelaxationSettings(max_steps=500))
+    before, after = (np.sort(c.frac_coords[:, 2] - c.frac_coords[0, 2]) for c in (crystal, relaxed.crystal))
+    assert 0.01 < relaxed.displacement < 2
+    assert len(before) == len(after)
 
 
 def test_symmetry_that_changes_is_told() -> None:

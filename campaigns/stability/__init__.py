@@ -1,0 +1,1 @@
+"""Stability of materials: relaxation with a potential, energy above the hull, lowest phonon frequency."""
