@@ -32,6 +32,13 @@ Head = TypeVar("Head")
 
 TARGET_FIDELITY, LOWER_FIDELITY = "wanted", "cheaper"
 """The fidelity that members learn, and the one beneath it, where they stand on one."""
+
+
+def fidelity_beneath(steps: int) -> str:
+    """Name of the fidelity so many steps beneath the one that members learn, which is 0."""
+    return TARGET_FIDELITY if not steps else LOWER_FIDELITY + (f" {steps}" if steps > 1 else "")
+
+
 ONLY_GAUSSIAN_PROCESSES = "a cheaper fidelity is learned from by Gaussian processes only; both models need head 'gp'"
 
 
@@ -238,8 +245,8 @@ class Members(ABC, Generic[Head]):
         """Network that another training may start from."""
         return None
 
-    def information_ratio(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Variance that a label of the lower fidelity would take, in units of what one's own would take, N."""
+    def information_ratio(self, embeddings: NDArray[np.float32], fidelity: str = LOWER_FIDELITY) -> NDArray[np.float64]:
+        """Variance that a label of a lower fidelity would take, in units of what one's own would take, N."""
         raise TrainingError("these members stand on no lower fidelity; train them with one")
 
 

@@ -15,7 +15,7 @@ from campaigns.campaign import Campaign
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError, ConfigurationError
 from campaigns.labelers.labelers import make_labeler
-from campaigns.round.cheaper_fidelity import cheaper_fidelity
+from campaigns.round.cheaper_fidelity import cheaper_fidelities
 from campaigns.round.context import RoundContext
 from campaigns.round.opening import changed_settings, open_round
 from db.states import QueueState
@@ -144,7 +144,7 @@ def test_a_label_without_its_cheap_one_may_get_it(campaign: Path) -> None:
         new = next(key.material_id for key in opened.store.material_index() if key.material_id not in labelled)
         opened.record(new, 3.0)
         work = RoundContext.of(opened.workspace, open_round(opened.workspace, BATCH), lambda text: None)
-        cheaper = cheaper_fidelity(work)
+        (cheaper,) = cheaper_fidelities(work)
         assert cheaper is not None
         own, [row] = work.candidates, work.pool.rows_of([new])
         assert row not in own
