@@ -182,12 +182,27 @@ def settings(**changed: Any) -> str:
     return "\n".join(f"[{name}]\n{text}" for name, text in sections.items() if text)
 
 
+TWO = 'function = "top_share"\nfidelities = ["agl", "mlip"]'
+COSTS = "agl = 0.01\nmlip = 10.0"
+
+
+def test_several_fidelities_are_learned_from_the_cheapest() -> None:
+    known = parse_configuration(settings(acquisition=TWO, costs=COSTS), "campaign.toml")
+    assert known.lower_fidelities == ("agl", "mlip")
+    given = parse_configuration(
+        settings(**{"acquisition": "", "labeler.agl": "", "costs": "", "model": 'lower_fidelity = "x"'}), "c"
+    )
+    assert given.lower_fidelities == ("x",)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"acquisition": 'fidelities = ["agl"]'}, "function 'ucb' .* label of agl"),
         ({"acquisition": 'function = "GIBBON"\nfidelities = ["dft"]'}, r"\['dft'\] is the fidelity of the campaign"),
-        ({"acquisition": 'function = "GIBBON"\nfidelities = ["agl", "mlip"]'}, "at most 1 item"),
+        ({"acquisition": TWO}, r"names agl, mlip, and its cost is not given; give \[costs\] mlip"),
+        ({"acquisition": TWO, "costs": "agl = 2.0\nmlip = 1.0"}, "core-hours 2, 1; name each once, from the cheapest"),
+        ({"acquisition": TWO, "costs": COSTS, "model": 'lower_fidelity = "agl"'}, "remove lower_fidelity"),
         ({"costs": ""}, r"give \[costs\] agl = CORE_HOURS"),
         ({"costs": "agl = 0.0"}, "greater than 0"),
         ({"costs": "agl = 1.0\nmlip = 2.0"}, r"\[costs\] mlip: the campaign queues dft, agl"),
