@@ -43,7 +43,7 @@ def label_rows(workspace: Workspace, every: bool = False, doubtful: bool = False
     """
     store, settings = workspace.store, workspace.configuration
     doubted = doubts(store)
-    fidelities = dict.fromkeys(filter(None, (settings.campaign.fidelity, settings.lower_fidelity)))
+    fidelities = dict.fromkeys(filter(None, (settings.campaign.fidelity, *settings.lower_fidelities)))
     training = {label.id for name in fidelities for label in training_labels(store, settings, fidelity=name).values()}
     return [
         vars(label)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaigns.backtest.ladder import FRACTIONS, LadderRun
 from db.records import Json
 from engine.metrics.discovery import top_words
 
@@ -31,7 +32,7 @@ def summarise(runs: Sequence[BacktestRun]) -> list[Json]:
     for strategy, own in by_strategy(runs).items():
         ends = [run.rounds[-1] for run in own]
         row: Json = {
-            "strategy": strategy, "seeds": len(own), "labels": ends[0]["labels"], "pool": pool_size(own[0])
+            "strategy": strategy, "seeds": len(own), "labels": _common(ends, "labels"), "pool": pool_size(own[0])
         }  # fmt: skip
         for name in _curves(ends[0]):
             row[name], row[f"{name}_std"] = _mean_std([end[name] for end in ends])
@@ -39,6 +40,8 @@ def summarise(runs: Sequence[BacktestRun]) -> list[Json]:
             reached = [value for run in own if (value := vars(run)[name]) is not None]
             row[name], row[f"{name}_std"] = _mean_std(reached)
             row[f"{name}_reached"] = len(reached)
+        if isinstance(own[0], LadderRun):
+            row |= _of_ladder([run for run in own if isinstance(run, LadderRun)])
         row["seconds_a_round"] = float(np.mean([s for run in own for s in run.round_seconds]))
         row["cpu_seconds_a_round"] = float(np.mean([s for run in own for s in run.cpu_seconds]))
         row["seen"] = any(run.seen for run in own)
@@ -56,7 +59,7 @@ def bands(runs: Sequence[BacktestRun]) -> list[Json]:
     for strategy, own in by_strategy(runs).items():
         record: Json = {"strategy": strategy, "seeds": len(own)}
         for name in ("labels", "pool_share"):
-            record[name] = [point[name] for point in own[0].rounds]
+            record[name] = [_common(points, name) for points in zip(*(run.rounds for run in own), strict=True)]
         for name in _curves(own[0].rounds[0]):
             record[name] = band(np.array([[point[name] for point in run.rounds] for run in own]))
         found.append(record)
@@ -101,6 +104,8 @@ def readable(rows: Sequence[Json]) -> list[dict[str, str]]:
                 "EF by cost (5 %)": _plus_minus(row, "cost_enhancement_top5", ".1f"),
                 "AF80 by cost": _reached(row, "cost_acceleration_80"),
             }
+        if "labels_by_level" in row:
+            cells = _ladder_cells(row)
         written.append(cells | {"CPU s a round": f"{row['cpu_seconds_a_round']:.1f}"})
     return written
 
@@ -121,6 +126,47 @@ def by_strategy(runs: Sequence[BacktestRun]) -> dict[str, list[BacktestRun]]:
     return found
 
 
+def _common(points: Sequence[Json], name: str) -> float:
+    """A figure that all seeds share; the mean where they differ, as labels do that a budget of core-hours bought."""
+    values = [point[name] for point in points]
+    return values[0] if len(set(values)) == 1 else float(np.mean(values))
+
+
+def _of_ladder(runs: Sequence[LadderRun]) -> Json:
+    """Labels of each fidelity at the end, and the core-hours until parts of the best 5 % were found."""
+    ends = [run.rounds[-1] for run in runs]
+    row: Json = {
+        "spent": float(np.mean([end["spent"] for end in ends])),
+        "labels_by_level": {
+            name: float(np.mean([end["labels_by_level"][name] for end in ends])) for name in ends[0]["labels_by_level"]
+        },
+    }
+    for percent in FRACTIONS:
+        name, reached = f"hours_to_{percent}", [h for run in runs if (h := run.hours_to[str(percent)]) is not None]
+        row[name], row[f"{name}_std"] = _mean_std(reached)
+        row[f"{name}_reached"] = len(reached)
+    return row
+
+
+def _ladder_cells(row: Json) -> dict[str, str]:
+    """Cells of a strategy that has a budget of core-hours."""
+    wanted, *lower = row["labels_by_level"]
+    best = top_words(row["pool"], 5)
+    return {
+        "strategy": row["strategy"] + (" (seen)" if row["seen"] else ""),
+        "seeds": str(row["seeds"]),
+        "core-hours": f"{row['spent']:,.0f}",
+        "labels": f"{row['labels_by_level'][wanted]:.0f}",
+        **{name: f"{row['labels_by_level'][name]:.0f}" for name in lower},
+        f"recall of {top_words(row['pool'], 1)}": _plus_minus(row, "recall_top1", ".2f"),
+        f"of {best}": _plus_minus(row, "recall_top5", ".2f"),
+        "regret": _plus_minus(row, "regret", ".3f"),
+        **{
+            f"core-hours to {percent} % of these": _reached(row, f"hours_to_{percent}", ",.0f") for percent in FRACTIONS
+        },
+    }
+
+
 def _curves(point: Json) -> tuple[str, ...]:
     return (*CURVES, *COST_CURVES) if "cost" in point else CURVES
 
@@ -136,9 +182,9 @@ def _plus_minus(row: Json, name: str, form: str) -> str:
     return f"{row[name]:{form}} ± {row[f'{name}_std']:{form}}"
 
 
-def _reached(row: Json, name: str) -> str:
+def _reached(row: Json, name: str, form: str = ".1f") -> str:
     """Mean, with the number of runs that reached the level where not all did."""
     if row[name] is None:
         return "not reached"
     some = "" if row[f"{name}_reached"] == row["seeds"] else f" ({row[f'{name}_reached']} of {row['seeds']})"
-    return f"{_plus_minus(row, name, '.1f')}{some}"
+    return f"{_plus_minus(row, name, form)}{some}"

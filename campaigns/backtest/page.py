@@ -60,9 +60,11 @@ def _subtitle(protocol: Protocol, runs: Sequence[BacktestRun]) -> str:
         begin = "given"
     if protocol.split is not None:
         begin += f" on the training side of a split by {protocol.split.kind.replace('_', ' ')}, candidates on the other"
+    lower = "".join(f", also of {level.name}" for level in protocol.levels)
+    batch = f"the core-hours of {protocol.batch} labels{lower}" if lower else protocol.batch
     return unbroken(
         f"{count(pool_size(runs[0]), 'labelled material')}; {count(protocol.initial, 'label')} {begin}, then "
-        f"{count(protocol.rounds, 'round')} of {protocol.batch}; {count(len(protocol.seeds), 'seed')}; "
+        f"{count(protocol.rounds, 'round')} of {batch}; {count(len(protocol.seeds), 'seed')}; "
         f"starting from {protocol.start_name}"
     )
 
@@ -84,10 +86,11 @@ def _panels(protocol: Protocol, runs: Sequence[BacktestRun]) -> list[Panel]:
     panels = [
         Panel(key, title, reading, _curves(found, "labels", "labels acquired", name, words))
         for key, name, title, words, reading in curves
+        if not protocol.levels  # labels of several fidelities are compared by cost alone
     ]
     if "cost" in found[0]:
         by_cost = f"The same against what the labels cost. {sure}"
-        spent = protocol.cost or "cost"
+        spent = "core-hours" if protocol.levels else protocol.cost or "cost"
         panels += [
             Panel(f"cost-{n}", f"Recall of the {best[n]}, by cost", by_cost,
                   _curves(found, "cost", spent, f"recall_top{n}", f"found of the {best[n]}"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from campaigns.backtest.levels import Cost, Level, LevelLabels, read_levels, read_wanted
 from campaigns.exceptions import CampaignError
 from campaigns.goals import Scale, flaw
 from engine.materials.crystal import Material
@@ -49,6 +50,10 @@ class Protocol:
     split: SplitSettings | None = None
     """Initial labels are drawn from the training side of this split alone; candidates, and the best ones that are to be
     found, are its test side. The rest of the training side takes no part."""
+    levels: tuple[Level, ...] = ()
+    """Lower fidelities whose labels can be acquired too, from the cheapest; rounds then have a budget of core-hours."""
+    label_cost: Cost | None = None
+    """Cost of a label of the wanted property, with :attr:`levels`."""
 
     @builtins.property  # the field above hides the name
     def start_name(self) -> str:
@@ -69,6 +74,8 @@ class LabelledPool:
     """Of a label each, where known."""
     split: Split | None = None
     """Rows that initial labels come from and rows that may be chosen; without it both are all rows."""
+    levels: tuple[LevelLabels, ...] = ()
+    """Labels of the lower fidelities, from the cheapest."""
 
     def __len__(self) -> int:
         """Number of materials."""
@@ -109,6 +116,12 @@ class LabelledPool:
             replace(self.split, training=np.flatnonzero(is_initial), test=np.flatnonzero(~is_initial)),
         )
 
+    def of_level(self, level: LevelLabels) -> LabelledPool:
+        """Materials that have a value at a lower fidelity, with these values as the answers."""
+        rows = level.known
+        values = level.values[rows]
+        return LabelledPool([self.materials[row] for row in rows], values, values)
+
     @cached_property
     def sha256(self) -> str:
         """Of ids, structures and answers, in order."""
@@ -116,6 +129,8 @@ class LabelledPool:
         costs = [None] * len(self) if self.costs is None else self.costs.tolist()
         for material, value, cost in zip(self.materials, self.values.tolist(), costs, strict=True):
             digest.update(json.dumps([material.id, material.content_hash, value, cost]).encode())
+        for level in self.levels:
+            digest.update(json.dumps([level.name, level.values.tolist(), level.hours.tolist()]).encode())
         return digest.hexdigest()
 
 
@@ -158,8 +173,12 @@ def read_pool(protocol: Protocol) -> LabelledPool:
         raise CampaignError(f"the id {twice[0]!r} occurs twice in the pool; ids must be unique")
     values = _column(found, protocol.property)
     costs = _column(found, protocol.cost) if protocol.cost else None
+    levels: tuple[LevelLabels, ...] = ()
+    if protocol.label_cost is not None:
+        wanted = read_wanted(protocol.property, protocol.label_cost, found, protocol.scale)
+        levels, costs = read_levels(protocol.levels, wanted, found, protocol.scale, protocol.members), wanted.hours
     split = None if protocol.split is None else split_materials(protocol.split, found, values)
-    return LabelledPool(found, values, Scale(protocol.scale).learned(values), costs, split)
+    return LabelledPool(found, values, Scale(protocol.scale).learned(values), costs, split, levels)
 
 
 def check_size(protocol: Protocol, size: int, initial: int | None = None) -> None:

@@ -61,7 +61,7 @@ def replay(job: tuple[BacktestStrategy, int], protocol: Protocol, pool: Labelled
     if strategy.is_peer:
         judgements = _ask_peer(protocol, own, run, features, rng)
     else:
-        hidden = _without_columns(own, leaking_properties(pool, protocol.property))
+        hidden = without_columns(own, leaking_properties(pool, protocol.property))
         judgements = _run_campaign(protocol, hidden, strategy, run, features)
     _judge(protocol, own, run, judgements)
     return run
@@ -102,7 +102,7 @@ def _rounds(campaign: Campaign, rounds: int, run: BacktestRun) -> list[str]:
     """Run rounds of the production code, answered from the pool; ids in the order of the queue."""
     queued = []
     for _ in range(rounds):
-        with _timed(run):
+        with timed(run):
             report = campaign.run(rounds=1)
         if not report.rounds:
             raise CampaignError(f"{run.strategy} seed {run.seed}: the campaign stopped early: {report.message}")
@@ -111,7 +111,8 @@ def _rounds(campaign: Campaign, rounds: int, run: BacktestRun) -> list[str]:
 
 
 @contextmanager
-def _timed(run: BacktestRun) -> Iterator[None]:
+def timed(run: BacktestRun) -> Iterator[None]:
+    """Add the time of a round to those of the run."""
     wall, processor = time.perf_counter(), time.process_time()
     yield
     run.round_seconds.append(round(time.perf_counter() - wall, 3))
@@ -129,7 +130,7 @@ def _label(campaign: Campaign, pool: LabelledPool, ids: list[str]) -> None:
     )
 
 
-def _without_columns(pool: LabelledPool, names: set[str]) -> LabelledPool:
+def without_columns(pool: LabelledPool, names: set[str]) -> LabelledPool:
     """The pool with materials that do not carry the answers along."""
     kept = [{k: v for k, v in m.properties.items() if k not in names} for m in pool.materials]
     return replace(pool, materials=[replace(m, properties=p) for m, p in zip(pool.materials, kept, strict=True)])
@@ -140,16 +141,16 @@ def _ask_peer(
 ) -> list[dict[str, Any]]:
     target = pool.learned * (1 if protocol.goal == "min" else -1)
     acquired = [pool.position[id_] for id_ in run.acquired]
-    peer = PEERS[run.strategy](_embeddings(protocol, pool, folder), run.seed, rng)
+    peer = PEERS[run.strategy](embeddings(protocol, pool, folder), run.seed, rng)
     for _ in range(protocol.rounds):
-        with _timed(run):
+        with timed(run):
             chosen = peer.propose(acquired, target[acquired], protocol.batch)
         acquired = [*acquired, *chosen]
     run.acquired = [pool.ids[row] for row in acquired]
     return [{} for _ in range(protocol.rounds)]
 
 
-def _embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray[np.float64]:
+def embeddings(protocol: Protocol, pool: LabelledPool, folder: Path) -> NDArray[np.float64]:
     """Embeddings, N x d, of all column groups."""
     from engine.learning.backbones.stack import make_featuriser
     from engine.learning.ensemble.storage import load_starts

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaigns.backtest.curves import bands, pool_size, summarise
+from campaigns.backtest.ladder import LadderRun, replay_ladder
 from campaigns.backtest.leaks import Leak, find_leaks
 from campaigns.backtest.page import check_place, write_page
 from campaigns.backtest.peers import package_version
@@ -151,7 +152,8 @@ class _Finished:
 
     def read(self, jobs: Sequence[Job]) -> list[BacktestRun]:
         """Those of ``jobs`` that are finished."""
-        return [BacktestRun(**content) for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
+        found = [content for s, seed in jobs if (content := self._content(s.name, seed)) is not None]
+        return [LadderRun(**content) if "bought" in content else BacktestRun(**content) for content in found]
 
     def keep(self, run: BacktestRun) -> None:
         """Write a finished run with the inputs that determine it."""
@@ -198,13 +200,16 @@ def _inputs(protocol: Protocol, pool: LabelledPool, backbone: AnyBackbone) -> Js
         "initial_ids": protocol.initial_ids,
         "code_version": code_version(),
         "split": asdict(protocol.split) if protocol.split else None,
+        "levels": [asdict(level) for level in protocol.levels],
+        "label_cost": protocol.label_cost,
     }
     return _given(inputs)
 
 
 def _given(settings: Json) -> Json:
-    """Settings without the split where there is none, as files of older versions are."""
-    return {name: value for name, value in settings.items() if name != "split" or value is not None}
+    """Settings without the split and the levels where there are none, as files of older versions are."""
+    later = ("split", "levels", "label_cost")
+    return {name: value for name, value in settings.items() if name not in later or value}
 
 
 def _change(name: str, before: Json, now: Json) -> str:
@@ -229,7 +234,15 @@ def _seen(
     estimates = {s.name: [*s.estimates, *([stands_on] if stands_on and not s.is_peer else [])] for s in strategies}
     start = protocol.start_name
     cards = {start: backbone.card} | {model: _model_card(model) for own in estimates.values() for model in own}
-    leaks = {model: found for model, card in cards.items() if (found := find_leaks(pool, protocol.property, card))}
+    answers = [(pool, protocol.property)]
+    answers += [
+        (pool.of_level(labels), level.field) for labels, level in zip(pool.levels, protocol.levels, strict=True)
+    ]
+    leaks = {
+        model: found
+        for model, card in cards.items()
+        if (found := [leak for part, property in answers for leak in find_leaks(part, property, card)])
+    }
     for model, found in leaks.items():
         message = f"{model} was trained on {_words(found)}, so the backtest would know the answers"
         if not allow:
@@ -270,7 +283,7 @@ def _run_all(
         say(f"{len(pool)} materials; making embeddings with {backbone.name}")
         make_featuriser(backbone, name).add({m.content_hash: m.crystal for m in pool.materials})
         with executor(ExecutionSettings(workers=min(workers or cores(), len(jobs)))) as run:
-            yield from run.map_unordered(replay, jobs, protocol, pool, Path(name))
+            yield from run.map_unordered(replay_ladder if protocol.levels else replay, jobs, protocol, pool, Path(name))
 
 
 def _in_order(runs: Sequence[BacktestRun], jobs: Sequence[Job]) -> list[BacktestRun]:

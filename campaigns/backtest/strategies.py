@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from campaigns.backtest.levels import WANTED
 from campaigns.backtest.peers import ALIASES, PEERS
 from campaigns.configuration import ModelSection, current_names, parse_configuration, toml_value, warn_of_old_names
+from campaigns.configuration.acquisition import AcquisitionSection
 from campaigns.exceptions import CampaignError
 from campaigns.property_names import Property
 from db.records import Json
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """The settings of a new campaign."""
+DEFAULT_FUNCTION = AcquisitionSection.model_fields["function"].default
+LADDER_FUNCTION = "top_share"
+"""Acquisition function of a ladder whose strategy names none that counts fidelities."""
 SECTIONS = ("model", "acquisition")
 """Sections of a ``campaign.toml`` that define a strategy; the protocol sets the others."""
 ESTIMATES = (("model", "lower_fidelity"), ("acquisition", "first_batch_estimate"))
@@ -40,6 +45,8 @@ class BacktestStrategy:
     name: str
     settings: Mapping[str, Json] | None
     """Sections of ``campaign.toml``; None for a peer."""
+    given: str = ""
+    """Lower fidelity of which all labels are acquired before the first round."""
 
     @property
     def is_peer(self) -> bool:
@@ -76,8 +83,49 @@ def parse_against(text: str) -> list[BacktestStrategy]:
     return [BacktestStrategy(name, None) for name in dict.fromkeys(found)]
 
 
-def campaign_text(protocol: Protocol, strategy: BacktestStrategy, seed: int, batch: int) -> str:
-    """``campaign.toml`` of one run of this program's strategies."""
+def ladder_strategies(base: BacktestStrategy, protocol: Protocol) -> list[BacktestStrategy]:
+    """Ways to spend core-hours on several fidelities, each with the settings of ``base``, and random choice.
+
+    ``ladder``: a round chooses material and fidelity. ``single``: labels of the wanted fidelity alone. ``agl-first``
+    (one for each level): all labels of that level, then those of the wanted fidelity, learned on top.
+
+    Raises
+    ------
+    CampaignError
+        If ``base`` is a peer, or has a lower fidelity of its own, or starts from a model that is one.
+    """
+    if start_of(protocol.start)[1]:
+        raise CampaignError(
+            f"--from {protocol.start_name} is a trained model that members would learn on top of, in place of "
+            "--lower-fidelity; give backbones"
+        )
+    if base.settings is None or base.settings.get("model", {}).get("lower_fidelity"):
+        raise CampaignError(
+            f"strategy {base.name} cannot learn from --lower-fidelity; give one with Gaussian processes and without "
+            "[model] lower_fidelity, such as default"
+        )
+    own = {section: dict(keys) for section, keys in base.settings.items()}
+    acquisition = {**own.get("acquisition", {}), "fidelities": [level.name for level in protocol.levels]}
+    if not FUNCTIONS[str(acquisition.get("function", DEFAULT_FUNCTION))].counts_fidelities:
+        acquisition["function"] = LADDER_FUNCTION
+    first = [
+        BacktestStrategy(
+            f"{level.name}-first", {**own, "model": {**own.get("model", {}), "lower_fidelity": level.name}}, level.name
+        )
+        for level in protocol.levels
+    ]
+    return [
+        BacktestStrategy("ladder", {**own, "acquisition": acquisition}),
+        BacktestStrategy("single", own),
+        *first,
+        BacktestStrategy("random", None),
+    ]
+
+
+def campaign_text(
+    protocol: Protocol, strategy: BacktestStrategy, seed: int, batch: int, more: Mapping[str, Json] | None = None
+) -> str:
+    """``campaign.toml`` of one run of this program's strategies; keys of ``more``, by section, replace its own."""
     own = strategy.settings or {}
     backbones, lower = start_of(protocol.start)
     settings: dict[str, Json] = {
@@ -100,6 +148,8 @@ def campaign_text(protocol: Protocol, strategy: BacktestStrategy, seed: int, bat
         "acquisition": dict(own.get("acquisition", {})),
         "labeler": {"kind": "replay", "source": "backtest"},
     }
+    for section, keys in (more or {}).items():
+        settings[section] = {**settings.get(section, {}), **keys}
     return "\n".join(
         f"[{section}]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in keys.items())
         for section, keys in settings.items()
@@ -130,14 +180,27 @@ def deciding_settings(protocol: Protocol, strategy: BacktestStrategy) -> Json:
     ConfigurationError
         If they contradict each other.
     """
-    text = campaign_text(protocol, strategy, 0, protocol.batch)
+    text = campaign_text(protocol, strategy, 0, protocol.batch, ladder_settings(protocol, strategy))
     configuration = parse_configuration(text, f"strategy {strategy.name}")
     settings = configuration.model_dump(mode="json", include=set(SECTIONS))
     del settings["model"]["backbone"]  # identified by its hash
     for section, key in ESTIMATES:
         if folder := model_folder(settings[section][key]):
             settings[section][key] = hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()
-    return settings
+    return settings | ({"given": strategy.given} if strategy.given else {})
+
+
+def ladder_settings(protocol: Protocol, strategy: BacktestStrategy, hours: Mapping[str, float] | None = None) -> Json:
+    """Sections of ``campaign.toml`` with the cost of each fidelity that a strategy queues; none without levels.
+
+    ``hours`` are core-hours of a label by fidelity; before the records are read, their order stands for them.
+    """
+    if protocol.label_cost is None:
+        return {}
+    names = [*(level.name for level in protocol.levels), WANTED]
+    hours = hours or {name: place for place, name in enumerate(names, start=1)}
+    queued = (strategy.settings or {}).get("acquisition", {}).get("fidelities", ())
+    return {"campaign": {"fidelity": WANTED}, "costs": {name: hours[name] for name in (WANTED, *queued)}}
 
 
 def _parse(name: str) -> BacktestStrategy:

@@ -55,6 +55,24 @@ def backtest(
     cost: Annotated[
         str | None, typer.Option(metavar="FIELD", help="Field with the cost of each label; adds curves by cost.")
     ] = None,
+    lower_fidelity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lower-fidelity",
+            metavar="NAME=FIELD:COST",
+            help="A cheaper fidelity of the property, its field, and the core-hours of a label (or the field with "
+            "them); the cheapest first, each with its own --lower-fidelity. Rounds then have the core-hours of --batch "
+            "labels, and buy labels of any fidelity.",
+        ),
+    ] = None,
+    label_cost: Annotated[
+        str | None,
+        typer.Option(
+            "--label-cost",
+            metavar="COST",
+            help="Core-hours of a label of --property, or the field with them; with --lower-fidelity.",
+        ),
+    ] = None,
     warm: Annotated[
         bool,
         typer.Option(
@@ -103,6 +121,13 @@ def backtest(
         raise typer.BadParameter(
             "--goal min finds low values and goes with --tail-above, --goal max high ones and goes with --tail-below"
         )
+    if bool(lower_fidelity) != (label_cost is not None):
+        raise typer.BadParameter("--lower-fidelity and --label-cost are given together; add the other one")
+    if lower_fidelity and (split or warm or cold_start or cost):
+        raise typer.BadParameter(
+            "--lower-fidelity has a budget of core-hours and drawn initial labels; leave out --split, --warm, "
+            "--cold-start and --cost"
+        )
     protocol = bt.Protocol(
         files=tuple(files),
         property=property,
@@ -118,8 +143,15 @@ def backtest(
         cold_start=cold_start or warm,
         cost=cost,
         split=split_settings(split, tail_above, tail_below, goal),
+        levels=bt.parse_levels(lower_fidelity or ()),
+        label_cost=None if label_cost is None else bt.parse_cost(label_cost, "--label-cost"),
     )
-    strategies = bt.join(bt.parse_strategies(strategy), bt.parse_against(against) if against else [])
+    strategies = bt.parse_strategies(strategy)
+    if lower_fidelity:
+        if len(strategies) > 1:
+            raise typer.BadParameter("--lower-fidelity compares ways to spend core-hours of one --strategy; keep one")
+        strategies = bt.ladder_strategies(strategies[0], protocol)
+    strategies = bt.join(strategies, bt.parse_against(against) if against else [])
     with Progress(quiet) as progress:
         runs = bt.backtest(
             protocol, strategies, out=out, workers=workers, allow_seen=allow_seen, report=report, say=progress.say

@@ -53,10 +53,9 @@ class AcquisitionSection(Section):
     )
     fidelities: tuple[str, ...] = Field(
         default=(),
-        max_length=1,
         examples=[("agl",)],
-        description="A lower fidelity that may be queued too, if it informs more per core-hour: with function GIBBON, "
-        "qMES, qKG or variance, its [costs], and [labeler.agl].",
+        description="Lower fidelities that may be queued too, from the cheapest, where they inform more per core-hour: "
+        "with function top_share, GIBBON, qMES, qKG or variance, their [costs], and [labeler.agl].",
     )
     first_batch: Literal["spread", "estimate"] = Field(
         default="spread",

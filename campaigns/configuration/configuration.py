@@ -45,9 +45,9 @@ class Configuration(Section):
     store: StoreSection = Field(default_factory=StoreSection)
 
     @property
-    def lower_fidelity(self) -> str:
-        """Lower fidelity that members learn on top of: ``[model] lower_fidelity``, or the one that is queued too."""
-        return self.model.lower_fidelity or next(iter(self.acquisition.fidelities), "")
+    def lower_fidelities(self) -> tuple[str, ...]:
+        """Lower fidelities that members learn on top of: ``[model] lower_fidelity``, or those that are queued too."""
+        return (self.model.lower_fidelity,) if self.model.lower_fidelity else self.acquisition.fidelities
 
     def labelers(self) -> dict[str, Configuration]:
         """For each fidelity that may be queued, the settings with it as the target fidelity."""
@@ -109,11 +109,16 @@ class Configuration(Section):
         for name in cheaper:
             if name not in self.costs:
                 raise ValueError(f"{known}, and its cost is not given; give [costs] {name} = CORE_HOURS")
-            if self.model.lower_fidelity not in ("", name):
+            if self.model.lower_fidelity and (self.model.lower_fidelity,) != cheaper:
                 raise ValueError(
                     f"[model] lower_fidelity = {self.model.lower_fidelity!r}, and {known}, which members "
                     "learn on top of then; remove lower_fidelity"
                 )
+        hours = [self.costs[name] for name in cheaper]
+        if len({*cheaper}) < len(cheaper) or hours != sorted(hours):
+            raise ValueError(
+                f"{known}, with core-hours {', '.join(f'{h:g}' for h in hours)}; name each once, from the cheapest"
+            )
         if cheaper and not KINDS[self.model.head].has_process:
             raise ValueError(
                 f"{known}, which only Gaussian processes can learn from; set [model] head = {heads_with_process()}"

@@ -64,7 +64,7 @@ class LabelNames:
                 {
                     *USUAL_FIDELITIES,
                     section.fidelity,
-                    *filter(None, [configuration.lower_fidelity]),
+                    *configuration.lower_fidelities,
                     *configuration.acquisition.fidelities,
                     *configuration.costs,
                     *labeler.fidelities,

@@ -45,9 +45,13 @@ class Replay:
     """Answers from labelled records, to rehearse a campaign; a material without an answer fails."""
 
     def __init__(
-        self, settings: CampaignSection, answers: Mapping[str, float], source: str, core_hours: float | None = None
+        self,
+        settings: CampaignSection,
+        answers: Mapping[str, float],
+        source: str,
+        core_hours: float | Mapping[str, float] | None = None,
     ):
-        """``answers`` are values by any id of a material; each label has the cost ``core_hours``."""
+        """``answers`` are values by any id of a material; ``core_hours`` the cost of each label, or by material id."""
         self._settings = settings
         self._answers = answers
         self._source = source
@@ -92,6 +96,7 @@ class Replay:
         return found
 
     def _label(self, entry: QueueEntryRecord, value: float) -> LabelRecord:
+        hours = self._core_hours
         return LabelRecord(
             material_id=entry.material_id,
             property=self._settings.property,
@@ -100,7 +105,7 @@ class Replay:
             fidelity=entry.fidelity,
             method="replay",
             source=self._source,
-            cost=self._core_hours,
+            cost=hours.get(entry.material_id) if isinstance(hours, Mapping) else hours,
         )
 
     def _failure(self, entry: QueueEntryRecord, message: str) -> FailureRecord:

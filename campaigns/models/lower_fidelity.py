@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from campaigns.pool.pool import Pool
     from campaigns.round.context import RoundContext
     from campaigns.workspace import Workspace
+    from db.records import LabelRecord
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.ensemble.ensemble import Ensemble
 
@@ -39,19 +40,27 @@ def lower_fidelity(context: RoundContext) -> Ensemble | None:
     """Load or train the model that ``[model] lower_fidelity`` names, or of the cheaper fidelity that may be queued.
 
     Labels of a fidelity train one as soon as there are enough; it is kept under the hash of its labels, so that rounds
-    with the same labels share it. A fidelity that is too dear to be queued may have none, and is left out then.
+    with the same labels share it. A fidelity that is too dear to be queued may have none, and is left out then. Of
+    several that may be queued, each is learned on top of the one before.
 
     Raises
     ------
     CampaignError
         If the model stands on another backbone, or the fidelity of ``lower_fidelity`` has too few labels.
     """
-    named, directory = context.settings.lower_fidelity, context.workspace.directory
-    if not named:
-        return None
-    if not is_model(directory, named):
-        return _of_fidelity(context, named)
-    return _without_own_labels(context, _given_model(context))
+    names, directory = context.settings.lower_fidelities, context.workspace.directory
+    if len(names) == 1 and is_model(directory, names[0]):
+        return _without_own_labels(context, _given_model(context))
+    lower = None
+    for name in names:
+        lower = _of_fidelity(context, name, lower) or lower
+    return lower
+
+
+def learned_fidelities(context: RoundContext) -> list[str]:
+    """Fidelities that may be queued and have labels enough for :func:`lower_fidelity`, from the cheapest."""
+    needed = minimum_labels(context.settings.model.members)
+    return [name for name in context.settings.acquisition.fidelities if len(_known(context, name)) >= needed]
 
 
 def _given_model(context: RoundContext) -> Ensemble:
@@ -172,29 +181,35 @@ def _too_few(settings: Configuration, n_labels: int) -> CampaignError:
     )
 
 
-def _of_fidelity(context: RoundContext, fidelity: str) -> Ensemble | None:
+def _known(context: RoundContext, fidelity: str) -> dict[str, LabelRecord]:
+    """Labels of a fidelity that train in this round, of materials of the pool, by material id in order."""
+    labels = training_labels(context.store, context.settings, context.manifest.moment, fidelity)
+    return {id_: labels[id_] for id_ in sorted(labels.keys() & set(context.pool.ids))}
+
+
+def _of_fidelity(context: RoundContext, fidelity: str, lower: Ensemble | None) -> Ensemble | None:
     from engine.learning.ensemble.records import RECORD
     from engine.learning.ensemble.settings import EnsembleSettings
     from engine.learning.ensemble.storage import save_ensemble
     from engine.learning.ensemble.training import Labels, labels_hash, train_ensemble
 
     section, members = context.settings.campaign, context.settings.model.members
-    labels = training_labels(context.store, context.settings, context.manifest.moment, fidelity)
-    hashes = dict(zip(context.pool.ids, context.pool.hashes, strict=True))
-    ids = sorted(id_ for id_ in labels if id_ in hashes)
-    if len(ids) < minimum_labels(members):
+    labels = _known(context, fidelity)
+    if len(labels) < minimum_labels(members):
         if not context.settings.model.lower_fidelity:
             return None
-        raise _too_few(context.settings, len(ids))
-    keys = [hashes[id_] for id_ in ids]
-    values = context.scale.learned([labels[id_].value for id_ in ids])
+        raise _too_few(context.settings, len(labels))
+    hashes = dict(zip(context.pool.ids, context.pool.hashes, strict=True))
+    keys = [hashes[id_] for id_ in labels]
+    values = context.scale.learned([label.value for label in labels.values()])
     settings = EnsembleSettings(members=members, seed=section.seed)
     name = f"{context.featuriser.backbone.sha256[:8]}-{members}-{section.seed}-{labels_hash(keys, values)[:24]}"
+    name += "" if lower is None else f"-{lower.data_hash[:8]}"
     folder = context.workspace.artifacts / "models" / "lower-fidelity" / name
     if not (folder / RECORD).is_file():
-        context.say(f"{len(ids)} labels of fidelity {fidelity} train the estimate first")
+        context.say(f"{len(labels)} labels of fidelity {fidelity} train the estimate first")
         known = Labels(keys, values, section.property, section.learned_scale)
-        ensemble = train_ensemble(context.featuriser, known, settings)
+        ensemble = train_ensemble(context.featuriser, known, settings, lower_fidelity=lower)
         save_ensemble(ensemble, folder, context.workspace.artifacts / "backbones")
     return _load(folder)
 

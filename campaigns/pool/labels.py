@@ -74,7 +74,8 @@ def fidelity_note(store: Store, settings: Configuration) -> str | None:
     section = settings.campaign
     known = store.fidelities(section.property)
     used = known.pop(section.fidelity, 0)
-    known.pop(settings.lower_fidelity, None)
+    for name in settings.lower_fidelities:
+        known.pop(name, None)
     if not known:
         return None
     others = ", ".join(f"{n} of fidelity {name!r}" for name, n in known.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class CheaperFidelity:
     labelled there, since materials with both determine how they differ (nested designs, Kennedy and O'Hagan 2000)."""
     pending: NDArray[np.int64]
     """Rows with a pending label of it."""
+    is_cheapest: bool = True
+    """Whether it is the first that ``[acquisition] fidelities`` names."""
 
     def is_wanted_first(self, context: RoundContext) -> bool:
         """Whether it has too few labels to train on, and more cost less than those of the target fidelity."""
@@ -49,18 +51,25 @@ class CheaperFidelity:
         )
 
     def first_batch(self, context: RoundContext) -> int:
-        """Entries of a batch of this fidelity alone, at the cost of a batch of the target fidelity."""
+        """Entries of a batch of this fidelity alone, at the cost of a batch of the target fidelity.
+
+        Of one that is not the cheapest, no more than a model needs: with a model, labels of either can be compared.
+        """
+        if not self.is_cheapest:
+            return min(minimum_labels(context.settings.model.members) - len(self.labels), len(self.candidates))
         batch, own = context.manifest.batch, context.settings.costs.get(context.settings.campaign.fidelity, np.inf)
         return int(min(MOST_ENTRIES_BY_BATCH * batch, max(batch * own / self.core_hours, batch), len(self.candidates)))
 
 
-def cheaper_fidelity(context: RoundContext) -> CheaperFidelity | None:
-    """The lower fidelity that ``[acquisition] fidelities`` names, as it was when the round began."""
+def cheaper_fidelities(context: RoundContext) -> list[CheaperFidelity]:
+    """The lower fidelities that ``[acquisition] fidelities`` names, as they were when the round began."""
+    return [_cheaper(context, place) for place in range(len(context.settings.acquisition.fidelities))]
+
+
+def _cheaper(context: RoundContext, place: int) -> CheaperFidelity:
     settings = context.settings
-    if not settings.acquisition.fidelities:
-        return None
-    name = settings.acquisition.fidelities[0]
-    queued = context.manifest.cheaper
+    name = settings.acquisition.fidelities[place]
+    queued = context.manifest.further.get(name, QueuedCheaper()) if place else context.manifest.cheaper
     labels = training_labels(context.store, settings, context.manifest.moment, name)
     closed = context.pool.rows_of({*labels, *queued.pending, *queued.spent})
     return CheaperFidelity(
@@ -69,11 +78,12 @@ def cheaper_fidelity(context: RoundContext) -> CheaperFidelity | None:
         labels=labels,
         candidates=np.setdiff1d(np.union1d(context.candidates, context.pool.rows_of(context.labels)), closed),
         pending=context.pool.rows_of(queued.pending),
+        is_cheapest=place == 0,
     )
 
 
-def queued_cheaper(workspace: Workspace, labels: dict[str, LabelRecord]) -> dict[str, QueuedCheaper]:
-    """Record in a round's manifest what is pending at the lower fidelity, and what failed or was withdrawn.
+def queued_cheaper(workspace: Workspace, labels: dict[str, LabelRecord]) -> dict[str, Any]:
+    """Record in a round's manifest what is pending at each lower fidelity, and what failed or was withdrawn.
 
     Raises
     ------
@@ -90,5 +100,9 @@ def queued_cheaper(workspace: Workspace, labels: dict[str, LabelRecord]) -> dict
             f"choosing between {settings.acquisition.fidelities[0]} and {own} takes the cost of {own}, and no label "
             f"of {own} has a cost; give [costs] {own} = CORE_HOURS, or import labels with a cost"
         )
-    pending, spent = queued_ids(workspace.store, settings.acquisition.fidelities[0])
-    return {"cheaper": QueuedCheaper(pending=sorted(pending), spent=sorted(spent))}
+    queued = {}
+    for name in settings.acquisition.fidelities:
+        pending, spent = queued_ids(workspace.store, name)
+        queued[name] = QueuedCheaper(pending=sorted(pending), spent=sorted(spent))
+    first, *others = settings.acquisition.fidelities
+    return {"cheaper": queued[first]} | ({"further": {name: queued[name] for name in others}} if others else {})

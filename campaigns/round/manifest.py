@@ -68,6 +68,9 @@ class RoundManifest(_Kept):
     hit: float | None = None
     """Value in the property's unit at which a hit begins; None while it is not known."""
     cheaper: QueuedCheaper = QueuedCheaper()
+    """Of the first lower fidelity that may be queued."""
+    further: dict[str, QueuedCheaper] = {}
+    """Of the others, by name."""
 
     @classmethod
     def of(cls, record: RoundRecord) -> RoundManifest:

@@ -253,8 +253,10 @@ class _Ranking:
         """Cost of each chosen row, at its fidelity."""
         n = len(self.context.pool)
         counted = iter(self.costs.counted([self.context.pool.rows[row] for row in rows[rows < n]]))
-        cheaper = 0.0 if self.cheaper is None else self.cheaper.core_hours
-        return [next(counted) if row < n else cheaper for row in rows.tolist()]
+        return [
+            next(counted) if row < n or self.cheaper is None else self.cheaper.core_hours(row // n)
+            for row in rows.tolist()
+        ]
 
     # -- the entries --------------------------------------------------------------------------------------------------
 

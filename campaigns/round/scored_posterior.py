@@ -24,11 +24,10 @@ class ScoredPosterior:
         self._joint: PoolPosterior | None = None
         self.n_rows = len(self._mean)
 
-    @property
-    def cheaper(self) -> PoolPosterior:
-        """The same rows at the lower fidelity that members are trained on top of."""
+    def at(self, fidelity: str) -> PoolPosterior:
+        """The same rows at a lower fidelity that members are trained on top of, as named by the ensemble."""
         whole: Any = self._draws()  # only of members that are trained on top of a lower fidelity
-        found: PoolPosterior = whole.cheaper
+        found: PoolPosterior = whole.at(fidelity)
         return found
 
     @property

@@ -25,7 +25,7 @@ from campaigns.models.lower_fidelity import (
 )
 from campaigns.output import Count
 from campaigns.pool.pool import embed_pool
-from campaigns.round.cheaper_fidelity import cheaper_fidelity
+from campaigns.round.cheaper_fidelity import cheaper_fidelities
 from campaigns.round.context import RoundContext, file_sha256, stored_predictions
 from campaigns.round.first_batch import first_entries
 from campaigns.round.intervals import half_width_of
@@ -107,8 +107,7 @@ class Train:
 
     def __call__(self, context: RoundContext) -> StepResult:
         """Train, and store the model with its cross-validated errors."""
-        cheaper = cheaper_fidelity(context)
-        if cheaper and cheaper.is_wanted_first(context):
+        if (cheaper := next((c for c in cheaper_fidelities(context) if c.is_wanted_first(context)), None)) is not None:
             context.say(
                 f"{len(cheaper.labels)} labels of {cheaper.name}, too few to learn from: a batch of these first"
             )

@@ -66,6 +66,12 @@ class ExpectedExcess:
             utilities.append(pool.objective.moments(rows.mean, rows.std)[0])
         return cls(float(np.quantile(np.concatenate(utilities), 1 - share)))
 
+    @classmethod
+    def of_rows(cls, share: float, pool: CandidatePool, rows: NDArray[np.int64]) -> ExpectedExcess:
+        """Beyond the predicted bound of the best ``share`` of these rows of the pool."""
+        read = pool.read(rows, drawn=False, target=False)
+        return cls(float(np.quantile(pool.objective.moments(read.mean, read.std)[0], 1 - share)))
+
 
 def log_expected_excess(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """``log(phi(z) + z Phi(z))``, the expected excess of a standard normal over ``-z``, without loss for small values.

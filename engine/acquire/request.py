@@ -103,7 +103,7 @@ class BatchRequest:
     """Rows of the pool -> ``n x d``."""
     target_of: NDArray[np.int64] | None = None
     """For each row of the pool (N), of which several may be one material at several fidelities, the row at the target
-    fidelity: GIBBON, qMES, qKG and ``variance`` then use the information of a label about those."""
+    fidelity: top_share, GIBBON, qMES, qKG and ``variance`` then use the information of a label about those."""
     chunk: int = 16_384
     """Rows of a chunk of draws; chunks beyond the processor's cache are slower."""
     chosen: NDArray[np.int64] | None = None

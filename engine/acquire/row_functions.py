@@ -87,8 +87,24 @@ class TopShare(MarginalFunction):
     description = "reaches furthest beyond the bound of the pool's best"
     source = (
         "expected improvement (Jones, Schonlau, Welch, J. Global Optim. 13, 455, 1998) beyond a quantile (as in "
-        "Bergstra, Bardenet, Bengio, Kegl, NIPS 2011), here of the pool's predictions"
+        "Bergstra, Bardenet, Bengio, Kegl, NIPS 2011), here of the pool's predictions; several fidelities: Huang, "
+        "Allen, Notz, Miller, Struct. Multidiscip. Optim. 32, 369, 2006"
     )
+    counts_fidelities = True
+
+    def build(self, pool: CandidatePool, request: BatchRequest) -> Acquisition:
+        """Excess of each row; with several fidelities that of its target times what a label tells of it."""
+        if pool.target_of is None:
+            return super().build(pool, request)
+        import numpy as np
+
+        from engine.acquire.gaussian import ExcessByFidelity, require_gaussian
+        from engine.acquire.marginal import ExpectedExcess
+
+        require_gaussian(self.name, pool.posterior.n_draws)
+        everything = np.concatenate([pool.rows, request.observed_rows, request.pending_rows])
+        rule = ExpectedExcess.of_rows(request.options.share, pool, np.unique(pool.target_of[everything]))
+        return ExcessByFidelity(rule, pool.objective, pool.posterior.n_draws)
 
     def rule(self, pool: CandidatePool, request: BatchRequest) -> Rule:
         """Excess over the quantile of candidates, labelled and pending rows."""

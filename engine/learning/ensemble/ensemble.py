@@ -78,7 +78,8 @@ class Ensemble:
         """Members' predictions for crystals that ``featuriser`` holds, a chunk in memory at a time.
 
         Far from the training rows, members are moved apart and their own standard deviations grow, both by one factor.
-        ``fidelity`` may be ``LOWER_FIDELITY`` for members that stand on one.
+        ``fidelity`` may be ``LOWER_FIDELITY`` for members that stand on one, and
+        :func:`engine.learning.heads.members.fidelity_beneath` names further ones.
         """
         mean, std = np.empty((2, len(self.noise), len(keys)))
         for start, part in zip(range(0, len(keys), CHUNK), chunks(keys), strict=True):
@@ -86,12 +87,14 @@ class Ensemble:
             mean[:, columns], std[:, columns] = self._predict_chunk(Crystals(featuriser, part), fidelity)
         return MemberTable(mean, std)
 
-    def information_ratio(self, featuriser: AnyFeaturiser, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Variance that a label of the lower fidelity would take, in units of what a crystal's own label would take, N.
+    def information_ratio(
+        self, featuriser: AnyFeaturiser, keys: Sequence[str], fidelity: str = LOWER_FIDELITY
+    ) -> NDArray[np.float64]:
+        """Variance that a label of a lower fidelity would take, in units of what a crystal's own label would take, N.
 
-        The mean over the members, which have to stand on a lower fidelity.
+        The mean over the members, which have to stand on that fidelity (as :meth:`predict`).
         """
-        return self.members.information_ratio(featuriser.embeddings(keys))
+        return self.members.information_ratio(featuriser.embeddings(keys), fidelity)
 
     def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> Ensemble:
         """The ensemble without its labels of these crystals (N content hashes and embeddings, N x d), to stand on.
@@ -118,7 +121,7 @@ class Ensemble:
     def posterior(self, featuriser: AnyFeaturiser, keys: Sequence[str], n_draws: int, seed: int) -> PoolPosterior:
         """Calibrated joint posterior over a pool, as the acquisition reads it.
 
-        Of members that stand on a lower fidelity, the same rows at that one are its ``cheaper``.
+        Of members that stand on lower fidelities, ``at`` gives the same rows at one of them.
         """
         functions = self.members.functions(n_draws, seed)
         if functions is not None:
@@ -166,10 +169,9 @@ class FunctionPosterior:
         """Nothing to say of draws that are functions."""
         return ()
 
-    @property
-    def cheaper(self) -> PoolPosterior:
-        """The same functions at the lower fidelity that members stand on."""
-        return replace(self, fidelity=LOWER_FIDELITY)
+    def at(self, fidelity: str) -> PoolPosterior:
+        """The same functions at another fidelity, as named for :meth:`Ensemble.predict`."""
+        return replace(self, fidelity=fidelity)
 
     def mean_std(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Calibrated mean and standard deviation of these rows."""

@@ -16,7 +16,14 @@ from engine.learning.heads.discrepancy import OTHER_PROPERTY, SAME_PROPERTY
 from engine.learning.heads.folds import FoldPredictor, kept_rows, union
 from engine.learning.heads.gp import BLOCK, GaussianProcessHead, GaussianProcessTensors
 from engine.learning.heads.kinds import GAUSSIAN_PROCESS, HeadKind
-from engine.learning.heads.members import LOWER_FIDELITY, TARGET_FIDELITY, Members, SeparateFunctions, TrainingData
+from engine.learning.heads.members import (
+    LOWER_FIDELITY,
+    TARGET_FIDELITY,
+    Members,
+    SeparateFunctions,
+    TrainingData,
+    fidelity_beneath,
+)
 from engine.learning.heads.multifidelity import MultiFidelityFunctions, MultiFidelityHead, evaluate_all, predict_all
 from engine.learning.heads.sparse_members import EXACT_ROWS, SparseMembers
 
@@ -152,7 +159,7 @@ class MultiFidelityMembers(Members[MultiFidelityHead]):
     """Gaussian processes that all stand on one process of a lower fidelity, each with its own labels on top."""
 
     kind: ClassVar[HeadKind] = HeadKind(
-        "multifidelity", "Gaussian processes on top of a lower fidelity", is_stacked=True
+        "multifidelity", "Gaussian processes on top of a lower fidelity", is_stacked=True, has_process=True
     )
 
     @classmethod
@@ -199,9 +206,27 @@ class MultiFidelityMembers(Members[MultiFidelityHead]):
         """See :meth:`Members.from_tensors`."""
         return cls(tuple(_known(lower).with_upper(t, TARGET_FIDELITY) for t in tensors))
 
-    def information_ratio(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    def without(self, keys: Sequence[str], embeddings: NDArray[np.float32]) -> MultiFidelityMembers:
+        """See :meth:`Members.without`; labels of lower fidelities stay."""
+        return MultiFidelityMembers(tuple(_without(head, embeddings) for head in self.heads))
+
+    @cached_property
+    def process(self) -> MultiFidelityHead:
+        """See :attr:`Members.process`; the labels of all members on the process that they stand on, fitted anew."""
+        lower = _known(self.heads[0].built_on)
+        parts = [_top_labels(head) for head in self.heads]
+        x, values = parts[0]
+        for rows, own in parts[1:]:
+            new = (torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist") > 0).all(dim=1)
+            x, values = torch.cat([x, rows[new]]), torch.cat([values, own[new]])
+        raw = (x * lower.tensors.scale + lower.tensors.centre).numpy()
+        process = lower.above(LOWER_FIDELITY, raw, values.numpy(), 0)
+        levels = len(process.fidelities)
+        return replace(process, fidelities=tuple(fidelity_beneath(levels - k) for k in range(levels)))
+
+    def information_ratio(self, embeddings: NDArray[np.float32], fidelity: str = LOWER_FIDELITY) -> NDArray[np.float64]:
         """Mean over the members."""
-        fidelities = (LOWER_FIDELITY, TARGET_FIDELITY)
+        fidelities = (fidelity, TARGET_FIDELITY)
         falls = [[head.variance_reduction(embeddings, name) for name in fidelities] for head in self.heads]
         lower, own = np.mean(falls, axis=0)
         return np.asarray(lower / np.maximum(own, 1e-300))
@@ -224,6 +249,23 @@ class FidelityFunctions:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See :class:`MemberFunctions`."""
         return evaluate_all(self.parts, embeddings, fidelity)
+
+
+def _top_labels(head: MultiFidelityHead) -> tuple[Tensor, Tensor]:
+    """Standardised rows (n x d) and values (n) of the labels of the highest fidelity."""
+    t, top = head.tensors, len(head.fidelities) - 1
+    own = t.level == top
+    return t.x[own], t.target[own] * t.std + t.mean[top]
+
+
+def _without(head: MultiFidelityHead, embeddings: NDArray[np.float32]) -> MultiFidelityHead:
+    """The process without its labels of the highest fidelity at these embeddings; what was fitted stays."""
+    lower, t = _known(head.built_on), head.tensors
+    rows = (torch.as_tensor(np.asarray(embeddings, dtype=np.float64)) - t.centre) / t.scale
+    upper = head.upper(lower)
+    kept = (torch.cdist(upper["x"], rows, compute_mode="donot_use_mm_for_euclid_dist") > _SAME).all(dim=1)
+    upper |= {name: upper[name][kept] for name in ("x", "target", "row_noise", "level")}
+    return lower.with_upper(upper, TARGET_FIDELITY)
 
 
 def _known(lower: MultiFidelityHead | None) -> MultiFidelityHead:

@@ -42,6 +42,11 @@ def no_process() -> TrainingError:
     )
 
 
+def fidelity_beneath(steps: int) -> str:
+    """Name of the fidelity so many steps beneath the one that members learn, which is 0."""
+    return TARGET_FIDELITY if not steps else LOWER_FIDELITY + (f" {steps}" if steps > 1 else "")
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingData:
     """n labelled crystals in K folds, and how members are trained on them: member k without fold k."""
@@ -237,8 +242,8 @@ class Members(ABC, Generic[Head]):
         """Network that another training may start from."""
         return None
 
-    def information_ratio(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Variance that a label of the lower fidelity would take, in units of what one's own would take, N."""
+    def information_ratio(self, embeddings: NDArray[np.float32], fidelity: str = LOWER_FIDELITY) -> NDArray[np.float64]:
+        """Variance that a label of a lower fidelity would take, in units of what one's own would take, N."""
         raise TrainingError("these members stand on no lower fidelity; train them with one")
 
 

@@ -15,7 +15,7 @@ from campaigns.campaign import Campaign
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError, ConfigurationError
 from campaigns.labelers.labelers import make_labeler
-from campaigns.round.cheaper_fidelity import cheaper_fidelity
+from campaigns.round.cheaper_fidelity import cheaper_fidelities
 from campaigns.round.context import RoundContext
 from campaigns.round.opening import changed_settings, open_round
 from db.states import QueueState
@@ -144,7 +144,7 @@ def test_a_label_without_its_cheap_one_may_get_it(campaign: Path) -> None:
         new = next(key.material_id for key in opened.store.material_index() if key.material_id not in labelled)
         opened.record(new, 3.0)
         work = RoundContext.of(opened.workspace, open_round(opened.workspace, BATCH), lambda text: None)
-        cheaper = cheaper_fidelity(work)
+        (cheaper,) = cheaper_fidelities(work)
         assert cheaper is not None
         own, [row] = work.candidates, work.pool.rows_of([new])
         assert row not in own
@@ -182,12 +182,27 @@ def settings(**changed: Any) -> str:
     return "\n".join(f"[{name}]\n{text}" for name, text in sections.items() if text)
 
 
+TWO = 'function = "top_share"\nfidelities = ["agl", "mlip"]'
+COSTS = "agl = 0.01\nmlip = 10.0"
+
+
+def test_several_fidelities_are_learned_from_the_cheapest() -> None:
+    known = parse_configuration(settings(acquisition=TWO, costs=COSTS), "campaign.toml")
+    assert known.lower_fidelities == ("agl", "mlip")
+    given = parse_configuration(
+        settings(**{"acquisition": "", "labeler.agl": "", "costs": "", "model": 'lower_fidelity = "x"'}), "c"
+    )
+    assert given.lower_fidelities == ("x",)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"acquisition": 'fidelities = ["agl"]'}, "function 'ucb' .* label of agl"),
         ({"acquisition": 'function = "GIBBON"\nfidelities = ["dft"]'}, r"\['dft'\] is the fidelity of the campaign"),
-        ({"acquisition": 'function = "GIBBON"\nfidelities = ["agl", "mlip"]'}, "at most 1 item"),
+        ({"acquisition": TWO}, r"names agl, mlip, and its cost is not given; give \[costs\] mlip"),
+        ({"acquisition": TWO, "costs": "agl = 2.0\nmlip = 1.0"}, "core-hours 2, 1; name each once, from the cheapest"),
+        ({"acquisition": TWO, "costs": COSTS, "model": 'lower_fidelity = "agl"'}, "remove lower_fidelity"),
         ({"costs": ""}, r"give \[costs\] agl = CORE_HOURS"),
         ({"costs": "agl = 0.0"}, "greater than 0"),
         ({"costs": "agl = 1.0\nmlip = 2.0"}, r"\[costs\] mlip: the campaign queues dft, agl"),

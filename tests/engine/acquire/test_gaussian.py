@@ -16,6 +16,7 @@ from scipy.stats import norm
 
 from engine.acquire.gaussian import (
     BelieverRule,
+    ExcessByFidelity,
     IntegratedVariance,
     KnowledgeGradient,
     LevelSet,
@@ -217,3 +218,34 @@ def test_too_few_draws_and_windows_are_refused(acquisition):
     posterior, _, _ = _posterior()
     with pytest.raises(AcquisitionError, match="'min' or 'max'"):
         choose(posterior, goal=Objective.target(0.3), **settings)
+
+
+def test_excess_of_a_lower_fidelity_is_that_of_the_target_times_what_it_tells():
+    """Closed form of two fidelities that correlate by half: a label tells the share of the variance that it takes."""
+    _, mean, covariance = _posterior()
+    both = np.block([[covariance, 0.5 * covariance], [0.5 * covariance, covariance]])
+    rng = np.random.default_rng(0)
+    posterior = TablePosterior.from_gaussian(np.tile(mean, 2), both, np.full(2 * N, NOISE), n_draws=4096, rng=rng)
+    rows, rule = _read(posterior, target_of=np.tile(np.arange(N), 2)), ExpectedExcess(0.5)
+    function = ExcessByFidelity(rule, Objective("max"), 4096)
+    gain = function.gain(rows)
+    alone = np.exp(rule(mean, np.sqrt(np.diag(covariance) + NOISE**2)))
+    np.testing.assert_allclose(gain[:N], alone, rtol=0.1)
+    np.testing.assert_allclose(gain[N:] / gain[:N], 0.25, rtol=0.15)
+    function.take(rows[np.array([N])])
+    after = ExcessByFidelity(rule, Objective("max"), 4096).gain(rows)
+    assert function.gain(rows)[0] < after[0], "the target is surer then"
+
+
+def test_top_share_takes_the_cheap_label_of_a_material_first_and_then_that_of_the_target():
+    """A lower fidelity that is the target itself for a hundredth of the cost; noise is never worth its cost."""
+    _, mean, covariance = _posterior()
+    same = np.block([[covariance, 0.99 * covariance], [0.99 * covariance, covariance]])
+    other = np.block([[covariance, 0 * covariance], [0 * covariance, covariance]])
+    target_of, cost = np.tile(np.arange(N), 2), np.repeat([100.0, 1.0], N)
+    settings = {"goal": "max", "acquisition": "top_share", "candidates": np.arange(2 * N), "target_of": target_of}
+    for both, is_cheap in ((same, True), (other, False)):
+        rng = np.random.default_rng(0)
+        posterior = TablePosterior.from_gaussian(np.tile(mean, 2), both, np.full(2 * N, 0.1), n_draws=2048, rng=rng)
+        rows = choose(posterior, cost=cost, q=3, rng=np.random.default_rng(0), **settings).rows
+        assert ((rows >= N) == is_cheap).all()

@@ -18,6 +18,7 @@ from engine.learning.ensemble.ensemble import MemberTable
 from engine.learning.ensemble.settings import EnsembleSettings, minimum_labels
 from engine.learning.ensemble.training import Labels, assign_folds, labels_hash, train_ensemble
 from engine.learning.heads.gp import GaussianProcessHead
+from engine.learning.heads.members import LOWER_FIDELITY
 from engine.learning.networks.finetune import NetworkHead
 from engine.learning.networks.graph_data import Crystals, network_data
 from engine.learning.networks.schedule import Schedule
@@ -279,7 +280,7 @@ class TestOtherModels:
         ]
         assert errors[1] < 0.8 * errors[0]
         posterior = helped.posterior(labelled.featuriser, labelled.keys, 60, 0)
-        cheaper, rows = posterior.cheaper, np.arange(60)
+        cheaper, rows = posterior.at(LOWER_FIDELITY), np.arange(60)
         expected = low.predict(labelled.featuriser, labelled.keys).mean.mean(0)
         assert np.abs(cheaper.mean_std(rows)[0] - expected).mean() < 0.1
         wanted, drawn = posterior.draws(rows), cheaper.draws(rows)

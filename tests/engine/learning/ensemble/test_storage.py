@@ -22,6 +22,7 @@ from engine.learning.ensemble.storage import (
 )
 from engine.learning.ensemble.training import Labels, train_ensemble
 from engine.learning.features.featuriser import Featuriser
+from engine.learning.heads.members import fidelity_beneath
 from engine.learning.heads.sparse_members import SparseMembers
 from engine.learning.networks.schedule import Schedule
 from tests.engine.learning.bodies import small_backbone
@@ -56,7 +57,34 @@ def test_a_model_above_another_fidelity_survives_the_disk(ensembles, labelled, t
     with pytest.raises(TrainingError, match="both models need head 'gp'"):
         train_ensemble(labelled.featuriser, labels, SETTINGS["mlp"], lower_fidelity=first)
     with pytest.raises(TrainingError, match="both models need head 'gp'"):
-        train_ensemble(labelled.featuriser, labels, SETTINGS["trees"], lower_fidelity=first)
+        train_ensemble(labelled.featuriser, labels, SETTINGS["mlp"], lower_fidelity=again)
+
+
+def test_three_fidelities_survive_the_disk(ensembles, labelled, tmp_path):
+    """The middle one's process has all its labels, which its members share out; each level is predicted by its name."""
+    middle = Labels(labelled.keys[15:35], labelled.values[15:35] + 0.3, "kappa", "log10")
+    second = train_ensemble(labelled.featuriser, middle, SETTINGS["trees"], lower_fidelity=ensembles["trees"])
+    process = second.members.process
+    assert process.fidelities == ("cheaper 2", "cheaper")
+    assert (process.tensors.level == 1).sum() == 20
+    top = Labels(labelled.keys[30:45], labelled.values[30:45] + 0.6, "kappa", "log10")
+    third = train_ensemble(labelled.featuriser, top, SETTINGS["trees"], lower_fidelity=second)
+    save_ensemble(third, tmp_path / "model")
+    again = load_ensemble(tmp_path / "model")
+    names = [fidelity_beneath(k) for k in range(3)]
+    means = []
+    for name in names:
+        expected, found = (e.predict(labelled.featuriser, labelled.keys, name) for e in (third, again))
+        np.testing.assert_allclose(found.mean, expected.mean)
+        means.append(expected.mean.mean())
+        told = third.information_ratio(labelled.featuriser, labelled.keys, name)
+        assert (told > 0).all()
+        assert (told <= 1 + 1e-6).all()
+    assert means[0] > means[1] > means[2]
+    draws = third.posterior(labelled.featuriser, labelled.keys, 64, 0)
+    assert np.abs(draws.at(names[2]).draws(np.arange(10)) - draws.draws(np.arange(10))).mean() > 0.1
+    fewer = second.without(labelled.keys[15:17], labelled.featuriser.embeddings(labelled.keys[15:17]))
+    assert (fewer.members.process.tensors.level == 1).sum() == 18
 
 
 @pytest.fixture(scope="session")
