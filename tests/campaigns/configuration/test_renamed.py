@@ -60,7 +60,7 @@ def test_old_keys_are_read_and_named_in_a_warning() -> None:
     assert all(renaming.new in text for renaming in RENAMINGS)
     assert "0.3.0" in text
     assert read == parse_configuration(NEW, "there.toml")
-    assert (read.model.networks, read.model.lower_fidelity, read.lower_fidelity) == ("none", "agl", "agl")
+    assert (read.model.networks, read.model.lower_fidelity, read.lower_fidelities) == ("none", "agl", ("agl",))
     assert (read.acquisition.first_batch, read.acquisition.first_batch_estimate) == ("estimate", "agl")
     assert read.acquisition.prefilter == 0.05
 
