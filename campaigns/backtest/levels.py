@@ -60,8 +60,10 @@ class LevelLabels:
         return float(np.nanmean(self.hours))
 
 
-def parse_levels(texts: Sequence[str]) -> tuple[Level, ...]:
+def parse_levels(texts: Sequence[str], wanted: str) -> tuple[Level, ...]:
     """``NAME=FIELD:COST`` for each level, the cheapest first; COST as in :func:`parse_cost`.
+
+    ``wanted`` is the field of the fidelity that is wanted, which no cheaper one may be.
 
     Raises
     ------
@@ -72,6 +74,10 @@ def parse_levels(texts: Sequence[str]) -> tuple[Level, ...]:
     twice = [name for name, count in Counter(level.name for level in levels).items() if count > 1]
     if twice:
         raise CampaignError(f"--lower-fidelity names {twice[0]!r} twice; give each level a name of its own")
+    if any(level.field == wanted for level in levels):
+        raise CampaignError(
+            f"--lower-fidelity has {wanted!r}, which --property wants; give another field of the records"
+        )
     return levels
 
 

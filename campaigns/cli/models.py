@@ -28,6 +28,9 @@ from engine.learning.heads.kinds import GAUSSIAN_PROCESS, KINDS, described, head
 if TYPE_CHECKING:
     from db.records import ModelRecord
 
+_SHOWN = 5
+"""Failures that are listed one by one."""
+
 app = typer.Typer(no_args_is_help=True, help="Models of a campaign: versions, lineage, metrics and checkpoints.")
 
 
@@ -173,11 +176,18 @@ def estimate(
         report = estimate_files(files, spec, out, workers=workers, time_limit=time_limit, say=progress.say)
     for line in report.refused:
         message(line)
+    for line in report.failures[:_SHOWN]:
+        message(line)
+    if len(report.failures) > _SHOWN:
+        message(f"... and {len(report.failures) - _SHOWN} more; the reasons are in {out}")
+    failed, refused = len(report.failures), len(report.refused)
     message(
-        f"{report.estimated} crystals estimated, {report.failed} without a value, {len(report.refused)} refused, "
-        f"{report.before} in {out} before; `kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` adds them to "
-        f"a campaign"
+        f"{report.estimated} crystals estimated, {failed} without a value, {refused} refused, {report.before} in {out} "
+        "before"
     )
+    if not report.estimated + report.before:
+        raise typer.Exit(1)
+    message(f"`kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` adds them to a campaign")
 
 
 def pretrain(

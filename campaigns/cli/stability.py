@@ -32,7 +32,7 @@ def relax(
             "--references",
             metavar="FILE",
             help="Reference phases for energies above the hull: crystals or pymatgen entries, relaxed with the same "
-            "potential, or formulas with energies; may be repeated.",
+            "potential, or formulas with energies; may be repeated. The hull is that of these phases alone.",
         ),
     ] = None,
     given_energies: Annotated[
@@ -74,10 +74,13 @@ def relax(
     spec = with_python(potential, potential_python)
     if out is not None:
         if references or given_energies or replace or phonons or queued or retry:
-            raise typer.BadParameter("--out goes with --workers and --time-limit alone; a campaign does the rest")
+            raise typer.BadParameter(
+                "--out takes no option but --workers and --time-limit; references, phonons and the queue are for the "
+                "materials of a campaign"
+            )
         _relax_files(paths, spec, out, workers, time_limit, quiet)
         return
-    if len(paths) != 1:
+    if len(paths) != 1 or paths[0].is_file():
         raise typer.BadParameter("give one campaign directory; files of crystals need --out PATH.jsonl")
     (directory,) = paths
     from campaigns.stability.names import ENERGY_ABOVE_HULL, LOWEST_FREQUENCY, RELAXED_ENERGY
@@ -104,6 +107,9 @@ def relax(
         message(
             f"{report.kept} energies above the hull came with their materials and were kept; --replace replaces them"
         )
+    if not report.relaxed:
+        message("no material could be relaxed; `failures` has the reasons")
+        raise typer.Exit(1)
     columns = [RELAXED_ENERGY, *[ENERGY_ABOVE_HULL] * bool(report.above_hull), *[LOWEST_FREQUENCY] * phonons]
     message(f"[constraints] properties may limit {', '.join(columns)}")
 
@@ -111,8 +117,11 @@ def relax(
 def _relax_files(
     files: list[Path], potential: str, out: Path, workers: int | None, time_limit: float, quiet: bool
 ) -> None:
+    from campaigns.configuration import FILE
     from campaigns.standalone.relaxations import relax_files
 
+    if campaign := next((path for path in files if (path / FILE).is_file()), None):
+        raise typer.BadParameter(f"{campaign} is a campaign; leave out --out, or give files of crystals")
     with Progress(quiet) as progress:
         report = relax_files(files, potential, out, workers, time_limit, progress.say)
     for line in report.refused:
@@ -121,3 +130,5 @@ def _relax_files(
         f"{report.relaxed} crystals relaxed, {report.failed} not, {len(report.refused)} refused, {report.before} in "
         f"{out} before"
     )
+    if not report.relaxed + report.before:
+        raise typer.Exit(1)

@@ -143,7 +143,7 @@ def backtest(
         cold_start=cold_start or warm,
         cost=cost,
         split=split_settings(split, tail_above, tail_below, goal),
-        levels=bt.parse_levels(lower_fidelity or ()),
+        levels=bt.parse_levels(lower_fidelity or (), property),
         label_cost=None if label_cost is None else bt.parse_cost(label_cost, "--label-cost"),
     )
     strategies = bt.parse_strategies(strategy)

@@ -67,7 +67,7 @@ def add_energies_above_hull(
     """Store the energy above the hull of every relaxed material whose elements have references.
 
     An energy above the hull that a material came with stays, unless ``request.replace``; one that was calculated by an
-    earlier call is replaced.
+    earlier call is replaced, or removed where the references of this one do not cover the elements.
     """
     from engine.physics.hull import Hull
 
@@ -88,14 +88,21 @@ def add_energies_above_hull(
         elements = key.chemical_system.split("-")
         if missing := hull.without_reference(elements):
             report.without_reference[key.chemical_system] = missing
-            continue
-        found[key.material_id] = {ENERGY_ABOVE_HULL: _above(hull, key.formula, energy), HULL_WITH: made_with}
+            if key.material_id in known[HULL_WITH]:
+                found[key.material_id] = {ENERGY_ABOVE_HULL: None, HULL_WITH: None}
+                report.removed += 1
+        else:
+            found[key.material_id] = {ENERGY_ABOVE_HULL: _above(hull, key.formula, energy), HULL_WITH: made_with}
+            report.above_hull += 1
         if len(found) == _BLOCK:
             store.set_properties(found)
-            report.above_hull += len(found)
             found = {}
     store.set_properties(found)
-    report.above_hull += len(found)
+    if report.removed:
+        report.notes.append(
+            f"{report.removed} energies above the hull of earlier references are removed, since these do not cover "
+            "their elements"
+        )
 
 
 def _phases(

@@ -44,7 +44,8 @@ def stability_of(store: Store, ids: Iterable[str]) -> dict[str, str]:
     found = dict.fromkeys(known[GENERATED], UNKNOWN)
     for id_, value in known[ENERGY_ABOVE_HULL].items():
         if isinstance(value, int | float):
-            found[id_] = f"{value:.3f} eV above hull"
+            where = "above" if value >= 0 else "below"
+            found[id_] = f"{abs(value):.3f} eV/atom {where} hull"
     return {id_: found[id_] for id_ in wanted if id_ in found}
 
 

@@ -21,7 +21,7 @@ from campaigns.files import write_whole
 from campaigns.output import Count
 from campaigns.stability.above_hull import add_energies_above_hull, is_relaxed_here, usable_references
 from campaigns.stability.calculations import FAILURE, FIGURES, Calculations, Effort, Method
-from campaigns.stability.names import LOWEST_FREQUENCY, PHONON_FAILURE
+from campaigns.stability.names import HULL_WITH, LOWEST_FREQUENCY, LOWEST_WITH, PHONON_FAILURE, RELAXED_WITH
 from campaigns.stability.properties import Properties, phonon_properties, relaxation_properties
 from campaigns.stability.request import RelaxReport, RelaxRequest
 from db.records import Json, MaterialKey
@@ -72,7 +72,23 @@ def relax_materials(workspace: Workspace, request: RelaxRequest, say: Say = lamb
         if request.references:
             add_energies_above_hull(workspace.store, request, relaxed, keys, references, report)
         report.core_seconds = relaxed.core_seconds + modes.core_seconds
+        report.notes += _figures_of_others(workspace.store, keys, relaxed.method, modes.method)
     return report
+
+
+def _figures_of_others(store: Store, keys: Sequence[MaterialKey], relaxing: Method, shaking: Method) -> list[str]:
+    """A note for figures of another potential that stand beside those of this one."""
+    made = store.property_values([RELAXED_WITH, HULL_WITH, LOWEST_WITH], [key.material_id for key in keys])
+    wanted = {RELAXED_WITH: str(relaxing), HULL_WITH: str(relaxing), LOWEST_WITH: str(shaking)}
+    words = {RELAXED_WITH: "relaxed energies", HULL_WITH: "energies above the hull", LOWEST_WITH: "lowest frequencies"}
+    found = {name: sum(not str(with_).startswith(wanted[name]) for with_ in made[name].values()) for name in wanted}
+    others = [f"{count} {words[name]}" for name, count in found.items() if count]
+    if not others:
+        return []
+    return [
+        f"{', '.join(others)} are still those of another potential or other settings; --references and --phonons "
+        "calculate them again"
+    ]
 
 
 def open_calculations(folder: Path, request: RelaxRequest) -> tuple[Calculations, Calculations]:

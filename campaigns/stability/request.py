@@ -55,6 +55,8 @@ class RelaxReport:
     """Materials with a calculated energy above the hull."""
     kept: int = 0
     """Materials whose energy above the hull came from elsewhere and stays."""
+    removed: int = 0
+    """Materials whose energy above the hull, of earlier references, is gone: these references lack their elements."""
     without_reference: dict[str, list[str]] = field(default_factory=dict)
     """Chemical systems without a hull, with the elements that lack a reference."""
     notes: list[str] = field(default_factory=list)
@@ -74,5 +76,6 @@ class RelaxReport:
             "references": self.references,
             "above_hull": self.above_hull,
             "kept": self.kept,
+            "removed": self.removed,
             "core_seconds": round(self.core_seconds, 1),
         }

@@ -37,7 +37,8 @@ class EstimateReport:
     before: int
     """Records that were in the file already."""
     estimated: int = 0
-    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    """A line for each crystal without a value."""
     refused: list[str] = field(default_factory=list)
     """A line for each record that is no usable crystal."""
 
@@ -77,6 +78,7 @@ def estimate_files(
         If ``out`` has another ending, or holds estimates made otherwise.
     """
     from engine.physics.debye import DebyeSettings, calculate_kappa, method
+    from engine.physics.outcome import Failed
     from engine.physics.potentials import load_potential
     from engine.physics.workers import calculate_all
 
@@ -92,10 +94,12 @@ def estimate_files(
     try:
         for finished in calculate_all(crystals, calculation, potential, workers or cores(), time_limit):
             lines.add(_record(materials.pop(finished.key), finished.outcome, how))
-            failed = hasattr(finished.outcome, "reason")
-            report.failed += failed
-            report.estimated += not failed
-            say(Count(f"{report.before + report.estimated + report.failed} crystals, {report.failed} without a value"))
+            if isinstance(finished.outcome, Failed):
+                report.failures.append(f"{finished.key}: {finished.outcome.reason}: {finished.outcome.message}")
+            else:
+                report.estimated += 1
+            failed = len(report.failures)
+            say(Count(f"{report.before + report.estimated + failed} crystals, {failed} without a value"))
     finally:
         lines.flush()
     return report

@@ -15,7 +15,7 @@ import numpy as np
 from engine.exceptions import PotentialError, UnknownElementError
 from engine.materials.crystal import Crystal
 from engine.physics.ase_potentials import GivenCalculator, check_potential, load_ase_potential
-from engine.physics.calculator_specs import PYTHON, is_calculator_spec, with_python
+from engine.physics.calculator_specs import PYTHON, families, is_calculator_spec, with_python
 from engine.physics.potential import KNOWN_COMPOUNDS, Potential, check_compound
 from engine.pretrained import WEIGHTS, find_model, read_model
 
@@ -79,7 +79,18 @@ def load_potential(
         return RigidIonPotential(rest)
     if kind == "matgl" and "?" not in rest:
         return _load_matgl(rest)
-    return load_ase_potential(text) if is_calculator_spec(text) else _load_matgl(text)
+    return load_ase_potential(text) if is_calculator_spec(text) else _load_matgl(_as_matgl_name(text))
+
+
+def _as_matgl_name(text: str) -> str:
+    """The name, unless it is one of a calculator that lacks a part."""
+    if text in families():
+        raise PotentialError(f"{text} is a family of potentials; name one of its models, {text}:MODEL")
+    if "?" in text:
+        raise PotentialError(
+            f'the options of {text} are no JSON object behind a question mark; give them as in NAME?{{"device": "cpu"}}'
+        )
+    return text
 
 
 class LennardJonesPotential(Potential):

@@ -163,9 +163,9 @@ def test_what_cannot_be_a_ladder_says_why(file: Path, records: list[dict[str, An
 
 
 def test_words_of_a_level() -> None:
-    (level,) = parse_levels(["agl=kappa:agl:0.5"])
+    (level,) = parse_levels(["agl=kappa:agl:0.5"], "k")
     assert (level.name, level.field, level.cost) == ("agl", "kappa:agl", 0.5)
-    assert parse_levels(["agl=kappa:hours"])[0].cost == "hours"
+    assert parse_levels(["agl=kappa:hours"], "k")[0].cost == "hours"
     assert parse_cost("5e2", "--label-cost") == 500.0
     for text in (
         "",
@@ -179,10 +179,12 @@ def test_words_of_a_level() -> None:
         "agl=kappa:0",
     ):
         with pytest.raises(CampaignError):
-            parse_levels([text])
+            parse_levels([text], "kappa")
     with pytest.raises(CampaignError, match="twice"):
-        parse_levels(["agl=a:1", "agl=b:2"])
+        parse_levels(["agl=a:1", "agl=b:2"], "kappa")
     with pytest.raises(CampaignError, match="wanted fidelity"):
-        parse_levels(["dft=a:1"])
+        parse_levels(["dft=a:1"], "kappa")
+    with pytest.raises(CampaignError, match="--property"):
+        parse_levels(["agl=kappa:0.5"], "kappa")
     with pytest.raises(CampaignError, match="trained model"):
-        parse_levels(["kappa-300K=a:1"])
+        parse_levels(["kappa-300K=a:1"], "kappa")

@@ -34,9 +34,9 @@ def test_only_generated_crystals_without_an_energy_are_unknown(generated: Path) 
         ids = [key.material_id for key in campaign.store.material_index()]
         campaign.store.set_properties({ids[0]: {"energy_above_hull_eV": 0.0123}})
         found = stability_of(campaign.store, ids)
-        assert found[ids[0]] == "0.012 eV above hull"
+        assert found[ids[0]] == "0.012 eV/atom above hull"
         assert {found[id_] for id_ in ids[1:10]} == {"unknown"}
-        assert found["NaCl"] == "0.000 eV above hull"
+        assert found["NaCl"] == "0.000 eV/atom above hull"
         assert stability_of(campaign.store, ["NaCl"]).keys() == {"NaCl"}
 
 
@@ -56,13 +56,13 @@ def test_the_queue_and_the_report_say_so_until_it_is_known(generated: Path) -> N
         campaign.store.set_properties({first: {"energy_above_hull_eV": 0.05}})
         assert set(campaign.queue([QueueState.PROPOSED])["stability"]) == {
             "unknown",
-            "0.050 eV above hull",
-            "0.000 eV above hull",
+            "0.050 eV/atom above hull",
+            "0.000 eV/atom above hull",
         }
         (table,) = queue_tables(Evidence(campaign))
         assert table["unknown"] == 9
         (words,) = (r["reason"] for r in table["rows"] if r["id"] == first)
-        assert words.endswith("; 0.050 eV above hull")
+        assert words.endswith("; 0.050 eV/atom above hull")
     assert "Of 9 generated crystals the stability is unknown" in _report(generated)
 
 

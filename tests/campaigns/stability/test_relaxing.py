@@ -134,6 +134,23 @@ def test_energies_above_the_hull_are_those_of_pymatgen(campaign: Path, reference
     assert relaxed(campaign, "--references", references)["kept"] == 0
 
 
+def test_an_energy_above_a_hull_that_is_no_longer_covered_goes(campaign: Path, references: Path) -> None:
+    relaxed(campaign, "--references", references, "--replace")
+    copper = references.with_name("copper.jsonl")
+    copper.write_text(references.read_text().splitlines()[0] + "\n")
+    report = relaxed(campaign, "--references", copper)
+    assert (report["above_hull"], report["removed"]) == (1, 2)
+    having = {name for name, found in properties(campaign).items() if "energy_above_hull_eV" in found}
+    assert having == {"bcc-Cu"}
+
+
+def test_figures_of_another_potential_are_named(campaign: Path, references: Path) -> None:
+    assert relaxed(campaign, "--references", references)["notes"] == []
+    other = ("relax", campaign, "--potential", "rigid-ion", "--workers", 1, "--quiet", "--format", "json")
+    (note,) = done(*other).json["notes"]
+    assert "4 relaxed energies, 2 energies above the hull, 4 lowest frequencies" in note
+
+
 def dumped(path: Path, entries: list[ComputedEntry]) -> Path:
     path.write_text(json.dumps([entry.as_dict() for entry in entries]))
     return path
