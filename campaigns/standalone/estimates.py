@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from campaigns.exceptions import CampaignError
 from campaigns.lines import GrowingLines
 from campaigns.output import Count
+from campaigns.standalone.unfinished import unfinished_crystals
 from engine.execution import cores
-from engine.materials.checks import Rejection
 from engine.materials.crystal import Material
 
 if TYPE_CHECKING:
-    from engine.materials.crystal import Crystal
     from engine.physics.debye import DebyeSettings
     from engine.physics.outcome import Outcome
 
@@ -89,7 +88,7 @@ def estimate_files(
     done = _done_before(lines, how, loaded.describe())
     report = EstimateReport(before=len(done))
     materials: dict[str, Material] = {}
-    crystals = _crystals(files, done, materials, report)
+    crystals = unfinished_crystals(files, done, materials, report.refused)
     calculation = partial(calculate_kappa, settings=settings)
     try:
         for finished in calculate_all(crystals, calculation, potential, workers or cores(), time_limit):
@@ -103,22 +102,6 @@ def estimate_files(
     finally:
         lines.flush()
     return report
-
-
-def _crystals(
-    files: Sequence[Path], done: set[str], materials: dict[str, Material], report: EstimateReport
-) -> Iterator[tuple[str, Crystal]]:
-    """Crystals still to be done; ``materials`` keeps those that are out, ``done`` grows."""
-    from engine.materials.loading import load
-
-    for part in load(files, workers=1):
-        for one in part:
-            if isinstance(one, Rejection):
-                report.refused.append(f"{one.source}, {one.record_id}: {one.message}; {one.remedy}")
-            elif one.id not in done:
-                done.add(one.id)
-                materials[one.id] = one
-                yield one.id, one.crystal
 
 
 def _record(material: Material, outcome: Outcome, how: str) -> dict[str, object]:

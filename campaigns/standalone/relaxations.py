@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,8 @@ from campaigns.output import Count
 from campaigns.stability.calculations import FIGURES, Method, result_of
 from campaigns.stability.names import RELAXED_WITH
 from campaigns.stability.properties import relaxation_properties
+from campaigns.standalone.unfinished import unfinished_crystals
 from engine.execution import cores
-from engine.materials.checks import Rejection
 from engine.materials.crystal import Crystal, Material
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def relax_files(
     method = Method.of(potential, load_potential(potential), {"relaxation": asdict(settings)})
     report = RelaxedFilesReport(before=0)
     materials: dict[str, Material] = {}
-    crystals = _crystals(files, _done_before(lines, str(method), report), materials, report)
+    crystals = unfinished_crystals(files, _done_before(lines, str(method), report), materials, report.refused)
     calculation = partial(relaxation_figures, settings=settings)
     try:
         for finished in calculate_all(
@@ -92,22 +92,6 @@ def relax_files(
     finally:
         lines.flush()
     return report
-
-
-def _crystals(
-    files: Sequence[Path], done: set[str], materials: dict[str, Material], report: RelaxedFilesReport
-) -> Iterator[tuple[str, Crystal]]:
-    """Crystals still to be done; ``materials`` keeps those that are out, ``done`` grows."""
-    from engine.materials.loading import load
-
-    for part in load(files, workers=1):
-        for one in part:
-            if isinstance(one, Rejection):
-                report.refused.append(f"{one.source}, {one.record_id}: {one.message}; {one.remedy}")
-            elif one.id not in done:
-                done.add(one.id)
-                materials[one.id] = one
-                yield one.id, one.crystal
 
 
 def _record(material: Material, result: Json, method: Method) -> dict[str, object]:

@@ -91,16 +91,7 @@ def relax(
     optimizer = BFGS(FrechetCellFilter(atoms), logfile=None, maxstep=0.1)
     converged = optimizer.run(fmax=settings.force_tolerance, steps=settings.max_steps)
     volume_change = atoms.get_volume() / start.volume - 1
-    if abs(volume_change) > settings.max_volume_change:
-        raise CalculationError(
-            "not_converged",
-            f"the volume changed by {volume_change:+.0%} on relaxation, more than {settings.max_volume_change:.0%}",
-        )
-    if not converged:
-        raise CalculationError(
-            "not_converged",
-            f"forces above {settings.force_tolerance} eV/Angstrom after {settings.max_steps} relaxation steps",
-        )
+    _require_converged(converged, volume_change, settings)
     relaxed, spacegroup_after = standardise(Crystal(atoms.cell.array, atoms.numbers, atoms.get_scaled_positions()))
     if not may_gain_symmetry and (spacegroup_after, len(relaxed)) != (spacegroup, len(start)):
         raise CalculationError(
@@ -116,6 +107,19 @@ def relax(
         volume_change=float(volume_change),
         displacement=_largest_displacement(start.frac_coords, atoms.get_scaled_positions(), atoms.cell.array),
     )
+
+
+def _require_converged(converged: bool, volume_change: float, settings: RelaxationSettings) -> None:
+    if abs(volume_change) > settings.max_volume_change:
+        raise CalculationError(
+            "not_converged",
+            f"the volume changed by {volume_change:+.0%} on relaxation, more than {settings.max_volume_change:.0%}",
+        )
+    if not converged:
+        raise CalculationError(
+            "not_converged",
+            f"forces above {settings.force_tolerance} eV/Angstrom after {settings.max_steps} relaxation steps",
+        )
 
 
 def _largest_displacement(
