@@ -19,6 +19,7 @@ from campaigns.cli.options import (
     Workers,
     one_start,
     open_campaign,
+    say_files_report,
     split_settings,
     starts,
 )
@@ -27,9 +28,6 @@ from engine.learning.heads.kinds import GAUSSIAN_PROCESS, KINDS, described, head
 
 if TYPE_CHECKING:
     from db.records import ModelRecord
-
-_SHOWN = 5
-"""Failures that are listed one by one."""
 
 app = typer.Typer(no_args_is_help=True, help="Models of a campaign: versions, lineage, metrics and checkpoints.")
 
@@ -174,19 +172,7 @@ def estimate(
     spec = with_python(potential, potential_python)
     with Progress(quiet) as progress:
         report = estimate_files(files, spec, out, workers=workers, time_limit=time_limit, say=progress.say)
-    for line in report.refused:
-        message(line)
-    for line in report.failures[:_SHOWN]:
-        message(line)
-    if len(report.failures) > _SHOWN:
-        message(f"... and {len(report.failures) - _SHOWN} more; the reasons are in {out}")
-    failed, refused = len(report.failures), len(report.refused)
-    message(
-        f"{report.estimated} crystals estimated, {failed} without a value, {refused} refused, {report.before} in {out} "
-        "before"
-    )
-    if not report.estimated + report.before:
-        raise typer.Exit(1)
+    say_files_report(report, "estimated", out)
     message(f"`kappascout ingest DIR {out} --label {KAPPA}=kappa_300K@agl` adds them to a campaign")
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from campaigns.output import Format
+from campaigns.output import Format, message
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
+    from campaigns.standalone.files_report import FilesReport
     from engine.metrics.splits import SplitSettings
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Campaign directory.")]
@@ -110,3 +111,11 @@ def one_start(names: list[str] | None) -> str:
             "(`train` reads several side by side)"
         )
     return next(iter(names or ()), "")
+
+
+def say_files_report(report: FilesReport, calculated: str, out: Path) -> None:
+    """Say what became of the crystals of files; exit code 1 if nothing did."""
+    for line in report.lines(calculated, out):
+        message(line)
+    if not report.calculated + report.before:
+        raise typer.Exit(1)

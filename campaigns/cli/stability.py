@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from campaigns.cli.options import OutFormat, PotentialPython, Quiet, Workers, open_campaign
+from campaigns.cli.options import OutFormat, PotentialPython, Quiet, Workers, open_campaign, say_files_report
 from campaigns.output import Format, Progress, emit, emit_one, message
 
 _SHOWN = 10
@@ -124,11 +124,4 @@ def _relax_files(
         raise typer.BadParameter(f"{campaign} is a campaign; leave out --out, or give files of crystals")
     with Progress(quiet) as progress:
         report = relax_files(files, potential, out, workers, time_limit, progress.say)
-    for line in report.refused:
-        message(line)
-    message(
-        f"{report.relaxed} crystals relaxed, {report.failed} not, {len(report.refused)} refused, {report.before} in "
-        f"{out} before"
-    )
-    if not report.relaxed + report.before:
-        raise typer.Exit(1)
+    say_files_report(report, "relaxed", out)

@@ -92,6 +92,7 @@ class FidelityChoice:
         """
         context, own = self.context, self.context.settings.campaign.fidelity
         told = [self._told(rows, k, cost) for k in range(1, 1 + len(self.fidelities))]
+        known = {fidelity.name: self._known_ids(fidelity) for fidelity in self.fidelities}
         found = []
         for place, (entry, number) in enumerate(zip(entries, level.tolist(), strict=True)):
             name = self.fidelities[max(number, 1) - 1].name
@@ -100,7 +101,7 @@ class FidelityChoice:
                 words = f"{name} beside its {own}: tells how they differ"
             elif number:
                 words = f"{name} first: it tells {tells}"
-            elif there := [f.name for f in self.fidelities if self._is_known(f, entry.material_id)]:
+            elif there := [name for name, ids in known.items() if entry.material_id in ids]:
                 words = f"{own}: {' and '.join(there)} of it is there or awaited"
             else:
                 words = f"{own} at once: {name} would tell {tells}"
@@ -115,12 +116,9 @@ class FidelityChoice:
         shares = zip(told.tolist(), (self.core_hours(level) / cost[rows]).tolist(), strict=True)
         return [f"{share:.0%} of what {own} would, for {price:.2g} of its core-hours" for share, price in shares]
 
-    def _is_known(self, fidelity: CheaperFidelity, material_id: str) -> bool:
-        """Whether a material has a label of a lower fidelity, or will have."""
-        pool = self.context.pool
-        return material_id in fidelity.labels or any(
-            pool.rows[row].material_id == material_id for row in fidelity.pending
-        )
+    def _known_ids(self, fidelity: CheaperFidelity) -> set[str]:
+        """Materials that have a label of a lower fidelity, or will have."""
+        return {*fidelity.labels, *(self.context.pool.rows[row].material_id for row in fidelity.pending)}
 
 
 def _name(level: int, levels: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from campaigns.exceptions import CampaignError
 from campaigns.lines import GrowingLines
 from campaigns.output import Count
-from campaigns.standalone.unfinished import unfinished_crystals
+from campaigns.standalone.files_report import FilesReport, unfinished_crystals
 from engine.execution import cores
 from engine.materials.crystal import Material
 
@@ -29,19 +28,6 @@ _FIELDS = {
 }
 
 
-@dataclass
-class EstimateReport:
-    """What became of the crystals of a run."""
-
-    before: int
-    """Records that were in the file already."""
-    estimated: int = 0
-    failures: list[str] = field(default_factory=list)
-    """A line for each crystal without a value."""
-    refused: list[str] = field(default_factory=list)
-    """A line for each record that is no usable crystal."""
-
-
 def estimate_files(
     files: Sequence[Path],
     potential: str,
@@ -50,7 +36,7 @@ def estimate_files(
     workers: int | None = None,
     time_limit: float = 300.0,
     say: Callable[[str], None] = lambda _: None,
-) -> EstimateReport:
+) -> FilesReport:
     """Estimate kappa of the crystals of ``files`` and append them to ``out``; what is there already is not done again.
 
     Parameters
@@ -86,7 +72,7 @@ def estimate_files(
     loaded = load_potential(potential)
     how = method(loaded, settings)
     done = _done_before(lines, how, loaded.describe())
-    report = EstimateReport(before=len(done))
+    report = FilesReport(before=len(done))
     materials: dict[str, Material] = {}
     crystals = unfinished_crystals(files, done, materials, report.refused)
     calculation = partial(calculate_kappa, settings=settings)
@@ -96,9 +82,8 @@ def estimate_files(
             if isinstance(finished.outcome, Failed):
                 report.failures.append(f"{finished.key}: {finished.outcome.reason}: {finished.outcome.message}")
             else:
-                report.estimated += 1
-            failed = len(report.failures)
-            say(Count(f"{report.before + report.estimated + failed} crystals, {failed} without a value"))
+                report.calculated += 1
+            say(Count(report.progress))
     finally:
         lines.flush()
     return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 from campaigns.exceptions import CampaignError
 from campaigns.lines import GrowingLines
 from campaigns.output import Count
-from campaigns.stability.calculations import FIGURES, Method, result_of
+from campaigns.stability.calculations import FAILURE, FIGURES, Method, result_of
 from campaigns.stability.names import RELAXED_WITH
 from campaigns.stability.properties import relaxation_properties
-from campaigns.standalone.unfinished import unfinished_crystals
+from campaigns.standalone.files_report import FilesReport, unfinished_crystals
 from engine.execution import cores
 from engine.materials.crystal import Crystal, Material
 
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from engine.physics.workers import Calculation
 
 
-@dataclass
-class RelaxedFilesReport:
-    """What became of the crystals of a run."""
-
-    before: int
-    """Records that were in the file already."""
-    relaxed: int = 0
-    failed: int = 0
-    refused: list[str] = field(default_factory=list)
-    """A line for each record that is no usable crystal."""
-
-
 def relax_files(
     files: Sequence[Path],
     potential: str,
@@ -44,7 +32,7 @@ def relax_files(
     workers: int | None = None,
     time_limit: float = 600.0,
     say: Callable[[str], None] = lambda _: None,
-) -> RelaxedFilesReport:
+) -> FilesReport:
     """Relax the crystals of ``files`` and append them to ``out``; what is there already is not done again.
 
     Parameters
@@ -76,7 +64,7 @@ def relax_files(
     settings = RelaxationSettings()
     lines = GrowingLines.open(out)
     method = Method.of(potential, load_potential(potential), {"relaxation": asdict(settings)})
-    report = RelaxedFilesReport(before=0)
+    report = FilesReport(before=0)
     materials: dict[str, Material] = {}
     crystals = unfinished_crystals(files, _done_before(lines, str(method), report), materials, report.refused)
     calculation = partial(relaxation_figures, settings=settings)
@@ -86,9 +74,11 @@ def relax_files(
         ):
             result = result_of(cast("Figures | Failed", finished.outcome))
             lines.add(_record(materials.pop(finished.key), result, method))
-            report.relaxed += FIGURES in result
-            report.failed += FIGURES not in result
-            say(Count(f"{report.before + report.relaxed + report.failed} crystals, {report.failed} not relaxed"))
+            if FAILURE in result:
+                report.failures.append(f"{finished.key}: {result[FAILURE]['reason']}: {result[FAILURE]['message']}")
+            else:
+                report.calculated += 1
+            say(Count(report.progress))
     finally:
         lines.flush()
     return report
@@ -107,7 +97,7 @@ def _record(material: Material, result: Json, method: Method) -> dict[str, objec
     }
 
 
-def _done_before(lines: GrowingLines, how: str, report: RelaxedFilesReport) -> set[str]:
+def _done_before(lines: GrowingLines, how: str, report: FilesReport) -> set[str]:
     ids = set()
     try:
         for record in lines.read():

@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def test_every_crystal_gets_a_value_or_a_reason(pool: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "made" / name
     said = estimate(pool, out)
-    assert "4 crystals estimated, 1 without a value, 1 refused, 0 in" in said
+    assert "4 crystals estimated, 1 failed, 1 refused, 0 in" in said
     found = read(out)
     for formula in FORMULAS:
         outcome: Any = calculate_kappa(rocksalt(formula), load_potential("rigid-ion"))
@@ -64,7 +64,7 @@ def test_every_crystal_gets_a_value_or_a_reason(pool: Path, tmp_path: Path, name
     assert found["Si"][FAILURE].startswith("rejected: ")
     assert KAPPA not in found["Si"]
     before = out.read_bytes()
-    assert "0 crystals estimated, 0 without a value, 1 refused, 5 in" in estimate(pool, out)
+    assert "0 crystals estimated, 0 failed, 1 refused, 5 in" in estimate(pool, out)
     assert out.read_bytes() == before
 
 
@@ -76,7 +76,7 @@ def test_what_a_kill_left_half_written_is_done_again(pool: Path, tmp_path: Path,
     estimate(few, out)
     with out.open("ab") as handle:
         handle.write(whole.read_bytes()[:200])
-    assert "2 crystals estimated, 1 without a value, 1 refused, 2 in" in estimate(pool, out)
+    assert "2 crystals estimated, 1 failed, 1 refused, 2 in" in estimate(pool, out)
     assert read(out) == read(whole)
 
 
@@ -93,7 +93,7 @@ def test_metals_by_an_ase_calculator_here_and_in_another_environment(tmp_path: P
         assert theirs[symbol][METHOD] == properties[METHOD]
         assert theirs[symbol][KAPPA] == pytest.approx(properties[KAPPA], rel=1e-9)
     assert (
-        "0 crystals estimated, 0 without a value, 0 refused, 3 in"
+        "0 crystals estimated, 0 failed, 0 refused, 3 in"
         in done("estimate", pool, *other, "--out", here, "--workers", 1).err
     )
 

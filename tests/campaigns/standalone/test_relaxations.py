@@ -32,7 +32,8 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def test_relaxed_crystals_are_written_once(pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "relaxed.jsonl"
     arguments = ("relax", pool, "--potential", SPEC, "--out", out, "--workers", 1, "--quiet")
-    assert "2 crystals relaxed, 1 not, 1 refused, 0 in" in done(*arguments).err
+    assert "2 crystals relaxed, 1 failed, 1 refused, 0 in" in (told := done(*arguments).err)
+    assert "NaCl: calculator_error: " in told
     found = read(out)
     expected = relax(fcc("Cu", 3.5), EMT())
     record = found["Cu"]
@@ -43,7 +44,7 @@ def test_relaxed_crystals_are_written_once(pool: Path, tmp_path: Path) -> None:
     assert found["NaCl"]["properties"]["relaxation_failure"].startswith("calculator_error: ")
     np.testing.assert_allclose(found["NaCl"]["lattice"], rocksalt("NaCl").lattice, atol=1e-6)
     before = out.read_bytes()
-    assert "0 crystals relaxed, 0 not, 1 refused, 3 in" in done(*arguments).err
+    assert "0 crystals relaxed, 0 failed, 1 refused, 3 in" in done(*arguments).err
     assert out.read_bytes() == before
     assert "choose another file" in refused("relax", pool, "--potential", "rigid-ion", "--out", out)
 
