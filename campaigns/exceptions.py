@@ -37,6 +37,10 @@ class TooLargeError(ExchangeError):
     """A calculation beyond the limits of ``[dft]``."""
 
 
+class ClusterError(CampaignError):
+    """A queueing system or a machine that cannot be reached, or that refuses a job."""
+
+
 class ArchiveError(CampaignError):
     """An archive that cannot be written or read, or that is damaged."""
 

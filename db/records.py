@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from db.exceptions import InvalidRecordError
 from db.json_values import Json, PropertyValue, require_json, require_properties, require_structure, require_text
-from db.states import CampaignState, FailureReason, QueueState, RoundState
+from db.states import CampaignState, FailureReason, JobState, QueueState, RoundState
 
 KAPPA_UNIT = "W/(m K)"
 
@@ -333,6 +333,49 @@ class QueueEntryRecord:
         for name in (*PREDICTED_FIELDS, "acquisition_value", "expected_cost"):
             require_json(getattr(self, name), f"{name} of queue entry {self.material_id!r}")
         require_json(self.details, f"details of queue entry {self.material_id!r}")
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job of a queueing system that works on a queue entry, or an array of jobs."""
+
+    entry_id: int
+    """The queue entry."""
+    name: str
+    """Name in the queueing system, unique in the campaign."""
+    stage: str
+    """Part of the calculation: ``prepare``, ``forces``, ``kappa``, ..."""
+    attempt: int
+    """Number of the attempt at this entry, from 1."""
+    tasks: int = 1
+    """Number of tasks; more than one is an array."""
+    queue: str = ""
+    """Queueing system, and host if it is another one: ``slurm``, ``slurm on login.site.org``."""
+    folder: str = ""
+    """Folder of the calculation, on the host."""
+    resources: Json = field(default_factory=dict)
+    """Options it was submitted with."""
+    job_id: str | None = None
+    """Id that the queueing system gave."""
+    state: JobState = JobState.WRITTEN
+    written_at: str = ""
+    submitted_at: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    missing_since: str | None = None
+    """Since when the queueing system does not know it, without a record of its end."""
+    nodes: str = ""
+    exit_code: int | None = None
+    core_hours: float | None = None
+    message: str = ""
+    """Why it failed, as text."""
+    id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be stored as JSON."""
+        require_text(f"job {self.name!r}", self, "name", "stage", "queue", "folder", "nodes", "message")
+        require_json(self.resources, f"resources of job {self.name!r}")
+        require_json(self.core_hours, f"core_hours of job {self.name!r}")
 
 
 @dataclass(frozen=True)

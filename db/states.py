@@ -72,6 +72,23 @@ class CampaignState(_Explained):
         return self is CampaignState.STOPPED
 
 
+class JobState(_Explained):
+    """State of a job of a queueing system."""
+
+    WRITTEN = "written", "Its script is there; the queueing system is not known to have taken it."
+    QUEUED = "queued", "Waits in the queueing system."
+    RUNNING = "running", "Runs; of an array, at least one task does."
+    ENDED = "ended", "Ended with exit code 0."
+    FAILED = "failed", "Ended with another exit code, or was ended by the queueing system."
+    CANCELLED = "cancelled", "Cancelled because its entry is not wanted any more, or a job that it waits for failed."
+    VANISHED = "vanished", "Gone from the queueing system without a record of its end."
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the job is over."""
+        return self not in (JobState.WRITTEN, JobState.QUEUED, JobState.RUNNING)
+
+
 class FailureReason(_Explained):
     """Why a calculation gave no label."""
 

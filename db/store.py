@@ -17,6 +17,7 @@ from db.exceptions import (
     StoreNotFoundError,
     StoreNotWritableError,
 )
+from db.jobs import Jobs
 from db.labels import CURRENT, Labels
 from db.materials import Materials
 from db.models import Models
@@ -25,9 +26,9 @@ from db.queue import Queue
 from db.records import CampaignRecord, utc_now
 from db.rounds import Rounds
 from db.states import CAMPAIGN_MOVES, CampaignState
-from db.tables import Campaign, Failure, Label, Material, Model, QueueEntry, Rejection, Round, Source
+from db.tables import Campaign, Failure, Job, Label, Material, Model, QueueEntry, Rejection, Round, Source
 
-COUNTED: dict[str, type[Material | Source | Rejection | Label | Failure | Model | Round | QueueEntry]] = {
+COUNTED: dict[str, type[Material | Source | Rejection | Label | Failure | Model | Round | QueueEntry | Job]] = {
     "materials": Material,
     "sources": Source,
     "rejections": Rejection,
@@ -36,11 +37,12 @@ COUNTED: dict[str, type[Material | Source | Rejection | Label | Failure | Model 
     "models": Model,
     "rounds": Round,
     "queue_entries": QueueEntry,
+    "jobs": Job,
 }
 
 
-class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection):
-    """Materials, labels, models, rounds and queue of a campaign.
+class Store(Materials, Labels, Models, Rounds, Queue, Jobs, Portable, StoreConnection):
+    """Materials, labels, models, rounds, queue and jobs of a campaign.
 
     Each method is one transaction. :meth:`open` opens one; use it as a context manager, or :meth:`close` it.
     """

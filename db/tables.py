@@ -28,9 +28,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 from db.records import Json, PropertyValue
-from db.states import CampaignState, FailureReason, QueueState, RoundState
+from db.states import CampaignState, FailureReason, JobState, QueueState, RoundState
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """Revision of the last migration; four digits, compared as text."""
 
 # SQLite numbers rows only where the key is a plain INTEGER
@@ -75,6 +75,7 @@ class Base(DeclarativeBase):
         list[int]: JSON(none_as_null=True),
         CampaignState: _states(CampaignState),
         FailureReason: _states(FailureReason),
+        JobState: _states(JobState),
         QueueState: _states(QueueState),
         RoundState: _states(RoundState),
     }
@@ -338,3 +339,32 @@ class QueueChange(Base):
     at: Mapped[str]
     author: Mapped[str]
     note: Mapped[str]
+
+
+class Job(Base):
+    """One job of a queueing system that works on a queue entry, or an array of them."""
+
+    __tablename__ = "job"
+    __table_args__ = (UniqueConstraint("campaign_id", "name"), Index(None, "campaign_id", "state"))
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    entry_pk: Mapped[int] = mapped_column(ForeignKey("queue_entry.id"), index=True)
+    name: Mapped[str]
+    stage: Mapped[str]
+    attempt: Mapped[int]
+    tasks: Mapped[int]
+    queue: Mapped[str]
+    folder: Mapped[str]
+    resources: Mapped[Json]
+    job_id: Mapped[str | None]
+    state: Mapped[JobState]
+    written_at: Mapped[str]
+    submitted_at: Mapped[str | None]
+    started_at: Mapped[str | None]
+    ended_at: Mapped[str | None]
+    missing_since: Mapped[str | None]
+    nodes: Mapped[str]
+    exit_code: Mapped[int | None]
+    core_hours: Mapped[float | None]
+    message: Mapped[str]

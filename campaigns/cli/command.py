@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import typer
 
-from campaigns.cli import archive, campaign, configuration, intake, models, queue, stability, trials
+from campaigns.cli import archive, campaign, cluster, configuration, intake, models, queue, stability, trials
 from campaigns.output import message, messages_for_warnings
 
 app = typer.Typer(
@@ -37,6 +37,9 @@ for verb in (
     models.predict,
     models.estimate,
     stability.relax,
+    cluster.submit,
+    cluster.watch,
+    cluster.collect,
     trials.backtest,
     models.pretrain,
     trials.study,

@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from campaigns.cli.cluster import jobs
 from campaigns.cli.options import Dir, OutFormat, Quiet, open_campaign
 from campaigns.output import Format, Progress, emit, message
 from db.states import FailureReason, QueueState
 
 app = typer.Typer(no_args_is_help=True, help="See and decide what is computed next.")
+
+app.command("jobs")(jobs)
 
 Note = Annotated[str, typer.Option("--note", help="Note that is kept with the change.")]
 OfRound = Annotated[int | None, typer.Option("--round", help="Only this round.")]

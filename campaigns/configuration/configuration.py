@@ -10,7 +10,7 @@ from campaigns.configuration.acquisition import AcquisitionSection
 from campaigns.configuration.constraints import ConstraintsSection
 from campaigns.configuration.goals import CampaignSection, ObjectiveSection, StoppingSection
 from campaigns.configuration.labels import DftSection, LabelerSection, LabelsSection
-from campaigns.configuration.machines import ExecutionSection, StoreSection
+from campaigns.configuration.machines import ClusterSection, ExecutionSection, StoreSection
 from campaigns.configuration.model import ModelSection
 from campaigns.configuration.section import Section
 from campaigns.property_names import Property, probably_meant
@@ -42,6 +42,7 @@ class Configuration(Section):
     dft: DftSection = Field(default_factory=DftSection)
     # how work is done, not its result: rounds neither store it nor depend on it
     execution: ExecutionSection = Field(default_factory=ExecutionSection, exclude=True)
+    cluster: ClusterSection = Field(default_factory=ClusterSection, exclude=True)
     store: StoreSection = Field(default_factory=StoreSection)
 
     @property

@@ -1,12 +1,12 @@
-"""Where tables are stored and work is done: ``[store]`` and ``[execution]``."""
+"""Where tables are stored and work is done: ``[store]``, ``[execution]`` and ``[cluster]``."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from campaigns.configuration.section import Section
 
@@ -92,3 +92,93 @@ class ExecutionSection(Section):
             return ExecutionSettings(workers=self.workers)
         slurm = {k: v for k, v in self.slurm.model_dump(mode="json").items() if v} if self.slurm else {}
         return ExecutionSettings("dask", self.workers, self.address, slurm, self.timeout)
+
+
+Options = dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")], str | int]
+"""Options of a queueing system by their long names, without dashes in front."""
+
+
+class ClusterSection(Section):
+    """Where `kappascout submit` and `kappascout watch` have calculations done."""
+
+    scheduler: Literal["slurm", "pbs", "sge", "shell"] = Field(
+        default="slurm",
+        description="Queueing system; shell: processes of one machine, one calculation after another.",
+    )
+    host: str = Field(
+        default="",
+        pattern=r"^([^-\s][^\s]*)?$",
+        examples=["login.site.org"],
+        description="Machine whose queueing system is used, as `ssh` knows it (keys, no password); empty: this one.",
+    )
+    folder: str = Field(
+        default="calculations",
+        min_length=1,
+        examples=["/scratch/me/kappa"],
+        description="Folder of the calculations: relative to this directory, or absolute; with host an absolute one "
+        "there.",
+    )
+    options: Options = Field(
+        default_factory=dict,
+        examples=[{"time": "24:00:00", "nodes": 1, "ntasks-per-node": 32, "account": "abc"}],
+        description="Options of every job, by the long names of the queueing system; without any those of [dft] slurm.",
+    )
+    prepare: Options = Field(
+        default_factory=dict,
+        examples=[{"time": "12:00:00"}],
+        description="Further options of the stage prepare: checks, relaxation, Born charges, displacements.",
+    )
+    forces: Options = Field(
+        default_factory=dict,
+        examples=[{"time": "02:00:00"}],
+        description="Further options of the stage forces, an array with a task for each displaced supercell.",
+    )
+    kappa: Options = Field(
+        default_factory=dict,
+        examples=[{"nodes": 1, "mem": "64G"}],
+        description="Further options of the stage kappa: force constants and conductivity by phono3py.",
+    )
+    required: tuple[str, ...] = Field(
+        default=(), examples=[("time", "account")], description="Options that the site wants in every job."
+    )
+    throttle: int = Field(default=0, ge=0, description="Tasks of one array that run at a time; 0: no limit.")
+    max_array: int = Field(
+        default=1000, ge=1, description="Tasks of one array at most; for Slurm also what its MaxArraySize allows."
+    )
+    max_jobs: int = Field(
+        default=0, ge=0, description="Calculations in the queueing system at a time; 0: no limit, for shell one."
+    )
+    retries: int = Field(
+        default=2, ge=0, description="How often a calculation is repeated by itself where the machine failed."
+    )
+    growth: float = Field(
+        default=2.0, ge=1, le=10, description="Factor on time or memory when these were what it lacked."
+    )
+    lost_after: float = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds without a sign of life before a job that the queueing system does not know is vanished.",
+    )
+    poll: float = Field(default=60.0, gt=0, description="Seconds between two looks at the queueing system.")
+
+    @field_validator("options", "prepare", "forces", "kappa")
+    @classmethod
+    def _of_the_users(cls, given: Options) -> Options:
+        taken = sorted({name.replace("_", "-") for name in given} & _SET_BY_SUBMIT)
+        if taken:
+            raise ValueError(f"{', '.join(taken)} is set by `kappascout submit`; leave it out")
+        return {name.replace("_", "-"): value for name, value in given.items()}
+
+    @model_validator(mode="after")
+    def _folder_on_host(self) -> ClusterSection:
+        if self.host and not self.folder.startswith("/"):
+            raise ValueError(f"folder = {self.folder!r} on host {self.host}; give an absolute path there")
+        return self
+
+    def options_of(self, stage: str, common: Options) -> Options:
+        """Options of a stage; ``common`` where no options of all jobs are given."""
+        own: dict[str, Options] = {"prepare": self.prepare, "forces": self.forces, "kappa": self.kappa}
+        return (self.options or common) | own.get(stage, {})
+
+
+_SET_BY_SUBMIT = {"array", "dependency", "job-name", "output", "error", "signal", "chdir", "kill-on-invalid-dep"}

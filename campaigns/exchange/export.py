@@ -39,6 +39,15 @@ class ExportReport:
     """Entries that were left out, and the reason; they stay approved."""
 
 
+class NothingToExportError(TooLargeError):
+    """None of the entries can be calculated within the limits."""
+
+    def __init__(self, passed_over: tuple[tuple[QueueEntryRecord, str], ...]):
+        self.passed_over = passed_over
+        reasons = "\n".join(f"  {entry.material_id}: {reason}" for entry, reason in passed_over)
+        super().__init__(f"no entry can be exported:\n{reasons}")
+
+
 def export_queue(
     workspace: Workspace,
     to: Path,
@@ -89,6 +98,31 @@ def export_queue(
     return report
 
 
+def export_approved(workspace: Workspace, to: Path, say: Callable[[str], None] = lambda text: None) -> ExportReport:
+    """Write the calculations of approved entries alone, for submission; none that can be written is no error.
+
+    Raises
+    ------
+    CampaignError
+        If ``to`` holds other calculations under the same names, or cannot be written.
+    """
+    with workspace.locked():
+        approved = workspace.store.queue([QueueState.APPROVED])
+        entries = [e for e in approved if _is_for_export(workspace, e, "phono3py")]
+        if not entries:
+            return ExportReport(())
+        try:
+            report = _write_calculations(workspace, entries, to, "phono3py", None, say)
+        except NothingToExportError as error:
+            return ExportReport((), error.passed_over)
+        except OSError as error:
+            raise CampaignError(f"cannot write to {to} ({error.strerror}); no entry was marked as exported") from error
+        for fidelity in sorted({e.fidelity for e in report.written}):
+            own = [e.material_id for e in report.written if e.fidelity == fidelity]
+            move(workspace, own, QueueState.EXPORTED, f"written to {to} for submission", fidelity)
+    return report
+
+
 def export_records(workspace: Workspace) -> Path:
     """Folder with one file for each exported calculation, which results are compared with."""
     return workspace.artifacts / "exports"
@@ -122,17 +156,19 @@ def _write_calculations(
     for i, entry in enumerate(entries, start=1):
         try:
             calculation = plan_calculation(entry, materials[entry.material_id], section, dft, format)
-            planned[_folder_name(entry)] = entry, calculation
+            planned[folder_name(entry)] = entry, calculation
         except ExchangeError as error:
             passed_over.append((entry, str(error)))
         say(Count(f"{i} of {len(entries)} calculations planned"))
     if not planned:
-        reasons = "\n".join(f"  {entry.material_id}: {reason}" for entry, reason in passed_over)
-        raise TooLargeError(f"no entry can be exported:\n{reasons}")
+        raise NothingToExportError(tuple(passed_over))
     present = _present(to)
     _refuse_others(to, {name: c.entry for name, (_, c) in planned.items()}, present)
     # before anything slow is written
-    submit = submit_script(section.name, sorted({*present, *planned}), dft, workspace.directory)
+    listed = "".join(f"{name}\n" for name in sorted(planned))
+    # a list of its own for each export, since tasks of an array that is queued read theirs later
+    list_name = f"entries-{text_sha256(listed)[:8]}.txt"
+    submit = submit_script(section.name, sorted(planned), list_name, dft, workspace.directory)
     for i, (name, (_, calculation)) in enumerate(planned.items(), start=1):
         if name not in present:
             to.mkdir(parents=True, exist_ok=True)
@@ -141,7 +177,7 @@ def _write_calculations(
         text = present[name].to_json()
         write_whole(export_records(workspace) / f"{text_sha256(text)}.json", text)
         say(Count(f"{i} of {len(planned)} calculations written"))
-    write_whole(to / "entries.txt", "".join(f"{name}\n" for name in sorted(present)))
+    write_whole(to / list_name, listed)
     write_whole(to / "submit.sh", submit)
     write_whole(to / MANIFEST, write_manifest(present))
     return ExportReport(tuple(entry for entry, _ in planned.values()), tuple(passed_over))
@@ -186,7 +222,7 @@ def _cifs(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Iterator
     structures = {m.material_id: m.structure for m in workspace.store.materials([e.material_id for e in entries])}
     for entry in entries:
         crystal = Crystal.from_dict(structures[entry.material_id])
-        yield f"{_folder_name(entry)}.cif", str(crystal.to_structure().to(fmt="cif"))
+        yield f"{folder_name(entry)}.cif", str(crystal.to_structure().to(fmt="cif"))
 
 
 def _write_csv(path: Path, rows: list[Json]) -> None:
@@ -202,6 +238,7 @@ def _with_structures(workspace: Workspace, rows: list[Json]) -> list[Json]:
     return [r | {"structure": Crystal.from_dict(structures[r["id"]]).to_structure().as_dict()} for r in rows]
 
 
-def _folder_name(entry: QueueEntryRecord) -> str:
+def folder_name(entry: QueueEntryRecord) -> str:
+    """Name of the folder of an entry: round, rank and id."""
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in entry.material_id)
     return f"{entry.round:03d}-{entry.rank:04d}-{safe[:_NAME_LENGTH]}"

@@ -35,7 +35,7 @@ def run_script(formula: str, spacegroup: int, settings: EntrySettings, dft: DftS
             # the primitive cell after a gain of symmetry, with a mesh of the same density
             "primitive_kappa_command": _kappa(phonons, [str(dft.mesh_length), "--pa", "auto"]),
         }
-    return _shipped("run.sh.j2").render(
+    return shipped_template("run.sh.j2").render(
         formula=formula,
         spacegroup=spacegroup,
         spacegroups=supergroups(spacegroup),
@@ -45,12 +45,15 @@ def run_script(formula: str, spacegroup: int, settings: EntrySettings, dft: DftS
         cell=cell,
         stages=stages,
         vasp_command=_quoted_inside(dft.vasp_command),
+        inputs=sorted({path.partition("/")[0] for path in settings.inputs}),
         **commands,
     )
 
 
-def submit_script(name: str, folders: Sequence[str], dft: DftSection, directory: Path) -> str:
+def submit_script(name: str, folders: Sequence[str], list_name: str, dft: DftSection, directory: Path) -> str:
     """Text of the Slurm array script, from the user's template if there is one.
+
+    ``list_name`` is the file that lists ``folders``, one a line.
 
     Raises
     ------
@@ -62,16 +65,26 @@ def submit_script(name: str, folders: Sequence[str], dft: DftSection, directory:
     path = directory / dft.slurm_template
     try:
         if dft.slurm_template:
-            template = _environment().from_string(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            if "entries.txt" in text:
+                raise ExchangeError(
+                    f"[dft] slurm_template = {dft.slurm_template!r} reads entries.txt, which further exports would "
+                    "change under jobs that wait; write {{ list }} in its place"
+                )
+            template = _environment().from_string(text)
         else:
-            template = _shipped("slurm.sh.j2")
+            template = shipped_template("slurm.sh.j2")
         return template.render(
-            name=re.sub(r"[^\w.-]", "_", name), entries=list(folders), slurm=dft.slurm, setup=dft.setup
+            name=re.sub(r"[^\w.-]", "_", name),
+            entries=list(folders),
+            list=list_name,
+            slurm=dft.slurm,
+            setup=dft.setup,
         )
     except (OSError, UnicodeDecodeError, TemplateError) as error:
         raise ExchangeError(
             f"[dft] slurm_template = {dft.slurm_template!r}: {path} cannot be used ({error}); it may hold "
-            "{{ name }}, {{ entries }}, {{ slurm }} and {{ setup }}"
+            "{{ name }}, {{ entries }}, {{ list }}, {{ slurm }} and {{ setup }}"
         ) from error
 
 
@@ -113,7 +126,8 @@ def _quoted_inside(text: str) -> str:
     return re.sub(r'([\\"$`}])', r"\\\1", text)
 
 
-def _shipped(name: str) -> Template:
+def shipped_template(name: str) -> Template:
+    """Template that ships with the program."""
     folder = resources.files("campaigns") / "templates"
     return _environment().from_string((folder / name).read_text(encoding="utf-8"))
 

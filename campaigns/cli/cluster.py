@@ -1,0 +1,170 @@
+"""Verbs that have approved entries calculated on a cluster."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from campaigns.cli.options import Dir, OutFormat, Quiet, open_campaign
+from campaigns.output import Format, Progress, emit, message
+
+if TYPE_CHECKING:
+    from campaigns.cluster.collecting import Collected
+    from campaigns.cluster.submitting import Submitted
+    from campaigns.cluster.watching import Look
+    from db.records import JobRecord
+
+
+def submit(directory: Dir, format: OutFormat = Format.TABLE, quiet: Quiet = False) -> None:
+    """Export approved entries and submit them to the queueing system of [cluster]; again, and nothing runs twice."""
+    from campaigns.cluster.submitting import require_entries, submit_approved
+
+    with open_campaign(directory) as campaign:
+        with Progress(quiet) as progress:
+            submitted = submit_approved(campaign.workspace, progress.say)
+        require_entries(campaign.workspace, submitted)
+    emit(_job_rows(submitted.jobs), format, empty="no job was submitted")
+    _say_submitted(submitted)
+    if submitted.jobs:
+        message(f"`kappascout watch {directory}` follows them and takes their results in")
+
+
+def watch(
+    directory: Dir,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end, as for cron.")] = False,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Start the next round when the results of the last are in.")
+    ] = False,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Approve what rounds propose, so that it is submitted unseen.")
+    ] = False,
+    every: Annotated[
+        float | None, typer.Option("--every", min=0.1, help=r"Seconds between two looks; \[cluster] poll without it.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Follow submitted calculations: import results, repeat what the machine failed, submit what is approved.
+
+    It may be ended and started again at any time; a second one beside it is refused.
+    """
+    from campaigns.cluster.watching import look, only_watch
+
+    with open_campaign(directory) as campaign, only_watch(campaign.workspace):
+        pause = every or campaign.configuration.cluster.poll
+        while True:
+            with Progress(quiet) as progress:
+                seen = look(campaign, progress.say, go_on=go_on, approve=approve)
+            _say_look(seen, directory)
+            if once or (seen.is_idle and not _goes_on(seen, go_on, approve)):
+                break
+            time.sleep(pause)
+    if seen.trouble and once:
+        raise typer.Exit(1)
+    if not once:
+        message(_why_ended(seen, directory))
+
+
+def collect(directory: Dir, format: OutFormat = Format.TABLE) -> None:
+    """Import what has finished in the folder of calculations, without asking the queueing system."""
+    from campaigns.cluster.cluster import Cluster
+    from campaigns.cluster.collecting import collect_folders
+
+    with open_campaign(directory) as campaign:
+        collected = collect_folders(campaign.workspace, Cluster.of(campaign.workspace))
+    states: dict[str, int] = {}
+    for outcome in collected.outcomes:
+        states[outcome.state] = states.get(outcome.state, 0) + 1
+    _say_collected(collected, format)
+    message(", ".join(f"{n} {state}" for state, n in states.items()) or "no open calculation in the folder")
+
+
+def jobs(
+    directory: Dir,
+    all_: Annotated[bool, typer.Option("--all", help="Jobs that are over too.")] = False,
+    format: OutFormat = Format.TABLE,
+) -> None:
+    """List the jobs of queue entries as they were when last looked at: ids, states, nodes, core-hours."""
+    from campaigns.cluster.submitting import PENDING
+
+    with open_campaign(directory) as campaign:
+        found = campaign.store.jobs(None if all_ else PENDING)
+    emit(
+        _job_rows(found),
+        format,
+        empty=f"no job waits or runs; `kappascout queue jobs {directory} --all` has the others",
+    )
+
+
+def _goes_on(seen: "Look", go_on: bool, approve: bool) -> bool:
+    """Whether a further look can bring something although no job is pending."""
+    if seen.run is None:
+        return False
+    return go_on and approve and seen.run.stopped in ("waiting", "rounds")
+
+
+def _why_ended(seen: "Look", directory: Path) -> str:
+    if seen.run is not None and seen.run.stopped in ("budget", "candidates", "advice"):
+        return seen.run.message
+    if seen.submitted.passed_over:
+        return "what is left cannot be submitted, see above"
+    return f"no job is left; `kappascout status {directory}` shows where the campaign stands"
+
+
+def _say_look(seen: "Look", directory: Path) -> None:
+    if seen.trouble:
+        message(f"the queueing system: {seen.trouble}")
+    _say_collected(seen.collected, Format.TABLE)
+    for entry in seen.collected.repeated:
+        message(f"{entry.material_id}: will be submitted again")
+    for job in seen.cancelled:
+        message(f"job {job.job_id or job.name} ({job.folder}) cancelled: its entry is not wanted any more")
+    if seen.run is not None and seen.run.rounds:
+        message(seen.run.message)
+    if seen.submitted.jobs:
+        emit(_job_rows(seen.submitted.jobs), Format.TABLE)
+    _say_submitted(seen.submitted)
+
+
+def _say_submitted(submitted: "Submitted") -> None:
+    for entry, reason in submitted.passed_over:
+        message(f"left out: {entry.material_id}: {reason}")
+    if submitted.waiting:
+        message(f"{submitted.waiting} entries wait for their turn")
+    if submitted.refusal:
+        message(f"submitted no further: {submitted.refusal}")
+
+
+def _say_collected(collected: "Collected", format: Format) -> None:
+    rows = [each.row() for each in collected.compared]
+    if rows or format is not Format.TABLE:
+        emit(rows, format, "found beside predicted" if format is Format.TABLE else "")
+    for outcome in collected.outcomes:
+        if outcome.state == "refused" or (outcome.state == "done" and outcome.message):
+            message(f"{outcome.folder}: {outcome.state}: {outcome.message}")
+    for entry, reason, words in collected.failed:
+        message(f"{entry.material_id}: failed ({reason.kind}): {reason}: {words}")
+    for doubt in collected.doubtful:
+        message(f"doubtful: {doubt}")
+
+
+def _job_rows(jobs: Sequence["JobRecord"]) -> list[dict[str, object]]:
+    return [
+        {
+            "entry": job.folder,
+            "stage": job.stage,
+            "attempt": job.attempt,
+            "tasks": job.tasks,
+            "job": job.job_id,
+            "state": str(job.state),
+            "submitted": job.submitted_at,
+            "started": job.started_at,
+            "ended": job.ended_at,
+            "nodes": job.nodes,
+            "exit_code": job.exit_code,
+            "core_hours": job.core_hours,
+            "message": job.message,
+        }
+        for job in jobs
+    ]

@@ -1,0 +1,192 @@
+"""What became of submitted jobs: one question to the queueing system, then the records that the jobs wrote."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from campaigns.cluster.cluster import Cluster
+from campaigns.cluster.jobs import JobEnd, job_end
+from campaigns.cluster.schedulers import Listed, seconds_since
+from campaigns.cluster.submitting import PENDING
+from db.records import JobRecord, utc_now
+from db.states import FailureReason, JobState
+
+if TYPE_CHECKING:
+    from campaigns.workspace import Workspace
+
+LOCKED = 75
+"""Exit code of ``run.sh`` where another run works on the folder (EX_TEMPFAIL)."""
+_SLACK = 120.0
+"""Seconds by which a process may seem older than its job, for clocks and start-up."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Jobs as they are now."""
+
+    changed: tuple[JobRecord, ...] = ()
+    """Jobs whose record has changed."""
+    over: frozenset[int] = frozenset()
+    """Queue entries none of whose jobs is pending any more."""
+
+
+def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Followed:
+    """Bring the records of pending jobs up to date.
+
+    Parameters
+    ----------
+    workspace
+        The campaign's.
+    cluster
+        Its cluster.
+    ask
+        Whether the queueing system is asked; otherwise only what the jobs wrote is read.
+
+    Raises
+    ------
+    ClusterError
+        If the queueing system does not answer: nothing is changed then.
+    """
+    pending = workspace.store.jobs(PENDING)
+    if not pending:
+        return Followed()
+    listed = cluster.scheduler.listed(cluster.somewhere) if ask else None
+    gone = [job for job in pending if listed is None or _listed(job, listed) is None]
+    cluster.fetch(sorted({job.folder for job in gone}))
+    changed = []
+    for job in pending:
+        now = _now(cluster, job, listed)
+        if now != job:
+            changed.append(now)
+    workspace.store.update_jobs(changed)
+    known = {job.id: job for job in changed}
+    left = Counter(job.entry_id for job in pending if not known.get(job.id, job).state.is_finished)
+    over = {job.entry_id for job in pending} - set(left)
+    return Followed(tuple(changed), frozenset(over))
+
+
+def _listed(job: JobRecord, listed: Mapping[str, Listed]) -> tuple[str, Listed] | None:
+    """The job as the queueing system lists it, with its id there; another job of the same id is none."""
+    if job.job_id is None:
+        return next(((id_, found) for id_, found in listed.items() if found.name == job.name), None)
+    id_ = re.split(r"[_\[.]", job.job_id)[0]
+    found = listed.get(id_)
+    if found is None:
+        return None
+    if job.queue.startswith("shell"):
+        # processes have no names of ours: an older one than the job took its number later or before
+        age = seconds_since(job.submitted_at or job.written_at)
+        is_ours = found.seconds is None or abs(found.seconds - age) < _SLACK
+        return (id_, found) if is_ours else None
+    return (id_, found) if found.name == job.name else None
+
+
+def _now(cluster: Cluster, job: JobRecord, listed: Mapping[str, Listed] | None) -> JobRecord:
+    folder = cluster.root / job.folder
+    found = _listed(job, listed) if listed is not None else None
+    if found is not None:
+        id_, entry = found
+        state = JobState.RUNNING if entry.is_running else JobState.QUEUED
+        adopted = {} if job.job_id else {"job_id": id_, "submitted_at": utc_now()}
+        now = replace(job, state=state, missing_since=None, **adopted)
+        if state is JobState.RUNNING and job.started_at is None:
+            end = job_end(folder, job.name, job.tasks)
+            now = replace(now, started_at=end.started_at or utc_now(), nodes=end.nodes)
+        return now
+    end = job_end(folder, job.name, job.tasks)
+    if not end.missing:
+        return _ended(job, end)
+    if listed is None:
+        return replace(job, state=JobState.RUNNING) if end.begun else job
+    return _missing(cluster, job, end)
+
+
+def _ended(job: JobRecord, end: JobEnd) -> JobRecord:
+    """A job that wrote how it ended."""
+    code = end.exit_code or 0
+    message = ""
+    if code == LOCKED:
+        message = f"{FailureReason.CANCELLED}: another run works on the folder (.locks there names it)"
+    return replace(
+        job,
+        state=JobState.FAILED if code else JobState.ENDED,
+        started_at=end.started_at,
+        ended_at=end.ended_at,
+        missing_since=None,
+        nodes=end.nodes,
+        exit_code=code,
+        core_hours=end.core_hours,
+        message=message,
+    )
+
+
+def _missing(cluster: Cluster, job: JobRecord, end: JobEnd) -> JobRecord:
+    """A job that is not listed and did not write how it ended: the queueing system may still know."""
+    since = job.missing_since or utc_now()
+    known = replace(
+        job,
+        started_at=end.started_at or job.started_at,
+        nodes=end.nodes or job.nodes,
+        core_hours=end.core_hours or job.core_hours,
+        missing_since=since,
+    )
+    words = cluster.scheduler.last_words(job.job_id, cluster.somewhere) if job.job_id else None
+    patience = cluster.lost_after
+    if words is not None and (words.reason is not None or seconds_since(since) >= patience):
+        # one that ended well has its records on the way, over a slow file system
+        state = words.state if words.reason else JobState.VANISHED
+        reason = words.reason or FailureReason.VANISHED
+        message = f"{reason}: {words.message or 'it ended, but its record never came'}"
+        return replace(known, state=state, ended_at=utc_now(), exit_code=words.exit_code, message=message)
+    if seconds_since(since) < patience:
+        return known
+    if job.job_id is None:
+        message = f"{FailureReason.VANISHED}: the submission was interrupted before the queueing system took it"
+        return replace(known, state=JobState.VANISHED, ended_at=utc_now(), message=message)
+    last = end.started_at or job.submitted_at or job.written_at
+    message = (
+        f"{FailureReason.VANISHED}: {job.queue} does not know job {job.job_id} any more, and it wrote no end; last "
+        f"sign of life {last}"
+    )
+    return replace(known, state=JobState.VANISHED, ended_at=utc_now(), message=message)
+
+
+def machine_failure(jobs: Sequence[JobRecord]) -> tuple[FailureReason, str]:
+    """Why the jobs of one attempt came to nothing, where the calculation itself does not say."""
+    reasons = {str(reason): reason for reason in FailureReason}
+    for job in jobs:
+        name, _, words = job.message.partition(": ")
+        # a later stage is cancelled because one before it failed
+        if name in reasons and (job.state is not JobState.CANCELLED or job is jobs[0]):
+            return reasons[name], f"job {job.job_id or job.name} ({job.stage}): {words}"
+    for job in jobs:
+        if job.exit_code:
+            return (
+                FailureReason.CALCULATOR_ERROR,
+                f"job {job.job_id} ({job.stage}) ended with exit code {job.exit_code}",
+            )
+    last = jobs[-1]
+    return FailureReason.VANISHED, f"its jobs ended, the last ({last.stage}) {last.state}, without a result"
+
+
+def last_attempt(jobs: Iterable[JobRecord]) -> list[JobRecord]:
+    """Jobs of the last attempt at an entry, in their order."""
+    found = list(jobs)
+    newest = max((job.attempt for job in found), default=0)
+    return [job for job in found if job.attempt == newest]
+
+
+def core_hours_of(jobs: Iterable[JobRecord]) -> float | None:
+    """Core-hours of all attempts together, as far as they are known."""
+    known = [job.core_hours for job in jobs if job.core_hours is not None]
+    return sum(known) if known else None
+
+
+def age(time: str) -> float:
+    """Hours since a time in the store."""
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds() / 3600

@@ -1,0 +1,249 @@
+"""Submission of calculations: written, recorded, then handed over, so that no interruption submits one twice."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from campaigns.cluster.cluster import Cluster
+from campaigns.cluster.jobs import RECORDS, Stage, resources, script, stages_of
+from campaigns.exceptions import CampaignError, ClusterError
+from campaigns.files import write_whole
+from db.records import JobRecord, utc_now
+from db.states import FailureReason, JobState, QueueState
+
+if TYPE_CHECKING:
+    from campaigns.exchange.manifest import Entry
+    from campaigns.workspace import Workspace
+    from db.records import QueueEntryRecord
+
+PENDING = tuple(state for state in JobState if not state.is_finished)
+REFUSED = "refused: "
+"""Begin of the message of jobs that the queueing system did not take; they are no attempt."""
+
+
+@dataclass
+class Submitted:
+    """What a submission did."""
+
+    jobs: list[JobRecord] = field(default_factory=list)
+    """Jobs that the queueing system has taken."""
+    entries: list[QueueEntryRecord] = field(default_factory=list)
+    """Entries that they compute."""
+    passed_over: list[tuple[QueueEntryRecord, str]] = field(default_factory=list)
+    """Entries that cannot be exported, and why; they stay approved."""
+    waiting: int = 0
+    """Entries that wait until ``[cluster] max_jobs`` allows them."""
+    refusal: str = ""
+    """The queueing system's words, where it took no more; submitted again later."""
+
+
+def submit_approved(workspace: Workspace, say: Callable[[str], None] = lambda _: None) -> Submitted:
+    """Export approved entries into the folder of calculations and submit all that have no job yet.
+
+    Raises
+    ------
+    ClusterError
+        If the queueing system cannot be reached, or an option is missing that the site needs.
+    ExchangeError
+        If inputs cannot be written.
+    """
+    with workspace.locked():
+        cluster = Cluster.of(workspace)
+        done = Submitted()
+        _export(workspace, cluster, done, say)
+        busy = {job.entry_id for job in workspace.store.jobs(PENDING)}
+        exported = workspace.store.queue([QueueState.EXPORTED])
+        submitted = current_jobs(workspace, exported)
+        ready = [e for e in exported if e.id not in submitted]
+        found = cluster.entries(ready)
+        ready = [entry for entry in ready if entry.id in found]
+        limit = workspace.configuration.cluster.max_jobs or (1 if cluster.scheduler.kind == "shell" else len(ready))
+        room = max(0, limit - len(busy))
+        done.waiting = max(0, len(ready) - room)
+        ready = ready[:room]
+        if not ready:
+            return done
+        # whether the queueing system is there at all, before anything is written
+        largest = cluster.scheduler.largest_array(workspace.configuration.cluster.max_array, cluster.somewhere)
+        cluster.scheduler.listed(cluster.somewhere)
+        submission = _Submission(workspace, cluster, largest, _earlier(workspace, ready))
+        for i, entry in enumerate(ready):
+            name, manifest = found[entry.id or 0]
+            try:
+                done.jobs += submission.submit(entry, name, manifest)
+            except ClusterError as error:
+                if not done.jobs:
+                    raise
+                done.refusal = str(error)
+                done.waiting += len(ready) - i
+                break
+            done.entries.append(entry)
+            say(f"{name}: submitted to {cluster.scheduler}")
+    return done
+
+
+def current_jobs(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> dict[int, list[JobRecord]]:
+    """Jobs of entries since these were last exported, by entry; those of earlier attempts are left out."""
+    exported_at = {
+        e.id: max((c.at for c in e.history if c.to_state is QueueState.EXPORTED), default="")
+        for e in entries
+        if e.id is not None
+    }
+    found: dict[int, list[JobRecord]] = {}
+    for job in workspace.store.jobs(entry_ids=list(exported_at)) if exported_at else ():
+        if job.written_at >= exported_at[job.entry_id] and not job.message.startswith(REFUSED):
+            found.setdefault(job.entry_id, []).append(job)
+    return found
+
+
+def withdrawn_jobs(workspace: Workspace, cluster: Cluster) -> list[JobRecord]:
+    """Cancel jobs whose entries were withdrawn, deferred or failed; entries that are done keep nothing either."""
+    pending = workspace.store.jobs(PENDING)
+    if not pending:
+        return []
+    wanted = {e.id for e in workspace.store.queue([QueueState.EXPORTED, QueueState.RUNNING, QueueState.APPROVED])}
+    unwanted = [job for job in pending if job.entry_id not in wanted]
+    if unwanted:
+        cluster.scheduler.cancel([job.job_id for job in unwanted if job.job_id], cluster.somewhere)
+        over = [replace(job, state=JobState.CANCELLED, ended_at=utc_now()) for job in unwanted]
+        workspace.store.update_jobs(over)
+    return unwanted
+
+
+def _export(workspace: Workspace, cluster: Cluster, done: Submitted, say: Callable[[str], None]) -> None:
+    from campaigns.exchange.export import export_approved
+
+    approved = workspace.store.queue([QueueState.APPROVED])
+    if not approved:
+        return
+    report = export_approved(workspace, cluster.root, say)
+    done.passed_over += report.passed_over
+
+
+def _earlier(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Mapping[int, list[JobRecord]]:
+    """Jobs of earlier attempts at entries, by entry."""
+    found: dict[int, list[JobRecord]] = {}
+    for job in workspace.store.jobs(entry_ids=[e.id for e in entries if e.id is not None]):
+        found.setdefault(job.entry_id, []).append(job)
+    return found
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """Submission of one calculation after another."""
+
+    workspace: Workspace
+    cluster: Cluster
+    largest_array: int
+    earlier: Mapping[int, list[JobRecord]]
+
+    def submit(self, entry: QueueEntryRecord, name: str, manifest: Entry) -> list[JobRecord]:
+        """Write the scripts of an entry's stages, record them, and hand them over in order.
+
+        Raises
+        ------
+        ClusterError
+            If the queueing system refuses one; those before it are cancelled.
+        """
+        scheduler, store = self.cluster.scheduler, self.workspace.store
+        before = self.earlier.get(entry.id or 0, [])
+        attempt = 1 + max((job.attempt for job in before), default=0)
+        stages = stages_of(manifest, scheduler.kind, self.largest_array)
+        failures = _failures(before)
+        records = [self._record(entry, name, stage, i, attempt, failures) for i, stage in enumerate(stages)]
+        self._clear(name)
+        records = store.add_jobs(records)
+        taken: list[JobRecord] = []
+        folder = self.cluster.place(name)
+        if self.cluster.scheduler.machine.name:
+            self.cluster.send([name])
+        for stage, record in zip(stages, records, strict=True):
+            after = _after(stage, taken)
+            options = record.resources
+            text = script(stage, record.name, name, options, after, scheduler, self.workspace.configuration)
+            path = f"{RECORDS}/{record.name}.sh"
+            write_whole(self.cluster.root / name / path, text)
+            if scheduler.machine.name:
+                self.cluster.send([f"{name}/{path}"])
+            try:
+                id_ = scheduler.submit(path, folder)
+            except ClusterError as error:
+                self._take_back(records, taken, f"{REFUSED}{error}")
+                raise
+            taken.append(replace(record, job_id=id_, state=JobState.QUEUED, submitted_at=utc_now()))
+            store.update_jobs(taken[-1:])
+        return taken
+
+    def _record(
+        self, entry: QueueEntryRecord, name: str, stage: Stage, i: int, attempt: int, failures: Sequence[FailureReason]
+    ) -> JobRecord:
+        campaign = re.sub(r"[^\w.-]", "_", self.workspace.configuration.campaign.name)[:30]
+        # unique among all jobs of the user, so that one whose id was never written is found by its name
+        unique = f"{campaign}.{name}.{stage.name}{i}.{attempt}.{secrets.token_hex(3)}"
+        return JobRecord(
+            entry_id=entry.id or 0,
+            name=unique,
+            stage=stage.name,
+            attempt=attempt,
+            tasks=stage.tasks,
+            queue=str(self.cluster.scheduler),
+            folder=name,
+            resources=dict(resources(self.workspace.configuration, stage.name, self.cluster.scheduler, failures)),
+        )
+
+    def _clear(self, name: str) -> None:
+        """Set the mark of an earlier failure aside, which is no news of this attempt."""
+        folder = self.cluster.root / name
+        mark = folder / "FAILED"
+        if mark.exists():
+            (folder / RECORDS).mkdir(exist_ok=True)
+            mark.replace(folder / RECORDS / f"FAILED-{utc_now().replace(':', '')}")
+
+    def _take_back(self, records: Iterable[JobRecord], taken: Sequence[JobRecord], words: str) -> None:
+        """Cancel what was submitted of an entry whose later stages were refused."""
+        self.cluster.scheduler.cancel([job.job_id for job in taken if job.job_id], self.cluster.somewhere)
+        known = {job.id: job for job in taken}
+        over = [known.get(job.id, job) for job in records]
+        self.workspace.store.update_jobs(
+            [replace(job, state=JobState.CANCELLED, ended_at=utc_now(), message=words) for job in over]
+        )
+
+
+def _after(stage: Stage, taken: Sequence[JobRecord]) -> list[str]:
+    """Ids of the jobs that a stage waits for: arrays for the preparation, kappa for all arrays."""
+    arrays = [job for job in taken if job.stage == "forces"]
+    awaited = arrays if stage.name == "kappa" and arrays else [job for job in taken if job.stage == "prepare"]
+    return [job.job_id for job in awaited if job.job_id]
+
+
+def _failures(jobs: Iterable[JobRecord]) -> list[FailureReason]:
+    """Reasons of failures of earlier attempts, as the jobs tell."""
+    reasons = {str(reason): reason for reason in FailureReason}
+    attempts: dict[int, set[FailureReason]] = {}
+    for job in jobs:
+        if found := reasons.get(job.message.partition(":")[0]):
+            attempts.setdefault(job.attempt, set()).add(found)
+    return [reason for found in attempts.values() for reason in found]
+
+
+def require_entries(workspace: Workspace, submitted: Submitted) -> None:
+    """Refuse to submit nothing without a word.
+
+    Raises
+    ------
+    CampaignError
+        If no entry is approved, exported or waiting.
+    """
+    if submitted.jobs or submitted.waiting or submitted.passed_over:
+        return
+    pending = workspace.store.jobs(PENDING)
+    where = workspace.directory
+    if pending:
+        raise CampaignError(f"all approved entries are submitted ({len(pending)} jobs); `kappascout watch {where}`")
+    proposed = len(workspace.store.queue([QueueState.PROPOSED]))
+    hint = f"`kappascout queue approve {where}`" if proposed else f"`kappascout run {where}`"
+    raise CampaignError(f"no approved entry to submit ({proposed} proposed); {hint} first")

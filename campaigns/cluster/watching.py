@@ -1,0 +1,142 @@
+"""The loop between approval and labels: follow, collect, repeat, cancel, submit, evaluate, go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from campaigns.cluster.cluster import Cluster
+from campaigns.cluster.collecting import OPEN, Collected, settle
+from campaigns.cluster.following import Followed, follow
+from campaigns.cluster.submitting import PENDING, Submitted, current_jobs, submit_approved, withdrawn_jobs
+from campaigns.exceptions import CampaignBusyError, ClusterError
+from db.records import JobRecord
+from db.states import JobState, QueueState
+
+if TYPE_CHECKING:
+    from campaigns.campaign import Campaign
+    from campaigns.loop import RunReport
+    from campaigns.workspace import Workspace
+
+
+@dataclass
+class Look:
+    """One look at the cluster and what was done about it."""
+
+    followed: Followed = field(default_factory=Followed)
+    collected: Collected = field(default_factory=Collected)
+    cancelled: list[JobRecord] = field(default_factory=list)
+    submitted: Submitted = field(default_factory=Submitted)
+    run: RunReport | None = None
+    """What evaluation, and with ``go_on`` the next round, came to."""
+    pending: int = 0
+    """Jobs that wait or run."""
+    trouble: str = ""
+    """Why the queueing system could not be asked; everything is left as it was."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left that a further look could bring."""
+        return not (self.pending or self.submitted.waiting or self.trouble)
+
+
+@contextmanager
+def only_watch(workspace: Workspace) -> Iterator[None]:
+    """Keep other processes from watching this campaign.
+
+    Raises
+    ------
+    CampaignBusyError
+        If another one does.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(workspace.directory / ".watch.lock").acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise CampaignBusyError(
+            f"another `kappascout watch` follows {workspace.directory}; leave it to that one, or end it first"
+        ) from error
+
+
+def look(
+    campaign: Campaign,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    go_on: bool = False,
+    approve: bool = False,
+    submit: bool = True,
+) -> Look:
+    """Look once: what has ended comes in, what the machine failed is repeated, what is approved is submitted.
+
+    Parameters
+    ----------
+    campaign
+        The campaign.
+    say
+        Receives progress.
+    go_on
+        Start the next round when the results of the last are in.
+    approve
+        Approve what a round proposes.
+    submit
+        Submit approved entries.
+
+    Raises
+    ------
+    CampaignError
+        If results or inputs cannot be read or written; a queueing system that does not answer is in the result.
+    """
+    workspace = campaign.workspace
+    cluster = Cluster.of(workspace)
+    result = Look()
+    try:
+        with workspace.locked():
+            result.followed = follow(workspace, cluster)
+            _begun(workspace, result.followed)
+            result.collected = settle(workspace, cluster, _over(workspace))
+            result.cancelled = withdrawn_jobs(workspace, cluster)
+    except ClusterError as error:
+        result.trouble = str(error)
+        result.pending = len(workspace.store.jobs(PENDING))
+        return result
+    result.run = _rounds(campaign, result, say, go_on=go_on)
+    if approve and workspace.store.queue([QueueState.PROPOSED]):
+        campaign.move([], QueueState.APPROVED, "by watch")
+    if submit and workspace.store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
+        try:
+            result.submitted = submit_approved(workspace, say)
+        except ClusterError as error:
+            result.trouble = str(error)
+    result.pending = len(workspace.store.jobs(PENDING))
+    return result
+
+
+def _begun(workspace: Workspace, followed: Followed) -> None:
+    """Entries whose first job runs are running."""
+    running = {job.entry_id for job in followed.changed if job.state is JobState.RUNNING}
+    if not running:
+        return
+    entries = [e for e in workspace.store.queue([QueueState.EXPORTED]) if e.id in running]
+    from campaigns.queue import move_entries
+
+    move_entries(workspace.store, entries, QueueState.RUNNING, "its job runs")
+
+
+def _over(workspace: Workspace) -> list[int]:
+    """Open entries all of whose jobs are over, also where an earlier look was interrupted."""
+    entries = workspace.store.queue(OPEN)
+    jobs = current_jobs(workspace, entries)
+    return [id_ for id_, own in jobs.items() if all(job.state.is_finished for job in own)]
+
+
+def _rounds(campaign: Campaign, result: Look, say: Callable[[str], None], *, go_on: bool) -> RunReport | None:
+    """Evaluate a round whose results are in; with ``go_on`` do the next."""
+    came_in = result.collected.outcomes or result.collected.failed
+    waits = campaign.workspace.store.queue([QueueState.PROPOSED, QueueState.APPROVED, *OPEN])
+    if not go_on:
+        return campaign.run(0, say) if came_in else None
+    return None if waits else campaign.run(1, say)
