@@ -43,6 +43,18 @@ def fail(workspace: Workspace, ids: Sequence[str], reason: FailureReason, messag
     return chosen
 
 
+def retry(
+    workspace: Workspace, ids: Sequence[str], note: str = "", *, force: bool = False, fidelity: str | None = None
+) -> list[QueueEntryRecord]:
+    """Temporary."""
+    with workspace.locked(), workspace.store.transaction():
+        chosen = [
+            e for e in workspace.store.queue([QueueState.FAILED], material_ids=ids) if fidelity in (None, e.fidelity)
+        ]
+        move_entries(workspace.store, chosen, QueueState.APPROVED, note)
+    return chosen
+
+
 def finish_entries(store: Store, note: str) -> None:
     """Move entries whose label is in the store to done; a label for a proposed entry approves it."""
     entries = store.queue(UNFINISHED)

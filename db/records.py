@@ -373,7 +373,7 @@ class JobRecord:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored as JSON."""
-        require_text(f"job {self.name!r}", self, "name", "stage", "queue", "folder", "nodes", "message")
+        require_text(f"job {self.name!r}", self, "name", "stage", "queue", "folder")
         require_json(self.resources, f"resources of job {self.name!r}")
         require_json(self.core_hours, f"core_hours of job {self.name!r}")
 

@@ -25,7 +25,7 @@ def submit(directory: Dir, format: OutFormat = Format.TABLE, quiet: Quiet = Fals
         with Progress(quiet) as progress:
             submitted = submit_approved(campaign.workspace, progress.say)
         require_entries(campaign.workspace, submitted)
-    emit(_job_rows(submitted.jobs), format, empty="no job was submitted")
+    _emit_jobs(submitted.jobs, format, "no job was submitted")
     _say_submitted(submitted)
     if submitted.jobs:
         message(f"`kappascout watch {directory}` follows them and takes their results in")
@@ -90,11 +90,8 @@ def jobs(
 
     with open_campaign(directory) as campaign:
         found = campaign.store.jobs(None if all_ else PENDING)
-    emit(
-        _job_rows(found),
-        format,
-        empty=f"no job waits or runs; `kappascout queue jobs {directory} --all` has the others",
-    )
+    others = f"`kappascout queue jobs {directory} --all` lists those that are over"
+    _emit_jobs(found, format, f"no job waits or runs; {others}")
 
 
 def _goes_on(seen: "Look", go_on: bool, approve: bool) -> bool:
@@ -123,7 +120,7 @@ def _say_look(seen: "Look", directory: Path) -> None:
     if seen.run is not None and seen.run.rounds:
         message(seen.run.message)
     if seen.submitted.jobs:
-        emit(_job_rows(seen.submitted.jobs), Format.TABLE)
+        _emit_jobs(seen.submitted.jobs, Format.TABLE)
     _say_submitted(seen.submitted)
 
 
@@ -147,6 +144,19 @@ def _say_collected(collected: "Collected", format: Format) -> None:
         message(f"{entry.material_id}: failed ({reason.kind}): {reason}: {words}")
     for doubt in collected.doubtful:
         message(f"doubtful: {doubt}")
+
+
+def _emit_jobs(jobs: Sequence["JobRecord"], format: Format, empty: str = "") -> None:
+    """Print jobs; the table has what there is to see, with times to the minute."""
+    rows = _job_rows(jobs)
+    if format is Format.TABLE:
+        for row in rows:
+            for name in ("submitted", "started", "ended"):
+                row[name] = str(row[name] or "-")[:16].replace("T", " ")
+    columns = ["entry", "stage", "attempt", "tasks", "job", "state"]
+    columns += [n for n in ("started", "ended") if any(row[n] not in (None, "-") for row in rows)]
+    columns += [n for n in ("nodes", "exit_code", "core_hours", "message") if any(row[n] for row in rows)]
+    emit(rows, format, columns=columns, empty=empty)
 
 
 def _job_rows(jobs: Sequence["JobRecord"]) -> list[dict[str, object]]:

@@ -92,8 +92,9 @@ def _now(cluster: Cluster, job: JobRecord, listed: Mapping[str, Listed] | None) 
     if found is not None:
         id_, entry = found
         state = JobState.RUNNING if entry.is_running else JobState.QUEUED
-        adopted = {} if job.job_id else {"job_id": id_, "submitted_at": utc_now()}
-        now = replace(job, state=state, missing_since=None, **adopted)
+        # without an id: its submission was interrupted after the queueing system had taken it
+        known = (job.job_id, job.submitted_at) if job.job_id else (id_, utc_now())
+        now = replace(job, state=state, missing_since=None, job_id=known[0], submitted_at=known[1])
         if state is JobState.RUNNING and job.started_at is None:
             end = job_end(folder, job.name, job.tasks)
             now = replace(now, started_at=end.started_at or utc_now(), nodes=end.nodes)

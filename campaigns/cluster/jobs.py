@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from campaigns.cluster.schedulers import Scheduler, longer, more_memory
 from campaigns.exceptions import ClusterError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from campaigns.configuration.machines import Options
     from campaigns.exchange.manifest import Entry
 
+Record = TypeVar("Record", bound=BaseModel)
 RECORDS = ".jobs"
 """Folder of scripts and records inside that of a calculation."""
 
@@ -131,31 +134,40 @@ def script(
     )
 
 
+class _Started(BaseModel):
+    at: str
+    id: str
+    nodes: str
+    cores: int
+
+
+class _Ended(BaseModel):
+    at: str
+    exit_code: int
+    seconds: float
+    cores: int
+
+
 def job_end(folder: Path, name: str, tasks: int) -> JobEnd:
     """Read the records of a job; damaged ones count as missing."""
-    started = list(_records(folder, name, "started", tasks))
-    ended = list(_records(folder, name, "ended", tasks))
-    codes = [int(record["exit_code"]) for record in ended]
+    started = list(_records(folder, name, _Started, tasks))
+    ended = list(_records(folder, name, _Ended, tasks))
+    codes = [record.exit_code for record in ended]
     whole = len(ended) >= tasks
     return JobEnd(
-        started_at=min((str(r["at"]) for r in started), default=None),
-        ended_at=max((str(r["at"]) for r in ended), default=None) if whole else None,
-        nodes=", ".join(sorted({str(r["nodes"]) for r in started})),
+        started_at=min((r.at for r in started), default=None),
+        ended_at=max((r.at for r in ended), default=None) if whole else None,
+        nodes=", ".join(sorted({r.nodes for r in started})),
         exit_code=next((code for code in codes if code), 0) if codes else None,
-        core_hours=sum(float(r["seconds"]) * float(r["cores"]) for r in ended) / 3600,
+        core_hours=sum(r.seconds * r.cores for r in ended) / 3600,
         begun=len(started),
         missing=tasks - len(ended),
     )
 
 
-def _records(folder: Path, name: str, kind: str, tasks: int) -> Iterator[dict[str, object]]:
-    where = folder / RECORDS
-    wanted = {"started": {"at", "id", "nodes", "cores"}, "ended": {"at", "exit_code", "seconds", "cores"}}[kind]
-    paths = [where / f"{name}.{kind}"] if tasks == 1 else sorted(where.glob(f"{name}.[0-9]*.{kind}"))
+def _records(folder: Path, name: str, kind: type[Record], tasks: int) -> Iterator[Record]:
+    where, ending = folder / RECORDS, "started" if kind is _Started else "ended"
+    paths = [where / f"{name}.{ending}"] if tasks == 1 else sorted(where.glob(f"{name}.[0-9]*.{ending}"))
     for path in paths:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and wanted <= record.keys():
-            yield record
+        with contextlib.suppress(OSError, ValidationError):
+            yield kind.model_validate_json(path.read_bytes())

@@ -290,11 +290,10 @@ def seconds_of(time: object) -> float:
     if not match:
         raise ClusterError(f"the time limit {text!r} is none; write it as HH:MM:SS")
     days, first, second, third = (int(part) if part else None for part in match.groups())
-    if days is None and third is None:  # minutes, or minutes and seconds
-        hours, minutes, seconds = 0, first, second
-    else:
-        hours, minutes, seconds = first, second, third
-    return 86400.0 * (days or 0) + 3600.0 * (hours or 0) + 60.0 * (minutes or 0) + (seconds or 0)
+    # without days, two numbers are minutes and seconds, and one is minutes
+    parts = (0, first, second) if days is None and third is None else (first, second, third)
+    hours, minutes, seconds = (part or 0 for part in parts)
+    return 86400.0 * (days or 0) + 3600.0 * hours + 60.0 * minutes + seconds
 
 
 def longer(time: object, factor: float) -> str:
