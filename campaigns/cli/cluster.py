@@ -13,7 +13,7 @@ from campaigns.output import Format, Progress, emit, message
 if TYPE_CHECKING:
     from campaigns.cluster.collecting import Collected
     from campaigns.cluster.submitting import Submitted
-    from campaigns.cluster.watching import Look
+    from campaigns.cluster.watching import Done, Seen
     from db.records import JobRecord
 
 
@@ -49,21 +49,28 @@ def watch(
 
     It may be ended and started again at any time; a second one beside it is refused.
     """
-    from campaigns.cluster.watching import look, only_watch
+    from campaigns.cluster.watching import observe, only_watch, proceed
 
     with open_campaign(directory) as campaign, only_watch(campaign.workspace):
-        pause = every or campaign.configuration.cluster.poll
+        pause, said = every or campaign.configuration.cluster.poll, ""
         while True:
+            seen = observe(campaign)
+            _say_seen(seen)
             with Progress(quiet) as progress:
-                seen = look(campaign, progress.say, go_on=go_on, approve=approve)
-            _say_look(seen, directory)
-            if once or (seen.is_idle and not _goes_on(seen, go_on, approve)):
+                done = proceed(campaign, seen, progress.say, go_on=go_on, approve=approve)
+            _say_done(done, directory)
+            trouble = seen.trouble or done.trouble
+            if once or (done.is_idle and not trouble):
                 break
+            waits = f"{done.pending} jobs wait or run"
+            if waits != said and not quiet:
+                message(waits)
+            said = waits
             time.sleep(pause)
-    if seen.trouble and once:
+    if once and trouble:
         raise typer.Exit(1)
     if not once:
-        message(_why_ended(seen, directory))
+        message(f"no job is left; `kappascout status {directory}` shows where the campaign stands")
 
 
 def collect(directory: Dir, format: OutFormat = Format.TABLE) -> None:
@@ -94,34 +101,28 @@ def jobs(
     _emit_jobs(found, format, f"no job waits or runs; {others}")
 
 
-def _goes_on(seen: "Look", go_on: bool, approve: bool) -> bool:
-    """Whether a further look can bring something although no job is pending."""
-    if seen.run is None:
-        return False
-    return go_on and approve and seen.run.stopped in ("waiting", "rounds")
-
-
-def _why_ended(seen: "Look", directory: Path) -> str:
-    if seen.run is not None and seen.run.stopped in ("budget", "candidates", "advice"):
-        return seen.run.message
-    if seen.submitted.passed_over:
-        return "what is left cannot be submitted, see above"
-    return f"no job is left; `kappascout status {directory}` shows where the campaign stands"
-
-
-def _say_look(seen: "Look", directory: Path) -> None:
+def _say_seen(seen: "Seen") -> None:
     if seen.trouble:
-        message(f"the queueing system: {seen.trouble}")
+        message(f"nothing was changed: {seen.trouble}")
     _say_collected(seen.collected, Format.TABLE)
     for entry in seen.collected.repeated:
         message(f"{entry.material_id}: will be submitted again")
     for job in seen.cancelled:
         message(f"job {job.job_id or job.name} ({job.folder}) cancelled: its entry is not wanted any more")
-    if seen.run is not None and seen.run.rounds:
-        message(seen.run.message)
-    if seen.submitted.jobs:
-        _emit_jobs(seen.submitted.jobs, Format.TABLE)
-    _say_submitted(seen.submitted)
+
+
+def _say_done(done: "Done", directory: Path) -> None:
+    if done.run is not None and done.run.stopped in ("budget", "candidates", "advice"):
+        message(done.run.message)
+    if done.run is not None and done.proposed:
+        message(
+            f"{done.proposed} entries are proposed; `kappascout queue approve {directory}`, and `watch` submits them"
+        )
+    if done.submitted.jobs:
+        _emit_jobs(done.submitted.jobs, Format.TABLE)
+    _say_submitted(done.submitted)
+    if done.trouble:
+        message(f"not submitted: {done.trouble}")
 
 
 def _say_submitted(submitted: "Submitted") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class Cluster:
             if entry.id is not None and path.exists():
                 found[entry.id] = name, Entry.from_json(path.read_text(encoding="utf-8"), str(path))
         return found
+
+    def send_new(self, name: str) -> None:
+        """Bring the folder of a calculation to the cluster's machine, unless it is there."""
+        machine = self.scheduler.machine
+        if machine.name and machine.run(f"test -e {shlex.quote(self.place(name))}/{ENTRY}", "/").code:
+            self.send([name])
 
     def send(self, names: Sequence[str]) -> None:
         """Bring folders of calculations to the cluster's machine."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.jobs import JobEnd, job_end
 from campaigns.cluster.schedulers import Listed, seconds_since
-from campaigns.cluster.submitting import PENDING
+from campaigns.cluster.submitting import PENDING, REFUSED
 from db.records import JobRecord, utc_now
 from db.states import FailureReason, JobState
 
@@ -112,7 +112,7 @@ def _ended(job: JobRecord, end: JobEnd) -> JobRecord:
     code = end.exit_code or 0
     message = ""
     if code == LOCKED:
-        message = f"{FailureReason.CANCELLED}: another run works on the folder (.locks there names it)"
+        message = f"{REFUSED}another run works on the folder (.locks there names it)"
     return replace(
         job,
         state=JobState.FAILED if code else JobState.ENDED,
@@ -143,6 +143,8 @@ def _missing(cluster: Cluster, job: JobRecord, end: JobEnd) -> JobRecord:
         state = words.state if words.reason else JobState.VANISHED
         reason = words.reason or FailureReason.VANISHED
         message = f"{reason}: {words.message or 'it ended, but its record never came'}"
+        if state is JobState.CANCELLED and not end.begun:
+            message = f"{reason}: it never began"
         return replace(known, state=state, ended_at=utc_now(), exit_code=words.exit_code, message=message)
     if seconds_since(since) < patience:
         return known

@@ -64,10 +64,12 @@ def stages_of(entry: Entry, kind: str, largest_array: int) -> list[Stage]:
     if kind == "shell" or entry.work is None:
         return [Stage("all", (*first, "forces", "kappa"))]
     supercells = entry.work.supercells
-    arrays = [
-        Stage("forces", ("forces",), min(largest_array, supercells - start), start)
-        for start in range(0, supercells, largest_array)
-    ]
+    arrays = []
+    for start in range(0, supercells, largest_array):
+        tasks = min(largest_array, supercells - start)
+        # an array of one task is a job, which is told its number
+        numbers = () if tasks > 1 else (str(start + 1),)
+        arrays.append(Stage("forces", ("forces", *numbers), tasks, start))
     return [Stage("prepare", tuple(first)), *arrays, Stage("kappa", ("forces", "kappa"))]
 
 

@@ -83,6 +83,7 @@ DIALECTS = {
         task="SGE_TASK_ID",
         job="JOB_ID",
         option="#$ -l {name}={value}",
+        always=("#$ -cwd",),
         time="walltime",
     ),
     "shell": Dialect(
@@ -273,7 +274,8 @@ def _worst(ends: Sequence[tuple[str, int, int]]) -> LastWords | None:
         for found, code, signal in ends:
             if found == name:
                 how = f"exit code {code}" if not signal else f"signal {signal}"
-                return LastWords(state, reason, f"{words} ({found}, {how})" if words else "", code or signal)
+                code_of = None if state is JobState.CANCELLED else code or signal
+                return LastWords(state, reason, f"{words} ({found}, {how})" if words else "", code_of)
     return None
 
 

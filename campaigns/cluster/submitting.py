@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.jobs import RECORDS, Stage, resources, script, stages_of
+from campaigns.cluster.schedulers import seconds_since
 from campaigns.exceptions import CampaignError, ClusterError
 from campaigns.files import write_whole
 from db.records import JobRecord, utc_now
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 PENDING = tuple(state for state in JobState if not state.is_finished)
 REFUSED = "refused: "
-"""Begin of the message of jobs that the queueing system did not take; they are no attempt."""
+"""Begin of the message of jobs that never came to work: not taken, or another run held the folder."""
 
 
 @dataclass
@@ -56,14 +57,12 @@ def submit_approved(workspace: Workspace, say: Callable[[str], None] = lambda _:
         done = Submitted()
         _export(workspace, cluster, done, say)
         busy = {job.entry_id for job in workspace.store.jobs(PENDING)}
-        exported = workspace.store.queue([QueueState.EXPORTED])
-        submitted = current_jobs(workspace, exported)
-        ready = [e for e in exported if e.id not in submitted]
+        ready, early = _ready(workspace)
         found = cluster.entries(ready)
         ready = [entry for entry in ready if entry.id in found]
-        limit = workspace.configuration.cluster.max_jobs or (1 if cluster.scheduler.kind == "shell" else len(ready))
-        room = max(0, limit - len(busy))
-        done.waiting = max(0, len(ready) - room)
+        limit = workspace.configuration.cluster.max_jobs or (1 if cluster.scheduler.kind == "shell" else None)
+        room = len(ready) if limit is None else max(0, limit - len(busy))
+        done.waiting = early + max(0, len(ready) - room)
         ready = ready[:room]
         if not ready:
             return done
@@ -87,7 +86,16 @@ def submit_approved(workspace: Workspace, say: Callable[[str], None] = lambda _:
 
 
 def current_jobs(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> dict[int, list[JobRecord]]:
-    """Jobs of entries since these were last exported, by entry; those of earlier attempts are left out."""
+    """Jobs of entries since these were last exported, by entry; attempts that did not come to work are left out."""
+    found = {}
+    for id_, own in _since_export(workspace, entries).items():
+        refused = {job.attempt for job in own if job.message.startswith(REFUSED)}
+        if left := [job for job in own if job.attempt not in refused]:
+            found[id_] = left
+    return found
+
+
+def _since_export(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> dict[int, list[JobRecord]]:
     exported_at = {
         e.id: max((c.at for c in e.history if c.to_state is QueueState.EXPORTED), default="")
         for e in entries
@@ -95,9 +103,27 @@ def current_jobs(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> d
     }
     found: dict[int, list[JobRecord]] = {}
     for job in workspace.store.jobs(entry_ids=list(exported_at)) if exported_at else ():
-        if job.written_at >= exported_at[job.entry_id] and not job.message.startswith(REFUSED):
+        if job.written_at >= exported_at[job.entry_id]:
             found.setdefault(job.entry_id, []).append(job)
     return found
+
+
+def _ready(workspace: Workspace) -> tuple[list[QueueEntryRecord], int]:
+    """Entries without a job at work, and how many of them wait because their last attempt was refused just now."""
+    entries = workspace.store.queue([QueueState.EXPORTED, QueueState.RUNNING])
+    jobs, working = _since_export(workspace, entries), current_jobs(workspace, entries)
+    ready, early = [], 0
+    for entry in entries:
+        own = jobs.get(entry.id or 0, [])
+        # one that runs without a job was begun by hand
+        if (entry.id or 0) in working or (not own and entry.state is QueueState.RUNNING):
+            continue
+        patience = workspace.configuration.cluster.lost_after
+        if own and seconds_since(max(job.ended_at or job.written_at for job in own)) < patience:
+            early += 1
+        else:
+            ready.append(entry)
+    return ready, early
 
 
 def withdrawn_jobs(workspace: Workspace, cluster: Cluster) -> list[JobRecord]:
@@ -153,22 +179,20 @@ class _Submission:
         before = self.earlier.get(entry.id or 0, [])
         attempt = 1 + max((job.attempt for job in before), default=0)
         stages = stages_of(manifest, scheduler.kind, self.largest_array)
-        failures = _failures(before)
+        failures = _failures(entry)
         records = [self._record(entry, name, stage, i, attempt, failures) for i, stage in enumerate(stages)]
-        self._clear(name)
+        folder = self.cluster.place(name)
+        self.cluster.send_new(name)
+        self._clear(folder)
         records = store.add_jobs(records)
         taken: list[JobRecord] = []
-        folder = self.cluster.place(name)
-        if self.cluster.scheduler.machine.name:
-            self.cluster.send([name])
         for stage, record in zip(stages, records, strict=True):
             after = _after(stage, taken)
             options = record.resources
             text = script(stage, record.name, name, options, after, scheduler, self.workspace.configuration)
             path = f"{RECORDS}/{record.name}.sh"
             write_whole(self.cluster.root / name / path, text)
-            if scheduler.machine.name:
-                self.cluster.send([f"{name}/{path}"])
+            self.cluster.send([f"{name}/{path}"])
             try:
                 id_ = scheduler.submit(path, folder)
             except ClusterError as error:
@@ -195,13 +219,14 @@ class _Submission:
             resources=dict(resources(self.workspace.configuration, stage.name, self.cluster.scheduler, failures)),
         )
 
-    def _clear(self, name: str) -> None:
+    def _clear(self, folder: str) -> None:
         """Set the mark of an earlier failure aside, which is no news of this attempt."""
-        folder = self.cluster.root / name
-        mark = folder / "FAILED"
-        if mark.exists():
-            (folder / RECORDS).mkdir(exist_ok=True)
-            mark.replace(folder / RECORDS / f"FAILED-{utc_now().replace(':', '')}")
+        aside = f"{RECORDS}/FAILED-{utc_now().replace(':', '')}"
+        answer = self.cluster.scheduler.machine.run(
+            f"mkdir -p {RECORDS} && {{ [ ! -e FAILED ] || mv FAILED {aside}; }}", folder
+        )
+        if answer.code:
+            raise ClusterError(f"{folder} cannot be written: {answer.words}")
 
     def _take_back(self, records: Iterable[JobRecord], taken: Sequence[JobRecord], words: str) -> None:
         """Cancel what was submitted of an entry whose later stages were refused."""
@@ -220,14 +245,11 @@ def _after(stage: Stage, taken: Sequence[JobRecord]) -> list[str]:
     return [job.job_id for job in awaited if job.job_id]
 
 
-def _failures(jobs: Iterable[JobRecord]) -> list[FailureReason]:
-    """Reasons of failures of earlier attempts, as the jobs tell."""
+def _failures(entry: QueueEntryRecord) -> list[FailureReason]:
+    """Reasons of earlier failures of an entry, as its history tells."""
     reasons = {str(reason): reason for reason in FailureReason}
-    attempts: dict[int, set[FailureReason]] = {}
-    for job in jobs:
-        if found := reasons.get(job.message.partition(":")[0]):
-            attempts.setdefault(job.attempt, set()).add(found)
-    return [reason for found in attempts.values() for reason in found]
+    notes = [change.note for change in entry.history if change.to_state is QueueState.FAILED]
+    return [reasons[name] for note in notes if (name := note.partition(":")[0]) in reasons]
 
 
 def require_entries(workspace: Workspace, submitted: Submitted) -> None:

@@ -22,23 +22,33 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Look:
-    """One look at the cluster and what was done about it."""
+class Seen:
+    """What has become of submitted calculations."""
 
     followed: Followed = field(default_factory=Followed)
     collected: Collected = field(default_factory=Collected)
     cancelled: list[JobRecord] = field(default_factory=list)
-    submitted: Submitted = field(default_factory=Submitted)
-    run: RunReport | None = None
-    """What evaluation, and with ``go_on`` the next round, came to."""
-    pending: int = 0
-    """Jobs that wait or run."""
     trouble: str = ""
     """Why the queueing system could not be asked; everything is left as it was."""
 
+
+@dataclass
+class Done:
+    """What was done next."""
+
+    run: RunReport | None = None
+    """What evaluation, and with ``go_on`` the next round, came to."""
+    submitted: Submitted = field(default_factory=Submitted)
+    proposed: int = 0
+    """Entries that wait for approval."""
+    pending: int = 0
+    """Jobs that wait or run."""
+    trouble: str = ""
+    """Why the queueing system took nothing."""
+
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is left that a further look could bring."""
+        """Whether no job is left, and none will be submitted by itself."""
         return not (self.pending or self.submitted.waiting or self.trouble)
 
 
@@ -62,57 +72,70 @@ def only_watch(workspace: Workspace) -> Iterator[None]:
         ) from error
 
 
-def look(
+def observe(campaign: Campaign) -> Seen:
+    """Follow jobs: what has ended comes in, what the machine failed is to be repeated, what is unwanted is cancelled.
+
+    Raises
+    ------
+    CampaignError
+        If results cannot be read or written; a queueing system that does not answer is in the result.
+    """
+    workspace = campaign.workspace
+    cluster = Cluster.of(workspace)
+    seen = Seen()
+    try:
+        with workspace.locked():
+            seen.followed = follow(workspace, cluster)
+            _begun(workspace, seen.followed)
+            seen.collected = settle(workspace, cluster, _over(workspace))
+            seen.cancelled = withdrawn_jobs(workspace, cluster)
+    except ClusterError as error:
+        seen.trouble = str(error)
+    return seen
+
+
+def proceed(
     campaign: Campaign,
+    seen: Seen,
     say: Callable[[str], None] = lambda _: None,
     *,
     go_on: bool = False,
     approve: bool = False,
-    submit: bool = True,
-) -> Look:
-    """Look once: what has ended comes in, what the machine failed is repeated, what is approved is submitted.
+) -> Done:
+    """Do what follows from what was seen: evaluate the round, begin the next, submit what is approved.
 
     Parameters
     ----------
     campaign
         The campaign.
+    seen
+        What :func:`observe` found.
     say
         Receives progress.
     go_on
         Start the next round when the results of the last are in.
     approve
-        Approve what a round proposes.
-    submit
-        Submit approved entries.
+        Approve what rounds propose.
 
     Raises
     ------
     CampaignError
-        If results or inputs cannot be read or written; a queueing system that does not answer is in the result.
+        If a round cannot go on, or inputs cannot be written; a queueing system that refuses is in the result.
     """
-    workspace = campaign.workspace
-    cluster = Cluster.of(workspace)
-    result = Look()
-    try:
-        with workspace.locked():
-            result.followed = follow(workspace, cluster)
-            _begun(workspace, result.followed)
-            result.collected = settle(workspace, cluster, _over(workspace))
-            result.cancelled = withdrawn_jobs(workspace, cluster)
-    except ClusterError as error:
-        result.trouble = str(error)
-        result.pending = len(workspace.store.jobs(PENDING))
-        return result
-    result.run = _rounds(campaign, result, say, go_on=go_on)
-    if approve and workspace.store.queue([QueueState.PROPOSED]):
-        campaign.move([], QueueState.APPROVED, "by watch")
-    if submit and workspace.store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
-        try:
-            result.submitted = submit_approved(workspace, say)
-        except ClusterError as error:
-            result.trouble = str(error)
-    result.pending = len(workspace.store.jobs(PENDING))
-    return result
+    store = campaign.store
+    done = Done()
+    if not seen.trouble:
+        done.run = _rounds(campaign, seen, say, go_on=go_on)
+        if approve and store.queue([QueueState.PROPOSED]):
+            campaign.move([], QueueState.APPROVED, "by watch")
+        if store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
+            try:
+                done.submitted = submit_approved(campaign.workspace, say)
+            except ClusterError as error:
+                done.trouble = str(error)
+    done.pending = len(store.jobs(PENDING))
+    done.proposed = store.queue_counts()[QueueState.PROPOSED]
+    return done
 
 
 def _begun(workspace: Workspace, followed: Followed) -> None:
@@ -133,9 +156,9 @@ def _over(workspace: Workspace) -> list[int]:
     return [id_ for id_, own in jobs.items() if all(job.state.is_finished for job in own)]
 
 
-def _rounds(campaign: Campaign, result: Look, say: Callable[[str], None], *, go_on: bool) -> RunReport | None:
+def _rounds(campaign: Campaign, seen: Seen, say: Callable[[str], None], *, go_on: bool) -> RunReport | None:
     """Evaluate a round whose results are in; with ``go_on`` do the next."""
-    came_in = result.collected.outcomes or result.collected.failed
+    came_in = seen.collected.outcomes or seen.collected.failed
     waits = campaign.workspace.store.queue([QueueState.PROPOSED, QueueState.APPROVED, *OPEN])
     if not go_on:
         return campaign.run(0, say) if came_in else None

@@ -38,6 +38,17 @@ SMALL = {
 VASP = """#!/bin/sh
 mode=
 case "$PWD" in *"$FAKE_VASP_IN"*) mode=$FAKE_VASP ;; esac
+case $mode in
+*_once)
+    if [ ! -e once ]; then
+        touch once
+        export FAKE_VASP="${{mode%_once}}"
+        exec {python} -m tests.campaigns.exchange.fake_vasp
+    fi
+    mode=
+    unset FAKE_VASP
+    ;;
+esac
 stored={outputs}/$mode-$(cat POSCAR INCAR POTCAR POTCAR.spec | cksum | tr ' ' -)
 if [ ! -d "$stored" ]; then
     {python} -m tests.campaigns.exchange.fake_vasp || exit
@@ -76,8 +87,12 @@ def exported(_exported: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give the environment of a cluster: vasp_std on the path, names of pseudopotentials as pseudopotentials."""
-    root = tmp_path_factory.mktemp("cluster")
+    """Give the environment of one task of an array on a cluster."""
+    return cluster_environment(tmp_path_factory.mktemp("cluster")) | {"SLURM_ARRAY_TASK_ID": "1"}
+
+
+def cluster_environment(root: Path) -> dict[str, str]:
+    """Make what a cluster has: vasp_std on the path, names of pseudopotentials as pseudopotentials."""
     vasp = root / "bin" / "vasp_std"
     vasp.parent.mkdir()
     vasp.write_text(VASP.format(python=sys.executable, outputs=root / "outputs"))
@@ -91,7 +106,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PATH": path,
         "PYTHONPATH": str(REPOSITORY),
         "POTCAR_DIR": str(root / "potcars"),
-        "SLURM_ARRAY_TASK_ID": "1",
     }  # fmt: skip
 
 

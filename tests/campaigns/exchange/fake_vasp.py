@@ -1,9 +1,9 @@
 """What stands in for VASP: reads POSCAR and INCAR; writes OUTCAR, vasprun.xml and CONTCAR of a classical potential.
 
 Started as ``vasp_std`` in the folder of a calculation. FAKE_VASP in the environment makes it misbehave: ``crash``,
-``hang``, ``unrelaxed``, ``unfinished``, ``asymmetric`` (Born charges), ``unconverged``: electrons that do not converge,
-said as VASP 6 says it, and ``unconverged5``, as VASP 5 does not; ``stubborn``: not with ALGO = Normal. Such electrons
-give half the force. FAKE_VASP_IN confines that to folders with this text in their path.
+``hang``, each also ``_once`` a folder, ``unrelaxed``, ``unfinished``, ``asymmetric`` (Born charges), ``unconverged``:
+electrons that do not converge, said as VASP 6 says it, and ``unconverged5``, as VASP 5 does not; ``stubborn``: not with
+ALGO = Normal. Such electrons give half the force. FAKE_VASP_IN confines that to folders with this text in their path.
 """
 
 from __future__ import annotations
