@@ -1,4 +1,4 @@
-"""States of queue entries, rounds and campaigns, with a sentence for each, and the legal moves."""
+"""States of queue entries, rounds and campaigns, kinds of failure, with a sentence for each; the legal moves."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ class QueueState(_Explained):
     EXPORTED = "exported", "Its inputs are written; the calculation is not known to have started."
     RUNNING = "running", "The calculation has started."
     DONE = "done", "Its label is in the store."
-    FAILED = "failed", "The calculation ended without a label; rounds do not propose the material again."
-    WITHDRAWN = "withdrawn", "Taken off the queue on purpose; the material is not proposed again."
+    FAILED = "failed", "The calculation ended without a label; the material waits for a retry, or to be reopened."
+    WITHDRAWN = "withdrawn", "Taken off the queue on purpose; the material is not proposed again unless reopened."
+    DEFERRED = "deferred", "Left out of this round; the material is a candidate again in the next one."
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is no further move."""
-        return not QUEUE_MOVES[self]
+        """Whether no result is expected unless somebody retries or reopens the entry.
+
+        Rounds whose entries are all finished are evaluated; finished entries are not pending.
+        """
+        return self in _FINISHED
 
 
 class RoundState(_Explained):
@@ -72,34 +76,98 @@ class CampaignState(_Explained):
         return self is CampaignState.STOPPED
 
 
-class FailureReason(_Explained):
+class FailureKind(_Explained):
+    """What a failure is due to, and with it what may be done about it."""
+
+    CRYSTAL = "crystal", "Due to the crystal: it would fail again, and says something about similar crystals."
+    MACHINE = "machine", "Due to machine, limits or installation: it may be retried, and says nothing of the crystal."
+
+
+class FailureReason(StrEnum):
     """Why a calculation gave no label."""
 
-    IMAGINARY_MODES = "imaginary_modes", "The harmonic phonons have imaginary frequencies beyond the tolerance."
-    NOT_CONVERGED = "not_converged", "The calculation ended without converging."
-    TIMED_OUT = "timed_out", "The calculation ran past its time limit."
-    SYMMETRY_BROKEN = "symmetry_broken", "The relaxed structure has lost symmetry of the exported one."
-    BELOW_FLOOR = "below_floor", "The value is too small to be physical."
-    BAD_OUTPUT = "bad_output", "The result files are truncated, inconsistent, or hold values that are not finite."
-    CALCULATOR_ERROR = "calculator_error", "The calculator raised an error or was killed."
-    REJECTED = "rejected", "A person or a check refused the result."
+    meaning: str
+    """The sentence that explains it."""
+    kind: FailureKind
+    """What it is due to."""
 
+    def __new__(cls, value: str, kind: FailureKind, meaning: str) -> Self:
+        """Member with its value, kind and sentence."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.kind = kind
+        member.meaning = meaning
+        return member
+
+    IMAGINARY_MODES = (
+        "imaginary_modes",
+        FailureKind.CRYSTAL,
+        "The harmonic phonons have imaginary frequencies beyond the tolerance.",
+    )
+    NOT_CONVERGED = "not_converged", FailureKind.CRYSTAL, "The calculation ended without converging."
+    SYMMETRY_BROKEN = (
+        "symmetry_broken",
+        FailureKind.CRYSTAL,
+        "The relaxed structure has lost symmetry of the exported one.",
+    )
+    BELOW_FLOOR = "below_floor", FailureKind.CRYSTAL, "The value is too small to be physical."
+    TOO_LARGE = "too_large", FailureKind.CRYSTAL, "It needs more supercells, atoms or core-hours than the limits allow."
+    TOO_LONG = (
+        "too_long",
+        FailureKind.CRYSTAL,
+        "A labeler that calculates here did not finish this crystal within [labeler] time_limit.",
+    )
+    CRASHED = (
+        "crashed",
+        FailureKind.CRYSTAL,
+        "A labeler that calculates here raised an error for this crystal, or its process died of it.",
+    )
+    REJECTED = "rejected", FailureKind.CRYSTAL, "A person or a check refused the result."
+    TIMED_OUT = "timed_out", FailureKind.MACHINE, "The job was ended at its time limit."
+    CALCULATOR_ERROR = "calculator_error", FailureKind.MACHINE, "The program ended with an error or was killed."
+    BAD_OUTPUT = (
+        "bad_output",
+        FailureKind.MACHINE,
+        "The result files are truncated, inconsistent, or hold values that are not finite.",
+    )
+    NODE_FAILED = "node_failed", FailureKind.MACHINE, "A node of the job failed."
+    OUT_OF_MEMORY = "out_of_memory", FailureKind.MACHINE, "The job needed more memory than it had."
+    DISK_FULL = "disk_full", FailureKind.MACHINE, "There was no space left on the disk."
+    MISSING_SETUP = (
+        "missing_setup",
+        FailureKind.MACHINE,
+        "A program or a pseudopotential was not found: command, POTCAR_DIR, POTCAR.",
+    )
+    VANISHED = "vanished", FailureKind.MACHINE, "The job is gone without a word."
+    CANCELLED = "cancelled", FailureKind.MACHINE, "The job was cancelled."
+
+
+_FINISHED = frozenset({QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN, QueueState.DEFERRED})
 
 QUEUE_MOVES: MappingProxyType[QueueState, frozenset[QueueState]] = MappingProxyType(
     {
-        QueueState.PROPOSED: frozenset({QueueState.APPROVED, QueueState.WITHDRAWN}),
+        QueueState.PROPOSED: frozenset({QueueState.APPROVED, QueueState.WITHDRAWN, QueueState.DEFERRED}),
         QueueState.APPROVED: frozenset(
-            {QueueState.EXPORTED, QueueState.RUNNING, QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN}
+            {
+                QueueState.EXPORTED,
+                QueueState.RUNNING,
+                QueueState.DONE,
+                QueueState.FAILED,
+                QueueState.WITHDRAWN,
+                QueueState.DEFERRED,
+            }
         ),
         QueueState.EXPORTED: frozenset({QueueState.RUNNING, QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN}),
         QueueState.RUNNING: frozenset({QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN}),
         QueueState.DONE: frozenset(),
-        QueueState.FAILED: frozenset(),
-        QueueState.WITHDRAWN: frozenset(),
+        QueueState.FAILED: frozenset({QueueState.APPROVED, QueueState.PROPOSED}),
+        QueueState.WITHDRAWN: frozenset({QueueState.PROPOSED}),
+        QueueState.DEFERRED: frozenset({QueueState.PROPOSED}),
     }
 )
 
 UNFINISHED = tuple(state for state in QueueState if not state.is_finished)
+"""States of entries whose result is pending."""
 
 CAMPAIGN_MOVES: MappingProxyType[CampaignState, frozenset[CampaignState]] = MappingProxyType(
     {

@@ -17,6 +17,7 @@ from db.exceptions import (
     StoreNotFoundError,
     StoreNotWritableError,
 )
+from db.failures import Failures
 from db.labels import CURRENT, Labels
 from db.materials import Materials
 from db.models import Models
@@ -39,7 +40,7 @@ COUNTED: dict[str, type[Material | Source | Rejection | Label | Failure | Model 
 }
 
 
-class Store(Materials, Labels, Models, Rounds, Queue, Portable, StoreConnection):
+class Store(Materials, Labels, Failures, Models, Rounds, Queue, Portable, StoreConnection):
     """Materials, labels, models, rounds and queue of a campaign.
 
     Each method is one transaction. :meth:`open` opens one; use it as a context manager, or :meth:`close` it.
