@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING
 
 from db.states import UNFINISHED, QueueState
@@ -11,13 +12,19 @@ if TYPE_CHECKING:
     from db.records import FailureRecord, LabelRecord
 
 
+_NOT_ASKED = (QueueState.WITHDRAWN, QueueState.DEFERRED)
+
+
 def asked(workspace: Workspace) -> int:
-    """Number of labels the campaign has queried; withdrawn entries and those of a lower fidelity do not count."""
+    """Number of labels the campaign has queried.
+
+    Withdrawn and deferred entries and those of a lower fidelity do not count; failed ones do, and once if retried.
+    """
     if cheaper := workspace.configuration.acquisition.fidelities:
-        entries = workspace.store.queue([state for state in QueueState if state is not QueueState.WITHDRAWN])
+        entries = workspace.store.queue([state for state in QueueState if state not in _NOT_ASKED])
         return sum(e.fidelity not in cheaper for e in entries)
     counts = workspace.store.queue_counts()
-    return sum(counts.values()) - counts[QueueState.WITHDRAWN]
+    return sum(counts.values()) - sum(counts[state] for state in _NOT_ASKED)
 
 
 def batch_within_budget(workspace: Workspace) -> int:
@@ -36,13 +43,24 @@ def spent(workspace: Workspace) -> str:
 
 
 def core_hours(workspace: Workspace) -> float:
-    """Core-hours of all queried calculations, finished or failed, where the cost is known."""
+    """Core-hours of all queried calculations, finished or failed, voided ones too, where the cost is known."""
     store, section = workspace.store, workspace.configuration.campaign
     queued = {(e.material_id, e.fidelity) for e in store.queue()}
     # the cost of a withdrawn label counts; a corrected label's is given by the one that replaces it
     labels = [label for label in store.labels(section.property, current_only=False) if label.superseded_by is None]
-    ended: list[LabelRecord | FailureRecord] = [*labels, *store.failures(section.property)]
-    return sum(r.cost or 0.0 for r in ended if (r.material_id, r.fidelity) in queued)
+    ended: list[LabelRecord | FailureRecord] = [*labels, *store.failures(section.property, current_only=False)]
+    return total_cost(r for r in ended if (r.material_id, r.fidelity) in queued)
+
+
+def total_cost(ended: Iterable[LabelRecord | FailureRecord]) -> float:
+    """Core-hours of calculations together; of one exported job, which counts all its runs, the highest count."""
+    highest: dict[Hashable, float] = {}
+    for number, record in enumerate(ended):
+        job: Hashable = number
+        if settings := record.provenance.get("settings_sha256"):
+            job = record.material_id, record.fidelity, record.source, record.provenance.get("folder"), settings
+        highest[job] = max(highest.get(job, 0.0), record.cost or 0.0)
+    return sum(highest.values())
 
 
 def core_hours_left(workspace: Workspace) -> float | None:

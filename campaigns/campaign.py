@@ -13,7 +13,7 @@ from campaigns.creation import create_directory, warm_start
 from campaigns.intake.label_names import check_new_property
 from campaigns.labelers.labelers import Labeler, make_labeler
 from campaigns.property_names import Property
-from campaigns.queue import fail, move
+from campaigns.queue import defer, fail, move, reopen, retry
 from campaigns.views import CampaignViews
 from campaigns.workspace import Workspace
 from db.records import LabelRecord, QueueEntryRecord
@@ -284,3 +284,19 @@ class Campaign(CampaignViews):
     def fail(self, ids: Sequence[str], reason: FailureReason, message: str = "") -> list[QueueEntryRecord]:
         """Record that the calculations of these materials failed; their queue entries are failed."""
         return fail(self.workspace, ids, reason, message)
+
+    def retry(
+        self, ids: Sequence[str] | None, note: str = "", *, force: bool = False, fidelity: str | None = None
+    ) -> list[QueueEntryRecord]:
+        """Approve again entries that failed by the machine, all for ``None``; see :func:`campaigns.queue.retry`."""
+        return retry(self.workspace, ids, note, force=force, fidelity=fidelity)
+
+    def reopen(
+        self, ids: Sequence[str], note: str = "", *, approve: bool = False, fidelity: str | None = None
+    ) -> list[QueueEntryRecord]:
+        """Propose again failed, withdrawn or deferred entries; see :func:`campaigns.queue.reopen`."""
+        return reopen(self.workspace, ids, note, approve=approve, fidelity=fidelity)
+
+    def defer(self, ids: Sequence[str], note: str = "", fidelity: str | None = None) -> list[QueueEntryRecord]:
+        """Leave entries out of their round; the next may choose their materials again."""
+        return defer(self.workspace, ids, note, fidelity)

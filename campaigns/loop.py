@@ -12,7 +12,7 @@ from campaigns.exceptions import NoCandidatesError
 from campaigns.intake.doubts import best_doubt, new_doubts
 from campaigns.pool.labels import fidelity_note, training_labels
 from campaigns.queue import finish_entries
-from campaigns.round.judge import judge_round
+from campaigns.round.judge import is_outdated, judge_round
 from campaigns.round.opening import changed_settings, open_round
 from campaigns.round.steps import finish_round
 from campaigns.round.stopping import stopping_advice
@@ -85,7 +85,11 @@ class Loop:
         self._count(last.number)
 
     def _collect(self) -> None:
-        """Run the labeler, finish entries whose label is there, evaluate rounds whose entries are all finished."""
+        """Run the labeler, finish entries whose label is there, evaluate rounds whose entries are all finished.
+
+        An entry that failed has ended, by whatever; a round is evaluated again when entries that were retried or
+        reopened have ended in another state.
+        """
         store = self.workspace.store
         if entries := store.queue(UNFINISHED):
             before = store.last_label()
@@ -94,13 +98,16 @@ class Loop:
                 self.say(f"doubtful: {doubt}")
             with store.transaction():
                 finish_entries(store, "label found")
+        of_round: dict[int, list[QueueEntryRecord]] = {}
+        for entry in store.queue():
+            of_round.setdefault(entry.round or 0, []).append(entry)
         for record in store.rounds():
-            if record.state is RoundState.QUEUED:
-                own = store.queue(round=record.number)
-                if all(e.state.is_finished for e in own):
-                    judge_round(self.workspace, self.labeler, record, own)
-                    self.say(f"round {record.number}: evaluated")
-                    self.done.append(record.number)
+            own = of_round.get(record.number, [])
+            is_open = record.state.step < RoundState.QUEUED.step or not all(e.state.is_finished for e in own)
+            if not is_open and (record.state is RoundState.QUEUED or is_outdated(record, own)):
+                judge_round(self.workspace, self.labeler, record, own)
+                self.say(f"round {record.number}: evaluated")
+                self.done.append(record.number)
 
     def _ended(self, state: CampaignState, go_on: bool) -> RunReport | None:
         """Stop where the budget is spent, or stopping is advised and ``[stopping] action`` is ``stop``."""

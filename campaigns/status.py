@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from campaigns.budget import asked, core_hours
 from campaigns.intake.doubts import best_doubt, doubts
 from campaigns.pool.labels import best_value, training_labels
+from campaigns.queue import Failed
 from campaigns.round.manifest import RoundManifest
+from db.states import QueueState
 from engine.metrics.stopping import StoppingAdvice
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ STATUS_WORDS = {
     "best_doubtful": "the best value is doubtful",
     "last_round": "state of the last round",
     "queue": "queue entries",
+    "failed_by": "failed entries by what they failed by",
     "asked": "queried labels",
     "budget": "budget of queried labels",
     "core_hours": "core-hours spent",
@@ -93,6 +96,7 @@ def status(workspace: Workspace) -> Json:
     labels = training_labels(store, workspace.configuration)
     doubt = best_doubt(workspace, labels)
     rounds = store.rounds()
+    failed = Failed.of(workspace).counts(store.queue([QueueState.FAILED]))
     return {
         "campaign": section.name,
         "state": str(store.campaign().state),
@@ -107,6 +111,7 @@ def status(workspace: Workspace) -> Json:
         "rounds": len(rounds),
         "last_round": str(rounds[-1].state) if rounds else None,
         "queue": {str(state): n for state, n in store.queue_counts().items() if n},
+        **({"failed_by": failed} if failed else {}),
         "asked": asked(workspace),
         "budget": section.budget,
         "core_hours": core_hours(workspace),

@@ -76,8 +76,8 @@ class CampaignViews:
         """List queue entries by round and rank, one a row, with the material's formula."""
         import pandas as pd
 
-        columns = list(queue_row(QueueEntryRecord(rank=1, material_id="none"), ""))
-        return pd.DataFrame(queue_rows(self.store, self.store.queue(states, round)), columns=columns)
+        columns = [*queue_row(QueueEntryRecord(rank=1, material_id="none"), ""), "failed_by", "failure", "remedy"]
+        return pd.DataFrame(queue_rows(self.workspace, self.store.queue(states, round)), columns=columns)
 
     def labels(self, property: str | None = None, fidelity: str | None = None) -> pd.DataFrame:
         """List current labels, one a row, filtered by what is given."""

@@ -1,4 +1,4 @@
-"""Labels and failures: nothing is overwritten; labels are superseded by corrections, or withdrawn."""
+"""Labels: nothing is overwritten; labels are superseded by corrections, or withdrawn."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
 
-from sqlalchemy import ColumnElement, RowMapping, Select, bindparam, func, insert, select, update
-from sqlalchemy import Row as RowOf
+from sqlalchemy import ColumnElement, RowMapping, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.connection import StoreConnection, chunks
 from db.exceptions import IllegalMoveError, LabelError, LabelProblem, UnknownRecordError
 from db.json_values import require_json
-from db.owners import find_owners, resolve_owners
-from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, LabelReport, utc_now
-from db.tables import Failure, Label, Material
+from db.owners import find_owners, of_materials
+from db.records import KAPPA_UNIT, Json, LabelRecord, LabelReport, utc_now
+from db.tables import Label, Material
 
 KAPPA_SPELLINGS = {"W/mK", "W/m/K", "W/Km", "Wm-1K-1", "WK-1m-1", "Wm⁻¹K⁻¹"}
 """Spellings of W/(m K), without spaces, brackets and signs of multiplication or power."""
@@ -33,13 +31,12 @@ FILLED_IN = frozenset(
 """Fields of a record that the store alone writes."""
 Identity = tuple[object, ...]
 """Values of :data:`KEY` or :data:`VALUE`."""
-Row = TypeVar("Row", Label, Failure)
 Limits = tuple[float | None, float | None]
 """Lowest and highest value; None where there is no limit."""
 
 
 class Labels(StoreConnection):
-    """Methods for labels and failures."""
+    """Methods for labels."""
 
     label_limits: Mapping[str, Limits] = MappingProxyType({})
     """Allowed values by property; a label outside is refused."""
@@ -149,7 +146,7 @@ class Labels(StoreConnection):
             wanted = set(ids or ())
             if ids is not None:  # a range, since a list may be longer than a query can be
                 query = query.where(Label.id.between(min(wanted, default=0), max(wanted, default=-1)))
-            rows = _of_materials(session, campaign_pk, query, Label, material_ids)
+            rows = of_materials(session, campaign_pk, query, Label, material_ids)
             records = (_label_record(row, material_id) for row, material_id in rows if ids is None or row.id in wanted)
             return sorted(records, key=lambda label: label.id or 0)
 
@@ -174,36 +171,6 @@ class Labels(StoreConnection):
         with self.session() as session:
             query = select(Label.property, func.count()).where(Label.campaign_id == self.campaign_pk(session), *CURRENT)
             return dict(sorted(session.execute(query.group_by(Label.property)).all()))
-
-    def add_failures(self, batch: Iterable[FailureRecord]) -> list[int]:
-        """Record failed calculations; return the ids of new ones (a repeated failure is not new)."""
-        failures = list(batch)
-        with self.session(write=True) as session:
-            campaign_pk = self.lock_campaign(session)
-            owners = resolve_owners(session, campaign_pk, (failure.material_id for failure in failures))
-            key = ("material_pk", "property", "fidelity", "reason", "message", "method", "source")
-            query = select(*(getattr(Failure, name) for name in key))
-            of_these = (query.where(Failure.material_pk.in_(p)) for p in chunks({pk for pk, _ in owners.values()}))
-            known = {tuple(row) for part in of_these for row in session.execute(part)}
-            rows = []
-            for failure in failures:
-                row = _failure_row(failure, owners[failure.material_id][0], campaign_pk)
-                if (identity := tuple(row[name] for name in key)) not in known:
-                    known.add(identity)
-                    rows.append(row)
-            return _insert(session, Failure, rows)
-
-    def failures(self, property: str | None = None, material_ids: Collection[str] | None = None) -> list[FailureRecord]:
-        """Failures in the order they were written, filtered by what is given."""
-        with self.session() as session:
-            campaign_pk = self.campaign_pk(session)
-            query = select(Failure, Material.material_id).join(Material, Failure.material_pk == Material.id)
-            query = query.where(Failure.campaign_id == campaign_pk)
-            if property is not None:
-                query = query.where(Failure.property == property)
-            rows = _of_materials(session, campaign_pk, query, Failure, material_ids)
-            records = (_failure_record(row, material_id) for row, material_id in rows)
-            return sorted(records, key=lambda failure: failure.id or 0)
 
 
 def canonical_unit(property: str, unit: str) -> str:
@@ -310,7 +277,7 @@ def _write_labels(session: Session, rows: list[Json], again: bool) -> LabelRepor
         current[key] = (None, value)  # the same label twice in one batch is one label
         new.append(row)
         replaced.append(old_id)
-    report.added.extend(_insert(session, Label, new))
+    report.added.extend(_insert(session, new))
     pairs = [{"old": old, "new": new_id} for old, new_id in zip(replaced, report.added, strict=True) if old is not None]
     if pairs:
         statement = update(Label.__table__).where(Label.__table__.c.id == bindparam("old"))  # type: ignore[arg-type]
@@ -355,22 +322,10 @@ def _value(row: Mapping[str, object] | RowMapping) -> Identity:
     return tuple(row[name] for name in VALUE)
 
 
-def _insert(session: Session, table: type[Label | Failure], rows: list[Json]) -> list[int]:
+def _insert(session: Session, rows: list[Json]) -> list[int]:
     if not rows:
         return []
-    return list(session.scalars(insert(table).returning(table.id, sort_by_parameter_order=True), rows))
-
-
-def _of_materials(
-    session: Session, campaign_pk: int, query: Select[Row, str], table: type[Row], ids: Collection[str] | None
-) -> Iterator[RowOf[Row, str]]:
-    """Rows of ``query``, of the materials under ``ids`` only if those are given."""
-    if ids is None:
-        yield from session.execute(query)
-        return
-    pks = {pk for pk, _ in resolve_owners(session, campaign_pk, ids).values()}
-    for part in chunks(sorted(pks)):
-        yield from session.execute(query.where(table.material_pk.in_(part)))
+    return list(session.scalars(insert(Label).returning(Label.id, sort_by_parameter_order=True), rows))
 
 
 def _label_row(label: LabelRecord, material_pk: int, campaign_pk: int) -> Json:
@@ -388,13 +343,3 @@ def _label_row(label: LabelRecord, material_pk: int, campaign_pk: int) -> Json:
 def _label_record(row: Label, material_id: str) -> LabelRecord:
     names = (name for name in LabelRecord.__dataclass_fields__ if name != "material_id")
     return LabelRecord(material_id=material_id, **{name: getattr(row, name) for name in names})
-
-
-def _failure_row(failure: FailureRecord, material_pk: int, campaign_pk: int) -> Json:
-    row = {name: value for name, value in vars(failure).items() if name not in {"id", "material_id"}}
-    return row | {"campaign_id": campaign_pk, "material_pk": material_pk, "created_at": utc_now()}
-
-
-def _failure_record(row: Failure, material_id: str) -> FailureRecord:
-    names = (name for name in FailureRecord.__dataclass_fields__ if name != "material_id")
-    return FailureRecord(material_id=material_id, **{name: getattr(row, name) for name in names})

@@ -90,11 +90,14 @@ class Queue(StoreConnection):
             rows = self._entries_to_move(session, wanted)
             if refused := [row for row in rows if to not in QUEUE_MOVES[row.state]]:
                 raise IllegalMoveError("\n".join(_refusal(row, to) for row in refused))
+            if not to.is_finished:
+                _refuse_second_queries(session, [row for row in rows if row.state.is_finished])
             _make_moves(session, rows, to, author, note)
 
     def _entries_to_move(self, session: Session, ids: Sequence[int]) -> list[_ToMove]:
-        """Id, state and material of these entries, locked until the transaction ends."""
-        query = select(QueueEntry.id, QueueEntry.state, Material.material_id).join(QueueEntry.material)
+        """Id, state, material and fidelity of these entries, locked until the transaction ends."""
+        columns = (QueueEntry.id, QueueEntry.state, Material.material_id, QueueEntry.material_pk, QueueEntry.fidelity)
+        query = select(*columns).join(QueueEntry.material)
         query = query.where(QueueEntry.campaign_id + 0 == self.campaign_pk(session)).with_for_update(of=QueueEntry)
         rows: list[_ToMove] = []
         for part in chunks(ids):
@@ -113,6 +116,25 @@ class _ToMove(NamedTuple):
     id: int
     state: QueueState
     material_id: str
+    material_pk: int
+    fidelity: str
+
+
+def _refuse_second_queries(session: Session, rows: Sequence[_ToMove]) -> None:
+    """Refuse to retry or reopen an entry whose label is pending in another entry."""
+    taken: dict[tuple[int, str], int] = {}
+    query = select(QueueEntry.material_pk, QueueEntry.fidelity, QueueEntry.id)
+    query = query.where(QueueEntry.state.in_(UNFINISHED))
+    for part in chunks(row.material_pk for row in rows):
+        found = session.connection().execute(query.where(QueueEntry.material_pk.in_(part)))
+        taken |= {(pk, fidelity): id_ for pk, fidelity, id_ in found}
+    problems = []
+    for row in rows:
+        other = taken.setdefault((row.material_pk, row.fidelity), row.id)
+        if other != row.id:
+            problems.append(f"queue entry {row.id} ({row.material_id}): its label is pending in queue entry {other}")
+    if problems:
+        raise StaleQueueError(f"{'; '.join(problems)}; withdraw or defer that entry first, or leave this one as it is")
 
 
 def _make_moves(session: Session, rows: Sequence[_ToMove], to: QueueState, author: str, note: str) -> None:

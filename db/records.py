@@ -231,6 +231,16 @@ class FailureRecord:
     """Cost in core-hours."""
     id: int | None = None
     created_at: str = ""
+    voiding: int | None = None
+    """Number of the campaign's voiding that voided it, from 1; None if it is not voided."""
+    voided_at: str | None = None
+    voided_by: str | None = None
+    voided_note: str | None = None
+
+    @builtins.property  # the field above hides the plain name from type checkers
+    def is_current(self) -> bool:
+        """Whether it still stands: its queue entry was neither retried nor reopened."""
+        return self.voiding is None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored as JSON."""

@@ -30,7 +30,7 @@ from sqlalchemy.types import TypeEngine
 from db.records import Json, PropertyValue
 from db.states import CampaignState, FailureReason, JobState, QueueState, RoundState
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """Revision of the last migration; four digits, compared as text."""
 
 # SQLite numbers rows only where the key is a plain INTEGER
@@ -214,7 +214,10 @@ class Label(Base):
 
 
 class Failure(Base):
-    """A failed calculation."""
+    """A failed calculation; it never changes, but is voided when its queue entry is retried or reopened.
+
+    Voidings are numbered from 1 in each campaign; failures voided together share one number.
+    """
 
     __tablename__ = "failure"
     __table_args__ = (Index(None, "material_pk", "property", "fidelity"),)
@@ -231,6 +234,10 @@ class Failure(Base):
     provenance: Mapped[Json]
     cost: Mapped[float | None]
     created_at: Mapped[str]
+    voiding: Mapped[int | None]
+    voided_at: Mapped[str | None]
+    voided_by: Mapped[str | None]
+    voided_note: Mapped[str | None]
 
 
 class Model(Base):

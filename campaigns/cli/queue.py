@@ -33,9 +33,11 @@ def queue_list(
     from campaigns.queue import queue_rows
 
     with open_campaign(directory) as campaign:
-        rows = queue_rows(campaign.store, campaign.queue_entries(state or None, round))
+        rows = queue_rows(campaign.workspace, campaign.queue_entries(state or None, round))
         counts = campaign.store.queue_counts()
     columns = ["round", "rank", "id", "formula", "state", "mean", "lower", "upper", "reason"]
+    if state == [QueueState.FAILED]:
+        columns = ["round", "rank", "id", "formula", "failed_by", "failure", "remedy"]
     if len({row["fidelity"] for row in rows}) > 1:
         columns.insert(5, "fidelity")
     if any(row["stability"] for row in rows):
@@ -61,7 +63,7 @@ def queue_withdraw(
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of materials.")],
     note: Note = "",
 ) -> None:
-    """Take entries off the queue; their materials are not proposed again."""
+    """Take entries off the queue; their materials are not proposed again, unless `queue reopen` undoes it."""
     _move(directory, ids, QueueState.WITHDRAWN, note)
 
 
@@ -75,10 +77,55 @@ def queue_fail(
     ],
     note: Note = "",
 ) -> None:
-    """Record calculations that gave no label; their materials are not proposed again."""
+    """Record calculations that gave no label; their materials wait for `queue retry` or `queue reopen`."""
     with open_campaign(directory) as campaign:
         failed = campaign.fail(ids, reason, note)
     message(f"{len(failed)} entries failed")
+
+
+@app.command("retry")
+def queue_retry(
+    directory: Dir,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of materials; with --all, all that may be retried.")
+    ] = None,
+    note: Note = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="All entries that failed by the machine, within the limit.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help=r"Go beyond \[labeler] max_retries.")] = False,
+) -> None:
+    """Approve again entries that failed by the machine (time limit, node, memory, disk, setup)."""
+    if every == bool(ids):
+        raise typer.BadParameter("give either the ids of materials, or --all")
+    with open_campaign(directory) as campaign:
+        moved = campaign.retry(None if every else ids, note, force=force)
+    message(f"{len(moved)} entries approved again")
+
+
+@app.command("reopen")
+def queue_reopen(
+    directory: Dir,
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of materials.")],
+    note: Note = "",
+    approve: Annotated[bool, typer.Option("--approve", help="Approve them at once.")] = False,
+) -> None:
+    """Propose again what failed by its crystal, was withdrawn or deferred; such failures are voided."""
+    with open_campaign(directory) as campaign:
+        moved = campaign.reopen(ids, note, approve=approve)
+    message(f"{len(moved)} entries {QueueState.APPROVED if approve else QueueState.PROPOSED} again")
+
+
+@app.command("defer")
+def queue_defer(
+    directory: Dir,
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of materials.")],
+    note: Note = "",
+) -> None:
+    """Leave proposed or approved entries out of this round; the next one may choose their materials again."""
+    with open_campaign(directory) as campaign:
+        moved = campaign.defer(ids, note)
+    message(f"{len(moved)} entries {QueueState.DEFERRED}")
 
 
 @app.command("export")

@@ -11,9 +11,9 @@ from campaigns.cluster.following import core_hours_of, last_attempt, machine_fai
 from campaigns.exchange.comparison import Compared, compared
 from campaigns.exchange.import_labels import Given, ImportReport, import_labels
 from campaigns.exchange.wanted import EntryOutcome, Wanted
-from campaigns.queue import move_entries, retry
+from campaigns.queue import Failed, move_entries, retries, retry
 from db.records import FailureRecord, JobRecord, QueueEntryRecord
-from db.states import FailureKind, FailureReason, JobState, QueueState
+from db.states import FailureReason, QueueState
 
 if TYPE_CHECKING:
     from campaigns.workspace import Workspace
@@ -68,20 +68,23 @@ def settle(workspace: Workspace, cluster: Cluster, entry_ids: Iterable[int]) -> 
         else:
             reason, words = machine_failure(own)
         _fail(workspace, entry, reason, words, own)
-    failed = [e for e in workspace.store.queue([QueueState.FAILED]) if e.id in wanted]
-    collected.failed += [(e, *_last_failure(workspace, e)) for e in failed]
-    again = [
-        entry
-        for entry, reason, _ in collected.failed
-        if reason.kind is FailureKind.MACHINE
-        and reason not in NOT_REPEATED
-        and len({job.attempt for job in jobs[entry.id or 0]}) <= workspace.configuration.cluster.retries
-    ]
-    for entry in again:
-        note = f"attempt {1 + max(job.attempt for job in jobs[entry.id or 0])}"
-        retry(workspace, [entry.material_id], note=note, force=True, fidelity=entry.fidelity)
-    collected.repeated += again
+    _repeat(workspace, collected, wanted)
     return collected
+
+
+def _repeat(workspace: Workspace, collected: Collected, wanted: set[int]) -> None:
+    """List entries that failed, and approve again those that the machine failed, within the limit of retries."""
+    failures = Failed.of(workspace)
+    for entry in workspace.store.queue([QueueState.FAILED]):
+        known = failures.all_of(entry)
+        if entry.id not in wanted or not known:
+            continue
+        reason = known[-1].reason
+        collected.failed.append((entry, reason, known[-1].message))
+        by_itself = failures.is_by_machine(entry) and reason not in NOT_REPEATED
+        if by_itself and retries(entry) < failures.limit(entry):
+            retry(workspace, [entry.material_id], f"after {reason}", fidelity=entry.fidelity)
+            collected.repeated.append(entry)
 
 
 def _imported(workspace: Workspace, cluster: Cluster, names: Sequence[str]) -> Collected:
@@ -122,19 +125,3 @@ def _fail(
             ]
         )
         move_entries(store, [entry], QueueState.FAILED, f"{reason}: {words}")
-
-
-def _last_failure(workspace: Workspace, entry: QueueEntryRecord) -> tuple[FailureReason, str]:
-    """Why an entry failed, as its last move says."""
-    name, _, words = entry.history[-1].note.partition(": ")
-    reasons = {str(reason): reason for reason in FailureReason}
-    return reasons.get(name, FailureReason.CALCULATOR_ERROR), words
-
-
-def still_running(jobs: Iterable[JobRecord]) -> dict[str, int]:
-    """Number of jobs in each state, those that are over left out."""
-    counts = dict.fromkeys((JobState.QUEUED, JobState.RUNNING), 0)
-    for job in jobs:
-        if job.state in counts:
-            counts[job.state] += 1
-    return {str(state): count for state, count in counts.items()}

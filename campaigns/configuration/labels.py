@@ -87,6 +87,12 @@ class LabelerSection(Section):
         gt=0,
         description="agl, phonons: seconds for one material; a longer calculation fails as timed_out.",
     )
+    max_retries: int = Field(
+        default=2,
+        ge=0,
+        description="How often a calculation that failed by the machine is repeated, by `kappascout watch` and `queue "
+        "retry`.",
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict,
         examples=[{"strain": 0.1}],

@@ -148,9 +148,6 @@ class ClusterSection(Section):
     max_jobs: int = Field(
         default=0, ge=0, description="Calculations in the queueing system at a time; 0: no limit, for shell one."
     )
-    retries: int = Field(
-        default=2, ge=0, description="How often a calculation is repeated by itself where the machine failed."
-    )
     growth: float = Field(
         default=2.0, ge=1, le=10, description="Factor on time or memory when these were what it lacked."
     )

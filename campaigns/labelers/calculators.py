@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _Settings = TypeVar("_Settings", "DebyeSettings", "PhononSettings")
 _OURS = (QueueState.APPROVED, QueueState.RUNNING)
+_OF_THE_CRYSTAL = {"timed_out": FailureReason.TOO_LONG, "calculator_error": FailureReason.CRASHED}
+"""Reasons that mean the machine for a job elsewhere; here other crystals finish in the same processes."""
 
 
 class _About(TypedDict):
@@ -178,7 +180,7 @@ class Calculator:
                     return
                 reason, message = FailureReason.REJECTED, f"{label.value:g} {label.unit} is {limit}"
             else:
-                reason, message = FailureReason[outcome.reason.upper()], outcome.message
+                reason, message = stored_reason(outcome), outcome.message
             store.add_failures([FailureRecord(reason=reason, message=message, method=self._labeler.kind, **about)])
             self._move(store, [entry], QueueState.FAILED, f"{reason}: {message}")
 
@@ -202,6 +204,13 @@ class Calculator:
 
     def _move(self, store: Store, entries: Sequence[QueueEntryRecord], to: QueueState, note: str = "") -> None:
         store.move([e.id for e in entries if e.id is not None], to, self._labeler.kind, note)
+
+
+def stored_reason(failed: Failed) -> FailureReason:
+    """Reason in the store: calculated again here, with the same limit, a crystal would hang or crash again."""
+    if not failed.from_outside and failed.reason in _OF_THE_CRYSTAL:
+        return _OF_THE_CRYSTAL[failed.reason]
+    return FailureReason[failed.reason.upper()]
 
 
 def make_calculator(configuration: Configuration, directory: Path) -> Calculator:

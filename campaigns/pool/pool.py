@@ -42,7 +42,7 @@ _HERE = ExecutionSettings(workers=1)
 _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
 _GROUP = re.compile(r"\(([^)]*)\)(\d*)")
 _PENDING = (QueueState.PROPOSED, QueueState.APPROVED, QueueState.EXPORTED, QueueState.RUNNING)
-_SPENT = (QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN)
+_SPENT = (QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN)  # not deferred ones: candidates of the next round
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,8 @@ class Pool:
 def queued_ids(store: Store, fidelity: str) -> tuple[set[str], set[str]]:
     """Material ids with a pending label, and those that are not to be proposed again.
 
-    A material whose label has been withdrawn may be proposed again, although its entry stays done.
+    A material whose label has been withdrawn may be proposed again, although its entry stays done; one whose entry was
+    deferred is a candidate again. One that failed is not: its entry is retried or reopened instead.
     """
     reopened = {label.material_id for label in store.withdrawn_labels() if label.fidelity == fidelity}
     entries = [e for e in store.queue() if e.fidelity == fidelity]

@@ -16,6 +16,7 @@ from campaigns.exceptions import CampaignError
 from campaigns.goals import Scale
 from campaigns.models.lineage import ROUND, kind_of
 from campaigns.pool.labels import training_labels
+from campaigns.queue import Failed
 from campaigns.round.intervals import interval_width
 from campaigns.round.manifest import RoundManifest
 from campaigns.round.stopping import stopping_advice
@@ -101,6 +102,8 @@ class Evidence:
         """Labels by material id, in order of arrival."""
         self.models: list[ModelRecord] = [m for m in campaign.store.models() if kind_of(m) == ROUND]
         self.failures: list[FailureRecord] = campaign.store.failures(self.section.property)
+        self.failed = Failed.of(campaign.workspace)
+        """Failures that stand, by the queue entry that they ended."""
         self.index: list[MaterialKey] = campaign.store.material_index()
 
     @property
@@ -210,9 +213,10 @@ class Evidence:
         return EmbeddingMap(keys, position, explained, len(known), len(drawn), predicted)
 
     def prevalence(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Share of crystals that hold each element: in the pool, and in all that was queued and not withdrawn."""
+        """Share of crystals that hold each element: in the pool, and in all that was queued and not taken off again."""
         systems = {key.material_id: key.chemical_system for key in self.index}
-        asked = {e.material_id for e, _ in self.queue if e.state is not QueueState.WITHDRAWN}
+        taken_off = (QueueState.WITHDRAWN, QueueState.DEFERRED)
+        asked = {e.material_id for e, _ in self.queue if e.state not in taken_off}
         return _shares(systems.values()), _shares(systems[id_] for id_ in asked)
 
     def _predicted(

@@ -83,7 +83,9 @@ def data_facts(evidence: Evidence) -> dict[str, dict[str, int]]:
     return {
         "labels": store.fidelities(evidence.section.property),
         "others": {name: n for name, n in store.labelled_properties().items() if name != evidence.section.property},
-        "failures": dict(Counter(_words(str(f.reason)) for f in evidence.failures).most_common()),
+        "failures": dict(
+            Counter(f"{_words(str(f.reason))} ({f.reason.kind})" for f in evidence.failures).most_common()
+        ),
         "rejections": {_words(reason): n for reason, n in evidence.rejection_counts().items()},
     }
 
@@ -99,7 +101,7 @@ def _queue_row(evidence: Evidence, entry: QueueEntryRecord, formula: str) -> Jso
         "formula": formula,
         "prediction": interval(entry.predicted_mean, entry.predicted_lower, entry.predicted_upper),
         "state": str(entry.state),
-        "meaning": entry.state.meaning,
+        "meaning": evidence.failed.words(entry) or entry.state.meaning,
         "label": significant(label.value) if label is not None and arrived else significant(None),
         "cost": hours(entry.expected_cost),
         "distance": _whole(entry.details.get("distance_percentile")),

@@ -9,6 +9,7 @@ import numpy as np
 from campaigns.configuration import round_settings
 from campaigns.goals import Scale
 from campaigns.pool.labels import best_value, training_labels
+from campaigns.queue import Failed
 from campaigns.round.intervals import interval_width
 from campaigns.round.manifest import RoundFigures, RoundManifest
 from campaigns.round.stopping import stopping_advice
@@ -38,7 +39,9 @@ def judge_round(
     metrics: Json = {
         "rows": len(done),
         "failed": sum(e.state is QueueState.FAILED for e in entries),
+        "failed_by_machine": sum(map(Failed.of(workspace).is_by_machine, entries)),
         "withdrawn": sum(e.state is QueueState.WITHDRAWN for e in entries),
+        "deferred": sum(e.state is QueueState.DEFERRED for e in entries),
         "cheaper": sum(e.state is QueueState.DONE and e.fidelity != settings.fidelity for e in entries),
         "best": best_value(labels, settings.sought),
         "best_of_round": settings.sought.best(values),
@@ -56,6 +59,13 @@ def judge_round(
         if half_width and whole.model.intervals == "conformal":
             metrics["conformal_coverage_90"] = float(np.mean(np.abs(truth - mean) <= half_width * std))
     return workspace.store.set_judgement(record.number, metrics)
+
+
+def is_outdated(record: RoundRecord, entries: list[QueueEntryRecord]) -> bool:
+    """Whether entries of an evaluated round were retried or reopened since, and have ended in another state."""
+    known = record.metrics_after or {}
+    states = {"failed": QueueState.FAILED, "withdrawn": QueueState.WITHDRAWN, "deferred": QueueState.DEFERRED}
+    return any(known.get(name, 0) != sum(e.state is state for e in entries) for name, state in states.items())
 
 
 def _spread(predicted: list[QueueEntryRecord]) -> Json:

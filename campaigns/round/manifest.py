@@ -53,6 +53,8 @@ class RoundManifest(_Kept):
     """Number of the last withdrawal."""
     failures_up_to: int = 0
     """Id of the last failed calculation."""
+    voidings_up_to: int = 0
+    """Number of the last voiding of failures."""
     models: dict[str, str] = {}
     """Hash of the labels of each model that ``campaign.toml`` names, by its folder."""
     core_hours_left: float | None = None

@@ -61,6 +61,7 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
         labels_up_to=moment.labels,
         withdrawals_up_to=moment.withdrawals,
         failures_up_to=max((f.id or 0 for f in store.failures(settings.campaign.property)), default=0),
+        voidings_up_to=store.last_voiding(),
         models=checked_models(workspace.directory, settings),
         core_hours_left=core_hours_left(workspace),
         backbone_sha256=backbone.sha256,

@@ -21,7 +21,7 @@ from campaigns.round.score import finite_predictions
 from campaigns.round.scored_posterior import ScoredPosterior
 from campaigns.round.stopping import best_found
 from db.records import QueueEntryRecord
-from db.states import FailureReason
+from db.states import FailureKind, FailureReason
 from engine.acquire.batch import Batch, choose_batch
 from engine.acquire.explanation import ChosenRow, ReasonContext
 from engine.acquire.objectives import ChanceConstraint
@@ -37,11 +37,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from campaigns.round.context import RoundContext
-    from db.records import LabelRecord
+    from db.records import FailureRecord, LabelRecord
     from engine.acquire.limits import GroupLimits
 
-NOT_THE_CRYSTALS = (FailureReason.REJECTED, FailureReason.BAD_OUTPUT)
-"""Reasons of failures that carry no information on other crystals."""
 _BLOCK_ROWS = 65_536
 _BROKE = (
     "no candidate fits the {:,.0f} core-hours that are left of the budget, the cheapest takes about {:,.0f}; raise "
@@ -159,13 +157,11 @@ class _Ranking:
         """Probability that each candidate's calculation succeeds, where failures can be predicted."""
         from engine.learning.ensemble.feasibility import Feasibility
 
-        context, section = self.context, self.settings.campaign
+        context = self.context
         failed = {
-            failure.material_id
-            for failure in context.store.failures(section.property)
-            if failure.fidelity == section.fidelity
-            and failure.reason not in NOT_THE_CRYSTALS
-            and (failure.id or 0) <= context.manifest.failures_up_to
+            f.material_id
+            for f in context.store.failures(self.settings.campaign.property, current_only=False)
+            if self._teaches(f)
         } - context.labels.keys()
         failures = context.pool.rows_of(failed)
         if not len(failures):
@@ -179,6 +175,18 @@ class _Ranking:
             return None
         parts = (self.candidates[start : start + _BLOCK_ROWS] for start in range(0, len(self.candidates), _BLOCK_ROWS))
         return np.concatenate([found.success(self._composition(part)) for part in parts])
+
+    def _teaches(self, failure: FailureRecord) -> bool:
+        """Whether a failure is information on similar crystals: of the crystal, and known when the round began.
+
+        A failure that was voided since the round began still counts in this round.
+        """
+        manifest, reason = self.context.manifest, failure.reason
+        if failure.fidelity != self.settings.campaign.fidelity or (failure.id or 0) > manifest.failures_up_to:
+            return False
+        if failure.voiding is not None and failure.voiding <= manifest.voidings_up_to:
+            return False
+        return reason.kind is FailureKind.CRYSTAL and reason is not FailureReason.REJECTED
 
     def _composition(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         featuriser = self.context.featuriser

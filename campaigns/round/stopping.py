@@ -12,6 +12,7 @@ from campaigns.configuration import round_settings
 from campaigns.exceptions import CampaignError
 from campaigns.pool.columns import BLOCK_ROWS
 from campaigns.pool.labels import best_value, training_labels
+from campaigns.queue import Failed
 from campaigns.round.manifest import RoundFigures, RoundManifest
 from db.states import QueueState
 from engine.metrics.stopping import (
@@ -55,7 +56,7 @@ def outlook(workspace: Workspace) -> Outlook:
 def undiscovered_hits(workspace: Workspace, record: RoundRecord, labels: Mapping[str, LabelRecord]) -> float | None:
     """Expected hits: the sum of a round's predicted probabilities over materials without a label or a failure.
 
-    None where the threshold of a hit is not known.
+    A material whose calculation failed by the machine may still be one. None where the threshold of a hit is not known.
     """
     hit = RoundManifest.of(record).hit
     if hit is None or record.predictions is None:
@@ -68,8 +69,9 @@ def undiscovered_hits(workspace: Workspace, record: RoundRecord, labels: Mapping
             f"{path} is missing, the predictions of round {record.number}; copy artifacts/ with the campaign"
         )
     goal = round_settings(record).campaign.sought
+    failures, fidelity = Failed.of(workspace), round_settings(record).campaign.fidelity
     ended = workspace.store.queue([QueueState.FAILED, QueueState.WITHDRAWN])
-    closed = {*labels, *(e.material_id for e in ended if e.fidelity == round_settings(record).campaign.fidelity)}
+    closed = {*labels, *(e.material_id for e in ended if e.fidelity == fidelity and not failures.is_by_machine(e))}
     expected = 0.0
     with parquet.ParquetFile(path) as table:
         for batch in table.iter_batches(BLOCK_ROWS, columns=["id", "learned_mean", "learned_std"]):

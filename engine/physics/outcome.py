@@ -46,6 +46,8 @@ class Failed:
     """Provenance as of :class:`Calculated`, up to the failure."""
     core_seconds: float = 0.0
     """Processor time, seconds."""
+    from_outside: bool = False
+    """Whether it is not due to the crystal: its process was killed, memory was short, or the potential did not load."""
 
 
 Outcome = Calculated | Failed

@@ -29,6 +29,8 @@ Calculation = Callable[["Crystal", "Potential"], Outcome]
 
 STARTUP_LIMIT = 600.0
 """Seconds that a process may take to import its libraries and load the potential."""
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+"""Exit codes of a process that somebody ended, such as the kernel where memory is short; not of one that crashed."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ class _Worker:
             return None
         self.stop()
         what = "" if self.loaded else " while the potential was loaded"
-        return self._finished(Failed("timed_out", f"took longer than {limit:g} s{what} and was killed"))
+        message = f"took longer than {limit:g} s{what} and was killed"
+        return self._finished(Failed("timed_out", message, from_outside=not self.loaded))
 
     def stop(self) -> None:
         """Kill the process."""
@@ -172,7 +175,9 @@ class _Worker:
             said = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            return self._finished(Failed("calculator_error", f"the process died ({_cause(self.process.exitcode)})"))
+            code = self.process.exitcode
+            message = f"the process died ({_cause(code)})"
+            return self._finished(Failed("calculator_error", message, from_outside=code in _KILLED or not self.loaded))
         if isinstance(said, PotentialError):
             raise said
         if not self.loaded:
@@ -223,7 +228,8 @@ def _checked(calculation: Calculation, crystal: Crystal, potential: Potential) -
         outcome = calculation(crystal, potential)
     except Exception as error:  # a calculator may raise anything; the next crystal may succeed
         message = f"{type(error).__name__}: {error}"
-        outcome = Failed("calculator_error", message, core_seconds=time.process_time() - start)
+        spent = time.process_time() - start
+        outcome = Failed("calculator_error", message, core_seconds=spent, from_outside=isinstance(error, MemoryError))
     if more := potential.core_seconds_elsewhere - elsewhere:
         outcome = replace(outcome, core_seconds=outcome.core_seconds + more)
     if isinstance(outcome, Calculated) and not 0 < outcome.kappa < math.inf:

@@ -181,6 +181,29 @@ def test_usual_spellings_of_the_unit_are_one(unit):
     assert canonical_unit("band_gap", unit) == unit.strip()
 
 
+def test_voided_failures_stay_and_may_come_again(store, pool):
+    failure = FailureRecord("m1", "kappa_300K", "dft", FailureReason.TIMED_OUT, "24 h", cost=10.0)
+    (first,) = store.add_failures([failure])
+    (other,) = store.add_failures([replace(failure, material_id="m2")])
+    assert store.last_voiding() == 0
+    store.void_failures([first], "Ada", "longer")
+    assert [one.id for one in store.failures()] == [other]
+    void, _ = store.failures(current_only=False)
+    assert (void.voiding, void.voided_by, void.voided_note, void.is_current) == (1, "Ada", "longer", False)
+    assert void.voided_at.endswith("+00:00")
+    (again,) = store.add_failures([failure])
+    assert [one.id for one in store.failures(material_ids=["m1"])] == [again]
+    with pytest.raises(IllegalMoveError, match=f"failure {first} was voided .* by Ada"):
+        store.void_failures([other, first], "Ada")
+    with pytest.raises(UnknownRecordError, match="998"):
+        store.void_failures([other, 998], "Ada")
+    assert [one.id for one in store.failures()] == [other, again]
+    store.void_failures([other, again], "Bob")
+    assert store.failures() == []
+    assert [one.voiding for one in store.failures(current_only=False)] == [1, 2, 2]
+    assert store.last_voiding() == 2
+
+
 def test_failures(store, pool):
     failure = FailureRecord("m1", "kappa_300K", "dft", FailureReason.IMAGINARY_MODES, "-1.2 THz", cost=10.0)
     (first,) = store.add_failures([failure, failure])

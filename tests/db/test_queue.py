@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from sqlalchemy import Engine, event
 
-from db.exceptions import IllegalMoveError, UnknownMaterialError, UnknownRecordError
+from db.exceptions import IllegalMoveError, StaleQueueError, UnknownMaterialError, UnknownRecordError
 from db.records import QueueEntryRecord, StateChange
 from db.states import QUEUE_MOVES, UNFINISHED, QueueState, RoundState
 
@@ -20,6 +20,7 @@ WAYS = {
     QueueState.DONE: [QueueState.APPROVED, QueueState.RUNNING, QueueState.DONE],
     QueueState.FAILED: [QueueState.APPROVED, QueueState.FAILED],
     QueueState.WITHDRAWN: [QueueState.WITHDRAWN],
+    QueueState.DEFERRED: [QueueState.DEFERRED],
 }
 
 
@@ -82,10 +83,10 @@ def test_every_legal_move_is_made(store, pool):
 
 def test_moves_are_all_or_none_and_say_what_is_legal(store, ids):
     store.move(ids[1:2], QueueState.WITHDRAWN, "test")
-    with pytest.raises(IllegalMoveError, match="withdrawn to approved") as caught:
+    with pytest.raises(IllegalMoveError, match="withdrawn to approved; from withdrawn it may go to proposed") as caught:
         store.move(ids, QueueState.APPROVED, "test")
     assert len(str(caught.value).splitlines()) == 1
-    with pytest.raises(IllegalMoveError, match="approved, withdrawn"):
+    with pytest.raises(IllegalMoveError, match="approved, withdrawn, deferred"):
         store.move(ids, QueueState.EXPORTED, "test")
     assert [entry.state for entry in store.queue()] == ["proposed", "withdrawn", "proposed"]
 
@@ -137,6 +138,26 @@ def test_a_failed_material_may_be_queued_again(store, ids):
     store.start_round({})
     store.finish_step(2, RoundState.QUEUED, queue=[QueueEntryRecord(1, "m1")])
     assert [entry.round for entry in store.queue()] == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("ended", [QueueState.FAILED, QueueState.WITHDRAWN, QueueState.DEFERRED])
+def test_an_entry_is_not_opened_beside_another_of_its_label(store, ids, ended):
+    """Neither while another is pending, nor two at once; another fidelity is another label."""
+    for state in WAYS[ended]:
+        store.move(ids, state, "test")
+    store.start_round({})
+    queue = [QueueEntryRecord(1, "m1"), QueueEntryRecord(2, "m2", fidelity="agl")]
+    store.finish_step(2, RoundState.QUEUED, queue=queue)
+    first, second = (entry.id for entry in store.queue(round=2))
+    with pytest.raises(StaleQueueError, match=rf"queue entry {ids[0]} \(m1\).* queue entry {first};"):
+        store.move(ids, QueueState.PROPOSED, "test")
+    assert {entry.state for entry in store.queue(round=1)} == {ended}
+    store.move([first], QueueState.DEFERRED, "test")
+    with pytest.raises(StaleQueueError, match="m1"):
+        store.move([ids[0], first], QueueState.PROPOSED, "test")
+    store.move([*ids[1:], first], QueueState.PROPOSED, "test")
+    assert second is not None
+    assert [entry.state for entry in store.queue()] == [ended, *["proposed"] * 4]
 
 
 def test_any_sequence_of_moves_obeys_the_table(store, ids):

@@ -2,10 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from db.states import CAMPAIGN_MOVES, QUEUE_MOVES, CampaignState, FailureReason, QueueState, RoundState, round_moves
+from db.states import (
+    CAMPAIGN_MOVES,
+    QUEUE_MOVES,
+    UNFINISHED,
+    CampaignState,
+    FailureKind,
+    FailureReason,
+    QueueState,
+    RoundState,
+    round_moves,
+)
 
 
-@pytest.mark.parametrize("enum", [QueueState, RoundState, CampaignState, FailureReason])
+@pytest.mark.parametrize("enum", [QueueState, RoundState, CampaignState, FailureKind, FailureReason])
 def test_every_value_has_a_sentence(enum):
     for state in enum:
         assert state.meaning.endswith(".")
@@ -13,11 +23,21 @@ def test_every_value_has_a_sentence(enum):
         assert str(state) == state.value
 
 
-def test_finished_states_lead_nowhere():
-    assert {state for state in QueueState if state.is_finished} == {
-        QueueState.DONE,
-        QueueState.FAILED,
-        QueueState.WITHDRAWN,
+def test_finished_states():
+    """What ended may be retried or reopened, except what is done; from an open state no move leads back."""
+    finished = {state for state in QueueState if state.is_finished}
+    assert finished == {QueueState.DONE, QueueState.FAILED, QueueState.WITHDRAWN, QueueState.DEFERRED}
+    assert set(UNFINISHED) == set(QueueState) - finished
+    again = {state: QUEUE_MOVES[state] for state in finished}
+    assert again == {
+        QueueState.DONE: set(),
+        QueueState.FAILED: {QueueState.APPROVED, QueueState.PROPOSED},
+        QueueState.WITHDRAWN: {QueueState.PROPOSED},
+        QueueState.DEFERRED: {QueueState.PROPOSED},
+    }
+    assert {state for state, to in QUEUE_MOVES.items() if QueueState.DEFERRED in to} == {
+        QueueState.PROPOSED,
+        QueueState.APPROVED,
     }
     assert RoundState.JUDGED.is_finished
     assert round_moves(RoundState.JUDGED) == []
@@ -30,7 +50,31 @@ def test_every_state_has_its_moves():
 
 
 def test_a_proposed_entry_gets_its_label_only_through_approval():
-    assert QUEUE_MOVES[QueueState.PROPOSED] == {QueueState.APPROVED, QueueState.WITHDRAWN}
+    assert QUEUE_MOVES[QueueState.PROPOSED] == {QueueState.APPROVED, QueueState.WITHDRAWN, QueueState.DEFERRED}
+
+
+def test_every_failure_is_due_to_crystal_or_machine():
+    assert {reason for reason in FailureReason if reason.kind is FailureKind.CRYSTAL} == {
+        "imaginary_modes",
+        "not_converged",
+        "symmetry_broken",
+        "below_floor",
+        "too_large",
+        "too_long",
+        "crashed",
+        "rejected",
+    }
+    assert {reason for reason in FailureReason if reason.kind is FailureKind.MACHINE} == {
+        "timed_out",
+        "calculator_error",
+        "bad_output",
+        "node_failed",
+        "out_of_memory",
+        "disk_full",
+        "missing_setup",
+        "vanished",
+        "cancelled",
+    }
 
 
 @pytest.mark.parametrize("state", RoundState)

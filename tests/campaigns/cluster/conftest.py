@@ -50,7 +50,13 @@ def make_campaign(tmp_path: Path) -> MakeCampaign:
 
 
 def new_campaign(
-    directory: Path, *phases: str, cluster: dict[str, Any] | None = None, batch: int = 2, budget: int = 4, **dft: Any
+    directory: Path,
+    *phases: str,
+    cluster: dict[str, Any] | None = None,
+    labeler: dict[str, Any] | None = None,
+    batch: int = 2,
+    budget: int = 4,
+    **dft: Any,
 ) -> Path:
     """Make it in ``directory``."""
     records = [silicon(phase) for phase in phases]
@@ -59,7 +65,12 @@ def new_campaign(
     section = {"poll": 0.5, "lost_after": 3.0, "options": options} | (cluster or {})
     configure(
         directory,
-        {"dft": SMALL | dft, "cluster": section, "campaign": {"batch": batch, "budget": budget}},
+        {
+            "dft": SMALL | dft,
+            "cluster": section,
+            "campaign": {"batch": batch, "budget": budget},
+            "labeler": labeler or {},
+        },
     )
     done("ingest", directory, write_lines(directory.parent / f"{directory.name}.jsonl", records))
     return directory

@@ -80,7 +80,7 @@ def states(directory: Path) -> dict[str, str]:
 
 def failures(directory: Path) -> list[FailureReason]:
     with Campaign.open(directory) as campaign:
-        return [failure.reason for failure in campaign.store.failures()]
+        return [failure.reason for failure in campaign.store.failures(current_only=False)]
 
 
 def test_from_approval_to_the_next_round(
@@ -209,7 +209,7 @@ def test_a_job_that_is_queued_again_goes_on(
     job = str(jobs(directory)[0].job_id)
     scheduler.ask("scontrol", "requeue", job)
     # Slurm waits two minutes before a job begins again
-    wait(lambda: "PENDING" in scheduler.ask("scontrol", "show", "job", job))
+    wait(lambda: scheduler.ask("squeue", "-h", "-j", job, "-o", "%t").strip() == "PD")
     scheduler.ask("scontrol", "update", f"jobid={job}", "starttime=now")
     done("watch", directory, "--every", 0.5)
     assert states(directory) == {DIAMOND: "done"}
@@ -273,7 +273,7 @@ def test_one_watch_at_a_time(make_campaign: MakeCampaign, scheduler: Slurm) -> N
 
 
 def test_a_folder_that_is_gone(make_campaign: MakeCampaign, scheduler: Slurm) -> None:
-    directory = approved(make_campaign(DIAMOND, cluster={"retries": 0}))
+    directory = approved(make_campaign(DIAMOND, labeler={"max_retries": 0}))
     look(directory)
     until(directory, lambda found: found[0].state is not JobState.QUEUED)
     scheduler.ask("scancel", "--user=root")

@@ -12,11 +12,11 @@ from campaigns.campaign import Campaign
 from campaigns.exceptions import ConfigurationError
 from campaigns.intake.adding import add_materials
 from campaigns.intake.ingest_report import IngestReport
-from campaigns.labelers.calculators import Calculator
+from campaigns.labelers.calculators import Calculator, stored_reason
 from db.states import FailureReason, QueueState
 from engine.materials.identity import identify
 from engine.physics.debye import calculate_kappa
-from engine.physics.outcome import REASONS
+from engine.physics.outcome import REASONS, Failed
 from engine.physics.potentials import load_potential
 from tests.campaigns.calculations import WRONG, by_formula
 from tests.campaigns.helpers import configure, done, refused, write_lines
@@ -294,8 +294,21 @@ def test_settings_that_cannot_be_met_are_refused(agl: Path, settings: Any, messa
 
 
 def test_engine_and_store_have_the_same_reasons() -> None:
-    assert set(REASONS) == {str(reason) for reason in FailureReason}
     assert all(FailureReason[reason.upper()] == reason for reason in REASONS)
+
+
+@pytest.mark.parametrize(
+    ("failed", "reason"),
+    [
+        (Failed("timed_out", "took longer than 2 s"), FailureReason.TOO_LONG),
+        (Failed("timed_out", "while the potential was loaded", from_outside=True), FailureReason.TIMED_OUT),
+        (Failed("calculator_error", "the process died (SIGSEGV)"), FailureReason.CRASHED),
+        (Failed("calculator_error", "the process died (SIGKILL)", from_outside=True), FailureReason.CALCULATOR_ERROR),
+        (Failed("not_converged", "no"), FailureReason.NOT_CONVERGED),
+    ],
+)
+def test_what_hangs_or_crashes_here_is_the_crystals_doing(failed: Failed, reason: FailureReason) -> None:
+    assert stored_reason(failed) is reason
 
 
 def test_tables_and_crystals_for_notebooks(agl: Path) -> None:

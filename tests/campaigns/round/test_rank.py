@@ -182,6 +182,16 @@ def test_failures_that_tell_crystals_apart_weigh(scored: RoundContext) -> None:
     assert all("to be of use" in e.reason for e in entries)
     _, kept, _ = ranked(scored, {"failures_up_to": up_to}, acquisition={"feasibility": False})
     assert "feasibility" not in kept
+    others = [key.material_id for key in scored.pool.rows if key.material_id not in {*bismuth, *scored.labels}]
+    store.add_failures(FailureRecord(id_, PROPERTY, "dft", FailureReason.TIMED_OUT) for id_ in others)
+    first, *rest = store.failures(PROPERTY)
+    store.void_failures([first.id or 0], "test")
+    fixed = {"failures_up_to": max(f.id or 0 for f in rest)}
+    qlogei = {"function": "qLogEI", "draws": 64}
+    _, kept, _ = ranked(scored, fixed, acquisition=qlogei)
+    assert kept.feasibility["failures"] == len(failed), "it was voided after the round began; machines teach nothing"
+    _, kept, _ = ranked(scored, fixed | {"voidings_up_to": 1}, acquisition=qlogei)
+    assert kept.feasibility["failures"] == len(failed) - 1
 
 
 def test_a_member_that_fails_is_left_out_and_said(replay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
