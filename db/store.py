@@ -17,8 +17,8 @@ from db.exceptions import (
     StoreNotFoundError,
     StoreNotWritableError,
 )
-from db.jobs import Jobs
 from db.failures import Failures
+from db.jobs import Jobs
 from db.labels import CURRENT, Labels
 from db.materials import Materials
 from db.models import Models
@@ -43,6 +43,7 @@ COUNTED: dict[str, type[Material | Source | Rejection | Label | Failure | Model 
 
 
 class Store(Materials, Labels, Failures, Models, Rounds, Queue, Jobs, Portable, StoreConnection):
+    """Materials, labels, models, rounds, queue and jobs of a campaign.
 
     Each method is one transaction. :meth:`open` opens one; use it as a context manager, or :meth:`close` it.
     """
