@@ -81,6 +81,13 @@ class LabelerSection(Section):
         examples=[{"asap_cutoff": True}],
         description="agl, phonons: keyword arguments of the callable or family that makes an ASE calculator.",
     )
+    born: str = Field(
+        default="",
+        examples=["born"],
+        description="phonons: folder (relative to this directory) of Born charges for the non-analytical correction of "
+        "polar crystals: ID.BORN beside ID.POSCAR, or ID/BORN beside ID/POSCAR; materials without are calculated "
+        "without.",
+    )
     workers: int = Field(default=1, ge=1, description="agl, phonons: processes of one thread each.")
     time_limit: float = Field(
         default=3600.0,
@@ -117,6 +124,12 @@ class LabelerSection(Section):
     def _calculator_has_a_potential(self) -> LabelerSection:
         if self.kind in ("agl", "phonons") and not self.potential:
             raise ValueError(f"kind {self.kind!r} needs potential = 'FOLDER' or a name, e.g. 'rigid-ion:NaCl'")
+        return self
+
+    @model_validator(mode="after")
+    def _charges_are_for_phonons(self) -> LabelerSection:
+        if self.born and self.kind == "agl":
+            raise ValueError("born is for kind 'phonons': the Debye model of kind 'agl' has no phonons; leave it out")
         return self
 
     @model_validator(mode="after")
