@@ -187,7 +187,7 @@ class Calculator:
 
         what, limit = (self._calculation, self._potential), self._labeler.time_limit
         if self._execution.backend == "local":
-            yield from calculate_all(crystals, *what, self._labeler.workers, limit)
+            yield from calculate_all(crystals, *what, self._labeler.workers, limit, self._labeler.devices)
             return
         with executor(self._execution.settings()) as run:
             yield from calculate_on(run, crystals, *what, limit)
@@ -259,7 +259,7 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
     try:
         spec = with_python(with_options(spec, labeler.potential_options), _python(labeler, directory))
-        potential = load_potential(spec)
+        potential = load_potential(spec, device=_device(configuration))
     except PotentialError as error:
         raise ConfigurationError(f"[labeler] potential = {labeler.potential!r}: {error}") from error
     born = BornFolder(directory / labeler.born) if labeler.born else None
@@ -267,6 +267,24 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     decides = {"kind": labeler.kind, "settings": settings, "potential": described}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return Calculator(configuration, calculation, spec, digest, described, born)
+
+
+def _device(configuration: Configuration) -> str:
+    """Kind of the devices of ``[labeler]``; "" for none."""
+    from engine.physics.devices import kind_of, require_devices
+
+    labeler = configuration.labeler
+    if labeler.devices and configuration.execution.backend != "local":
+        raise ConfigurationError(
+            "[labeler] devices are those of this machine, and [execution] backend = 'dask' calculates elsewhere; leave "
+            "them out, and start each worker of Dask with the CUDA_VISIBLE_DEVICES of its own"
+        )
+    # what torch finds here says nothing of another environment
+    return (
+        kind_of(labeler.devices[0])
+        if labeler.potential_python and labeler.devices
+        else require_devices(labeler.devices)
+    )
 
 
 def _python(labeler: LabelerSection, directory: Path) -> str:
