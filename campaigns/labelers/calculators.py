@@ -325,6 +325,8 @@ def _version(described: Mapping[str, str]) -> str:
 
 def _in_words(finished: Finished) -> str:
     outcome = finished.outcome
-    if isinstance(outcome, Calculated):
-        return f"kappa {outcome.kappa:.3g} {KAPPA_UNIT}"
-    return f"failed, {outcome.reason}: {outcome.message}"
+    if isinstance(outcome, Failed):
+        return f"failed, {outcome.reason}: {outcome.message}"
+    size = outcome.provenance.get("force_batch_halved_to")
+    memory = f", forces of {size} supercells at once: more are out of memory" if size else ""
+    return f"kappa {outcome.kappa:.3g} {KAPPA_UNIT}{memory}"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CLASSICAL = ("lennard-jones:Ne|Ar|Kr|Xe", "tersoff:Si", "rigid-ion:NaCl|MgO|... (or rigid-ion for all its salts)")
 """Names of classical potentials."""
 
+GPU_BATCH = 16
+"""Supercells of one crystal whose forces a GPU calculates at once; fewer where they do not fit."""
 MADE_BEFORE_MATGL_3 = frozenset(
     {
         "d2dfa51a65d23a47fd935eb0628177d2a1088584562091ef3350ce3a002fce6a",  # TensorNet-MatPES-PBE-v2025.1-PES
@@ -188,6 +190,8 @@ class MatGLPotential(Potential):
     """SHA-256 of ``state.pt``."""
     module: Any
     """The ``matgl.apps.pes.Potential``."""
+    batch: int = 1
+    """Supercells whose forces are calculated at once; more than one is slower on a CPU."""
 
     @property
     def elements(self) -> frozenset[str]:  # type: ignore[override]
@@ -201,9 +205,9 @@ class MatGLPotential(Potential):
 
     def calculator(self) -> Calculator:
         """Make a new ASE calculator of the shared network."""
-        from matgl.ext.ase import PESCalculator
+        from engine.physics.matgl_calculator import MatGLCalculator
 
-        return PESCalculator(self.module, stress_unit="eV/A3", use_voigt=True)
+        return MatGLCalculator(self.module, self.batch)
 
     def energies(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
         """Energies of N cells in eV, shape ``N``, in double precision and without gradients.
@@ -268,7 +272,8 @@ def _load_matgl(spec: str, device: str = "") -> MatGLPotential:
         _turn_messages(module.model.tensor_embedding)
     if device:
         module = module.to(device)
-    potential = MatGLPotential(Path(spec).name, sha256, module.eval().requires_grad_(False))
+    batch = 1 if device in ("", "cpu") else GPU_BATCH
+    potential = MatGLPotential(Path(spec).name, sha256, module.eval().requires_grad_(False), batch)
     check_compounds(potential)
     return potential
 

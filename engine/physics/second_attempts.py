@@ -56,7 +56,7 @@ def with_larger_supercell(
     larger.fc3 = phonons.fc3
     larger.generate_fc2_displacements(distance=settings.distance)
     cells = larger.phonon_supercells_with_displacements
-    larger.phonon_forces, _ = forces_of(cells, n_atoms, calculator)
+    larger.phonon_forces = forces_of(cells, n_atoms, calculator).forces
     larger.produce_fc2()
     larger.symmetrize_fc2()
     larger.nac_params = phonons.nac_params
