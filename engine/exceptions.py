@@ -66,6 +66,14 @@ class SupercellError(EngineError):
     """A supercell that cannot be made, or too many displaced supercells."""
 
 
+class CellMatchError(EngineError):
+    """Two cells that are not the same crystal."""
+
+
+class BornChargesError(EngineError):
+    """Born charges that cannot be read, or that are not those of the crystal."""
+
+
 class SourceError(EngineError):
     """A database on the network that cannot be reached, does not answer, or contradicts itself."""
 

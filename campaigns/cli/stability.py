@@ -1,12 +1,15 @@
 """Verb on the stability of materials."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from campaigns.cli.options import OutFormat, PotentialPython, Quiet, Workers, open_campaign, say_files_report
 from campaigns.output import Format, Progress, emit, emit_one, message
+
+if TYPE_CHECKING:
+    from campaigns.stability.request import RelaxReport
 
 _SHOWN = 10
 
@@ -93,10 +96,7 @@ def relax(
         raise typer.BadParameter("--given-energies and --replace are about --references FILE; add it")
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
         report = campaign.relax(request, progress.say)
-    if format is Format.JSON:
-        emit_one(report.row() | {"without_reference": report.without_reference, "notes": report.notes}, format)
-    else:
-        emit([report.row()], format)
+    _emit(report, format)
     for note in report.notes:
         message(f"note: {note}")
     for system, elements in list(report.without_reference.items())[:_SHOWN]:
@@ -112,6 +112,17 @@ def relax(
         raise typer.Exit(1)
     columns = [RELAXED_ENERGY, *[ENERGY_ABOVE_HULL] * bool(report.above_hull), *[LOWEST_FREQUENCY] * phonons]
     message(f"[constraints] properties may limit {', '.join(columns)}")
+
+
+def _emit(report: "RelaxReport", format: Format) -> None:
+    if format is Format.JSON:
+        emit_one(report.row() | {"without_reference": report.without_reference, "notes": report.notes}, format)
+        return
+    emit([report.row()], format)
+    if format is Format.TABLE:
+        emit(report.rows, format)
+        if report.materials > len(report.rows):
+            message(f"... and {report.materials - len(report.rows)} more materials")
 
 
 def _relax_files(

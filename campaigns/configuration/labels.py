@@ -81,7 +81,21 @@ class LabelerSection(Section):
         examples=[{"asap_cutoff": True}],
         description="agl, phonons: keyword arguments of the callable or family that makes an ASE calculator.",
     )
+    born: str = Field(
+        default="",
+        examples=["born"],
+        description="phonons: folder (relative to this directory) of Born charges for the non-analytical correction of "
+        "polar crystals: ID.BORN beside ID.POSCAR, or ID/BORN beside ID/POSCAR; materials without are calculated "
+        "without.",
+    )
     workers: int = Field(default=1, ge=1, description="agl, phonons: processes of one thread each.")
+    devices: tuple[str, ...] = Field(
+        default=(),
+        strict=False,  # the validator before this one makes a list of it
+        examples=[("cuda:0", "cuda:1")],
+        description="agl, phonons: devices of this machine, one process each in place of workers, with the potential "
+        "on it.",
+    )
     time_limit: float = Field(
         default=3600.0,
         gt=0,
@@ -123,6 +137,21 @@ class LabelerSection(Section):
     def _calculator_has_a_potential(self) -> LabelerSection:
         if self.kind in ("agl", "phonons") and not self.potential:
             raise ValueError(f"kind {self.kind!r} needs potential = 'FOLDER' or a name, e.g. 'rigid-ion:NaCl'")
+        return self
+
+    @model_validator(mode="after")
+    def _a_process_a_device(self) -> LabelerSection:
+        if self.devices and self.workers not in (1, len(self.devices)):
+            raise ValueError(
+                f"workers = {self.workers} and {len(self.devices)} devices contradict each other: each device has one "
+                "process; leave out workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _charges_are_for_phonons(self) -> LabelerSection:
+        if self.born and self.kind == "agl":
+            raise ValueError("born is for kind 'phonons': the Debye model of kind 'agl' has no phonons; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -15,11 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from campaigns.exceptions import ConfigurationError
 from campaigns.exchange.calculation import natural_masses
+from campaigns.labelers.born_folder import BornFolder
 from campaigns.property_names import named_temperature
 from campaigns.version import code_version
 from db.labels import beyond
-from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, QueueEntryRecord
+from db.records import KAPPA_UNIT, FailureRecord, Json, LabelRecord, MaterialRecord, QueueEntryRecord
 from db.states import FailureReason, QueueState
+from engine.exceptions import BornChargesError
 from engine.materials.crystal import Crystal, isotopes_of
 from engine.physics.outcome import Calculated, Failed
 from engine.physics.workers import Finished
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
     from campaigns.configuration import Configuration, LabelerSection
     from campaigns.goals import Goal
     from db.store import Store
+    from engine.physics.born_charges import PolarCrystal
     from engine.physics.debye import DebyeSettings
     from engine.physics.outcome import Outcome
     from engine.physics.phonon_settings import PhononSettings
     from engine.physics.workers import Calculation
 
 _Settings = TypeVar("_Settings", "DebyeSettings", "PhononSettings")
+_NOTED = 0.01
+"""Elementary charges; smaller changes of Born charges are rounding."""
 _OURS = (QueueState.APPROVED, QueueState.RUNNING)
 _OF_THE_CRYSTAL = {"timed_out": FailureReason.TOO_LONG, "calculator_error": FailureReason.CRASHED}
 """Reasons that mean the machine for a job elsewhere; here other crystals finish in the same processes."""
@@ -65,11 +70,12 @@ class Calculator:
         potential: str,
         settings_hash: str,
         described: Mapping[str, str] | None = None,
+        born: BornFolder | None = None,
     ):
         """Labeler with a calculation for a crystal, and the potential as of :func:`load_potential`.
 
         ``described`` is what the potential says of itself; labels of the same potential in another version, or with
-        other weights, are then not joined by new ones.
+        other weights, are then not joined by new ones. ``born`` has Born charges of some materials.
         """
         self._campaign = configuration.campaign
         self._labeler = configuration.labeler
@@ -78,6 +84,7 @@ class Calculator:
         self._potential = potential
         self._settings_hash = settings_hash
         self._described = described or {}
+        self._born = born
 
     def work(self, store: Store, entries: Sequence[QueueEntryRecord], say: Callable[[str], None]) -> None:
         """Approve, calculate and finish every entry that has no label yet."""
@@ -96,13 +103,18 @@ class Calculator:
             self._move(store, [e for e in wanted.values() if e.state is QueueState.PROPOSED], QueueState.APPROVED)
             self._move(store, [e for e in wanted.values() if e.state is not QueueState.RUNNING], QueueState.RUNNING)
         materials = {m.material_id: m for m in store.materials(list(wanted))}
-        heavy = {id_: isotopes for id_, m in materials.items() if (isotopes := isotopes_of(m.bucket))}
-        for id_, isotopes in heavy.items():
-            self._keep(store, wanted[id_], Finished(id_, Failed("rejected", natural_masses(isotopes)), 0.0))
-            say(f"{kind}: {id_} is not calculated, {natural_masses(isotopes)}")
-        crystals = ((id_, Crystal.from_dict(materials[id_].structure)) for id_ in wanted if id_ not in heavy)
+        refused = {id_: natural_masses(isotopes) for id_, m in materials.items() if (isotopes := isotopes_of(m.bucket))}
+        charged = self._with_charges(materials, refused, say) if self._born else {}
+        for id_, message in refused.items():
+            self._keep(store, wanted[id_], Finished(id_, Failed("rejected", message), 0.0))
+            say(f"{kind}: {id_} is not calculated, {message}")
+        crystals = (
+            (id_, charged.get(id_) or Crystal.from_dict(materials[id_].structure))
+            for id_ in wanted
+            if id_ not in refused
+        )
         with closing(self._results(crystals)) as results:  # ends the processes, also after an error
-            for done, finished in enumerate(results, len(heavy) + 1):
+            for done, finished in enumerate(results, len(refused) + 1):
                 self._keep(store, wanted[finished.key], finished)
                 about = f"{materials[finished.key].formula}, {_in_words(finished)} ({finished.wall_seconds:.0f} s)"
                 say(f"{kind} {done} of {len(wanted)}: {about}")
@@ -110,6 +122,37 @@ class Calculator:
     def hit_rate(self, hit: float, goal: Goal) -> float | None:
         """None: not known."""
         return None
+
+    def _with_charges(
+        self, materials: Mapping[str, MaterialRecord], refused: dict[str, str], say: Callable[[str], None]
+    ) -> dict[str, PolarCrystal]:
+        """Crystals with Born charges; those whose file cannot be used join ``refused``."""
+        from engine.physics.born_charges import PolarCrystal
+
+        assert self._born is not None
+        kind = self._labeler.kind
+        found: dict[str, PolarCrystal] = {}
+        for id_, material in materials.items():
+            if id_ in refused:
+                continue
+            names = [id_, *(source.record_id for source in material.sources)]
+            try:
+                crystal = self._born.with_charges(Crystal.from_dict(material.structure), names)
+            except BornChargesError as error:
+                refused[id_] = str(error)
+                continue
+            if isinstance(crystal, PolarCrystal):
+                found[id_] = crystal
+                if crystal.charges_change > _NOTED:
+                    say(
+                        f"{kind}: Born charges of {id_} broke symmetry or did not add up to zero, and were corrected "
+                        f"by up to {crystal.charges_change:.3f} e"
+                    )
+        say(
+            f"{kind}: {len(found)} of {len(materials)} materials have Born charges; the others are "
+            "calculated without the non-analytical correction, and their method says so"
+        )
+        return found
 
     def _compare_potentials(self, labels: Sequence[LabelRecord], say: Callable[[str], None]) -> None:
         """Report labels of other potentials; refuse to join those of this one in another version.
@@ -146,7 +189,7 @@ class Calculator:
 
         what, limit = (self._calculation, self._potential), self._labeler.time_limit
         if self._execution.backend == "local":
-            yield from calculate_all(crystals, *what, self._labeler.workers, limit)
+            yield from calculate_all(crystals, *what, self._labeler.workers, limit, self._labeler.devices)
             return
         with executor(self._execution.settings()) as run:
             yield from calculate_on(run, crystals, *what, limit)
@@ -225,13 +268,32 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
     try:
         spec = with_python(with_options(spec, labeler.potential_options), _python(labeler, directory))
-        potential = load_potential(spec)
+        potential = load_potential(spec, device=_device(configuration))
     except PotentialError as error:
         raise ConfigurationError(f"[labeler] potential = {labeler.potential!r}: {error}") from error
+    born = BornFolder(directory / labeler.born) if labeler.born else None
     described = potential.describe()
     decides = {"kind": labeler.kind, "settings": settings, "potential": described}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return Calculator(configuration, calculation, spec, digest, described)
+    return Calculator(configuration, calculation, spec, digest, described, born)
+
+
+def _device(configuration: Configuration) -> str:
+    """Kind of the devices of ``[labeler]``; "" for none."""
+    from engine.physics.devices import kind_of, require_devices
+
+    labeler = configuration.labeler
+    if labeler.devices and configuration.execution.backend != "local":
+        raise ConfigurationError(
+            "[labeler] devices are those of this machine, and [execution] backend = 'dask' calculates elsewhere; leave "
+            "them out, and start each worker of Dask with the CUDA_VISIBLE_DEVICES of its own"
+        )
+    # what torch finds here says nothing of another environment
+    return (
+        kind_of(labeler.devices[0])
+        if labeler.potential_python and labeler.devices
+        else require_devices(labeler.devices)
+    )
 
 
 def _python(labeler: LabelerSection, directory: Path) -> str:
@@ -272,6 +334,8 @@ def _version(described: Mapping[str, str]) -> str:
 
 def _in_words(finished: Finished) -> str:
     outcome = finished.outcome
-    if isinstance(outcome, Calculated):
-        return f"kappa {outcome.kappa:.3g} {KAPPA_UNIT}"
-    return f"failed, {outcome.reason}: {outcome.message}"
+    if isinstance(outcome, Failed):
+        return f"failed, {outcome.reason}: {outcome.message}"
+    size = outcome.provenance.get("force_batch_halved_to")
+    memory = f", forces of {size} supercells at once: more are out of memory" if size else ""
+    return f"kappa {outcome.kappa:.3g} {KAPPA_UNIT}{memory}"

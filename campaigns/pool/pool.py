@@ -16,6 +16,7 @@ import numpy as np
 
 from campaigns.exceptions import CampaignError, NoCandidatesError
 from campaigns.pool.columns import BLOCK_ROWS, MaterialColumns
+from campaigns.stability.names import CALCULATED
 from db.states import QueueState
 from engine.acquire.constraints import Columns, Constraint, Elements, Missing, PropertyRange, apply_constraints
 from engine.execution import ExecutionSettings, executor
@@ -116,6 +117,8 @@ class Pool:
         if unknown := [name for name in stored if name not in available]:
             near = difflib.get_close_matches(unknown[0], available, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(available))}"
+            if unknown[0] in CALCULATED:
+                hint = f"`kappascout relax DIR --potential P{CALCULATED[unknown[0]]}` calculates it"
             raise CampaignError(f"{where}: no material has the property {unknown[0]!r}; {hint}")
         return {"n_sites": sites} | {
             name: np.array([_number(found.get(id_)) for id_ in self.ids], dtype=np.float64)

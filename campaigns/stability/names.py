@@ -27,6 +27,14 @@ LOWEST_FREQUENCY = "lowest_frequency_THz"
 """At the zone centre and the zone boundary; imaginary frequencies are negative."""
 LOWEST_WITH = "lowest_frequency_with"
 PHONON_FAILURE = "phonon_failure"
+CALCULATED = {
+    RELAXED_ENERGY: "",
+    VOLUME_CHANGE: "",
+    DISPLACEMENT: "",
+    ENERGY_ABOVE_HULL: " --references FILE",
+    LOWEST_FREQUENCY: " --phonons",
+}
+"""Properties that ``kappascout relax`` calculates, with the options that ask for them."""
 GENERATED = "lattice_source"
 """Property that only crystals of ``builtin:candidates`` have: nobody has made or calculated them."""
 UNKNOWN = "unknown"

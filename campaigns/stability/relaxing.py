@@ -24,6 +24,7 @@ from campaigns.stability.calculations import FAILURE, FIGURES, Calculations, Eff
 from campaigns.stability.names import HULL_WITH, LOWEST_FREQUENCY, LOWEST_WITH, PHONON_FAILURE, RELAXED_WITH
 from campaigns.stability.properties import Properties, phonon_properties, relaxation_properties
 from campaigns.stability.request import RelaxReport, RelaxRequest
+from campaigns.stability.table import stability_rows
 from db.records import Json, MaterialKey
 from db.states import UNFINISHED
 from engine.execution import cores
@@ -72,6 +73,7 @@ def relax_materials(workspace: Workspace, request: RelaxRequest, say: Say = lamb
         if request.references:
             add_energies_above_hull(workspace.store, request, relaxed, keys, references, report)
         report.core_seconds = relaxed.core_seconds + modes.core_seconds
+        report.rows = stability_rows(workspace.store, keys)
         report.notes += _figures_of_others(workspace.store, keys, relaxed.method, modes.method)
     return report
 

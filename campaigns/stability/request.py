@@ -60,6 +60,8 @@ class RelaxReport:
     without_reference: dict[str, list[str]] = field(default_factory=dict)
     """Chemical systems without a hull, with the elements that lack a reference."""
     notes: list[str] = field(default_factory=list)
+    rows: list[dict[str, str]] = field(default_factory=list)
+    """Figures of a few materials for a table, those that failed first."""
     core_seconds: float = 0.0
     """Processor time of this run."""
 

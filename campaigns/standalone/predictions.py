@@ -144,7 +144,8 @@ def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, sa
             written = f", {out} was not written" if out else ""
             raise CampaignError(f"no crystal could be predicted{written}; {why}")
     unit = Property(ensemble.property).unit
-    title = f"{ensemble.property}{f' in {unit}' if unit else ''} by {model}, {given.intervals}"
+    median = "; mean is that of the logarithm: the median" if ensemble.scale == "log10" else ""
+    title = f"{ensemble.property}{f' in {unit}' if unit else ''} by {model}, {given.intervals}{median}"
     return PredictOutcome(predicted, tuple(refused), title, kept)
 
 

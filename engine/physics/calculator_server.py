@@ -17,12 +17,14 @@ Whatever the potential prints goes to standard error. The program ends with its 
 
 from __future__ import annotations
 
+import difflib
 import glob
 import hashlib
 import importlib
 import json
 import operator
 import os
+import pkgutil
 import signal
 import struct
 import sys
@@ -215,7 +217,7 @@ def _imported(names: Sequence[str]) -> Any:
         try:
             home = importlib.import_module(module)
         except ImportError as error:
-            missing.append(RecipeError("missing", f"module {module} cannot be imported ({error})"))
+            missing.append(_not_imported(module, error))
             continue
         try:
             found = operator.attrgetter(name)(home)
@@ -225,6 +227,17 @@ def _imported(names: Sequence[str]) -> Any:
             return found
         raise RecipeError("no_callable", f"module {module} has no callable {name}")
     raise missing[0]
+
+
+def _not_imported(module: str, error: ImportError) -> RecipeError:
+    """A package that is missing, or a mistyped module of one that is there."""
+    home, _, last = (error.name or "").rpartition(".")
+    if not isinstance(error, ModuleNotFoundError) or not home or not module.startswith(f"{home}.{last}"):
+        return RecipeError("missing", f"module {module} cannot be imported ({error})")
+    there = [found.name for found in pkgutil.iter_modules(importlib.import_module(home).__path__)]
+    near = difflib.get_close_matches(last, there, n=1)
+    meant = f"; did you mean {home}.{near[0]}?" if near else ""
+    return RecipeError("no_callable", f"there is no module {home}.{last}{meant}")
 
 
 def _package_of(recipe: Recipe) -> str:

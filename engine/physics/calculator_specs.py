@@ -121,6 +121,30 @@ def with_options(spec: str, options: Mapping[str, object]) -> str:
     return f"{spec}?{json.dumps(options, sort_keys=True)}"
 
 
+def with_device(spec: str, device: str) -> str:
+    """A calculator's name with the device as the option that its family calls so, ``device`` for a callable.
+
+    Raises
+    ------
+    PotentialError
+        If the family has no such option, or the name says another device.
+    """
+    if not device:
+        return spec
+    parsed = read_spec(spec)
+    option = "device" if parsed.family is None else parsed.family.device
+    if not option:
+        raise PotentialError(f"{spec}: a calculator of this family has no option for a device; leave out the devices")
+    head, mark, options = spec.partition("?")
+    given = json.loads(options) if mark else {}
+    if given.get(option, device) != device:
+        raise PotentialError(
+            f"{spec} is to run on {given[option]!r} by its option {option}, and on {device!r} by the devices; leave "
+            "out the option"
+        )
+    return f"{head}?{json.dumps({**given, option: device}, sort_keys=True)}"
+
+
 def with_python(spec: str, python: str | Path) -> str:
     """A potential's name, to be calculated by the Python of another environment; unchanged for an empty one.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from engine.exceptions import SupercellError
+from engine.physics.batches import forces_of_all
 from engine.physics.outcome import CalculationError
 from engine.physics.supercells import SYMPREC, count_displacements, supercell_matrix, to_phonopy
 
@@ -35,7 +36,8 @@ def fitted_phonons(
     settings
         Supercell, displacements and limits.
     found
-        Takes the supercell, numbers of atoms and supercells, and the largest drift of the forces.
+        Takes the supercell, numbers of atoms and supercells, the largest drift of the forces, and, where a device was
+        out of memory, how many supercells it took at once in the end.
 
     Raises
     ------
@@ -47,32 +49,45 @@ def fitted_phonons(
     found["supercell_matrix"] = phonons.supercell_matrix.tolist()
     found["n_atoms_supercell"] = len(phonons.supercell)
     found["n_supercells"] = sum(cell is not None for cell in cells)
-    phonons.forces, found["force_drift_eV_A"] = forces_of(cells, len(phonons.supercell), calculator)
+    calculated = forces_of(cells, len(phonons.supercell), calculator)
+    phonons.forces, found["force_drift_eV_A"] = calculated.forces, calculated.drift
+    if calculated.halved_to is not None:
+        found["force_batch_halved_to"] = calculated.halved_to
     _fit(phonons, settings)
     return phonons
 
 
-def forces_of(
-    cells: Sequence[PhonopyAtoms | None], n_atoms: int, calculator: Calculator
-) -> tuple[NDArray[np.float64], float]:
-    """Forces of M displaced supercells of n atoms (M x n x 3, eV/Angstrom) without their drift, and the largest drift.
+class SupercellForces(NamedTuple):
+    """Forces of M displaced supercells of n atoms."""
 
-    Supercells beyond a pair cutoff, None, have no forces.
-    """
+    forces: NDArray[np.float64]
+    """M x n x 3, eV/Angstrom, without their drift."""
+    drift: float
+    """The largest drift, eV/Angstrom."""
+    halved_to: int | None
+    """As of :class:`~engine.physics.batches.Forces`."""
+
+
+def forces_of(cells: Sequence[PhonopyAtoms | None], n_atoms: int, calculator: Calculator) -> SupercellForces:
+    """Forces of M displaced supercells of ``n_atoms`` atoms; those beyond a pair cutoff, None, have no forces."""
     from ase import Atoms
 
-    forces, drifts = [], [0.0]
+    displaced = [
+        Atoms(numbers=cell.numbers, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
+        for cell in cells
+        if cell is not None
+    ]
+    calculated = forces_of_all(displaced, calculator)
+    own, forces, drifts = iter(calculated.forces), [], [0.0]
     for cell in cells:
         if cell is None:
             forces.append(np.zeros((n_atoms, 3)))
             continue
-        atoms = Atoms(numbers=cell.numbers, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
-        atoms.calc = calculator
-        raw = atoms.get_forces()
+        raw = next(own)
         drift = raw.mean(axis=0)
         forces.append(raw - drift)
         drifts.append(float(np.abs(drift).max()))
-    return np.array(forces), max(drifts)
+    return SupercellForces(np.array(forces), max(drifts), calculated.halved_to)
 
 
 def _displaced(crystal: Crystal, settings: PhononSettings) -> Phono3py:

@@ -71,7 +71,7 @@ def _gruneisen(phonons: Phono3py, temperature: float) -> tuple[float, float]:
     cell = {"lattice": phonons.primitive.cell, "symmetry_dataset": phonons.primitive_symmetry.dataset}
     grid = BZGrid(BZGrid(GRUENEISEN_MESH, **cell).D_diag | 1, **cell)
     points, counts, _ = get_ir_grid_points(grid)
-    modes = Gruneisen(phonons.fc2, phonons.fc3, phonons.supercell, phonons.primitive)
+    modes = Gruneisen(phonons.fc2, phonons.fc3, phonons.supercell, phonons.primitive, nac_params=phonons.nac_params)
     modes.set_qpoints(get_qpoints_from_bz_grid_points(grid.grg2bzg[points].astype(np.int64), grid))
     modes.run()
     frequencies = np.asarray(modes.frequencies)

@@ -5,7 +5,8 @@ second attempts in a larger supercell, or in the structure that the mode leads t
 linearised Boltzmann equation in the relaxation-time approximation (A. Togo, L. Chaput, I. Tanaka, Phys. Rev. B 91,
 094306 (2015)) with the coherence term of the Wigner equation (M. Simoncelli, N. Marzari, F. Mauri, Nat. Phys. 15, 809
 (2019)). Random displacements and symfc (A. Seko, A. Togo, Phys. Rev. B 110, 214302 (2024)) take far fewer supercells
-than pairs of displacements. Long-range fields of polar crystals are left out: a potential has no Born charges.
+than pairs of displacements. Long-range fields of polar crystals need Born charges, which a potential does not give:
+a :class:`~engine.physics.born_charges.PolarCrystal` has them, any other crystal is calculated without.
 
 Run it in a separate process with ``OMP_NUM_THREADS`` and ``RAYON_NUM_THREADS`` set to 1 before anything is imported.
 """
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.exceptions import UnknownElementError
+from engine.exceptions import BornChargesError, UnknownElementError
+from engine.physics.born_charges import PolarCrystal, carried_over
 from engine.physics.force_constants import fitted_phonons
 from engine.physics.outcome import Calculated, CalculationError, Failed
 from engine.physics.phonon_details import details
@@ -45,6 +47,8 @@ CEILING = 1e5
 """W/(m K); higher values are errors: isotopically pure diamond has a few thousand at room temperature."""
 METHOD = "phonons, RTA"
 METHOD_WIGNER = "phonons, RTA and Wigner coherence"
+WITH_CHARGES = ", non-analytical correction"
+"""Added to the method of a crystal with Born charges."""
 
 
 def calculate_kappa(
@@ -55,7 +59,8 @@ def calculate_kappa(
     Parameters
     ----------
     crystal
-        A cell in any setting; it is standardised and relaxed.
+        A cell in any setting; it is standardised and relaxed. A :class:`PolarCrystal` gets the non-analytical
+        correction, and no second attempt at a lower symmetry.
     potential
         Potential that gives the forces.
     settings
@@ -75,6 +80,7 @@ def calculate_kappa(
         "potential": potential.describe(),
         "settings": asdict(settings),
         "versions": {name: version(name) for name in PACKAGES},
+        "non_analytical_correction": isinstance(crystal, PolarCrystal),
     }
     try:
         # libraries print; standard output is reserved for the JSON of the command line
@@ -83,6 +89,8 @@ def calculate_kappa(
     except CalculationError as error:
         return Failed(error.reason, error.message, found, time.process_time() - start)
     method = METHOD_WIGNER if settings.wigner else METHOD
+    if found["non_analytical_correction"]:
+        method += WITH_CHARGES
     if any(attempt["kind"] == "lower_symmetry" for attempt in found["second_attempts"]):
         method += f", relaxed along an imaginary mode to space group {found['spacegroup']}"
     return Calculated(kappa, settings.temperature, method, found, time.process_time() - start)
@@ -96,14 +104,29 @@ def _kappa(crystal: Crystal, potential: Potential, settings: PhononSettings, fou
         raise CalculationError("rejected", str(error)) from error
     calculator = potential.calculator()
     relaxed = relax(crystal, calculator, settings.relaxation)
-    phonons = _stable(relaxed, calculator, settings, found)
+    polar = _with_charges(relaxed.crystal, crystal, found) if isinstance(crystal, PolarCrystal) else None
+    phonons = _stable(relaxed, calculator, settings, found, polar=polar)
     kappa = _converge(phonons, settings, found)
     found |= details(phonons, settings.temperature)
     return kappa
 
 
+def _with_charges(relaxed: Crystal, given: PolarCrystal, found: dict[str, Any]) -> PolarCrystal:
+    try:
+        polar = carried_over(given, relaxed)
+    except BornChargesError as error:
+        raise CalculationError("rejected", str(error)) from error
+    found["born_charges"] = polar.describe()
+    return polar
+
+
 def _stable(
-    relaxed: Relaxed, calculator: Calculator, settings: PhononSettings, found: dict[str, Any], descents: int = 0
+    relaxed: Relaxed,
+    calculator: Calculator,
+    settings: PhononSettings,
+    found: dict[str, Any],
+    descents: int = 0,
+    polar: PolarCrystal | None = None,
 ) -> Phono3py:
     """Force constants without imaginary modes, by second attempts where the first has some."""
     found |= {
@@ -116,6 +139,7 @@ def _stable(
     attempts: list[dict[str, object]] = found.setdefault("second_attempts", [])
     guarded = Guarded(calculator)
     phonons = fitted_phonons(relaxed.crystal, guarded, settings, found)
+    phonons.nac_params = polar.nac_params if polar else None
     if _is_stable(phonons, settings, found):
         return phonons
     if "larger_supercell" in settings.second_attempts:

@@ -15,7 +15,8 @@ import numpy as np
 from engine.exceptions import PotentialError, UnknownElementError
 from engine.materials.crystal import Crystal
 from engine.physics.ase_potentials import GivenCalculator, check_potential, load_ase_potential
-from engine.physics.calculator_specs import PYTHON, families, is_calculator_spec, with_python
+from engine.physics.calculator_specs import PYTHON, families, is_calculator_spec, with_device, with_python
+from engine.physics.devices import require_devices
 from engine.physics.potential import KNOWN_COMPOUNDS, Potential, check_compound
 from engine.pretrained import WEIGHTS, find_model, read_model
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 CLASSICAL = ("lennard-jones:Ne|Ar|Kr|Xe", "tersoff:Si", "rigid-ion:NaCl|MgO|... (or rigid-ion for all its salts)")
 """Names of classical potentials."""
 
+GPU_BATCH = 16
+"""Supercells of one crystal whose forces a GPU calculates at once; fewer where they do not fit."""
 MADE_BEFORE_MATGL_3 = frozenset(
     {
         "d2dfa51a65d23a47fd935eb0628177d2a1088584562091ef3350ce3a002fce6a",  # TensorNet-MatPES-PBE-v2025.1-PES
@@ -41,7 +44,10 @@ _OLD_WEIGHTS = (
 
 
 def load_potential(
-    spec: str | Path | Calculator | Callable[[], Calculator], python: str | Path = "", name: str = ""
+    spec: str | Path | Calculator | Callable[[], Calculator],
+    python: str | Path = "",
+    name: str = "",
+    device: str = "",
 ) -> Potential:
     """Load a potential and check it.
 
@@ -57,29 +63,40 @@ def load_potential(
         Python of another environment, in which an ASE calculator named by ``spec`` runs.
     name
         Name of a calculator that is given itself, for records.
+    device
+        ``cpu`` or ``cuda``, on which a MatGL potential or an ASE calculator named by ``spec`` runs; where it runs by
+        default if not given.
 
     Raises
     ------
     PotentialError
-        If there is no such potential, or it is wrong on a known compound (by name and number).
+        If there is no such potential or device, or the potential is wrong on a known compound (by name and number).
     """
     if not isinstance(spec, str | Path):
         if str(python):
             raise PotentialError(f"{PYTHON} = {str(python)!r} is for a potential by its name; leave it out")
+        if device:
+            raise PotentialError(f"device {device!r} is for a potential by its name; make the calculator on it")
         given = GivenCalculator(spec, name)
         check_potential(given)
         return given
     text = with_python(str(spec), python)
     kind, _, rest = text.partition(":")
+    if kind in ("lennard-jones", "tersoff", "rigid-ion"):
+        if device not in ("", "cpu"):
+            raise PotentialError(f"{text} runs on a CPU, not on {device!r}; leave out the device")
+        return _classical(kind, rest)
+    if kind == "matgl" and "?" not in rest:
+        return _load_matgl(rest, device)
+    if is_calculator_spec(text):
+        return load_ase_potential(with_device(text, device))
+    return _load_matgl(_as_matgl_name(text), device)
+
+
+def _classical(kind: str, rest: str) -> Potential:
     if kind == "lennard-jones":
         return LennardJonesPotential(rest)
-    if kind == "tersoff":
-        return TersoffPotential(rest)
-    if kind == "rigid-ion":
-        return RigidIonPotential(rest)
-    if kind == "matgl" and "?" not in rest:
-        return _load_matgl(rest)
-    return load_ase_potential(text) if is_calculator_spec(text) else _load_matgl(_as_matgl_name(text))
+    return TersoffPotential(rest) if kind == "tersoff" else RigidIonPotential(rest)
 
 
 def _as_matgl_name(text: str) -> str:
@@ -173,17 +190,24 @@ class MatGLPotential(Potential):
     """SHA-256 of ``state.pt``."""
     module: Any
     """The ``matgl.apps.pes.Potential``."""
+    batch: int = 1
+    """Supercells whose forces are calculated at once; more than one is slower on a CPU."""
 
     @property
     def elements(self) -> frozenset[str]:  # type: ignore[override]
         """Symbols of the elements it covers."""
         return frozenset(self.module.model.element_types)
 
+    def describe(self) -> dict[str, str]:
+        """Name and hash, and the device where it is not the CPU."""
+        device = str(self.module.data_mean.device.type)
+        return super().describe() | ({} if device == "cpu" else {"device": device})
+
     def calculator(self) -> Calculator:
         """Make a new ASE calculator of the shared network."""
-        from matgl.ext.ase import PESCalculator
+        from engine.physics.matgl_calculator import MatGLCalculator
 
-        return PESCalculator(self.module, stress_unit="eV/A3", use_voigt=True)
+        return MatGLCalculator(self.module, self.batch)
 
     def energies(self, crystals: Sequence[Crystal]) -> NDArray[np.float64]:
         """Energies of N cells in eV, shape ``N``, in double precision and without gradients.
@@ -230,10 +254,11 @@ def check_compounds(potential: Potential) -> None:
         check_compound(potential, known, _OLD_WEIGHTS)
 
 
-def _load_matgl(spec: str) -> MatGLPotential:
+def _load_matgl(spec: str, device: str = "") -> MatGLPotential:
     import torch
     from matgl.apps.pes import Potential as MatGLModule
 
+    require_devices([device] if device else [])
     folder = find_model(spec, "potential", ", ".join(CLASSICAL), PotentialError)
     sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     old = sha256 in MADE_BEFORE_MATGL_3
@@ -245,7 +270,10 @@ def _load_matgl(spec: str) -> MatGLPotential:
         )
     if old:
         _turn_messages(module.model.tensor_embedding)
-    potential = MatGLPotential(Path(spec).name, sha256, module.eval().requires_grad_(False))
+    if device:
+        module = module.to(device)
+    batch = 1 if device in ("", "cpu") else GPU_BATCH
+    potential = MatGLPotential(Path(spec).name, sha256, module.eval().requires_grad_(False), batch)
     check_compounds(potential)
     return potential
 

@@ -56,9 +56,10 @@ def with_larger_supercell(
     larger.fc3 = phonons.fc3
     larger.generate_fc2_displacements(distance=settings.distance)
     cells = larger.phonon_supercells_with_displacements
-    larger.phonon_forces, _ = forces_of(cells, n_atoms, calculator)
+    larger.phonon_forces = forces_of(cells, n_atoms, calculator).forces
     larger.produce_fc2()
     larger.symmetrize_fc2()
+    larger.nac_params = phonons.nac_params
     return larger, attempt | {"n_supercells": len(cells)}
 
 
@@ -67,12 +68,15 @@ def along_imaginary_mode(
 ) -> tuple[Relaxed | None, Attempt]:
     """Displace the atoms along the lowest mode at a q-point of the supercell and relax what has the lowest energy.
 
-    None if no such mode is imaginary, or the structure that it leads to is not lower in energy.
+    None if no such mode is imaginary, if the structure that it leads to is not lower in energy, or if the phonons have
+    Born charges, which the new structure does not.
     """
     mode = _lowest_mode(phonons, relaxed.crystal)
     attempt: Attempt = {"kind": "lower_symmetry", "q": mode.q, "mode_frequency_THz": mode.frequency}
     if mode.frequency > -settings.imaginary_tolerance:
         return None, attempt | {"outcome": "not tried, no mode at a q-point of the supercell is imaginary"}
+    if phonons.nac_params is not None:
+        return None, attempt | {"outcome": "not tried, Born charges are known of the undistorted crystal only"}
     energies = []
     for amplitude in (0.0, *AMPLITUDES):
         atoms = mode.displaced(amplitude).to_atoms()

@@ -10,13 +10,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, current_process, get_context
 from typing import TYPE_CHECKING, Any
 
 from engine.exceptions import PotentialError
 from engine.execution import single_threaded_children
+from engine.physics.devices import children_on, kind_of
 from engine.physics.outcome import Calculated, Failed, Outcome
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def calculate_all(
     potential: str,
     workers: int = 1,
     time_limit: float = math.inf,
+    devices: Sequence[str] = (),
 ) -> Generator[Finished, None, None]:
     """Calculate crystals in parallel; yields outcomes in order of completion.
 
@@ -63,19 +65,23 @@ def calculate_all(
         Processes.
     time_limit
         Wall seconds for one crystal; a calculation that takes longer is killed and has timed out.
+    devices
+        One process for each of these (``cuda:0``, ``cuda:1``, ``cpu``) instead of ``workers``, with the potential on
+        it; a process in place of one that died has its device.
 
     Raises
     ------
     PotentialError
-        If the potential cannot be loaded.
+        If the potential cannot be loaded, or not on the device.
     """
+    free = list(devices) or [""] * workers
     waiting = iter(crystals)
     pool: list[_Worker] = []
     next_one = next(waiting, None)
     try:
         while next_one is not None or pool:
-            while next_one is not None and len(pool) < workers:
-                pool.append(_Worker.start(calculation, potential))
+            while next_one is not None and free:
+                pool.append(_Worker.start(calculation, potential, free.pop(0)))
                 pool[-1].take(*next_one)
                 next_one = next(waiting, None)
             for worker in _ready(pool):
@@ -88,6 +94,7 @@ def calculate_all(
                 else:
                     worker.stop()
                     pool.remove(worker)
+                    free.append(worker.device)
                 yield finished
     finally:
         for worker in pool:
@@ -122,6 +129,7 @@ class _Worker:
 
     process: Any
     pipe: connection.Connection
+    device: str = ""
     key: str = ""
     crystal: Any = field(default=None, repr=False)
     loaded: bool = False
@@ -129,15 +137,16 @@ class _Worker:
     """Time at which it got its crystal, or was started if it still loads."""
 
     @classmethod
-    def start(cls, calculation: Calculation, potential: str) -> _Worker:
+    def start(cls, calculation: Calculation, potential: str, device: str) -> _Worker:
         # spawned, because a fork of a process that runs torch's threads can deadlock
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, calculation, potential, os.getpid()), daemon=True)
-        with single_threaded_children():
+        served = (theirs, calculation, potential, kind_of(device), os.getpid())
+        process = context.Process(target=_serve, args=served, daemon=True)
+        with single_threaded_children(), children_on(device):
             process.start()
         theirs.close()
-        return cls(process, ours, since=time.monotonic())
+        return cls(process, ours, device, since=time.monotonic())
 
     @property
     def alive(self) -> bool:
@@ -202,14 +211,14 @@ def _ready(pool: list[_Worker]) -> list[_Worker]:
     return list(pool)
 
 
-def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, parent: int) -> None:
+def _serve(pipe: connection.Connection, calculation: Calculation, spec: str, device: str, parent: int) -> None:
     """Load the potential, then return an outcome for every crystal."""
     from engine.physics.potentials import load_potential
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
-        potential = load_potential(spec)
+        potential = load_potential(spec, device=device)
     except PotentialError as error:
         pipe.send(error)
         return

@@ -7,6 +7,7 @@ import signal
 import time
 
 from engine.materials.crystal import Crystal
+from engine.physics.born_charges import PolarCrystal
 from engine.physics.outcome import Calculated, Failed, Outcome
 from engine.physics.potential import Potential
 
@@ -25,6 +26,13 @@ def by_formula(crystal: Crystal, potential: Potential) -> Outcome:
         case "LiCl":
             return Failed("imaginary_modes", "a mode at -1.2 THz", {"frequency": -1.2}, 7.2)
     return Calculated(crystal.volume, 300.0, "by formula", {"potential": potential.describe()}, 3.6)
+
+
+def by_charges(crystal: Crystal, potential: Potential) -> Outcome:
+    """Say whether the crystal has Born charges, with the volume as kappa."""
+    if not isinstance(crystal, PolarCrystal):
+        return Calculated(crystal.volume, 300.0, "without charges")
+    return Calculated(crystal.volume, 300.0, "with charges", {"born_charges": crystal.describe()})
 
 
 WRONG = {

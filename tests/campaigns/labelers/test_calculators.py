@@ -259,6 +259,15 @@ class Waiting:
         """Not known."""
 
 
+def test_labels_are_calculated_on_two_devices(agl: Path) -> None:
+    configure(agl, {"labeler": {"devices": ["cpu", "cpu"]}})
+    done("run", agl, "--rounds", "1")
+    with Campaign.open(agl) as campaign:
+        labels = campaign.store.labels()
+    assert len(labels) == 4
+    assert {label.provenance["potential"]["sha256"] for label in labels} == {load_potential("rigid-ion").sha256}
+
+
 def test_settings_and_potential_make_the_hash(agl: Path) -> None:
     hashes = set()
     for labeler in ({}, {"settings": {"strain": 0.05}}, {"potential": "rigid-ion:NaCl"}):
@@ -278,6 +287,10 @@ def test_settings_and_potential_make_the_hash(agl: Path) -> None:
         ({"labeler": {"potential": "./nowhere"}}, "nowhere"),
         ({"labeler": {"workers": 0}}, "[labeler] workers = 0"),
         ({"labeler": {"time_limit": -1.0}}, "[labeler] time_limit = -1.0"),
+        ({"labeler": {"devices": ["cuda:97"]}}, "there is no device cuda:97"),
+        ({"labeler": {"devices": ["gpu"]}}, "there is no device 'gpu'"),
+        ({"labeler": {"devices": ["cpu"], "workers": 2}}, "workers = 2 and 1 devices contradict each other"),
+        ({"labeler": {"devices": ["cpu"]}, "execution": {"backend": "dask"}}, "devices are those of this machine"),
         ({"labeler": {"settings": {"strains": 0.1}}}, "has no strains; there are points, strain"),
         ({"labeler": {"settings": {"temperature": 100}}}, "has no temperature"),
         ({"labeler": {"settings": {"strain": "wide"}}}, "strain: Input should be a valid number"),

@@ -18,10 +18,11 @@ from campaigns.campaign import Campaign
 from campaigns.configuration.constraints import ConstraintsSection
 from campaigns.pool.pool import Pool
 from campaigns.stability.relaxing import FOLDER, LOCK
+from campaigns.stability.table import MOST_ROWS, stability_rows
 from engine.materials.crystal import Crystal
 from engine.materials.elements import SYMBOLS
 from engine.physics.relaxation import relax
-from tests.campaigns.helpers import done, refused
+from tests.campaigns.helpers import configure, done, refused, write_lines
 from tests.engine.physics.alloys import SPEC, bcc, fcc, l12
 from tests.engine.physics.salts import rocksalt
 
@@ -69,6 +70,34 @@ def test_every_candidate_gets_figures_or_a_reason(relaxed_once: tuple[Path, dict
     assert {record["content_hash"] for record in kept} == hashes
     crystals = [Crystal.from_dict(r["figures"]["crystal"]) for r in kept if "figures" in r]
     assert {c.formula for c in crystals} == {"Cu3Au", "CuAu3", "Cu", "NiAu"}
+
+
+def test_a_table_shows_each_material_and_why_one_failed(campaign: Path) -> None:
+    ran = done("relax", campaign, "--potential", SPEC, "--workers", 1, "--quiet")
+    found = properties(campaign)
+    after = ran.out[ran.out.index("lowest frequency") :]
+    for id_, values in found.items():
+        assert id_ in after
+        if "relaxed_energy_eV_per_atom" in values:
+            assert f"{values['relaxed_energy_eV_per_atom']:.4f}" in after
+            assert f"{values['lowest_frequency_THz']:.2f}" in after
+    assert "calculator_error" in after
+    assert after.index("NaCl") < after.index("Cu3Au")
+    with Campaign.open(campaign) as opened:
+        rows = stability_rows(opened.store, opened.store.material_index() * 5)
+    assert len(rows) == MOST_ROWS
+    assert [row["id"] for row in rows[:6]] == ["NaCl"] * 5 + ["Cu3Au"]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("relaxed_energy_eV_per_atom", ""), ("lowest_frequency_THz", " --phonons")]
+)
+def test_a_limit_on_what_was_not_calculated_names_the_command(tmp_path: Path, name: str, option: str) -> None:
+    directory = tmp_path / "c"
+    done("init", directory, "--cold")
+    done("ingest", directory, write_lines(tmp_path / "pool.jsonl", [rocksalt("NaCl").to_dict() | {"id": "NaCl"}]))
+    configure(directory, {"constraints": {"properties": {name: {"max": 0.1}}}})
+    assert f"`kappascout relax DIR --potential P{option}` calculates it" in refused("run", directory)
 
 
 def test_what_is_done_is_not_done_again(campaign: Path) -> None:

@@ -27,3 +27,12 @@ def by_size(crystal: Crystal, potential: Potential) -> Outcome:
 
 WRONG = {0.5: "calculator_error", 1.5: "calculator_error", 2.5: "timed_out", 3.5: "bad_output"}
 """Reason by the cube root of the volume."""
+
+
+def by_environment(crystal: Crystal, potential: Potential) -> Outcome:
+    """Give the lattice constant as kappa, with the process and the GPUs it sees; 1 to 2 Angstrom kill."""
+    length = crystal.volume ** (1 / 3)
+    if 1 < length < 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    seen = {"process": os.getpid(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    return Calculated(length, 300.0, "by environment", seen | {"potential": potential.describe()})

@@ -131,3 +131,11 @@ def test_options_are_for_callables():
     assert with_options("rigid-ion", {}) == "rigid-ion"
     with pytest.raises(PotentialError, match="rigid-ion"):
         with_options("rigid-ion", {"a": 1})
+
+
+def test_a_mistyped_module_of_a_package_that_is_there_is_no_missing_package():
+    with pytest.raises(PotentialError, match=r"no module ase.calculators.emtt; did you mean ase.calculators.emt\?"):
+        load_potential("ase.calculators.emtt:EMT")
+    with pytest.raises(PotentialError, match="install") as missing:
+        load_potential("nowhere.at_all:EMT")
+    assert "did you mean" not in str(missing.value)
