@@ -85,7 +85,8 @@ def test_every_function_ranks(scored: RoundContext, name: str) -> None:
         parts = np.hypot(e.details["between_std"], e.details["within_std"])
         assert parts == pytest.approx(e.details["learned_std"])
         assert 0 <= e.details["distance_percentile"] <= 100
-        assert e.expected_cost is None
+        assert e.expected_cost is not None
+        assert "core-hours" in e.reason
         assert ("n_sites" in e.details) == bool(more)
 
 
@@ -138,28 +139,30 @@ def test_limits_for_each_kind(scored: RoundContext) -> None:
 
 def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
     """By their own count of supercells; a budget leaves out what it does not pay for."""
-    entries, _, said = ranked(scored, acquisition={"per_core_hour": True})
+    small = {"min_length": 5.0}
+    entries, _, said = ranked(scored, acquisition={"per_core_hour": True}, dft=small)
+    assert any("10 core-hours for a supercell of 100 atoms, as stated" in text for text in said)
+    assert all(e.expected_cost for e in entries)
+    elsewhere = {"kind": "replay", "source": "reference"}
+    entries, _, said = ranked(scored, acquisition={"per_core_hour": True}, labeler=elsewhere)
     assert any("costs are atoms" in text for text in said)
     assert {e.expected_cost for e in entries} == {None}
     ids = list(scored.labels)[:5]
     before = dict(scored.labels)
-    configuration = scored.workspace.configuration
     try:
-        dft = configuration.dft.model_copy(update={"min_length": 5.0})
-        workspace = replace(scored.workspace, configuration=configuration.model_copy(update={"dft": dft}))
         for k, id_ in enumerate(ids):
             scored.labels[id_] = LabelRecord(id_, PROPERTY, 5.0, "W/(m K)", "dft", cost=100.0 + k)
-        entries, *_ = ranked(scored, workspace=workspace)
+        entries, *_ = ranked(scored, dft=small)
         costs = [e.expected_cost or 0.0 for e in entries]
         assert all(10 < cost < 1000 for cost in costs)
         assert all("core-hours" in e.reason for e in entries)
         left = 2.5 * min(costs)
-        fewer, _, said = ranked(scored, {"core_hours_left": left}, workspace)
+        fewer, _, said = ranked(scored, {"core_hours_left": left}, dft=small)
         assert 0 < sum(e.expected_cost or 0.0 for e in fewer) <= left
         assert any("core-hours that are left" in text for text in said)
         with pytest.raises(AcquisitionError, match=r" 1 core-hours .*\[campaign\] budget_core_hours"):
-            ranked(scored, {"core_hours_left": 1.0}, workspace)
-        cheap, *_ = ranked(scored, workspace=workspace, acquisition={"per_core_hour": True})
+            ranked(scored, {"core_hours_left": 1.0}, dft=small)
+        cheap, *_ = ranked(scored, dft=small, acquisition={"per_core_hour": True})
         assert len(cheap) == 4
     finally:
         scored.labels.clear()

@@ -19,6 +19,7 @@ from engine.physics.cost import (
     CORE_HOURS,
     VALENCE,
     CostModel,
+    SupercellSettings,
     Workload,
     WorkloadCounter,
     count_workload,
@@ -55,25 +56,25 @@ def test_orders_are_those_of_the_space_groups():
 def test_salt_is_counted_as_phono3py_does(tmp_path: Path):
     pytest.importorskip("phono3py")
     crystal, _ = standardise(SALT)
-    found = count_workload(crystal, 11.0)
+    found = count_workload(crystal, SupercellSettings(11.0))
     assert (found.calls, found.atoms, found.electrons, found.exact) == (146, 64, 256, True)
-    near = count_workload(crystal, 11.0, pair_cutoff=5.0)
+    near = count_workload(crystal, SupercellSettings(11.0, 5.0))
     assert near.calls == 62
-    counter = WorkloadCounter(tmp_path / "new" / "counts.jsonl", 11.0)
+    counter = WorkloadCounter(tmp_path / "new" / "counts.jsonl", SupercellSettings(11.0))
     assert counter({"salt": crystal}) == {"salt": found}
 
 
 def test_estimates_follow_counts():
     pytest.importorskip("phono3py")
     crystals = list(reference_crystals().values())[:60:10]
-    counts = [count_workload(c, 9.0) for c in crystals]
+    counts = [count_workload(c, SupercellSettings(9.0)) for c in crystals]
     groups = [spglib.get_symmetry_dataset((c.lattice, c.frac_coords, c.numbers), 1e-2).number for c in crystals]
     found = estimate_workload(
         [len(c) for c in crystals],
         groups,
         [c.volume / len(c) for c in crystals],
         [VALENCE[c.numbers].mean() for c in crystals],
-        9.0,
+        SupercellSettings(9.0),
     )
     assert not found.exact
     exactly = cost.estimate_calls([len(c) for c in crystals], point_group_order(groups), [w.atoms for w in counts])
@@ -84,23 +85,26 @@ def test_estimates_follow_counts():
 
 
 def test_a_cutoff_leaves_pairs_out():
-    whole = estimate_workload(2, 225, 22.0, 4.0, 11.0)
-    assert estimate_workload(2, 225, 22.0, 4.0, 11.0, pair_cutoff=5.0).calls < 0.6 * whole.calls
-    assert estimate_workload(2, 225, 22.0, 4.0, 11.0, pair_cutoff=50.0).calls == whole.calls
+    whole = estimate_workload(2, 225, 22.0, 4.0, SupercellSettings(11.0))
+    assert estimate_workload(2, 225, 22.0, 4.0, SupercellSettings(11.0, 5.0)).calls < 0.6 * whole.calls
+    assert estimate_workload(2, 225, 22.0, 4.0, SupercellSettings(11.0, 50.0)).calls == whole.calls
 
 
 def test_counts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made = []
     monkeypatch.setattr(cost, "count_workload", lambda crystal, *_: made.append(1) or Workload(7, 8, 9.0))
     path = tmp_path / "counts.jsonl"
-    assert WorkloadCounter(path, 10.0)({"a": SALT, "b": SALT}) == {"a": Workload(7, 8, 9.0), "b": Workload(7, 8, 9.0)}
+    assert WorkloadCounter(path, SupercellSettings(10.0))({"a": SALT, "b": SALT}) == {
+        "a": Workload(7, 8, 9.0),
+        "b": Workload(7, 8, 9.0),
+    }
     path.write_text(path.read_text()[:-20])
     assert len(made) == 2
-    assert set(WorkloadCounter(path, 10.0)({"a": SALT, "b": SALT})) == {"a", "b"}
+    assert set(WorkloadCounter(path, SupercellSettings(10.0))({"a": SALT, "b": SALT})) == {"a", "b"}
     assert len(made) == 3, "the half line is counted again"
-    WorkloadCounter(path, 10.0, 4.0)({"a": SALT})
+    WorkloadCounter(path, SupercellSettings(10.0, 4.0))({"a": SALT})
     assert len(made) == 4, "other settings, another count"
-    WorkloadCounter(path, 10.0)({"a": SALT, "b": SALT})
+    WorkloadCounter(path, SupercellSettings(10.0))({"a": SALT, "b": SALT})
     assert len(made) == 4
 
 
@@ -137,7 +141,7 @@ class TestCostModel:
     def test_it_predicts_arrays_and_survives_as_json(self):
         found = CostModel.fit(_finished(5, 1.5, 0.5, 0.1))
         assert CostModel(**json.loads(json.dumps(found.to_dict()))) == found
-        pool = estimate_workload([2, 20], [225, 62], [20.0, 15.0], [4.0, 5.0], 10.0)
+        pool = estimate_workload([2, 20], [225, 62], [20.0, 15.0], [4.0, 5.0], SupercellSettings(10.0))
         hours = found.predict(pool)
         assert hours.shape == (2,)
         assert hours[1] > 30 * hours[0]
