@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 
     from campaigns.configuration import Configuration, DftSection
     from campaigns.workspace import Workspace
-    from db.records import LabelRecord, MaterialKey
+    from db.records import Json, LabelRecord, MaterialKey
     from db.store import Store
 
 _CRYSTALS = 4096
 """Number of crystals in memory at once."""
+_PRICING = {
+    "min_length", "fc2_min_length", "displacements", "pair_cutoff", "max_supercells", "max_atoms", "max_core_hours",
+    "core_hours",
+}  # fmt: skip
 WORKLOADS = "workloads.jsonl"
 """File of counts in a campaign's ``artifacts``."""
 
@@ -119,8 +123,8 @@ class Costs:
         Labels by material id; those without a cost are skipped.
     say
         Receives a note when counts have to be estimated.
-    exported
-        Whether calculations are those of ``queue export`` whatever the labeler is.
+    dft
+        Settings of the calculations where they are those of ``queue export``; None for other labelers.
     """
 
     def __init__(
@@ -130,11 +134,10 @@ class Costs:
         folder: Path,
         finished: Mapping[str, LabelRecord],
         say: Callable[[str], None],
-        exported: bool = False,
+        dft: DftSection | None,
     ):
         self._store = store
         self._fixed = configuration.costs.get(configuration.campaign.fidelity)
-        dft = configuration.dft if exported or is_priced_by_dft(configuration) else None
         self.limits = None if dft is None else SizeLimits.of(dft)
         """Limits of what is queued; None where the labeler has none."""
         self._settings = _settings(configuration) if dft is None else supercell_settings(dft)
@@ -153,14 +156,18 @@ class Costs:
 
     @classmethod
     def now(cls, workspace: Workspace, say: Callable[[str], None], exported: bool = False) -> Costs:
-        """Costs from the settings and the training labels of this moment."""
+        """Costs from the settings and the training labels of this moment.
+
+        ``exported``: of calculations that ``queue export`` writes, whatever the labeler is.
+        """
         configuration, store = workspace.configuration, workspace.store
         found = training_labels(store, configuration)
         # in the order of the pool, so that a fit does not depend on the order of arrival
         finished = {
             key.material_id: found[key.material_id] for key in store.material_index() if key.material_id in found
         }
-        return cls(store, configuration, workspace.artifacts, finished, say, exported)
+        dft = configuration.dft if exported or is_priced_by_dft(configuration) else None
+        return cls(store, configuration, workspace.artifacts, finished, say, dft)
 
     @property
     def in_core_hours(self) -> bool:
@@ -273,6 +280,11 @@ def is_priced_by_dft(configuration: Configuration) -> bool:
     section = configuration.campaign
     elsewhere = configuration.labeler.kind == "dft" and section.fidelity != "experiment"
     return elsewhere and Property(section.property).is_conductivity
+
+
+def pricing_settings(configuration: Configuration) -> Json | None:
+    """Settings of ``[dft]`` that determine sizes and prices of what is queued; None for other labelers."""
+    return configuration.dft.model_dump(mode="json", include=_PRICING) if is_priced_by_dft(configuration) else None
 
 
 def supercell_settings(dft: DftSection) -> SupercellSettings:

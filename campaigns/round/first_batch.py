@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from campaigns.models.predictors import is_model, load_predictor
-from campaigns.pool.costs import is_priced_by_dft
 from campaigns.pool.labels import training_labels
 from campaigns.pool.relatives import Relatives
 from campaigns.round.rank import limits_of, round_costs
@@ -47,7 +46,7 @@ def first_entries(context: RoundContext, cheaper: CheaperFidelity | None = None)
     embeddings = context.featuriser.embeddings(context.hashes(candidates))
     relatives = Relatives.of(context.store, context.pool)
     limits = BatchLimits(candidates, limits_of(context), relatives=relatives, pending=pending)
-    prices = FirstBatchPrices(context, round_costs(context)) if cheaper is None and is_priced_by_dft(settings) else None
+    prices = FirstBatchPrices(context, round_costs(context)) if cheaper is None and context.manifest.dft else None
     entries: list[QueueEntryRecord] = []
     while len(entries) < q and limits.left:  # once, unless limits exclude some of the choice
         left = np.flatnonzero(limits.open)

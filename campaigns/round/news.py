@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from campaigns.pool.costs import pricing_settings
 from campaigns.round.manifest import RoundManifest
 from campaigns.round.opening import changed_settings
 from db.states import QueueState
@@ -42,7 +43,10 @@ def _has_news(workspace: Workspace, last: RoundRecord) -> bool:
         manifest.failures_up_to,
     ):
         return True
-    if store.counts()["materials"] != manifest.materials or changed_settings(workspace.configuration, last):
+    settings = workspace.configuration
+    if store.counts()["materials"] != manifest.materials or changed_settings(settings, last):
+        return True
+    if pricing_settings(settings) != manifest.dft:
         return True
     queued_at = [e.history[0].at for e in store.queue(round=last.number) if e.history]
     if not queued_at:

@@ -14,7 +14,7 @@ from campaigns.files import replaced
 from campaigns.goals import Scale
 from campaigns.models.lower_fidelity import check_lower_fidelity
 from campaigns.models.predictors import checked_models, is_model
-from campaigns.pool.costs import Costs, is_priced_by_dft
+from campaigns.pool.costs import Costs, is_priced_by_dft, pricing_settings
 from campaigns.pool.labels import Moment, training_labels
 from campaigns.pool.pool import Pool, queued_ids
 from campaigns.round.cheaper_fidelity import queued_cheaper
@@ -67,6 +67,7 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
         failures_up_to=max((f.id or 0 for f in store.failures(settings.campaign.property)), default=0),
         models=checked_models(workspace.directory, settings),
         core_hours_left=core_hours_left(workspace),
+        dft=pricing_settings(settings),
         backbone_sha256=backbone.sha256,
         backbones=[part.sha256 for part in backbone.parts],
         code_version=code_version(),

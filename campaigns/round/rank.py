@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaigns.configuration import DftSection
 from campaigns.models.predictors import FewerDraws, load_predictor
 from campaigns.pool.costs import Costs
 from campaigns.pool.labels import best_value
@@ -362,7 +363,11 @@ def limits_of(context: RoundContext) -> GroupLimits:
 
 def round_costs(context: RoundContext) -> Costs:
     """Costs as the round's settings and labels give them."""
-    return Costs(context.store, context.settings, context.workspace.artifacts, _by_id(context), context.say)
+    now, dft = context.workspace.configuration, context.manifest.dft
+    # the manifest does not hold how other labelers work
+    settings = now.model_copy(update={"campaign": context.settings.campaign, "costs": context.settings.costs})
+    own = None if dft is None else DftSection.model_validate(dft)
+    return Costs(context.store, settings, context.workspace.artifacts, _by_id(context), context.say, own)
 
 
 def _part(batch: Batch, kept: NDArray[np.bool_], *notes: str) -> Batch:

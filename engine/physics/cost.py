@@ -256,7 +256,8 @@ class WorkloadCounter:
                 continue  # an incomplete line of a killed process: counted again
             key, settings = row.pop("key"), row.pop("settings")
             if settings == self._settings.key:
-                (estimated if row.pop("uncounted", False) else counted)[key] = Workload(**row)
+                kind = estimated if row.pop("uncounted", False) else counted
+                kind[key] = Workload(**row)
         return counted, estimated
 
 

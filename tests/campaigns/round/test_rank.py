@@ -119,7 +119,9 @@ def test_a_target_outside_all_predictions_is_said(scored: RoundContext) -> None:
 
 def test_a_reason_names_the_other_objectives(scored: RoundContext) -> None:
     entries, *_ = ranked(scored, acquisition={"function": "qLogNEHVI", "draws": 64}, objectives=[SITES])
-    assert all(re.search(r"\(qLogNEHVI\); n_sites [234] \(wanted low\)$", e.reason) for e in entries)
+    assert all(
+        re.search(r"\(qLogNEHVI\); about \d+ core-hours; n_sites [234] \(wanted low\)$", e.reason) for e in entries
+    )
 
 
 def test_costs_that_are_known_beforehand(scored: RoundContext) -> None:
@@ -139,12 +141,11 @@ def test_limits_for_each_kind(scored: RoundContext) -> None:
 
 def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
     """By their own count of supercells; a budget leaves out what it does not pay for."""
-    small = {"min_length": 5.0}
-    entries, _, said = ranked(scored, acquisition={"per_core_hour": True}, dft=small)
+    small = {"dft": scored.manifest.dft | {"min_length": 5.0}}
+    entries, _, said = ranked(scored, small, acquisition={"per_core_hour": True})
     assert any("10 core-hours for a supercell of 100 atoms, as stated" in text for text in said)
     assert all(e.expected_cost for e in entries)
-    elsewhere = {"kind": "replay", "source": "reference"}
-    entries, _, said = ranked(scored, acquisition={"per_core_hour": True}, labeler=elsewhere)
+    entries, _, said = ranked(scored, {"dft": None}, acquisition={"per_core_hour": True})
     assert any("costs are atoms" in text for text in said)
     assert {e.expected_cost for e in entries} == {None}
     ids = list(scored.labels)[:5]
@@ -152,17 +153,17 @@ def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
     try:
         for k, id_ in enumerate(ids):
             scored.labels[id_] = LabelRecord(id_, PROPERTY, 5.0, "W/(m K)", "dft", cost=100.0 + k)
-        entries, *_ = ranked(scored, dft=small)
+        entries, *_ = ranked(scored, small)
         costs = [e.expected_cost or 0.0 for e in entries]
         assert all(10 < cost < 1000 for cost in costs)
         assert all("core-hours" in e.reason for e in entries)
         left = 2.5 * min(costs)
-        fewer, _, said = ranked(scored, {"core_hours_left": left}, dft=small)
+        fewer, _, said = ranked(scored, small | {"core_hours_left": left})
         assert 0 < sum(e.expected_cost or 0.0 for e in fewer) <= left
         assert any("core-hours that are left" in text for text in said)
         with pytest.raises(AcquisitionError, match=r" 1 core-hours .*\[campaign\] budget_core_hours"):
-            ranked(scored, {"core_hours_left": 1.0}, dft=small)
-        cheap, *_ = ranked(scored, dft=small, acquisition={"per_core_hour": True})
+            ranked(scored, small | {"core_hours_left": 1.0})
+        cheap, *_ = ranked(scored, small, acquisition={"per_core_hour": True})
         assert len(cheap) == 4
     finally:
         scored.labels.clear()
@@ -252,13 +253,16 @@ def test_advice_stops_a_campaign_that_is_told_to(replay: Path) -> None:
 
 
 def test_a_spent_budget_of_core_hours_stops(dft: Path, records: list[dict[str, Any]]) -> None:
+    """Each batch fits what is left by the price of the settings, until costs are known."""
     configure(dft, {"campaign": {"budget_core_hours": 100.0, "batch": 1}})
-    ran = done("run", dft, "--rounds", 1)
-    assert "[costs] dft = CORE_HOURS" in ran.err
+    message = refused("run", dft, "--rounds", 1)
+    assert "no candidate fits the 100 core-hours that are left of the budget, the cheapest takes about" in message
+    configure(dft, {"dft": {"min_length": 5.0}})
+    done("run", dft, "--rounds", 1)
     (entry,) = queue(dft)
     (row,) = (r for r in records if r["id"] == entry["id"])
     done("label", "import", dft, write_lines(dft / "l.jsonl", label_rows([row], cost=120.0)))
-    assert "100 core-hours is spent" in done("run", dft).err
+    assert "100 core-hours is spent; raise it in campaign.toml" in done("run", dft).err
 
 
 def test_conformal_intervals(replay: Path) -> None:

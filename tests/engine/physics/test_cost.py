@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spglib
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.materials.crystal import Crystal
 from engine.materials.elements import ATOMIC_NUMBERS
@@ -147,3 +149,49 @@ class TestCostModel:
         assert hours[1] > 30 * hours[0]
         assert found.unit == CORE_HOURS
         assert "5 finished calculations" in str(found)
+
+    @given(hours=st.floats(1e-3, 1e4), calls=st.integers(1, 10**5), atoms=st.integers(1, 2000), own=st.integers(0, 99))
+    def test_a_stated_cost_grows_with_the_square_of_the_atoms(self, hours: float, calls: int, atoms: int, own: int):
+        found = CostModel.fit([], hours)
+        assert found.unit == CORE_HOURS
+        expected = hours * (calls * (atoms / 100) ** 2 + own * (3 * atoms / 100) ** 2)
+        work = Workload(calls, atoms, 4.0 * atoms, True, own, 3 * atoms)
+        assert found.predict(work) == pytest.approx(expected)
+        assert (work.supercells, work.most_atoms) == (calls + own, 3 * atoms)
+
+    def test_supercells_of_second_order_are_calls_of_their_size(self):
+        plain, both = Workload(100, 64, 256.0), Workload(100, 64, 256.0, True, 2, 640)
+        alone = CostModel.fit([(plain, 50.0)])
+        assert CostModel.fit([(both, 150.0)]).per_call(256, 64) == pytest.approx(alone.per_call(256, 64))
+        assert alone.predict(both) == pytest.approx(3 * alone.predict(plain)), "ten times the atoms, 100 times the cost"
+        assert CostModel.fit([(plain, 50.0)], stated=1.0) == alone, "what is learned counts"
+
+
+def test_random_displacements_are_counted_as_exported(tmp_path: Path):
+    pytest.importorskip("phono3py")
+    crystal, _ = standardise(SALT)
+    settings = SupercellSettings(11.0, displacements="random", fc2_min_length=16.0)
+    found = count_workload(crystal, settings)
+    assert (found.calls, found.atoms, found.fc2_atoms, found.exact) == (16, 64, 216, True)
+    assert found.fc2_calls == 2
+    systematic = count_workload(crystal, SupercellSettings(11.0, fc2_min_length=16.0))
+    assert (systematic.calls, systematic.fc2_calls) == (146, 2)
+    path = tmp_path / "counts.jsonl"
+    assert WorkloadCounter(path, settings)({"salt": crystal}) == {"salt": found}
+    assert WorkloadCounter(path, settings).known("salt") == found
+    assert WorkloadCounter(path, SupercellSettings(11.0)).known("salt") is None
+
+
+def test_a_supercell_too_large_to_count_is_estimated(tmp_path: Path):
+    pytest.importorskip("phono3py")
+    crystal, _ = standardise(SALT)
+    path, settings = tmp_path / "counts.jsonl", SupercellSettings(16.0)
+    large = WorkloadCounter(path, settings, most_atoms=100)({"salt": crystal})["salt"]
+    assert (large.atoms, large.exact) == (216, False)
+    assert WorkloadCounter(path, settings, most_atoms=100).known("salt") == large
+    counter = WorkloadCounter(path, settings, most_atoms=300)
+    assert counter.known("salt") is None, "a higher limit asks for the count"
+    counted = counter({"salt": crystal})["salt"]
+    assert counted.exact
+    assert large.calls == pytest.approx(counted.calls, rel=0.5)
+    assert WorkloadCounter(path, settings, most_atoms=100).known("salt") == counted
