@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from campaigns.configuration import FILE
 from db.states import UNFINISHED, QueueState
 
 if TYPE_CHECKING:
@@ -12,34 +13,45 @@ if TYPE_CHECKING:
     from db.records import FailureRecord, LabelRecord
 
 
-_NOT_ASKED = (QueueState.WITHDRAWN, QueueState.DEFERRED)
+_BEING_CALCULATED = tuple(state for state in UNFINISHED if state is not QueueState.PROPOSED)
+_UNASKED = (QueueState.PROPOSED, QueueState.WITHDRAWN, QueueState.DEFERRED)
+"""States of entries that query no label: not approved yet, taken off the queue, or left out of their round."""
 
 
 def asked(workspace: Workspace) -> int:
     """Number of labels the campaign has queried.
 
-    Withdrawn and deferred entries and those of a lower fidelity do not count; failed ones do, and once if retried.
+    Entries that are only proposed, withdrawn or deferred, and those of a lower fidelity, do not count; failed ones do,
+    and once if retried.
     """
-    if cheaper := workspace.configuration.acquisition.fidelities:
-        entries = workspace.store.queue([state for state in QueueState if state not in _NOT_ASKED])
-        return sum(e.fidelity not in cheaper for e in entries)
-    counts = workspace.store.queue_counts()
-    return sum(counts.values()) - sum(counts[state] for state in _NOT_ASKED)
+    return _entries(workspace, *(state for state in QueueState if state not in _UNASKED))
 
 
 def batch_within_budget(workspace: Workspace) -> int:
-    """Number of labels the next round may query: the batch, limited by what is left of the budget."""
+    """Number of labels the next round may query: the batch, limited by what is left of the budget.
+
+    Entries that are still proposed are set aside: they may all be approved.
+    """
     section = workspace.configuration.campaign
-    return min(section.batch, section.budget - asked(workspace))
+    return min(section.batch, section.budget - asked(workspace) - _entries(workspace, QueueState.PROPOSED))
 
 
 def spent(workspace: Workspace) -> str:
-    """Name of the budget that is exhausted; empty if none is."""
+    """Why no further label may be queried, as a clause; empty if one may be."""
     section = workspace.configuration.campaign
+    budget = f"the budget of {section.budget} labels"
+    if asked(workspace) >= section.budget:
+        return f"{budget} is spent; raise it in {FILE} to go on"
     if batch_within_budget(workspace) < 1:
-        return f"the budget of {section.budget} labels"
-    left = core_hours_left(workspace)
-    return f"the budget of {section.budget_core_hours:,.0f} core-hours" if left is not None and left <= 0 else ""
+        return f"{budget} leaves room for the proposed entries alone; {_decide(workspace)}"
+    if section.budget_core_hours is None:
+        return ""
+    budget = f"the budget of {section.budget_core_hours:,.0f} core-hours"
+    if section.budget_core_hours - core_hours(workspace) - _expected(workspace, _BEING_CALCULATED) <= 0:
+        return f"{budget} is spent; raise it in {FILE} to go on"
+    if (core_hours_left(workspace) or 0.0) <= 0:
+        return f"{budget} leaves room for the proposed entries alone; {_decide(workspace)}"
+    return ""
 
 
 def core_hours(workspace: Workspace) -> float:
@@ -64,8 +76,27 @@ def total_cost(ended: Iterable[LabelRecord | FailureRecord]) -> float:
 
 
 def core_hours_left(workspace: Workspace) -> float | None:
-    """Core-hours of the budget that are neither spent nor expected of what is queued; None without such a budget."""
+    """Core-hours of the budget that are neither spent nor expected of what is queued; None without such a budget.
+
+    Those of entries that are still proposed are set aside: they may all be approved.
+    """
     budget = workspace.configuration.campaign.budget_core_hours
-    if budget is None:
-        return None
-    return budget - core_hours(workspace) - sum(e.expected_cost or 0.0 for e in workspace.store.queue(UNFINISHED))
+    return None if budget is None else budget - core_hours(workspace) - _expected(workspace, UNFINISHED)
+
+
+def _expected(workspace: Workspace, states: Sequence[QueueState]) -> float:
+    """Expected core-hours of the entries in these states."""
+    return sum(e.expected_cost or 0.0 for e in workspace.store.queue(states))
+
+
+def _entries(workspace: Workspace, *states: QueueState) -> int:
+    """Number of entries of the target fidelity in these states."""
+    if cheaper := workspace.configuration.acquisition.fidelities:
+        return sum(e.fidelity not in cheaper for e in workspace.store.queue(states))
+    counts = workspace.store.queue_counts()
+    return sum(counts[state] for state in states)
+
+
+def _decide(workspace: Workspace) -> str:
+    where = workspace.directory
+    return f"`kappascout queue approve {where}` or `queue withdraw {where} ID...`, or raise it in {FILE}"

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from campaigns.budget import batch_within_budget, spent
-from campaigns.configuration import FILE
 from campaigns.exceptions import NoCandidatesError
 from campaigns.intake.doubts import best_doubt, new_doubts
 from campaigns.pool.labels import fidelity_note, training_labels
 from campaigns.queue import finish_entries
 from campaigns.round.judge import is_outdated, judge_round
+from campaigns.round.news import nothing_new
 from campaigns.round.opening import changed_settings, open_round
 from campaigns.round.steps import finish_round
 from campaigns.round.stopping import stopping_advice
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from db.records import QueueEntryRecord
     from db.store import Store
 
-Stopped = Literal["rounds", "waiting", "budget", "candidates", "advice"]
+Stopped = Literal["rounds", "waiting", "nothing new", "budget", "candidates", "advice"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Loop:
                 return self._stop(CampaignState.WAITING, "waiting", waiting_words(self.workspace, left))
             if rounds is not None and len(self.begun) >= rounds:
                 return self._report("rounds", f"rounds requested and done: {rounds}")
+            if left and (words := nothing_new(self.workspace, left)):
+                return self._stop(CampaignState.WAITING, "nothing new", words)
             if ended := self._ended(CampaignState.WAITING if left else CampaignState.STOPPED, go_on):
                 return ended
             for note in label_notes(self.workspace) if not self.begun else ():
@@ -112,7 +114,7 @@ class Loop:
     def _ended(self, state: CampaignState, go_on: bool) -> RunReport | None:
         """Stop where the budget is spent, or stopping is advised and ``[stopping] action`` is ``stop``."""
         if budget := spent(self.workspace):
-            return self._stop(state, "budget", f"{budget} is spent; raise it in {FILE} to go on")
+            return self._stop(state, "budget", budget)
         if self.workspace.configuration.stopping.action == "stop" and not go_on:
             advice = stopping_advice(self.workspace)
             if advice.stop:

@@ -127,6 +127,22 @@ class Progress:
             self._print(text)
             self._printed_at = time.monotonic()
 
+    def ask(self, lines: Sequence[str], question: str) -> bool:
+        """Print lines and ask a question on a terminal; without one the answer is no, and nothing is printed."""
+        if not sys.stdin.isatty():
+            return False
+        import typer
+
+        self._print_held()
+        if self._status:
+            self._status.stop()
+        for line in lines:
+            message(line)
+        answer = typer.confirm(question, err=True)
+        if self._status:
+            self._status.start()
+        return answer
+
     def _print_held(self) -> None:
         if self._held is not None:
             self._print(self._held)

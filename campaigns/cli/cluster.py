@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from db.records import JobRecord
 
 
-def submit(directory: Dir, format: OutFormat = Format.TABLE, quiet: Quiet = False) -> None:
+Yes = Annotated[bool, typer.Option("--yes", help=r"Submit without a question beyond \[dft] confirm_core_hours, too.")]
+
+
+def submit(directory: Dir, yes: Yes = False, format: OutFormat = Format.TABLE, quiet: Quiet = False) -> None:
     """Export approved entries and submit them to the queueing system of [cluster]; again, and nothing runs twice."""
     from campaigns.cluster.submitting import require_entries, submit_approved
 
     with open_campaign(directory) as campaign:
         with Progress(quiet) as progress:
-            submitted = submit_approved(campaign.workspace, progress.say)
+            submitted = submit_approved(
+                campaign.workspace, progress.say, lambda bill: yes or progress.ask(bill.lines(), "submit them?")
+            )
         require_entries(campaign.workspace, submitted)
     _emit_jobs(submitted.jobs, format, "no job was submitted")
     _say_submitted(submitted)
@@ -40,6 +45,7 @@ def watch(
     approve: Annotated[
         bool, typer.Option("--approve", help="Approve what rounds propose, so that it is submitted unseen.")
     ] = False,
+    yes: Yes = False,
     every: Annotated[
         float | None, typer.Option("--every", min=0.1, help=r"Seconds between two looks; \[cluster] poll without it.")
     ] = None,
@@ -52,14 +58,17 @@ def watch(
     from campaigns.cluster.watching import observe, only_watch, proceed
 
     with open_campaign(directory) as campaign, only_watch(campaign.workspace):
-        pause, said = every or campaign.configuration.cluster.poll, ""
+        pause, said, troubled = every or campaign.configuration.cluster.poll, "", ""
         while True:
             seen = observe(campaign)
             _say_seen(seen)
             with Progress(quiet) as progress:
-                done = proceed(campaign, seen, progress.say, go_on=go_on, approve=approve)
+                done = proceed(campaign, seen, progress.say, go_on=go_on, approve=approve, accept=lambda bill: yes)
             _say_done(done, directory)
             trouble = seen.trouble or done.trouble
+            if trouble and trouble != troubled:
+                message(f"nothing was submitted: {trouble}")
+            troubled = trouble
             if once or (done.is_idle and not trouble):
                 break
             waits = f"{done.pending} jobs wait or run"
@@ -102,8 +111,6 @@ def jobs(
 
 
 def _say_seen(seen: "Seen") -> None:
-    if seen.trouble:
-        message(f"nothing was changed: {seen.trouble}")
     _say_collected(seen.collected, Format.TABLE)
     for entry in seen.collected.repeated:
         message(f"{entry.material_id}: will be submitted again")
@@ -121,11 +128,11 @@ def _say_done(done: "Done", directory: Path) -> None:
     if done.submitted.jobs:
         _emit_jobs(done.submitted.jobs, Format.TABLE)
     _say_submitted(done.submitted)
-    if done.trouble:
-        message(f"not submitted: {done.trouble}")
 
 
 def _say_submitted(submitted: "Submitted") -> None:
+    for line in submitted.bill.lines() if submitted.bill else ():
+        message(line)
     for entry, reason in submitted.passed_over:
         message(f"left out: {entry.material_id}: {reason}")
     if submitted.waiting:

@@ -40,6 +40,8 @@ def queue_list(
         columns = ["round", "rank", "id", "formula", "failed_by", "failure", "remedy"]
     if len({row["fidelity"] for row in rows}) > 1:
         columns.insert(5, "fidelity")
+    if any(row["cost"] is not None for row in rows):
+        columns.insert(-1, "cost")
     if any(row["stability"] for row in rows):
         columns.insert(-1, "stability")
     emit(rows, format, columns=columns, empty=_empty_queue(directory, counts))
@@ -148,15 +150,30 @@ def queue_export(
             "left out.",
         ),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help=r"Export without a question beyond \[dft] confirm_core_hours, too.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the inputs of approved entries and mark these exported; exporting again changes nothing."""
     from campaigns.exchange.export import export_queue
 
     with open_campaign(directory) as campaign, Progress(quiet) as progress:
-        report = export_queue(campaign.workspace, to, format, round, max_supercells, progress.say)
+        report = export_queue(
+            campaign.workspace,
+            to,
+            format,
+            round,
+            max_supercells,
+            progress.say,
+            lambda bill: yes or progress.ask(bill.lines(), "export them?"),
+        )
     for entry, reason in report.passed_over:
         message(f"left out: {entry.material_id}: {reason}")
+    if report.bill:
+        emit([vars(row) for row in report.bill.rows], Format.TABLE, columns=report.bill.columns)
+        for line in report.bill.lines():
+            message(line)
     message(f"{len(report.written)} entries written to {to}")
     if format in ("phono3py", "vasp"):
         message(f"copy {to} to the cluster, `sbatch submit.sh` in it, then `kappascout label import {directory} {to}`")

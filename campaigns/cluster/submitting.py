@@ -17,6 +17,7 @@ from db.records import JobRecord, utc_now
 from db.states import FailureReason, JobState, QueueState
 
 if TYPE_CHECKING:
+    from campaigns.exchange.bill import Bill
     from campaigns.exchange.manifest import Entry
     from campaigns.workspace import Workspace
     from db.records import QueueEntryRecord
@@ -38,24 +39,35 @@ class Submitted:
     """Entries that cannot be exported, and why; they stay approved."""
     waiting: int = 0
     """Entries that wait until ``[cluster] max_jobs`` allows them."""
+    bill: Bill | None = None
+    """What the calculations take that were exported now."""
     refusal: str = ""
     """The queueing system's words, where it took no more; submitted again later."""
 
 
-def submit_approved(workspace: Workspace, say: Callable[[str], None] = lambda _: None) -> Submitted:
+def submit_approved(workspace: Workspace, say: Callable[[str], None], accept: Callable[[Bill], bool]) -> Submitted:
     """Export approved entries into the folder of calculations and submit all that have no job yet.
+
+    Parameters
+    ----------
+    workspace
+        The campaign's.
+    say
+        Receives progress.
+    accept
+        Asked before anything is written where the calculations take more than ``[dft] confirm_core_hours``.
 
     Raises
     ------
     ClusterError
         If the queueing system cannot be reached, or an option is missing that the site needs.
     ExchangeError
-        If inputs cannot be written.
+        If inputs cannot be written, or the core-hours are not accepted.
     """
     with workspace.locked():
         cluster = Cluster.of(workspace)
         done = Submitted()
-        _export(workspace, cluster, done, say)
+        _export(workspace, cluster, done, say, accept)
         busy = {job.entry_id for job in workspace.store.jobs(PENDING)}
         ready, early = _ready(workspace)
         found = cluster.entries(ready)
@@ -140,14 +152,21 @@ def withdrawn_jobs(workspace: Workspace, cluster: Cluster) -> list[JobRecord]:
     return unwanted
 
 
-def _export(workspace: Workspace, cluster: Cluster, done: Submitted, say: Callable[[str], None]) -> None:
+def _export(
+    workspace: Workspace,
+    cluster: Cluster,
+    done: Submitted,
+    say: Callable[[str], None],
+    accept: Callable[[Bill], bool],
+) -> None:
     from campaigns.exchange.export import export_approved
 
     approved = workspace.store.queue([QueueState.APPROVED])
     if not approved:
         return
-    report = export_approved(workspace, cluster.root, say)
+    report = export_approved(workspace, cluster.root, say, accept)
     done.passed_over += report.passed_over
+    done.bill = report.bill
 
 
 def _earlier(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Mapping[int, list[JobRecord]]:

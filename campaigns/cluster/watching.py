@@ -11,12 +11,13 @@ from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.collecting import OPEN, Collected, settle
 from campaigns.cluster.following import Followed, follow
 from campaigns.cluster.submitting import PENDING, Submitted, current_jobs, submit_approved, withdrawn_jobs
-from campaigns.exceptions import CampaignBusyError, ClusterError
+from campaigns.exceptions import CampaignBusyError, ClusterError, ExchangeError
 from db.records import JobRecord
 from db.states import JobState, QueueState
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
+    from campaigns.exchange.bill import Bill
     from campaigns.loop import RunReport
     from campaigns.workspace import Workspace
 
@@ -101,6 +102,7 @@ def proceed(
     *,
     go_on: bool = False,
     approve: bool = False,
+    accept: Callable[[Bill], bool] = lambda bill: False,
 ) -> Done:
     """Do what follows from what was seen: evaluate the round, begin the next, submit what is approved.
 
@@ -116,11 +118,13 @@ def proceed(
         Start the next round when the results of the last are in.
     approve
         Approve what rounds propose.
+    accept
+        Asked where calculations take more core-hours than are submitted without a question.
 
     Raises
     ------
     CampaignError
-        If a round cannot go on, or inputs cannot be written; a queueing system that refuses is in the result.
+        If a round cannot go on; why nothing could be submitted is in the result.
     """
     store = campaign.store
     done = Done()
@@ -130,8 +134,8 @@ def proceed(
             campaign.move([], QueueState.APPROVED, "by watch")
         if store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
             try:
-                done.submitted = submit_approved(campaign.workspace, say)
-            except ClusterError as error:
+                done.submitted = submit_approved(campaign.workspace, say, accept)
+            except (ClusterError, ExchangeError) as error:
                 done.trouble = str(error)
     done.pending = len(store.jobs(PENDING))
     done.proposed = store.queue_counts()[QueueState.PROPOSED]

@@ -212,13 +212,29 @@ class DftSection(Section):
         default=0.1, ge=0, description="THz; a result with a mode further below zero is a failure."
     )
     max_supercells: int = Field(
-        default=1000, ge=1, description="Entries that need more supercells are left out, with their cost."
+        default=1000,
+        ge=1,
+        description="Materials that need more displaced supercells are neither queued nor exported.",
     )
-    max_atoms: int = Field(default=400, ge=1, description="Entries whose supercell has more atoms are left out.")
+    max_atoms: int = Field(
+        default=400, ge=1, description="Materials whose supercell has more atoms are neither queued nor exported."
+    )
+    max_core_hours: float | None = Field(
+        default=None,
+        gt=0,
+        examples=[20000.0],
+        description="Materials that are expected to take more core-hours are neither queued nor exported.",
+    )
     core_hours: float = Field(
         default=10.0,
         gt=0,
-        description="Core-hours of one supercell of 100 atoms; cost grows with the square of the number of atoms.",
+        description="Core-hours of one supercell of 100 atoms, growing with the square of the atoms, until a "
+        "calculation of the campaign is finished with its cost; then they are learned.",
+    )
+    confirm_core_hours: float = Field(
+        default=100_000.0,
+        gt=0,
+        description="`queue export` of more core-hours than this in all asks first, or needs --yes.",
     )
     incar: dict[str, Value | Tags] = Field(
         default_factory=dict,

@@ -1,6 +1,6 @@
 """Files that compute a queue entry: supercells, mesh, VASP inputs, scripts.
 
-Number of random displacements: four times the fewest that determine third order (two for second), phono3py's rule.
+Their number and price are those of the ranking, see :class:`campaigns.pool.costs.Costs`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from campaigns.exchange.manifest import (
 )
 from campaigns.exchange.scripts import run_script
 from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, require_pseudopotentials, vasp_inputs
+from campaigns.pool.costs import SizeLimits
 from campaigns.property_names import named_temperature
 from engine.materials.crystal import Crystal, isotopes_of
 
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from campaigns.configuration import CampaignSection, DftSection
+    from campaigns.pool.costs import Costs, Price
     from db.records import MaterialRecord, QueueEntryRecord
+    from engine.physics.cost import Workload
 
 Workflow = Literal["phono3py", "vasp"]
 PACKAGES = ("kappascout", "phono3py", "phonopy", "symfc", "pymatgen", "spglib")
@@ -94,25 +97,36 @@ class Calculation:
         return standardise(Crystal.from_structure(self.structure), SYMPREC)[1]
 
 
-def plan_calculation(
-    entry: QueueEntryRecord, material: MaterialRecord, campaign: CampaignSection, dft: DftSection, workflow: Workflow
-) -> Calculation:
+@dataclass(frozen=True)
+class Plan:
+    """What the calculations of an export have in common."""
+
+    campaign: CampaignSection
+    dft: DftSection
+    workflow: Workflow
+    costs: Costs
+    """Prices of calculations, by the rule of the ranking."""
+
+
+def plan_calculation(entry: QueueEntryRecord, material: MaterialRecord, plan: Plan) -> Calculation:
     """Plan the calculation of a queue entry.
 
     Raises
     ------
     TooLargeError
-        If it takes more supercells, or larger ones, than ``[dft]`` allows.
+        If it takes more supercells, larger ones or more core-hours than ``[dft]`` allows.
     ExchangeError
         If an element has no pseudopotential, a package is missing, or the material has other than natural isotopes.
     """
+    campaign, dft = plan.campaign, plan.dft
     if isotopes := isotopes_of(material.bucket):
         raise ExchangeError(natural_masses(isotopes))
     structure = ordered_structure(Crystal.from_dict(material.structure))
     crystal = Crystal.from_structure(structure)
     require_pseudopotentials(crystal.composition, dft)
-    full = workflow == "phono3py"
-    phonons = _decide(crystal, campaign, dft) if full else None
+    full = plan.workflow == "phono3py"
+    workload = _workload(material, crystal, plan) if full else None
+    phonons = _decide(crystal, workload, campaign, dft) if workload else None
     relax = dft.relax or not full
     born = full and (dft.born == "always" or (dft.born == "auto" and is_polar(crystal, material.properties)))
     inputs, notes = _inputs(structure, relax, born, phonons, dft)
@@ -144,7 +158,7 @@ def plan_calculation(
         acquisition=entry.acquisition_value,
         expected_cost=entry.expected_cost,
         reason=entry.reason,
-        work=_work(crystal, phonons, dft) if phonons else None,
+        work=_work(plan.costs.priced(workload)) if workload else None,
         settings=settings,
         settings_sha256=settings.sha256,
         notes=notes,
@@ -161,23 +175,28 @@ def natural_masses(isotopes: str) -> str:
     )
 
 
-def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Phonons:
-    """Choose supercells and mesh, and count displacements."""
+def _workload(material: MaterialRecord, crystal: Crystal, plan: Plan) -> Workload:
+    """Count the displaced supercells; too many, and those too large, are refused."""
+    _require_phono3py(crystal)
+    workload = plan.costs.workload(material.content_hash, crystal)
+    if reason := SizeLimits.of(plan.dft).exceeded(plan.costs.priced(workload)):
+        raise TooLargeError(reason)
+    return workload
+
+
+def _decide(crystal: Crystal, workload: Workload, campaign: CampaignSection, dft: DftSection) -> Phonons:
+    """Choose supercells and mesh."""
     from engine.physics.supercells import supercell_matrix
 
-    _require_phono3py(crystal)
     matrix = supercell_matrix(crystal, dft.min_length)
     fc2_matrix = supercell_matrix(crystal, dft.fc2_min_length) if dft.fc2_min_length else None
     random = dft.displacements == "random"
-    _refuse_large_supercells(crystal, [m for m in (matrix, fc2_matrix) if m is not None], dft)
-    snapshots = 4 * _fewest(crystal, matrix, 3, dft.pair_cutoff) if random else None
-    fc2_snapshots = 2 * _fewest(crystal, fc2_matrix, 2, None) if random and fc2_matrix is not None else None
     return Phonons(
         supercell=_matrix(matrix),
         fc2_supercell=None if fc2_matrix is None else _matrix(fc2_matrix),
         displacements=dft.displacements,
-        snapshots=snapshots,
-        fc2_snapshots=fc2_snapshots,
+        snapshots=workload.calls if random else None,
+        fc2_snapshots=workload.fc2_calls if random and fc2_matrix is not None else None,
         # phono3py reads 0 as no seed, and seeds have 32 bits
         seed=1 + campaign.seed % (2**32 - 1),
         amplitude=dft.amplitude,
@@ -190,58 +209,9 @@ def _decide(crystal: Crystal, campaign: CampaignSection, dft: DftSection) -> Pho
     )
 
 
-def _refuse_large_supercells(crystal: Crystal, matrices: list[NDArray[np.int64]], dft: DftSection) -> None:
-    """Refuse cells that are too large before displacements are counted, which takes minutes there."""
-    from engine.physics.supercells import count_displacements
-
-    atoms = max(round(abs(np.linalg.det(m))) for m in matrices) * len(crystal)
-    if atoms > dft.max_atoms:
-        count = count_displacements(crystal, matrices[0], dft.pair_cutoff)
-        cost = _core_hours(count.fc3, count.n_atoms, dft)
-        raise TooLargeError(
-            f"its supercell has {atoms:,} atoms, above [dft] max_atoms = {dft.max_atoms} (all displacements: "
-            f"{count.fc3:,} supercells, about {cost:,.0f} core-hours); raise it, or lower min_length"
-        )
-
-
-def _work(crystal: Crystal, phonons: Phonons, dft: DftSection) -> Work:
-    """Number and cost (core-hours) of the force calculations; too many are refused."""
-    from engine.physics.supercells import count_displacements
-
-    atoms = _size(crystal, phonons.supercell)
-    fc2_atoms = _size(crystal, phonons.fc2_supercell) if phonons.fc2_supercell else 0
-    if phonons.snapshots is not None:
-        supercells, fc2 = phonons.snapshots, phonons.fc2_snapshots or 0
-    else:
-        supercells = int(count_displacements(crystal, np.array(phonons.supercell), phonons.pair_cutoff).fc3)
-        own = phonons.fc2_supercell
-        fc2 = int(count_displacements(crystal, np.array(own), pair_cutoff=1e-3).fc2) if own else 0
-    cost = _core_hours(supercells, atoms, dft) + _core_hours(fc2, fc2_atoms, dft)
-    if supercells + fc2 > dft.max_supercells:
-        raise TooLargeError(
-            f"it takes {supercells + fc2:,} displaced supercells of up to {max(atoms, fc2_atoms)} atoms, about "
-            f"{cost:,.0f} core-hours, above [dft] max_supercells = {dft.max_supercells:,}; raise the limit (or "
-            "--max-supercells), or use displacements = 'random', a pair_cutoff or a shorter min_length"
-        )
-    return Work(supercells=supercells + fc2, atoms=max(atoms, fc2_atoms), core_hours=round(cost, 1))
-
-
-def _core_hours(supercells: int, atoms: int, dft: DftSection) -> float:
-    return supercells * dft.core_hours * (atoms / 100) ** 2
-
-
-def _fewest(crystal: Crystal, matrix: NDArray[np.int64], order: int, cutoff: float | None) -> int:
-    """Supercells with random displacements that just determine the force constants of an order."""
-    from phonopy.interface.symfc import SymfcFCSolver
-    from phonopy.structure.cells import get_supercell
-    from phonopy.structure.symmetry import Symmetry
-
-    from engine.physics.supercells import SYMPREC, to_phonopy
-
-    supercell = get_supercell(to_phonopy(crystal), matrix, symprec=SYMPREC)
-    options = {"cutoff": {order: cutoff}} if cutoff else None
-    solver = SymfcFCSolver(supercell, symmetry=Symmetry(supercell, SYMPREC), options=options)
-    return max(1, int(solver.estimate_numbers_of_supercells(orders=[order])[order]))
+def _work(price: Price) -> Work:
+    assert price.core_hours is not None  # [dft] core_hours states them before they are learned
+    return Work(supercells=price.supercells, atoms=price.atoms, core_hours=price.core_hours)
 
 
 def _inputs(
@@ -312,10 +282,6 @@ def _mesh(crystal: Crystal, length: float) -> tuple[int, int, int]:
 def _matrix(matrix: NDArray[np.int64]) -> Matrix:
     (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
     return (a, b, c), (d, e, f), (g, h, i)
-
-
-def _size(crystal: Crystal, matrix: Matrix) -> int:
-    return round(abs(np.linalg.det(np.array(matrix)))) * len(crystal)
 
 
 def _require_phono3py(crystal: Crystal) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import CampaignError, ExchangeError, TooLargeError
+from campaigns.exchange.bill import Bill
 from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, write_manifest
 from campaigns.exchange.scripts import submit_script
 from campaigns.files import replaced, write_whole
@@ -19,7 +20,8 @@ from db.states import QueueState
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
-    from campaigns.exchange.calculation import Calculation
+    from campaigns.configuration import DftSection
+    from campaigns.exchange.calculation import Calculation, Plan
     from campaigns.workspace import Workspace
     from db.records import Json, QueueEntryRecord
 
@@ -37,6 +39,8 @@ class ExportReport:
     """Entries that are on disk now, those of an earlier export included."""
     passed_over: tuple[tuple[QueueEntryRecord, str], ...] = ()
     """Entries that were left out, and the reason; they stay approved."""
+    bill: Bill | None = None
+    """What the calculations take; None for structures alone, and for relaxations, which have no price."""
 
 
 class NothingToExportError(TooLargeError):
@@ -55,6 +59,7 @@ def export_queue(
     round: int | None = None,
     max_supercells: int | None = None,
     say: Callable[[str], None] = lambda text: None,
+    accept: Callable[[Bill], bool] = lambda bill: False,
 ) -> ExportReport:
     """Write every approved entry (and again those exported before) to ``to``; approved ones become exported.
 
@@ -68,11 +73,14 @@ def export_queue(
         In place of ``[dft] max_supercells``.
     say
         Receives progress.
+    accept
+        Asked before anything is written where the new calculations take more than ``[dft] confirm_core_hours``.
 
     Raises
     ------
     CampaignError
-        If nothing is approved, nothing can be written, or ``to`` holds other calculations under the same names.
+        If nothing is approved, nothing can be written, ``to`` holds other calculations under the same names, or their
+        core-hours are not accepted.
     """
     if format not in FORMATS:
         raise CampaignError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
@@ -85,7 +93,7 @@ def export_queue(
             raise CampaignError(f"no approved entry to export ({proposed} proposed); {hint}")
         try:
             if format in ("phono3py", "vasp"):
-                report = _write_calculations(workspace, entries, to, format, max_supercells, say)
+                report = _write_calculations(workspace, entries, to, format, max_supercells, say, accept)
             else:
                 _write_listing(workspace, entries, to, format)
                 report = ExportReport(tuple(entries))
@@ -98,13 +106,16 @@ def export_queue(
     return report
 
 
-def export_approved(workspace: Workspace, to: Path, say: Callable[[str], None] = lambda text: None) -> ExportReport:
+def export_approved(
+    workspace: Workspace, to: Path, say: Callable[[str], None], accept: Callable[[Bill], bool]
+) -> ExportReport:
     """Write the calculations of approved entries alone, for submission; none that can be written is no error.
 
     Raises
     ------
     CampaignError
-        If ``to`` holds other calculations under the same names, or cannot be written.
+        If ``to`` holds other calculations under the same names or cannot be written, or the core-hours are not
+        accepted.
     """
     with workspace.locked():
         approved = workspace.store.queue([QueueState.APPROVED])
@@ -112,7 +123,7 @@ def export_approved(workspace: Workspace, to: Path, say: Callable[[str], None] =
         if not entries:
             return ExportReport(())
         try:
-            report = _write_calculations(workspace, entries, to, "phono3py", None, say)
+            report = _write_calculations(workspace, entries, to, "phono3py", None, say, accept)
         except NothingToExportError as error:
             return ExportReport((), error.passed_over)
         except OSError as error:
@@ -144,22 +155,16 @@ def _write_calculations(
     format: Any,
     max_supercells: int | None,
     say: Callable[[str], None],
+    accept: Callable[[Bill], bool],
 ) -> ExportReport:
-    from campaigns.exchange.calculation import plan_calculation
+    from campaigns.exchange.calculation import Plan
+    from campaigns.pool.costs import Costs
 
     section, dft = workspace.configuration.campaign, workspace.configuration.dft
     if max_supercells is not None:
         dft = dft.model_copy(update={"max_supercells": max_supercells})
-    materials = {m.material_id: m for m in workspace.store.materials([e.material_id for e in entries])}
-    planned: dict[str, tuple[QueueEntryRecord, Calculation]] = {}
-    passed_over = []
-    for i, entry in enumerate(entries, start=1):
-        try:
-            calculation = plan_calculation(entry, materials[entry.material_id], section, dft, format)
-            planned[folder_name(entry)] = entry, calculation
-        except ExchangeError as error:
-            passed_over.append((entry, str(error)))
-        say(Count(f"{i} of {len(entries)} calculations planned"))
+    costs = Costs.now(workspace, say, exported=True)
+    planned, passed_over = _planned(workspace, entries, Plan(section, dft, format, costs), say)
     if not planned:
         raise NothingToExportError(tuple(passed_over))
     present = _present(to)
@@ -169,6 +174,10 @@ def _write_calculations(
     # a list of its own for each export, since tasks of an array that is queued read theirs later
     list_name = f"entries-{text_sha256(listed)[:8]}.txt"
     submit = submit_script(section.name, sorted(planned), list_name, dft, workspace.directory)
+    bill = Bill.of([c.entry for _, c in planned.values()], str(costs))
+    _require_accepted(
+        Bill.of([c.entry for name, (_, c) in planned.items() if name not in present], str(costs)), dft, accept
+    )
     for i, (name, (_, calculation)) in enumerate(planned.items(), start=1):
         if name not in present:
             to.mkdir(parents=True, exist_ok=True)
@@ -180,7 +189,36 @@ def _write_calculations(
     write_whole(to / list_name, listed)
     write_whole(to / "submit.sh", submit)
     write_whole(to / MANIFEST, write_manifest(present))
-    return ExportReport(tuple(entry for entry, _ in planned.values()), tuple(passed_over))
+    return ExportReport(tuple(entry for entry, _ in planned.values()), tuple(passed_over), bill)
+
+
+def _planned(
+    workspace: Workspace, entries: Sequence[QueueEntryRecord], plan: Plan, say: Callable[[str], None]
+) -> tuple[dict[str, tuple[QueueEntryRecord, Calculation]], list[tuple[QueueEntryRecord, str]]]:
+    """Entries with their calculation by the name of their folder, and the others with the reason."""
+    from campaigns.exchange.calculation import plan_calculation
+
+    materials = {m.material_id: m for m in workspace.store.materials([e.material_id for e in entries])}
+    planned: dict[str, tuple[QueueEntryRecord, Calculation]] = {}
+    passed_over = []
+    for i, entry in enumerate(entries, start=1):
+        try:
+            planned[folder_name(entry)] = entry, plan_calculation(entry, materials[entry.material_id], plan)
+        except ExchangeError as error:
+            passed_over.append((entry, str(error)))
+        say(Count(f"{i} of {len(entries)} calculations planned"))
+    return planned, passed_over
+
+
+def _require_accepted(bill: Bill | None, dft: DftSection, accept: Callable[[Bill], bool]) -> None:
+    """Refuse calculations that take more core-hours than are exported without a question, unless they are accepted."""
+    if bill is None or bill.core_hours <= dft.confirm_core_hours or accept(bill):
+        return
+    raise ExchangeError(
+        f"{len(bill.rows)} new calculations take about {bill.core_hours:,.0f} core-hours, above [dft] "
+        f"confirm_core_hours = {dft.confirm_core_hours:,.6g}; nothing was written: add --yes, raise it, or withdraw "
+        "some entries"
+    )
 
 
 def _present(to: Path) -> dict[str, Entry]:

@@ -85,9 +85,10 @@ class Work(_Record):
     supercells: int
     """Number of force calculations, those of fc2 included."""
     atoms: int
-    """Atoms of one supercell."""
+    """Atoms of the largest supercell."""
     core_hours: float
-    """Core-hours, rough; see ``[dft] core_hours``."""
+    """Core-hours expected when it was exported: ``expected_cost``, unless costs were learned from calculations that
+    finished since it was queued, or settings changed."""
 
 
 class Entry(_Record):
@@ -108,7 +109,7 @@ class Entry(_Record):
     predicted: Predicted
     acquisition: float | None
     expected_cost: float | None
-    """Expected core-hours, where the campaign has a model of cost."""
+    """Core-hours expected when it was queued; None where no cost was known."""
     reason: str
     work: Work | None
     settings: EntrySettings

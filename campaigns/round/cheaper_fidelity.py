@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from campaigns.exceptions import CampaignError
+from campaigns.pool.costs import is_priced_by_dft
 from campaigns.pool.labels import training_labels
 from campaigns.pool.pool import queued_ids
 from campaigns.round.manifest import QueuedCheaper
@@ -95,7 +96,8 @@ def queued_cheaper(workspace: Workspace, labels: dict[str, LabelRecord]) -> dict
         return {}
     own = settings.campaign.fidelity
     enough = len(labels) >= minimum_labels(settings.model.members)
-    if enough and own not in settings.costs and not any(label.cost for label in labels.values()):
+    is_priced = own in settings.costs or is_priced_by_dft(settings)
+    if enough and not is_priced and not any(label.cost for label in labels.values()):
         raise CampaignError(
             f"choosing between {settings.acquisition.fidelities[0]} and {own} takes the cost of {own}, and no label "
             f"of {own} has a cost; give [costs] {own} = CORE_HOURS, or import labels with a cost"

@@ -78,6 +78,10 @@ class FidelityChoice:
             "target_of": np.tile(np.arange(n), levels),
         }
 
+    def without(self, candidates: NDArray[np.int64], left_out: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Candidates of all fidelities without some rows of the pool."""
+        return candidates[~np.isin(candidates % len(self.context.pool), left_out)] if len(left_out) else candidates
+
     def named(
         self,
         entries: Sequence[QueueEntryRecord],

@@ -9,7 +9,8 @@ import numpy as np
 from campaigns.models.predictors import is_model, load_predictor
 from campaigns.pool.labels import training_labels
 from campaigns.pool.relatives import Relatives
-from campaigns.round.rank import limits_of
+from campaigns.round.rank import limits_of, round_costs
+from campaigns.round.sizes import FirstBatchPrices
 from db.records import QueueEntryRecord
 from engine.acquire.cold_start import Estimate, FirstBatchRequest, first_batch
 from engine.acquire.limits import BatchLimits
@@ -45,6 +46,7 @@ def first_entries(context: RoundContext, cheaper: CheaperFidelity | None = None)
     embeddings = context.featuriser.embeddings(context.hashes(candidates))
     relatives = Relatives.of(context.store, context.pool)
     limits = BatchLimits(candidates, limits_of(context), relatives=relatives, pending=pending)
+    prices = FirstBatchPrices(context, round_costs(context)) if cheaper is None and context.manifest.dft else None
     entries: list[QueueEntryRecord] = []
     while len(entries) < q and limits.left:  # once, unless limits exclude some of the choice
         left = np.flatnonzero(limits.open)
@@ -62,12 +64,17 @@ def first_entries(context: RoundContext, cheaper: CheaperFidelity | None = None)
         )
         batch = first_batch(request, rng)
         for pick, value, words in zip(batch.rows.tolist(), batch.values.tolist(), batch.reasons, strict=True):
-            if limits.open[left[pick]]:
-                limits.take(int(left[pick]))
-                row = int(candidates[left[pick]])
-                known = np.append(known, row)
-                beside = relatives.words(row, labelled.tolist()) if relatives else ""
-                entries.append(_entry(context, cheaper, len(entries) + 1, row, value, words + beside))
+            if not limits.open[left[pick]]:
+                continue
+            row = int(candidates[left[pick]])
+            if prices is not None and not prices.take(row, candidates, limits):
+                continue
+            limits.take(int(left[pick]))
+            known = np.append(known, row)
+            beside = relatives.words(row, labelled.tolist()) if relatives else ""
+            entries.append(_entry(context, cheaper, len(entries) + 1, row, value, words + beside))
+    if prices is not None:
+        entries = prices.priced(entries)
     if len(entries) < q:
         context.say(f"limits leave {len(entries)} of {q} rows; relax one for more")
     return entries

@@ -59,6 +59,8 @@ class RoundManifest(_Kept):
     """Hash of the labels of each model that ``campaign.toml`` names, by its folder."""
     core_hours_left: float | None = None
     """Core-hours left of the budget; None without such a budget."""
+    dft: Json | None = None
+    """Settings of ``[dft]`` that determine sizes and prices of what is queued; None for other labelers."""
     backbone_sha256: str = ""
     backbones: list[str] = []
     """SHA-256 of each backbone of a stack."""

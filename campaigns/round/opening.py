@@ -9,11 +9,12 @@ import numpy as np
 
 from campaigns.budget import core_hours_left
 from campaigns.configuration import Configuration, round_settings
-from campaigns.exceptions import CampaignError
+from campaigns.exceptions import CampaignError, NoCandidatesError
 from campaigns.files import replaced
 from campaigns.goals import Scale
 from campaigns.models.lower_fidelity import check_lower_fidelity
 from campaigns.models.predictors import checked_models, is_model
+from campaigns.pool.costs import Costs, is_priced_by_dft, pricing_settings
 from campaigns.pool.labels import Moment, training_labels
 from campaigns.pool.pool import Pool, queued_ids
 from campaigns.round.cheaper_fidelity import queued_cheaper
@@ -47,6 +48,9 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
     pending, spent = queued_ids(store, settings.campaign.fidelity)
     known = [objective.property for objective in settings.objectives if not objective.model]
     candidates = pool.candidates(store, settings.constraints, {*labels, *pending, *spent}, known)
+    if is_priced_by_dft(settings):
+        candidates = _small_enough(workspace, pool, candidates)
+    _check_budget(workspace, labels)
     _check_objectives(settings, pool, store, labels, candidates)
     _check_first_batch(workspace)
     check_lower_fidelity(workspace, backbone, pool)
@@ -64,6 +68,7 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
         voidings_up_to=store.last_voiding(),
         models=checked_models(workspace.directory, settings),
         core_hours_left=core_hours_left(workspace),
+        dft=pricing_settings(settings),
         backbone_sha256=backbone.sha256,
         backbones=[part.sha256 for part in backbone.parts],
         code_version=code_version(),
@@ -86,6 +91,38 @@ def changed_settings(settings: Configuration, record: RoundRecord) -> list[str]:
         if began[section].get(key) != keys.get(key)
     ]
     return changed + ["[[objectives]]"] * (began["objectives"] != now["objectives"])
+
+
+def _small_enough(workspace: Workspace, pool: Pool, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Candidates without those that an earlier round has counted and found too large for ``[dft]``.
+
+    Raises
+    ------
+    NoCandidatesError
+        If none is left.
+    """
+    costs = Costs.now(workspace, lambda text: None)
+    too_large = np.array(costs.known_too_large(pool.rows.take(candidates).texts("content_hash")), dtype=bool)
+    if too_large.all():
+        raise NoCandidatesError(
+            f"all {len(candidates)} materials that can be queued are too large for {costs.limits}; raise a limit, "
+            "lower [dft] min_length, or ingest more materials"
+        )
+    return candidates[~too_large]
+
+
+def _check_budget(workspace: Workspace, labels: Mapping[str, LabelRecord]) -> None:
+    """Refuse a budget of core-hours where no calculation has a price, and none will get one by itself."""
+    settings = workspace.configuration
+    own, budget = settings.campaign.fidelity, settings.campaign.budget_core_hours
+    # calculations on this machine bring their cost
+    is_priced = is_priced_by_dft(settings) or settings.labeler.kind in ("agl", "phonons")
+    if budget is None or is_priced or own in settings.costs or any(label.cost for label in labels.values()):
+        return
+    raise CampaignError(
+        f"[campaign] budget_core_hours = {budget:,.6g} cannot limit what is queued, no cost of {own} is known; give "
+        f"[costs] {own} = CORE_HOURS, or import labels with their cost"
+    )
 
 
 def _check_objectives(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from campaigns.configuration import DftSection
 from campaigns.models.predictors import FewerDraws, load_predictor
 from campaigns.pool.costs import Costs
 from campaigns.pool.labels import best_value
@@ -19,6 +20,7 @@ from campaigns.round.manifest import RoundFigures
 from campaigns.round.prefilter import promising
 from campaigns.round.score import finite_predictions
 from campaigns.round.scored_posterior import ScoredPosterior
+from campaigns.round.sizes import choose_within_limits
 from campaigns.round.stopping import best_found
 from db.records import QueueEntryRecord
 from db.states import FailureKind, FailureReason
@@ -74,10 +76,7 @@ class _Ranking:
         self.best = None if best is None else float(context.scale.learned(best))
         self.kept: dict[str, Any] = {}
         self._pool_cost: NDArray[np.float64] | None = None
-        self.costs = Costs(
-            context.store, context.workspace.configuration, context.workspace.artifacts, _by_id(context),
-            say=context.say, fixed=context.settings.costs.get(context.settings.campaign.fidelity),
-        )  # fmt: skip
+        self.costs = round_costs(context)
 
     def entries(self) -> tuple[list[QueueEntryRecord], RoundFigures]:
         """Choose the batch, and describe its rows."""
@@ -85,23 +84,33 @@ class _Ranking:
         self.kept["best_found"] = best_found(self.posterior, open_rows, self.best, self.goal.objective)
         feasible = self._feasibility()
         extras = further_objectives(self.context, self.posterior.n_draws)
-        batch, costs = self._affordable(self._choose(feasible, extras))
+        self._pool_cost, left = self._pool_costs()
+        if self._pool_cost is not None and left is not None:
+            self.candidates = self._cheap_enough(self._pool_cost, left)
+        batch, fits = choose_within_limits(
+            lambda left_out: self._choose(feasible, extras, left, left_out), self.candidates, self.context, self.costs
+        )
+        batch, costs = self._affordable(batch if fits.all() else _part(batch, fits))
         for note in batch.notes:
             self.context.say(note)
         return self._describe(batch, costs, feasible, extras), RoundFigures(**self.kept)
 
     # -- the request --------------------------------------------------------------------------------------------------
 
-    def _choose(self, feasible: NDArray[np.float64] | None, extras: Sequence[FurtherObjective]) -> Batch:
-        acquisition, context = self.acquisition, self.context
-        costs, left = self._pool_costs()
-        self._pool_cost = costs
-        if costs is not None and left is not None:
-            self.candidates = self._cheap_enough(costs, left)
+    def _choose(
+        self,
+        feasible: NDArray[np.float64] | None,
+        extras: Sequence[FurtherObjective],
+        left: float | None,
+        left_out: NDArray[np.int64],
+    ) -> Batch:
+        """Choose a batch without some rows of the pool; ``left`` are the core-hours that are left of a budget."""
+        acquisition, context, costs = self.acquisition, self.context, self._pool_cost
+        candidates = np.setdiff1d(self.candidates, left_out) if len(left_out) else self.candidates
         request: dict[str, Any] = {
             "acquisition": acquisition.function,
-            "q": min(context.manifest.batch, len(self.candidates)),
-            "candidates": self.candidates,
+            "q": min(context.manifest.batch, len(candidates)),
+            "candidates": candidates,
             "pending": self.pending,
             "rng": np.random.default_rng(context.seed),
             "scale": context.scale.name,
@@ -121,9 +130,10 @@ class _Ranking:
             return choose_batch(alike, BatchRequest(observed=with_known_objectives(context, self.observed), **request))
         if self.cheaper is not None:
             request |= self.cheaper.widened(request)
+            request["candidates"] = self.cheaper.without(request["candidates"], left_out)
             criterion = Criterion(self.cheaper.posterior, self.goal.objective)
         options = FunctionOptions(
-            beta=self._beta,
+            beta=self._beta(len(candidates)),
             threshold=None if threshold is None else float(context.scale.learned(threshold)),
             share=acquisition.share,
             epsilon=acquisition.epsilon,
@@ -132,10 +142,9 @@ class _Ranking:
         whole = BatchRequest(best=self.best, observed=self.observed, options=options, **request)
         return choose_batch((criterion,), whole)
 
-    @property
-    def _beta(self) -> float:
+    def _beta(self, candidates: int) -> float:
         beta = self.acquisition.beta
-        return scheduled_beta(len(self.candidates), self.context.record.number) if beta == "schedule" else float(beta)
+        return scheduled_beta(candidates, self.context.record.number) if beta == "schedule" else float(beta)
 
     def _feasibility(self) -> NDArray[np.float64] | None:
         """Probability that each candidate is useful (1 elsewhere): constraints met and calculation successful."""
@@ -249,13 +258,8 @@ class _Ranking:
             return batch, list(costs)
         if not any(fits):
             raise AcquisitionError(_BROKE.format(left, min(costs)))
-        affordable = Batch(
-            batch.rows[fits],
-            batch.values[fits],
-            tuple(rule for rule, ok in zip(batch.rules, fits, strict=True) if ok),
-            (*batch.notes, f"{sum(fits)} of {len(fits)} rows fit the {left:,.0f} core-hours that are left"),
-        )
-        return affordable, [cost for cost, ok in zip(costs, fits, strict=True) if ok]
+        note = f"{sum(fits)} of {len(fits)} rows fit the {left:,.0f} core-hours that are left"
+        return _part(batch, np.array(fits), note), [cost for cost, ok in zip(costs, fits, strict=True) if ok]
 
     def _counted(self, rows: NDArray[np.int64]) -> list[float]:
         """Cost of each chosen row, at its fidelity."""
@@ -289,7 +293,7 @@ class _Ranking:
         shared = ReasonContext(
             objective=self.goal.objective,
             best=self.best,
-            beta=self._beta,
+            beta=self._beta(len(self.candidates)),
             scale=context.scale.name,
             unit=section.unit,
             half_width=context.half_width,
@@ -342,7 +346,7 @@ class _Ranking:
         table = finite_predictions(context, context.hashes(rows))
         parts = decompose(table.mean, table.std)
         parts = parts.scaled(std / parts.total)  # calibration, and the inflation far from the labels
-        found = {"between_std": parts.between.tolist(), "within_std": parts.within.tolist()}
+        found: dict[str, list[float]] = {"between_std": parts.between.tolist(), "within_std": parts.within.tolist()}
         if len(self.observed) > 1:
             distance = TrainingDistance.fit(
                 context.featuriser.embeddings(context.hashes(self.observed)), seed=context.seed
@@ -363,6 +367,21 @@ def limits_of(context: RoundContext) -> GroupLimits:
     if section.max_per_prototype is not None:
         limits["prototype"] = (context.pool.families("prototype"), section.max_per_prototype)
     return limits
+
+
+def round_costs(context: RoundContext) -> Costs:
+    """Costs as the round's settings and labels give them."""
+    now, dft = context.workspace.configuration, context.manifest.dft
+    # the manifest does not hold how other labelers work
+    settings = now.model_copy(update={"campaign": context.settings.campaign, "costs": context.settings.costs})
+    own = None if dft is None else DftSection.model_validate(dft)
+    return Costs(context.store, settings, context.workspace.artifacts, _by_id(context), context.say, own)
+
+
+def _part(batch: Batch, kept: NDArray[np.bool_], *notes: str) -> Batch:
+    """Some rows of a batch, with further notes."""
+    rules = tuple(rule for rule, keep in zip(batch.rules, kept.tolist(), strict=True) if keep)
+    return Batch(batch.rows[kept], batch.values[kept], rules, (*batch.notes, *notes))
 
 
 def _by_id(context: RoundContext) -> Mapping[str, LabelRecord]:

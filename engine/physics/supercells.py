@@ -26,6 +26,8 @@ SYMPREC_CONVENTIONAL = 0.01
 """Angstrom; that of :func:`engine.materials.identity.standardise`, for finding the conventional cell."""
 ENUMERATED = 5_000
 """Largest number that is counted; larger ones are estimated, since enumeration takes minutes."""
+SNAPSHOTS = {2: 2, 3: 4}
+"""Supercells with random displacements for force constants of an order, in units of the fewest that determine them."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,29 @@ def count_displacements(
     first = dataset["first_atoms"]
     pairs = sum(second.get("included", True) for atom in first for second in atom["second_atoms"])
     return DisplacementCount(fc2=len(first), fc3=len(first) + pairs, n_atoms=len(supercell))
+
+
+def count_snapshots(
+    crystal: Crystal | Atoms, matrix: NDArray[np.int64], order: int, cutoff: float | None = None
+) -> int:
+    """Number of supercells with random displacements for the force constants of an order (2 or 3).
+
+    :data:`SNAPSHOTS` times the fewest whose forces are as many as symfc's independent force constants; pairs of atoms
+    farther apart than ``cutoff``, in Angstrom, are left out. Takes 0.1 to 0.5 s up to a hundred atoms.
+    """
+    from phonopy.interface.symfc import SymfcFCSolver
+    from phonopy.structure.cells import get_supercell
+    from phonopy.structure.symmetry import Symmetry
+
+    supercell = get_supercell(to_phonopy(crystal), matrix, symprec=SYMPREC)
+    options = {"cutoff": {order: cutoff}} if cutoff else None
+    solver = SymfcFCSolver(supercell, symmetry=Symmetry(supercell, SYMPREC), options=options)
+    return SNAPSHOTS[order] * max(1, int(solver.estimate_numbers_of_supercells(orders=[order])[order]))
+
+
+def atoms_in(crystal: Crystal, matrix: NDArray[np.int64]) -> int:
+    """Number of atoms in the supercell of a cell."""
+    return round(abs(np.linalg.det(matrix))) * len(crystal)
 
 
 def to_phonopy(cell: PhonopyAtoms | Crystal | Atoms) -> PhonopyAtoms:

@@ -77,8 +77,11 @@ def test_a_withdrawn_material_is_never_proposed_again(waiting: Path) -> None:
     configure(waiting, {"campaign": {"batch": 100, "budget": 1000}})
     gone = [e["id"] for e in queue(waiting)]
     assert "1 entries withdrawn" in done("queue", "withdraw", waiting, gone[0], "--note", "toxic").err
-    assert done("status", waiting, "--format", "json").json["asked"] == 3
+    assert done("status", waiting, "--format", "json").json["asked"] == 0, "what is only proposed costs no budget"
+    done("queue", "approve", waiting, gone[1])
+    assert done("status", waiting, "--format", "json").json["asked"] == 1
     done("queue", "withdraw", waiting, *gone[1:])
+    assert done("status", waiting, "--format", "json").json["asked"] == 0
     done("run", waiting)
     assert len(queue(waiting, "proposed")) == 42
     assert not {e["id"] for e in queue(waiting, "proposed")} & set(gone)
@@ -110,17 +113,62 @@ def test_moves_that_cannot_be_made_say_why(waiting: Path) -> None:
     assert kappascout("queue", "list", waiting, "--state", "lost").code == 2
 
 
-def test_without_waiting_what_is_pending_is_not_proposed_again(waiting: Path) -> None:
-    """One more round a run, unless more are asked for; never beyond the budget."""
-    ran = done("run", waiting, "--no-wait", "--format", "json")
-    assert [row["round"] for row in ran.json] == [2]
-    assert "waiting for 8 results" in ran.err
+def test_without_waiting_nothing_more_is_proposed_until_something_happens(waiting: Path) -> None:
+    """A move, a label, a failure or another setting is a reason for a further round; never beyond the budget."""
+    before = queue(waiting)
+    for _ in range(2):
+        ran = done("run", waiting, "--no-wait", "--format", "json")
+        assert ran.json == []
+        assert "nothing new since round 1; 4 entries are proposed: `kappascout queue approve" in ran.err
+    assert queue(waiting) == before
+    assert done("status", waiting, "--format", "json").json["state"] == "waiting"
+
+    done("queue", "approve", waiting, before[0]["id"])
+    ran = done("run", waiting, "--no-wait", "--rounds", 2, "--format", "json")
+    assert [row["round"] for row in ran.json] == [2], "the second would know nothing new"
+    assert "nothing new since round 2; 7 entries are proposed" in ran.err
     assert len({e["id"] for e in queue(waiting)}) == 8
-    assert "budget of 8 labels is spent" in done("run", waiting, "--no-wait").err
+    done("queue", "approve", waiting, before[1]["id"])
+    said = done("run", waiting, "--no-wait").err
+    assert "the budget of 8 labels leaves room for the proposed entries alone; `kappascout queue approve" in said
+    done("queue", "approve", waiting)
+    assert "budget of 8 labels is spent; raise it" in done("run", waiting, "--no-wait").err
     assert done("status", waiting, "--format", "json").json["state"] == "waiting"
     configure(waiting, {"campaign": {"budget": 100}})
-    assert [r["round"] for r in done("run", waiting, "--no-wait", "--rounds", 2, "--format", "json").json] == [3, 4]
-    assert len({e["id"] for e in queue(waiting)}) == 16
+    assert [r["round"] for r in done("run", waiting, "--no-wait", "--format", "json").json] == [3]
+    assert len({e["id"] for e in queue(waiting)}) == 12
+
+
+def test_what_counts_as_new(waiting: Path, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Each of these is a reason for a further round; a look at the campaign is none."""
+    from campaigns.campaign import Campaign
+    from campaigns.round.news import nothing_new
+
+    def is_still(directory: Path) -> bool:
+        with Campaign.open(directory) as campaign:
+            return bool(nothing_new(campaign.workspace, campaign.queue_entries()))
+
+    first, second, *_ = (e["id"] for e in queue(waiting))
+    done("status", waiting)
+    done("queue", "list", waiting)
+    assert is_still(waiting)
+    configure(waiting, {"acquisition": {"function": "greedy"}})
+    assert not is_still(waiting)
+    configure(waiting, {"acquisition": {"function": "ucb"}})
+    assert is_still(waiting)
+    for number, news in enumerate(
+        (
+            ("queue", "approve", "DIR", first),
+            ("queue", "withdraw", "DIR", second),
+            ("label", "import", "DIR", results(waiting, records, 1)),
+            ("ingest", "DIR", "builtin:reference"),
+        )
+    ):
+        directory = Path(shutil.copytree(waiting, tmp_path / str(number)))
+        done(*(directory if word == "DIR" else word for word in news))
+        assert not is_still(directory), news
+    done("queue", "approve", waiting)
+    assert not is_still(waiting), "nothing is proposed"
 
 
 @pytest.mark.parametrize("function", ["qUCB", "qLogEI", "thompson"])

@@ -13,8 +13,9 @@ import pytest
 from pymatgen.core import Structure
 
 from campaigns.campaign import Campaign
-from tests.campaigns.exchange.conftest import GAAS, NACL, SILICON, MakeQueue, make_campaign, record
-from tests.campaigns.helpers import configure, done, queue, refused
+from tests.campaigns.exchange.conftest import GAAS, NACL, SILICON, SMALL, MakeQueue, make_campaign, record
+from tests.campaigns.helpers import configure, done, label_rows, queue, refused, write_lines
+from tests.conftest import REPOSITORY
 
 pytest.importorskip("phono3py", reason="phono3py is not installed")
 
@@ -294,3 +295,93 @@ def test_polar_crystals() -> None:
     assert not is_polar(crystals[NACL], {"band_gap_eV": 0.0})
     assert is_polar(crystals["LTC-BAs-zincblende"], {"band_gap_eV": 1.5})
     assert not is_polar(crystals[SILICON], {"band_gap_eV": 1.1})
+
+
+def test_the_price_of_the_queue_is_that_of_the_export(tmp_path: Path) -> None:
+    """Real crystals from the first batch to the files: one number in the queue, the reason, the table and the entry."""
+    directory, out = tmp_path / "c", tmp_path / "out"
+    done("init", directory, "--cold", "--goal", "min", "--property", "kappa_300K")
+    configure(directory, {"dft": SMALL | {"relax": False, "fc2_min_length": 7.0}})
+    crystals = [record(name) for name in (NACL, SILICON, GAAS, CHALCOPYRITE)]
+    done("ingest", directory, write_lines(tmp_path / "pool.jsonl", crystals))
+    done("run", directory, "--rounds", 1)
+    queued = {e["id"]: e for e in queue(directory)}
+    assert set(queued) == {NACL, SILICON, GAAS, CHALCOPYRITE}
+    assert "cost" in done("queue", "list", directory).out
+    done("queue", "approve", directory)
+    ran = export(directory, out)
+    assert "when_queued" not in ran.out
+    total = sum(e["cost"] for e in queued.values())
+    assert (
+        f"4 calculations take about {total:,.0f} core-hours together; no calculation is finished: costs are 10"
+        in ran.err
+    )
+    for folder in out.glob("001-*"):
+        entry = entry_of(folder)
+        work, cost = entry["work"], queued[entry["id"]]["cost"]
+        assert entry["expected_cost"] == work["core_hours"] == cost
+        assert f"about {cost:.3g} core-hours" in queued[entry["id"]]["reason"]
+        written = [*folder.glob("disp-*"), *folder.glob("disp_fc2-*")]
+        assert len(written) == work["supercells"]
+        sizes = [len(Structure.from_file(path / "POSCAR")) for path in written]
+        assert max(sizes) == work["atoms"]
+        assert sum(10 * (size / 100) ** 2 for size in sizes) == pytest.approx(cost)
+        (line,) = [line for line in ran.out.splitlines() if line.startswith(entry["id"])]
+        assert [str(work["supercells"]), str(work["atoms"])] == line.split()[2:4]
+
+
+def test_a_price_learned_since_is_said_beside_the_earlier_one(tmp_path: Path) -> None:
+    directory = tmp_path / "c"
+    done("init", directory, "--cold", "--goal", "min", "--property", "kappa_300K")
+    configure(directory, {"dft": SMALL})
+    crystals = [record(name) for name in (NACL, SILICON, GAAS)]
+    done("ingest", directory, write_lines(tmp_path / "pool.jsonl", crystals))
+    done("run", directory, "--rounds", 1)
+    before = {e["id"]: e["cost"] for e in queue(directory)}
+    done("queue", "approve", directory)
+    label = crystals[0] | {"properties": {"kappa_300K": 5.0}}
+    done("label", "import", directory, write_lines(tmp_path / "l.jsonl", label_rows([label], cost=80.0)))
+    ran = export(directory, tmp_path / "out")
+    assert "when_queued" in ran.out
+    old = before[SILICON] + before[GAAS]
+    assert f"2 of them were queued at {old:,.0f} core-hours" in ran.err
+    assert "costs follow 1 finished calculation" in ran.err
+    for folder in (tmp_path / "out").glob("001-*"):
+        entry = entry_of(folder)
+        assert entry["expected_cost"] == before[entry["id"]]
+        assert entry["work"]["core_hours"] > 2 * entry["expected_cost"]
+    assert {e["id"]: e["cost"] for e in queue(directory)} == before
+
+
+def test_many_core_hours_need_a_yes(make_queue: MakeQueue, tmp_path: Path) -> None:
+    directory, out = make_queue(NACL, SILICON, confirm_core_hours=0.01), tmp_path / "out"
+    message = refused("queue", "export", directory, "--to", out, "--format", "phono3py")
+    assert "2 new calculations take about 1 core-hours, above [dft] confirm_core_hours = 0.01; nothing was" in message
+    assert not out.exists()
+    assert [e["state"] for e in queue(directory)] == ["approved"] * 2
+    asked = answered(directory, out, "n")
+    assert (asked.returncode, out.exists()) == (1, False)
+    assert "export them? [y/N]" in asked.stdout
+    assert answered(directory, out, "y").returncode == 0
+    assert len(list(out.glob("001-*"))) == 2
+    export(directory, out)  # nothing in it is new
+    export(directory, tmp_path / "other", "--yes")
+    export(directory, tmp_path / "relax", format="vasp")
+
+
+def answered(directory: Path, out: Path, answer: str) -> subprocess.CompletedProcess[str]:
+    """Export on a terminal, with an answer to the question."""
+    command = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    words = [sys.executable, "-m", "campaigns", "queue", "export", str(directory), "--to", str(out)]
+    return subprocess.run(
+        [sys.executable, "-c", command, *words, "--format", "phono3py"],
+        input=f"{answer}\n", capture_output=True, text=True, timeout=120, check=False, cwd=REPOSITORY,
+    )  # fmt: skip
+
+
+def test_a_limit_of_core_hours(make_queue: MakeQueue, tmp_path: Path) -> None:
+    directory = make_queue(CHALCOPYRITE, SILICON, max_core_hours=1.0)
+    said = export(directory, tmp_path / "out").err
+    assert f"left out: {CHALCOPYRITE}: it takes about " in said
+    assert "above [dft] max_core_hours = 1; raise the limit" in said
+    assert {e["id"]: e["state"] for e in queue(directory)} == {CHALCOPYRITE: "approved", SILICON: "exported"}

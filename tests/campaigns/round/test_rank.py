@@ -85,7 +85,8 @@ def test_every_function_ranks(scored: RoundContext, name: str) -> None:
         parts = np.hypot(e.details["between_std"], e.details["within_std"])
         assert parts == pytest.approx(e.details["learned_std"])
         assert 0 <= e.details["distance_percentile"] <= 100
-        assert e.expected_cost is None
+        assert e.expected_cost is not None
+        assert "core-hours" in e.reason
         assert ("n_sites" in e.details) == bool(more)
 
 
@@ -118,7 +119,9 @@ def test_a_target_outside_all_predictions_is_said(scored: RoundContext) -> None:
 
 def test_a_reason_names_the_other_objectives(scored: RoundContext) -> None:
     entries, *_ = ranked(scored, acquisition={"function": "qLogNEHVI", "draws": 64}, objectives=[SITES])
-    assert all(re.search(r"\(qLogNEHVI\); n_sites [234] \(wanted low\)$", e.reason) for e in entries)
+    assert all(
+        re.search(r"\(qLogNEHVI\); about \d+ core-hours; n_sites [234] \(wanted low\)$", e.reason) for e in entries
+    )
 
 
 def test_costs_that_are_known_beforehand(scored: RoundContext) -> None:
@@ -138,28 +141,29 @@ def test_limits_for_each_kind(scored: RoundContext) -> None:
 
 def test_costs_come_from_finished_calculations(scored: RoundContext) -> None:
     """By their own count of supercells; a budget leaves out what it does not pay for."""
-    entries, _, said = ranked(scored, acquisition={"per_core_hour": True})
+    small = {"dft": scored.manifest.dft | {"min_length": 5.0}}
+    entries, _, said = ranked(scored, small, acquisition={"per_core_hour": True})
+    assert any("10 core-hours for a supercell of 100 atoms, as stated" in text for text in said)
+    assert all(e.expected_cost for e in entries)
+    entries, _, said = ranked(scored, {"dft": None}, acquisition={"per_core_hour": True})
     assert any("costs are atoms" in text for text in said)
     assert {e.expected_cost for e in entries} == {None}
     ids = list(scored.labels)[:5]
     before = dict(scored.labels)
-    configuration = scored.workspace.configuration
     try:
-        dft = configuration.dft.model_copy(update={"min_length": 5.0})
-        workspace = replace(scored.workspace, configuration=configuration.model_copy(update={"dft": dft}))
         for k, id_ in enumerate(ids):
             scored.labels[id_] = LabelRecord(id_, PROPERTY, 5.0, "W/(m K)", "dft", cost=100.0 + k)
-        entries, *_ = ranked(scored, workspace=workspace)
+        entries, *_ = ranked(scored, small)
         costs = [e.expected_cost or 0.0 for e in entries]
         assert all(10 < cost < 1000 for cost in costs)
         assert all("core-hours" in e.reason for e in entries)
         left = 2.5 * min(costs)
-        fewer, _, said = ranked(scored, {"core_hours_left": left}, workspace)
+        fewer, _, said = ranked(scored, small | {"core_hours_left": left})
         assert 0 < sum(e.expected_cost or 0.0 for e in fewer) <= left
         assert any("core-hours that are left" in text for text in said)
         with pytest.raises(AcquisitionError, match=r" 1 core-hours .*\[campaign\] budget_core_hours"):
-            ranked(scored, {"core_hours_left": 1.0}, workspace)
-        cheap, *_ = ranked(scored, workspace=workspace, acquisition={"per_core_hour": True})
+            ranked(scored, small | {"core_hours_left": 1.0})
+        cheap, *_ = ranked(scored, small, acquisition={"per_core_hour": True})
         assert len(cheap) == 4
     finally:
         scored.labels.clear()
@@ -259,13 +263,16 @@ def test_advice_stops_a_campaign_that_is_told_to(replay: Path) -> None:
 
 
 def test_a_spent_budget_of_core_hours_stops(dft: Path, records: list[dict[str, Any]]) -> None:
+    """Each batch fits what is left by the price of the settings, until costs are known."""
     configure(dft, {"campaign": {"budget_core_hours": 100.0, "batch": 1}})
-    ran = done("run", dft, "--rounds", 1)
-    assert "[costs] dft = CORE_HOURS" in ran.err
+    message = refused("run", dft, "--rounds", 1)
+    assert "no candidate fits the 100 core-hours that are left of the budget, the cheapest takes about" in message
+    configure(dft, {"dft": {"min_length": 5.0}})
+    done("run", dft, "--rounds", 1)
     (entry,) = queue(dft)
     (row,) = (r for r in records if r["id"] == entry["id"])
     done("label", "import", dft, write_lines(dft / "l.jsonl", label_rows([row], cost=120.0)))
-    assert "100 core-hours is spent" in done("run", dft).err
+    assert "100 core-hours is spent; raise it in campaign.toml" in done("run", dft).err
 
 
 def test_conformal_intervals(replay: Path) -> None:

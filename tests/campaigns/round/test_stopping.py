@@ -68,7 +68,7 @@ def test_rounds_keep_their_curves_and_costs(dft: Path):
         campaign.run(1)
         after = campaign.store.rounds()[0].metrics_after
         assert after["cost"] == core_hours(campaign.workspace) == 340.0
-        assert after["expected_cost"] is None
+        assert after["expected_cost"] == pytest.approx(sum(e.expected_cost for e in entries))
         assert sum(after["curves"]["pit"]) == 3
         assert after["curves"]["reliability"]["levels"][-1] == 0.95
         advice = advise(outlook(campaign.workspace), StoppingRule(budget_core_hours=340))
