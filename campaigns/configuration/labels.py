@@ -27,7 +27,8 @@ class LabelsSection(Section):
     prefer: Literal["latest"] | tuple[str, ...] = Field(
         default="latest",
         description="Which of a material's labels trains: the latest, or that of the first of these methods, e.g. "
-        '["phono3py LBTE", "phono3py RTA"]; labels of any other method come after them.',
+        '["phono3py LBTE", "phono3py RTA"]; labels of any other method come after them. With [dft] preset a method '
+        'names the functional: "phono3py RTA, PBEsol".',
     )
 
     @property

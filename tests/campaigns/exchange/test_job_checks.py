@@ -101,7 +101,7 @@ def test_wrong_pseudopotentials_are_refused_before_vasp_starts(
     assert message in failed(folder)["message"]
     assert not (folder / "relax" / "OUTCAR").exists()
     assert (folder / "relax" / "POTCAR").exists() is own, "what is wrong is not left for the next run"
-    assert not (folder / "POTCAR.titel").exists()
+    assert [p.name for p in folder.rglob("*POTCAR.*") if p.name != "POTCAR.spec"] == [".POTCAR.partial"] * (not own)
     assert message in imported(directory, folder)["message"]
 
 
