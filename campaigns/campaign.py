@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from campaigns.configuration import campaign_toml
+from campaigns.configuration import NEW_PRESET, campaign_toml
 from campaigns.creation import create_directory, warm_start
 from campaigns.intake.label_names import check_new_property
 from campaigns.labelers.labelers import Labeler, make_labeler
@@ -77,6 +77,7 @@ class Campaign(CampaignViews):
         model = sections.get("model", {})
         if warm and not model.keys() & {"backbone", "head", "lower_fidelity"}:
             sections["model"] = {**warm_start(property), **model}
+        sections["dft"] = {"preset": NEW_PRESET, **sections.get("dft", {})}
         text = campaign_toml(sections, template)
         return cls.create_from(directory, text)
 

@@ -27,7 +27,7 @@ class QueueState(_Explained):
     APPROVED = "approved", "To be computed by a labeler, or to be exported."
     EXPORTED = "exported", "Its inputs are written; the calculation is not known to have started."
     RUNNING = "running", "The calculation has started."
-    DONE = "done", "Its label is in the store."
+    DONE = "done", "Its label is in the store, or its relaxed cell is kept (`--format vasp`)."
     FAILED = "failed", "The calculation ended without a label; the material waits for a retry, or to be reopened."
     WITHDRAWN = "withdrawn", "Taken off the queue on purpose; the material is not proposed again unless reopened."
     DEFERRED = "deferred", "Left out of this round; the material is a candidate again in the next one."

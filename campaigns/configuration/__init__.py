@@ -3,7 +3,7 @@
 from campaigns.configuration.configuration import Configuration
 from campaigns.configuration.constraints import ConstraintsSection
 from campaigns.configuration.goals import CampaignSection, ObjectiveSection
-from campaigns.configuration.labels import DftSection, LabelerSection, LabelsSection
+from campaigns.configuration.labels import NEW_PRESET, DftSection, LabelerSection, LabelsSection
 from campaigns.configuration.listing import setting_rows
 from campaigns.configuration.model import ModelSection
 from campaigns.configuration.reading import (
@@ -20,6 +20,7 @@ from campaigns.configuration.toml_text import toml_value
 
 __all__ = [
     "FILE",
+    "NEW_PRESET",
     "CampaignSection",
     "Configuration",
     "ConstraintsSection",

@@ -11,6 +11,9 @@ from campaigns.configuration.constraints import Range
 from campaigns.configuration.incar import Stage, Tags, Value, checked_incar
 from campaigns.configuration.section import Section
 
+NEW_PRESET = "phonon-pbesol"
+"""``[dft] preset`` of a new campaign."""
+
 
 class LabelsSection(Section):
     """Which labels are accepted, and which of several for one material trains the model."""
@@ -24,7 +27,8 @@ class LabelsSection(Section):
     prefer: Literal["latest"] | tuple[str, ...] = Field(
         default="latest",
         description="Which of a material's labels trains: the latest, or that of the first of these methods, e.g. "
-        '["phono3py LBTE", "phono3py RTA"]; labels of any other method come after them.',
+        '["phono3py LBTE", "phono3py RTA"]; labels of any other method come after them. With [dft] preset a method '
+        'names the functional: "phono3py RTA, PBEsol".',
     )
 
     @property
@@ -236,6 +240,36 @@ class DftSection(Section):
         gt=0,
         description="`queue export` of more core-hours than this in all asks first, or needs --yes.",
     )
+    preset: Literal["phonon-pbesol", "phonon-pbe"] | None = Field(
+        default=None,
+        examples=[NEW_PRESET],
+        description="Named settings of VASP: phonon-pbesol | phonon-pbe, without +U; the next four keys, incar and "
+        "potcar replace single ones of it. Without it: the Materials Project's PBE, +U in oxides and fluorides.",
+    )
+    potcar_release: Literal["PBE_52", "PBE_54", "PBE_64"] | None = Field(
+        default=None,
+        examples=["PBE_54"],
+        description="Release of your POTCAR files: PBE_52 | PBE_54 (of the presets) | PBE_64; gives the names of "
+        "pseudopotentials, and the job compares the TITEL of each before VASP starts.",
+    )
+    magnetism: Literal["refuse", "ferromagnetic", "nonmagnetic"] | None = Field(
+        default=None,
+        examples=["refuse"],
+        description="Where the relaxation finds a moment: refuse (of the presets): the entry fails, as its magnetic "
+        "order is unknown | ferromagnetic; without a moment, later stages have no spin. nonmagnetic: none has. MAGMOM "
+        "in incar goes before it.",
+    )
+    hubbard_u: Literal["never", "materials-project"] | None = Field(
+        default=None,
+        examples=["never"],
+        description="never (of the presets) | materials-project: +U of some metals in oxides and fluorides.",
+    )
+    van_der_waals: Literal["never", "layered", "always"] | None = Field(
+        default=None,
+        examples=["layered"],
+        description="Which crystals get the DFT-D3(BJ) correction: never (of phonon-pbesol) | layered (of phonon-pbe): "
+        "where bonds extend in fewer than three dimensions | always.",
+    )
     incar: dict[str, Value | Tags] = Field(
         default_factory=dict,
         examples=[{"GGA": "PS", "NCORE": 4, "relax": {"POTIM": 0.2}}],
@@ -246,8 +280,8 @@ class DftSection(Section):
     potcar: dict[str, str] = Field(
         default_factory=dict,
         examples=[{"Ga": "Ga_d"}],
-        description="Pseudopotential by element in place of MPRelaxSet's; POTCAR files are never written, only "
-        "POTCAR.spec.",
+        description="Pseudopotential by element in place of MPRelaxSet's or the release's; POTCAR files are never "
+        "written, only POTCAR.spec.",
     )
     vasp_command: str = Field(default="srun vasp_std", min_length=1, description="Command that starts VASP.")
     setup: str = Field(

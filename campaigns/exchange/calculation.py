@@ -12,25 +12,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from campaigns.exceptions import ExchangeError, TooLargeError
+from campaigns.exchange.dft_method import method_of
 from campaigns.exchange.manifest import (
     ENTRY,
     SCHEMA,
     Entry,
     EntrySettings,
     Matrix,
+    Method,
     Phonons,
     Predicted,
     Work,
     meaning_sha256,
     text_sha256,
 )
+from campaigns.exchange.presets import choices_of
+from campaigns.exchange.pseudopotentials import pseudopotentials, remarks
 from campaigns.exchange.scripts import run_script
-from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, require_pseudopotentials, vasp_inputs
+from campaigns.exchange.spin import magnetic_elements, require_order
+from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, vasp_inputs
 from campaigns.pool.costs import SizeLimits
 from campaigns.property_names import named_temperature
 from engine.materials.crystal import Crystal, isotopes_of
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from campaigns.configuration import CampaignSection, DftSection
+    from campaigns.exchange.vasp import VaspInputs
     from campaigns.pool.costs import Costs, Price
     from db.records import MaterialRecord, QueueEntryRecord
     from engine.physics.cost import Workload
@@ -84,7 +90,9 @@ class Calculation:
         yield from self.inputs.items()
         if settings.phonons and not settings.relax:
             yield from _displaced(self.structure, settings.phonons)
-        yield "run.sh", run_script(self.entry.formula, self._spacegroup(), settings, self.dft)
+        elements = list(dict.fromkeys(site.specie.symbol for site in self.structure))
+        chosen = pseudopotentials(elements, self.dft)
+        yield "run.sh", run_script(self.entry.formula, self._spacegroup(), settings, self.dft, chosen)
         yield ENTRY, self.entry.to_json()
 
     def _spacegroup(self) -> int:
@@ -123,18 +131,19 @@ def plan_calculation(entry: QueueEntryRecord, material: MaterialRecord, plan: Pl
         raise ExchangeError(natural_masses(isotopes))
     structure = ordered_structure(Crystal.from_dict(material.structure))
     crystal = Crystal.from_structure(structure)
-    require_pseudopotentials(crystal.composition, dft)
+    pseudopotentials(list(dict.fromkeys(crystal.symbols)), dft)  # refused before displacements are counted
     full = plan.workflow == "phono3py"
     workload = _workload(material, crystal, plan) if full else None
     phonons = _decide(crystal, workload, campaign, dft) if workload else None
     relax = dft.relax or not full
     born = full and (dft.born == "always" or (dft.born == "auto" and is_polar(crystal, material.properties)))
-    inputs, notes = _inputs(structure, relax, born, phonons, dft)
+    inputs, notes, method = _inputs(structure, relax, born, phonons, dft)
     settings = EntrySettings(
         relax=relax,
         born=born,
         phonons=phonons,
         inputs={path: meaning_sha256(Path(path).name, text) for path, text in inputs.items()},
+        method=method,
     )
     record = Entry(
         schema_version=SCHEMA,
@@ -216,19 +225,38 @@ def _work(price: Price) -> Work:
 
 def _inputs(
     structure: Structure, relax: bool, born: bool, phonons: Phonons | None, dft: DftSection
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """VASP's inputs by path, and what pymatgen warns of."""
-    calculations: dict[str, Any] = {}
+) -> tuple[dict[str, str], tuple[str, ...], Method | None]:
+    """VASP's inputs by path, notes on them, and their method."""
+    is_layered = _is_layered(structure, dft)
+    calculations: dict[str, VaspInputs] = {}
     if relax:
-        calculations["relax"] = vasp_inputs(structure, "relax", dft)
+        calculations["relax"] = vasp_inputs(structure, "relax", dft, is_layered=is_layered)
     if born:
-        calculations["born"] = vasp_inputs(structure, "born", dft)
+        calculations["born"] = vasp_inputs(structure, "born", dft, is_layered=is_layered)
     if phonons:
-        calculations["forces"] = vasp_inputs(_repeated(structure, phonons.supercell), "forces", dft)
-        if phonons.fc2_supercell:
-            calculations["forces_fc2"] = vasp_inputs(_repeated(structure, phonons.fc2_supercell), "forces", dft)
+        repeated = {"forces": phonons.supercell, "forces_fc2": phonons.fc2_supercell}
+        calculations |= {
+            folder: vasp_inputs(_repeated(structure, matrix), "forces", dft, is_layered=is_layered)
+            for folder, matrix in repeated.items()
+            if matrix is not None
+        }
+    spins = {folder: made.spin for folder, made in calculations.items()}
+    require_order(spins, magnetic_elements(structure), choices_of(dft))
+    chosen = pseudopotentials(list(dict.fromkeys(site.specie.symbol for site in structure)), dft)
+    method, of_method = method_of(calculations, chosen, dft)
+    notes = [note for made in calculations.values() for note in made.notes]
+    notes += [*remarks(chosen, dft), *of_method]
     files = {f"{folder}/{name}": text for folder, made in calculations.items() for name, text in made.files.items()}
-    return files, tuple(dict.fromkeys(note for made in calculations.values() for note in made.notes))
+    return files, tuple(dict.fromkeys(notes)), method
+
+
+def _is_layered(structure: Structure, dft: DftSection) -> bool:
+    """Whether bonds extend in fewer than three dimensions; computed only where it matters."""
+    if choices_of(dft).van_der_waals != "layered":
+        return False
+    from engine.materials.dimensionality import dimensionality
+
+    return dimensionality(Crystal.from_structure(structure)) < 3
 
 
 def _repeated(structure: Structure, matrix: Matrix) -> Structure:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import ExchangeError
 from campaigns.exchange.archives import is_archive, unpacked
+from campaigns.exchange.comparability import Comparability
 from campaigns.exchange.export import export_records
 from campaigns.exchange.judgement import Problem, Subject, judge, remarks
-from campaigns.exchange.kappa_files import first_line
+from campaigns.exchange.kappa_files import Kappa, first_line
 from campaigns.exchange.kappa_labels import (
     in_words,
     labels_of,
@@ -22,6 +23,7 @@ from campaigns.exchange.kappa_labels import (
     wanted_temperatures,
 )
 from campaigns.exchange.manifest import ENTRY, Entry, differences
+from campaigns.exchange.relaxed_cells import keep_relaxed
 from campaigns.exchange.results import Reading, Standing, read_folder
 from campaigns.exchange.wanted import EntryOutcome, Wanted
 from campaigns.queue import move_entries
@@ -89,6 +91,10 @@ def record_results(
     of_these = workspace.store.queue(material_ids=list(owners.values()))
     entries = {(e.material_id, e.round, e.fidelity): e for e in of_these}
     known = KnownLabels(workspace.store, owners.values())
+    property_ = workspace.configuration.campaign.property
+    comparable = {
+        fidelity: Comparability(workspace.store, property_, fidelity) for fidelity in {e.fidelity for e in of_these}
+    }
     for reading in sorted(readings.accepted, key=_time):
         material_id = owners[reading.entry.id]
         entry = entries.get((material_id, reading.entry.round, reading.entry.fidelity))
@@ -97,7 +103,9 @@ def record_results(
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", message))
             continue
         try:
-            outcomes.append(_record(workspace, reading, entry, wanted, report, known))
+            outcome, labels = _record(workspace, reading, entry, wanted, report, known)
+            notes = [note for label in labels[-1:] for note in comparable[entry.fidelity].remarks(label)]
+            outcomes.append(replace(outcome, message="; ".join(filter(None, [outcome.message, *notes]))))
         except (ExchangeError, InvalidRecordError, LabelError) as error:
             outcomes.append(EntryOutcome(reading.folder, reading.entry.id, "refused", str(error)))
     return sorted(outcomes, key=lambda o: o.folder)
@@ -204,7 +212,7 @@ def _record(
     wanted: Wanted,
     report: LabelReport,
     known: KnownLabels,
-) -> EntryOutcome:
+) -> tuple[EntryOutcome, list[LabelRecord]]:
     state, message = str(reading.standing), reading.message
     failure = reading.failure
     labels: list[LabelRecord] = []
@@ -223,7 +231,17 @@ def _record(
             message = "; ".join(filter(None, [f"its queue entry stays {entry.state}; the label is kept", message]))
     elif reading.standing is Standing.RUNNING and QueueState.RUNNING in QUEUE_MOVES[entry.state]:
         move_entries(workspace.store, [entry], QueueState.RUNNING, f"{reading.folder} has started")
-    return EntryOutcome(reading.folder, reading.entry.id, state, message)
+    elif reading.standing is Standing.DONE and reading.relaxed:
+        message = "; ".join(filter(None, [_relaxed_alone(workspace, reading, entry), message]))
+    return EntryOutcome(reading.folder, reading.entry.id, state, message), [] if failure else labels
+
+
+def _relaxed_alone(workspace: Workspace, reading: Reading, entry: QueueEntryRecord) -> str:
+    """Keep the cell of an entry that was only relaxed, which is done without a label; a note for the user."""
+    path = keep_relaxed(workspace, reading, _origin(reading))
+    if QueueState.DONE in QUEUE_MOVES[entry.state]:
+        move_entries(workspace.store, [entry], QueueState.DONE, f"{reading.folder} is relaxed; it has no label")
+    return f"relaxed, without a label; its cell is in {path}"
 
 
 def _judged(
@@ -254,10 +272,17 @@ def _judged(
             "cost": reading.core_hours,
             "provenance": _origin(reading) | overridden(forced),
         }
-        labels += labels_of(workspace, kappa, entry.material_id, entry.fidelity, wanted, shared)
+        of_kappa = labels_of(workspace, kappa, entry.material_id, entry.fidelity, wanted, shared)
+        labels += [replace(label, method=_method(kappa, reading)) for label in of_kappa]
         if kappa is newest[kappa.method]:
             said += [*(f"forced: {words}" for words in forced), *remarks(kappa, temperatures)]
     return labels, None, said
+
+
+def _method(kappa: Kappa, reading: Reading) -> str:
+    """Name of the method, with the functional where the settings record it; a name that the user gave stays."""
+    method = reading.entry.settings.method
+    return kappa.method if kappa.given_method or method is None else f"{kappa.method}, {method.functional}"
 
 
 def _subject(workspace: Workspace, reading: Reading, entry: QueueEntryRecord) -> Subject:
@@ -277,6 +302,8 @@ def _origin(reading: Reading) -> dict[str, Any]:
         "supercell": [list(row) for row in settings.phonons.supercell] if settings.phonons else None,
         "born": settings.born,
     }
+    found |= {"dft": settings.method.model_dump(mode="json")} if settings.method else {}
+    found |= reading.job
     return found | ({"relaxed": reading.relaxed.to_dict()} if reading.relaxed else {})
 
 

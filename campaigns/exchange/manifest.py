@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from campaigns.exceptions import ExchangeError
 
@@ -52,6 +52,23 @@ class Phonons(_Record):
     """THz."""
 
 
+class Method(_Record):
+    """What the settings say of first principles; recorded where ``[dft]`` has a preset or one of its keys."""
+
+    preset: str | None
+    functional: str
+    """That of the forces, ``PBE+U``; of the relaxation too where that has another."""
+    potcar_release: str | None
+    potcar: dict[str, str]
+    """Pseudopotential by element."""
+    spin: str
+    """``none``, ``given``, ``parallel`` or ``tested``: without spin where the relaxation finds no moment."""
+    magnetism: str
+    """``[dft] magnetism``: what follows from a moment."""
+    hubbard_u: dict[str, float]
+    """eV by element."""
+
+
 class EntrySettings(_Record):
     """Everything that determines an entry's result, besides its crystal."""
 
@@ -61,6 +78,12 @@ class EntrySettings(_Record):
     """None where only the relaxation is exported."""
     inputs: dict[str, str]
     """SHA-256 of the content of INCAR, KPOINTS and POTCAR.spec files, by path; comments do not count."""
+    method: Method | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_method(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a method that is not recorded, as entries of earlier versions have none in their hash."""
+        return {name: value for name, value in serialise(self).items() if name != "method" or value is not None}
 
     @property
     def sha256(self) -> str:
@@ -180,7 +203,7 @@ def differences(exported: Entry, found: Entry) -> list[str]:
 def meaning_sha256(name: str, text: str) -> str:
     """Hash of a VASP input; comments, spaces, the order of tags and tags of parallelisation do not count."""
     lines = text.splitlines()
-    if name == "INCAR":
+    if name.partition(".")[0] == "INCAR":
         bare = re.split(r"[\n;]", "\n".join(re.split(r"[#!]", line)[0] for line in lines))
         pairs = [(key.strip().upper(), value.split()) for key, _, value in (part.partition("=") for part in bare)]
         words = sorted([key, *value] for key, value in pairs if key and key not in _RUNTIME_TAGS)

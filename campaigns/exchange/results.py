@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from campaigns.exceptions import ExchangeError, ResultFileError
+from campaigns.exchange.job_record import job_record, relaxation_note
 from campaigns.exchange.kappa_files import Kappa, differences, read_kappa
 from campaigns.exchange.manifest import ENTRY, Entry, file_sha256, meaning_sha256
 from campaigns.exchange.supergroups import supergroups
@@ -50,6 +51,8 @@ class Reading:
     """Structure of the calculation; None where POSCAR was not copied back."""
     relaxed: Crystal | None = None
     core_hours: float | None = None
+    job: Json = field(default_factory=dict)
+    """What the job recorded: pseudopotentials, spin, relaxation."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,10 @@ def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str
     entry = Entry.from_json((folder / ENTRY).read_text(encoding="utf-8", errors="replace"), str(folder / ENTRY))
     _check_inputs(folder, entry)
     done, failed = _marker(folder / "DONE"), _marker(folder / "FAILED")
-    hours = _core_hours(folder / "TIMES")
+    hours, job = _core_hours(folder / "TIMES"), job_record(folder)
 
     def reading(standing: Standing, **what: Any) -> Reading:
-        return Reading(folder.name, entry, standing, core_hours=hours, **what)
+        return Reading(folder.name, entry, standing, core_hours=hours, job=job, **what)
 
     def failure(reason: FailureReason, message: str, **what: Any) -> Reading:
         return reading(Standing.FAILED, failure=reason, message=message, **what)
@@ -107,12 +110,12 @@ def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str
         kappas, passed_over = _kappas(folder, entry, found, as_method, any_mesh=bool(gained))
     except ResultFileError as error:
         return failure(FailureReason.BAD_OUTPUT, str(error))
-    if not kappas:
+    if not kappas and not (done is not None and relaxed is not None and entry.settings.phonons is None):
         begun = done is not None or any(folder.glob("*/OUTCAR"))
         return reading(Standing.RUNNING if begun else Standing.NOT_STARTED, relaxed=relaxed)
     if problem:
         return failure(*problem, relaxed=relaxed)
-    message = "; ".join(filter(None, [beside.message, gained, passed_over]))
+    message = "; ".join(filter(None, [beside.message, gained, relaxation_note(job), passed_over]))
     return reading(Standing.DONE, kappas=kappas, message=message, exported=exported, relaxed=relaxed)
 
 
@@ -180,7 +183,12 @@ def _check_inputs(folder: Path, entry: Entry) -> None:
         changed.append("POSCAR (the structure)")
     for path, digest in entry.settings.inputs.items():
         file = folder / path
-        if file.exists() and meaning_sha256(file.name, file.read_text(encoding="utf-8", errors="replace")) != digest:
+        # where the relaxation found no moment, the job used the exported inputs without spin
+        expected = {digest, entry.settings.inputs.get(f"{path}.nonmagnetic", digest)}
+        if (
+            file.exists()
+            and meaning_sha256(file.name, file.read_text(encoding="utf-8", errors="replace")) not in expected
+        ):
             changed.append(path)
     matrix = _supercell(folder / "phono3py_disp.yaml")
     if matrix and entry.settings.phonons and matrix != [list(row) for row in entry.settings.phonons.supercell]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import ExchangeError
+from campaigns.exchange.presets import choices_of
+from campaigns.exchange.spin import Spin
 from campaigns.exchange.supergroups import supergroups
 
 if TYPE_CHECKING:
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 
     from campaigns.configuration import DftSection
     from campaigns.exchange.manifest import EntrySettings, Matrix, Phonons
+    from campaigns.exchange.pseudopotentials import Pseudopotential
 
 
-def run_script(formula: str, spacegroup: int, settings: EntrySettings, dft: DftSection) -> str:
+def run_script(
+    formula: str, spacegroup: int, settings: EntrySettings, dft: DftSection, potcars: Sequence[Pseudopotential]
+) -> str:
     """Text of ``run.sh``; ``spacegroup`` is the number that phono3py finds."""
     phonons = settings.phonons
     cell = "POSCAR-relaxed" if settings.relax else "POSCAR"
@@ -44,6 +49,11 @@ def run_script(formula: str, spacegroup: int, settings: EntrySettings, dft: DftS
         phonons=phonons,
         cell=cell,
         stages=stages,
+        potcars=potcars,
+        potcar_release=choices_of(dft).potcar_release,
+        tests_spin=settings.method is not None and settings.method.spin == Spin.TESTED,
+        refuses_moments=settings.method is not None and settings.method.magnetism == "refuse",
+        spin_stages=[path.partition("/")[0] for path in settings.inputs if path.endswith("/INCAR.nonmagnetic")],
         vasp_command=_quoted_inside(dft.vasp_command),
         inputs=sorted({path.partition("/")[0] for path in settings.inputs}),
         **commands,
@@ -136,4 +146,6 @@ def _environment() -> Environment:
     from jinja2 import Environment, StrictUndefined
 
     settings: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    return Environment(undefined=StrictUndefined, **settings)
+    environment = Environment(undefined=StrictUndefined, **settings)
+    environment.filters["quoted"] = shlex.quote
+    return environment

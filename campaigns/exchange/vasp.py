@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from campaigns.configuration.incar import EDIFF, EDIFFG, Stage, Tags
 from campaigns.exceptions import ExchangeError
+from campaigns.exchange.functional import is_on
+from campaigns.exchange.presets import Choices, choices_of
+from campaigns.exchange.pseudopotentials import pseudopotentials
+from campaigns.exchange.spin import Spin, magnetic_elements, spin_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -49,48 +53,90 @@ class VaspInputs:
     """Text of the files by name."""
     notes: tuple[str, ...]
     """Warnings of pymatgen."""
+    tags: Mapping[str, object]
+    """Tags of INCAR."""
+    spin: Spin
 
 
-def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection) -> VaspInputs:
+def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection, *, is_layered: bool = False) -> VaspInputs:
     """INCAR, KPOINTS and POTCAR.spec; sites of an element must be consecutive.
 
     Relaxation follows ``MPRelaxSet``, static calculations ``MPStaticSet``, with the convergence that force constants
-    need: EDIFF 1e-8 eV, forces below 1 meV/Angstrom, projection in reciprocal space. Spin is left out unless an
-    element is one that the Materials Project starts with a moment, or the user gives MAGMOM.
+    need: EDIFF 1e-8 eV, forces below 1 meV/Angstrom, projection in reciprocal space. Tags of the preset, and then the
+    user's, replace these. Spin is left out unless an element is one that the Materials Project starts with a moment,
+    or the user gives MAGMOM. Where the relaxation decides on spin, static calculations have an ``INCAR.nonmagnetic``
+    too.
+
+    Parameters
+    ----------
+    is_layered
+        Whether bonds extend in fewer than three dimensions.
 
     Raises
     ------
     ExchangeError
-        If the user's MAGMOM has another number of atoms.
+        If the user's MAGMOM has another number of atoms, or an element has no pseudopotential.
     """
     from pymatgen.io.vasp.sets import MPRelaxSet, MPStaticSet
 
+    choices = choices_of(dft)
     given, notes = _given_tags(stage, dft)
     _check_moments(given, structure, stage)
-    spinless = {} if "MAGMOM" in given or _magnetic(structure) else {"ISPIN": 1, "MAGMOM": None}
+    spin = spin_of(structure, given, choices)
+    preset = choices.tags(is_layered=is_layered) | _of_spin(spin, stage)
+    of_u = {tag: value for tag, value in given.items() if tag.startswith("LDAU")}
     by_atom = {tag: given.pop(tag) for tag in _BY_ATOM if tag in given}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         input_set = (MPRelaxSet if stage == "relax" else MPStaticSet)(
             structure,
-            user_incar_settings=_TIGHT | _TAGS[stage] | spinless | given,
-            user_potcar_settings=dft.potcar,
+            user_incar_settings=_TIGHT | _TAGS[stage] | preset | given,
+            user_potcar_settings=_potcar_settings(structure, dft),
             force_gamma=True,
             sort_structure=False,
         )
         incar = input_set.incar
-        incar.update(by_atom)
+        # pymatgen leaves out all tags of +U where its own tables have no U
+        incar.update(by_atom | (of_u if is_on(of_u.get("LDAU")) else {}))
         # no KPOINTS where the user gave KSPACING
         kpoints = input_set.kpoints
         files = {
             "INCAR": str(incar),
+            **_nonmagnetic(incar, spin, stage),
             **({} if kpoints is None else {"KPOINTS": f"{str(kpoints).rstrip()}\n"}),
             "POTCAR.spec": "".join(f"{symbol}\n" for symbol in input_set.potcar_symbols),
         }
     # deprecations of spglib 2 are not notes on this crystal
-    notes += [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
-    notes += [] if "MAGMOM" in by_atom else _ferromagnetic(structure, incar)
-    return VaspInputs(files, tuple(dict.fromkeys(notes)))
+    said = [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    # the names of a release replace those of another one on purpose
+    notes += [note for note in said if not note.startswith("Overriding POTCARs") or dft.potcar]
+    notes += [] if "MAGMOM" in by_atom else _ferromagnetic(structure, incar, spin, choices)
+    return VaspInputs(files, tuple(dict.fromkeys(notes)), dict(incar), spin)
+
+
+def _of_spin(spin: Spin, stage: Stage) -> Tags | dict[str, Any]:
+    """Tags of the spin of a stage; the moment of each site is written where the relaxation decides."""
+    if spin is Spin.NONE:
+        return {"ISPIN": 1, "MAGMOM": None}
+    return {"LORBIT": 11} if spin is Spin.TESTED and stage == "relax" else {}
+
+
+def _nonmagnetic(incar: Incar, spin: Spin, stage: Stage) -> dict[str, str]:
+    """INCAR of a static calculation without spin, used where the relaxation finds no moment."""
+    if spin is not Spin.TESTED or stage == "relax":
+        return {}
+    bare = incar.copy()
+    bare.pop("MAGMOM", None)
+    bare["ISPIN"] = 1
+    return {"INCAR.nonmagnetic": str(bare)}
+
+
+def _potcar_settings(structure: Structure, dft: DftSection) -> dict[str, str]:
+    """Pseudopotential by element, in place of those of ``MPRelaxSet``."""
+    if choices_of(dft).potcar_release is None:
+        return dft.potcar
+    elements = dict.fromkeys(site.specie.symbol for site in structure)
+    return {one.element: one.name for one in pseudopotentials(list(elements), dft)}
 
 
 def _given_tags(stage: Stage, dft: DftSection) -> tuple[Tags, list[str]]:
@@ -113,34 +159,22 @@ def _check_moments(given: Tags, structure: Structure, stage: Stage) -> None:
         )
 
 
-def _ferromagnetic(structure: Structure, incar: Incar) -> list[str]:
+def _ferromagnetic(structure: Structure, incar: Incar, spin: Spin, choices: Choices) -> list[str]:
     """Warning that moments start parallel, unlike the order of many oxides and halides."""
     moments = dict(zip((site.specie.symbol for site in structure), incar.get("MAGMOM", []), strict=False))
-    listed = ", ".join(f"{symbol} {moments[symbol]:g}" for symbol in _magnetic(structure) if symbol in moments)
+    listed = ", ".join(f"{symbol} {moments[symbol]:g}" for symbol in magnetic_elements(structure) if symbol in moments)
     if incar.get("ISPIN") != 2 or not listed:
         return []
+    if spin is Spin.TESTED and choices.magnetism == "refuse":
+        return [
+            f"the relaxation starts with parallel moments of {listed} (MAGMOM, in Bohr magnetons); if a site keeps one "
+            "the entry fails, because its magnetic order is not known ([dft] magnetism = 'refuse'), and otherwise "
+            "later stages have no spin"
+        ]
     return [
         f"starts ferromagnetic, with moments of {listed} (MAGMOM, in Bohr magnetons); an antiferromagnetic order needs "
         "a MAGMOM in [dft] incar, one moment for each atom of the stage's cell: relax = { MAGMOM = '5 -5 2*0' }"
     ]
-
-
-def require_pseudopotentials(elements: Iterable[str], dft: DftSection) -> None:
-    """Refuse elements that neither ``MPRelaxSet`` nor the user names a pseudopotential for.
-
-    Raises
-    ------
-    ExchangeError
-        With the setting that names one.
-    """
-    from pymatgen.io.vasp.sets import MPRelaxSet
-
-    known = MPRelaxSet.CONFIG["POTCAR"] | dft.potcar
-    if missing := [symbol for symbol in elements if symbol not in known]:
-        raise ExchangeError(
-            f"MPRelaxSet names no pseudopotential for {', '.join(missing)}; name one in campaign.toml, e.g. "
-            f'[dft] potcar = {{ {missing[0]} = "{missing[0]}" }}'
-        )
 
 
 def poscar(structure: Structure) -> str:
@@ -174,11 +208,3 @@ def is_polar(crystal: Crystal, properties: Mapping[str, Any]) -> bool:
     values = [e.data["X"] for e in elements if e.data["X"] is not None]
     has_anion = any(14 <= e.group <= 17 or e.symbol == "B" for e in elements)
     return has_anion and len(values) > 1 and max(values) - min(values) >= POLAR_DIFFERENCE
-
-
-def _magnetic(structure: Structure) -> list[str]:
-    """Elements that the Materials Project starts with a moment."""
-    from pymatgen.io.vasp.sets import MPRelaxSet
-
-    known = {name.rstrip("0123456789+") for name in MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]}
-    return [symbol for symbol in dict.fromkeys(site.specie.symbol for site in structure) if symbol in known]

@@ -141,7 +141,8 @@ def test_every_setting_is_listed(tmp_path: Path) -> None:
     done("init", tmp_path / "c", "--cold", "--goal", "max")
     rows = {(r["section"], r["key"]): r for r in done("config", "show", tmp_path / "c", "--format", "json").json}
     assert (rows["campaign", "goal"]["value"], rows["campaign", "goal"]["is_default"]) == ("max", False)
-    assert {key for key, row in rows.items() if not row["is_default"]} == {("campaign", "name"), ("campaign", "goal")}
+    changed = {("campaign", "name"), ("campaign", "goal"), ("dft", "preset")}
+    assert {key for key, row in rows.items() if not row["is_default"]} == changed
     assert rows["dft", "temperatures"]["default"] == [300.0]
     assert all(row["meaning"] for row in rows.values() if row["key"])
     table = done("config", "show", tmp_path / "c").out

@@ -33,8 +33,9 @@ SMALL = {
     "born": "never",
     "vasp_command": "vasp_std",
     "imaginary_tolerance": 0.1,
+    "preset": None,
 }
-"""Cells of 8 atoms: right for tests, wrong for science."""
+"""Without a preset; cells of 8 atoms: right for tests, wrong for science."""
 VASP = """#!/bin/sh
 mode=
 case "$PWD" in *"$FAKE_VASP_IN"*) mode=$FAKE_VASP ;; esac
@@ -49,7 +50,7 @@ case $mode in
     unset FAKE_VASP
     ;;
 esac
-stored={outputs}/$mode-$(cat POSCAR INCAR POTCAR POTCAR.spec | cksum | tr ' ' -)
+stored={outputs}/$mode$FAKE_VASP_MOMENT-$(cat POSCAR INCAR POTCAR POTCAR.spec | cksum | tr ' ' -)
 if [ ! -d "$stored" ]; then
     {python} -m tests.campaigns.exchange.fake_vasp || exit
     mkdir -p "$stored-$$"

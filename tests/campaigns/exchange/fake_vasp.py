@@ -3,12 +3,15 @@
 Started as ``vasp_std`` in the folder of a calculation. FAKE_VASP in the environment makes it misbehave: ``crash``,
 ``hang``, each also ``_once`` a folder, ``unrelaxed``, ``unfinished``, ``asymmetric`` (Born charges), ``unconverged``:
 electrons that do not converge, said as VASP 6 says it, and ``unconverged5``, as VASP 5 does not; ``stubborn``: not with
-ALGO = Normal. Such electrons give half the force. FAKE_VASP_IN confines that to folders with this text in their path.
+ALGO = Normal. Such electrons give half the force; ``pulay``: a first relaxation of four ionic steps. FAKE_VASP_IN
+confines that to folders with this text in their path. Nickel oxide is computed as magnesium oxide; FAKE_VASP_MOMENT is
+the moment of each nickel atom.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -33,23 +36,40 @@ def main() -> None:
         print("hanging", flush=True)
         time.sleep(60)
     tags = dict(line.split(" = ", 1) for line in Path("INCAR").read_text().splitlines() if " = " in line)
-    assert Path("POTCAR").read_text() == "".join(f"{name}\n" for name in Path("POTCAR.spec").read_text().split())
+    potcar = Path("POTCAR").read_text()
+    names = re.findall(r"TITEL *= *\S+ +(\S+)", potcar) or potcar.split()
+    assert names == Path("POTCAR.spec").read_text().split()
     atoms = read("POSCAR", format="vasp")
+    symbols = atoms.get_chemical_symbols()
+    atoms.symbols = ["Mg" if symbol == "Ni" else symbol for symbol in symbols]
+    steps = 4 if mode == "pulay" and not Path("vasprun.xml").exists() else 1
     atoms.calc = tersoff_silicon() if "Si" in atoms.symbols else RigidIonCalculator(RIGID_IONS)
     if int(tags["NSW"]):
         with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
             optimiser.run(fmax=1e-7, steps=200)
-    write("CONTCAR", atoms, format="vasp", direct=True, vasp5=True)
+    named = atoms.copy()
+    named.symbols = symbols
+    write("CONTCAR", named, format="vasp", direct=True, vasp5=True)
     converged = not (mode.startswith("unconverged") or (mode == "stubborn" and tags["ALGO"] == "Normal"))
     lines = electronic_loop(int(tags["NELM"]), converged, silent=mode == "unconverged5")
     if "LEPSILON" in tags:
         lines += electronic_loop(int(tags["NELM"]), converged=True)
+    lines += [line.replace("Iteration      1(", "Iteration      4(") for line in lines if steps == 4]
+    lines += moments(symbols) if tags.get("LORBIT") == "11" and tags["ISPIN"] == "2" else []
     if int(tags["NSW"]) and mode != "unrelaxed":
         lines.append("reached required accuracy - stopping structural energy minimisation")
     if mode != "unfinished":
         lines.append("General timing and accounting informations for this job:")
     Path("OUTCAR").write_text("\n".join(lines) + "\n")
     Path("vasprun.xml").write_text(vasprun(atoms, "LEPSILON" in tags, 1.0 if converged else 0.5, mode == "asymmetric"))
+
+
+def moments(symbols: list[str]) -> list[str]:
+    """Write the table of moments of the sites."""
+    each = [float(os.environ.get("FAKE_VASP_MOMENT", "0")) * (symbol == "Ni") for symbol in symbols]
+    rows = [f"{number:5d}        0.000   0.001  {moment:6.3f}  {moment:6.3f}" for number, moment in enumerate(each, 1)]
+    head = [" magnetization (x)", " ", "# of ion       s       p       d       tot", "-" * 42]
+    return [*head, *rows, "-" * 50, f"tot          0.000   0.001  {sum(each):6.3f}  {sum(each):6.3f}", ""]
 
 
 def electronic_loop(limit: int, converged: bool, silent: bool = False) -> list[str]:

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaigns.exceptions import ExchangeError
-from campaigns.exchange.manifest import Entry, EntrySettings, Phonons, Predicted, Work, differences, meaning_sha256
+from campaigns.exchange.manifest import (
+    Entry,
+    EntrySettings,
+    Method,
+    Phonons,
+    Predicted,
+    Work,
+    differences,
+    meaning_sha256,
+    text_sha256,
+)
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 COUNT = st.integers(0, 10**6)
@@ -38,6 +48,14 @@ SETTINGS = st.builds(
     born=st.booleans(),
     phonons=st.none() | PHONONS,
     inputs=st.dictionaries(TEXT, TEXT, max_size=3),
+    method=st.none()
+    | st.builds(
+        Method,
+        **dict.fromkeys(("preset", "potcar_release"), st.none() | TEXT),
+        **dict.fromkeys(("functional", "spin", "magnetism"), TEXT),
+        potcar=st.dictionaries(TEXT, TEXT, max_size=2),
+        hubbard_u=st.dictionaries(TEXT, NUMBER, max_size=2),
+    ),
 )
 PREDICTED = st.builds(Predicted, **{name: st.none() | NUMBER for name in Predicted.model_fields})
 
@@ -103,3 +121,14 @@ def test_a_cut_manifest_is_refused(entry: Entry, data: st.DataObject) -> None:
 )
 def test_the_meaning_of_inputs(name: str, one: str, other: str, same: bool) -> None:
     assert (meaning_sha256(name, one) == meaning_sha256(name, other)) is same
+
+
+def test_settings_without_a_method_have_the_hash_of_earlier_versions() -> None:
+    settings = EntrySettings(relax=True, born=False, phonons=None, inputs={"relax/INCAR": "x"})
+    text = '{"born": false, "inputs": {"relax/INCAR": "x"}, "phonons": null, "relax": true}'
+    assert settings.sha256 == text_sha256(text)
+    assert "method" not in settings.model_dump(mode="json")
+    method = Method(
+        preset=None, functional="PBE", potcar_release="PBE_54", potcar={}, spin="none", magnetism="", hubbard_u={}
+    )
+    assert settings.model_copy(update={"method": method}).sha256 != settings.sha256
