@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import CampaignError, ExchangeError, TooLargeError
+from campaigns.exchange.comparability import method_remarks
 from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, write_manifest
 from campaigns.exchange.scripts import submit_script
 from campaigns.files import replaced, write_whole
@@ -131,6 +132,8 @@ def _write_calculations(
         raise TooLargeError(f"no entry can be exported:\n{reasons}")
     present = _present(to)
     _refuse_others(to, {name: c.entry for name, (_, c) in planned.items()}, present)
+    for note in method_remarks(workspace, [calculation.entry for _, calculation in planned.values()]):
+        say(note)
     # before anything slow is written
     submit = submit_script(section.name, sorted({*present, *planned}), dft, workspace.directory)
     for i, (name, (_, calculation)) in enumerate(planned.items(), start=1):
