@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from campaigns.cluster.hosts import machine
 from campaigns.cluster.schedulers import Scheduler
+from campaigns.exceptions import ClusterError
 from campaigns.exchange.manifest import ENTRY, Entry
 
 if TYPE_CHECKING:
@@ -31,8 +32,18 @@ class Cluster:
 
     @classmethod
     def of(cls, workspace: Workspace) -> Cluster:
-        """The cluster that ``[cluster]`` describes."""
+        """The cluster that ``[cluster]`` describes.
+
+        Raises
+        ------
+        ClusterError
+            If the folder on another machine is not an absolute path.
+        """
         section = workspace.configuration.cluster
+        if section.host and not section.folder.startswith("/"):
+            raise ClusterError(
+                f"[cluster] folder = {section.folder!r} is on host {section.host}; give an absolute path there"
+            )
         own = workspace.directory / ("calculations" if section.host else section.folder)
         root = own.resolve()
         there = section.folder if section.host else str(root)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.jobs import JobEnd, job_end
-from campaigns.cluster.schedulers import Listed, seconds_since
+from campaigns.cluster.schedulers import LastWords, Listed, seconds_since
 from campaigns.cluster.submitting import PENDING, REFUSED
 from db.records import JobRecord, utc_now
 from db.states import FailureReason, JobState
@@ -58,9 +58,19 @@ def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Follo
     listed = cluster.scheduler.listed(cluster.somewhere) if ask else None
     gone = [job for job in pending if listed is None or _listed(job, listed) is None]
     cluster.fetch(sorted({job.folder for job in gone}))
+    ends = {job.id: job_end(cluster.root / job.folder, job.name, job.tasks) for job in gone}
+    silent = [job.job_id for job in gone if job.job_id and ends[job.id].missing] if listed is not None else []
+    words = cluster.scheduler.last_words(silent, cluster.somewhere)
     changed = []
     for job in pending:
-        now = _now(cluster, job, listed)
+        if job.id not in ends:
+            now = _alive(cluster, job, listed or {})
+        elif not ends[job.id].missing:
+            now = _ended(job, ends[job.id])
+        elif listed is None:
+            now = replace(job, state=JobState.RUNNING) if ends[job.id].begun else job
+        else:
+            now = _missing(cluster, job, ends[job.id], words.get(job.job_id or ""))
         if now != job:
             changed.append(now)
     workspace.store.update_jobs(changed)
@@ -86,25 +96,19 @@ def _listed(job: JobRecord, listed: Mapping[str, Listed]) -> tuple[str, Listed] 
     return (id_, found) if found.name == job.name else None
 
 
-def _now(cluster: Cluster, job: JobRecord, listed: Mapping[str, Listed] | None) -> JobRecord:
-    folder = cluster.root / job.folder
-    found = _listed(job, listed) if listed is not None else None
-    if found is not None:
-        id_, entry = found
-        state = JobState.RUNNING if entry.is_running else JobState.QUEUED
-        # without an id: its submission was interrupted after the queueing system had taken it
-        known = (job.job_id, job.submitted_at) if job.job_id else (id_, utc_now())
-        now = replace(job, state=state, missing_since=None, job_id=known[0], submitted_at=known[1])
-        if state is JobState.RUNNING and job.started_at is None:
-            end = job_end(folder, job.name, job.tasks)
-            now = replace(now, started_at=end.started_at or utc_now(), nodes=end.nodes)
-        return now
-    end = job_end(folder, job.name, job.tasks)
-    if not end.missing:
-        return _ended(job, end)
-    if listed is None:
-        return replace(job, state=JobState.RUNNING) if end.begun else job
-    return _missing(cluster, job, end)
+def _alive(cluster: Cluster, job: JobRecord, listed: Mapping[str, Listed]) -> JobRecord:
+    """A job that the queueing system lists."""
+    found = _listed(job, listed)
+    assert found is not None
+    id_, entry = found
+    state = JobState.RUNNING if entry.is_running else JobState.QUEUED
+    # without an id: its submission was interrupted after the queueing system had taken it
+    known = (job.job_id, job.submitted_at) if job.job_id else (id_, utc_now())
+    now = replace(job, state=state, missing_since=None, job_id=known[0], submitted_at=known[1])
+    if state is JobState.RUNNING and job.started_at is None:
+        end = job_end(cluster.root / job.folder, job.name, job.tasks)
+        now = replace(now, started_at=end.started_at or utc_now(), nodes=end.nodes)
+    return now
 
 
 def _ended(job: JobRecord, end: JobEnd) -> JobRecord:
@@ -126,7 +130,7 @@ def _ended(job: JobRecord, end: JobEnd) -> JobRecord:
     )
 
 
-def _missing(cluster: Cluster, job: JobRecord, end: JobEnd) -> JobRecord:
+def _missing(cluster: Cluster, job: JobRecord, end: JobEnd, words: LastWords | None) -> JobRecord:
     """A job that is not listed and did not write how it ended: the queueing system may still know."""
     since = job.missing_since or utc_now()
     known = replace(
@@ -136,7 +140,6 @@ def _missing(cluster: Cluster, job: JobRecord, end: JobEnd) -> JobRecord:
         core_hours=end.core_hours or job.core_hours,
         missing_since=since,
     )
-    words = cluster.scheduler.last_words(job.job_id, cluster.somewhere) if job.job_id else None
     patience = cluster.lost_after
     if words is not None and (words.reason is not None or seconds_since(since) >= patience):
         # one that ended well has its records on the way, over a slow file system

@@ -179,17 +179,27 @@ class Scheduler:
             raise ClusterError(f"{self} does not answer: {answer.words or error}; try again later") from error
         return _by_id(jobs)
 
-    def last_words(self, job_id: str, folder: str) -> LastWords | None:
-        """What is known of a job that is not listed any more, where the queueing system still tells."""
-        if self.kind != "slurm":
-            return None
-        id_ = shlex.quote(job_id)
-        answer = self.machine.run(f"scontrol show job -o {id_}", folder)
-        found = re.findall(r"JobState=(\w+).*?ExitCode=(\d+):(\d+)", answer.out) if answer.code == 0 else []
-        if not found:
-            answer = self.machine.run(f"sacct -n -P -X -j {id_} -o State,ExitCode", folder)
-            found = re.findall(r"^(\w+)[^|]*\|(\d+):(\d+)", answer.out, re.MULTILINE) if answer.code == 0 else []
-        return _worst([(state, int(code), int(signal)) for state, code, signal in found])
+    def last_words(self, job_ids: Sequence[str], folder: str) -> dict[str, LastWords]:
+        """What is known of jobs that are not listed any more, by id, where the queueing system still tells."""
+        if self.kind != "slurm" or not job_ids:
+            return {}
+        # all jobs of the last minutes in one answer, where many are asked for
+        which = shlex.quote(job_ids[0]) if len(job_ids) == 1 else ""
+        answer = self.machine.run(f"scontrol show job -o {which}", folder)
+        ends: dict[str, list[tuple[str, int, int]]] = {}
+        for line in answer.out.splitlines() if answer.code == 0 else ():
+            found = re.match(r"JobId=(\d+)(?: ArrayJobId=(\d+))?.*?JobState=(\w+).*?ExitCode=(\d+):(\d+)", line)
+            if found:
+                ends.setdefault(found[2] or found[1], []).append((found[3], int(found[4]), int(found[5])))
+        if forgotten := [id_ for id_ in job_ids if id_ not in ends]:
+            listed = shlex.quote(",".join(forgotten))
+            answer = self.machine.run(f"sacct -n -P -X -j {listed} -o JobIDRaw,JobID,State,ExitCode", folder)
+            for line in answer.out.splitlines() if answer.code == 0 else ():
+                found = re.match(r"\d+\|(\d+)[^|]*\|(\w+)[^|]*\|(\d+):(\d+)", line)
+                if found:
+                    ends.setdefault(found[1], []).append((found[2], int(found[3]), int(found[4])))
+        words = {id_: _worst(ends[id_]) for id_ in job_ids if id_ in ends}
+        return {id_: word for id_, word in words.items() if word is not None}
 
     def largest_array(self, limit: int, folder: str) -> int:
         """Number of tasks that one array may have."""

@@ -103,7 +103,8 @@ class ClusterSection(Section):
 
     scheduler: Literal["slurm", "pbs", "sge", "shell"] = Field(
         default="slurm",
-        description="Queueing system; shell: processes of one machine, one calculation after another.",
+        description="Queueing system: slurm | pbs | sge; shell: processes of one machine, one calculation after "
+        "another.",
     )
     host: str = Field(
         default="",
@@ -165,12 +166,6 @@ class ClusterSection(Section):
         if taken:
             raise ValueError(f"{', '.join(taken)} is set by `kappascout submit`; leave it out")
         return {name.replace("_", "-"): value for name, value in given.items()}
-
-    @model_validator(mode="after")
-    def _folder_on_host(self) -> ClusterSection:
-        if self.host and not self.folder.startswith("/"):
-            raise ValueError(f"folder = {self.folder!r} on host {self.host}; give an absolute path there")
-        return self
 
     def options_of(self, stage: str, common: Options) -> Options:
         """Options of a stage; ``common`` where no options of all jobs are given."""

@@ -230,18 +230,18 @@ def _inputs(
     is_layered = _is_layered(structure, dft)
     calculations: dict[str, VaspInputs] = {}
     if relax:
-        calculations["relax"] = vasp_inputs(structure, "relax", dft, is_layered=is_layered)
+        calculations["relax"] = vasp_inputs(structure, "relax", dft, is_layered=is_layered, is_relaxed=relax)
     if born:
-        calculations["born"] = vasp_inputs(structure, "born", dft, is_layered=is_layered)
+        calculations["born"] = vasp_inputs(structure, "born", dft, is_layered=is_layered, is_relaxed=relax)
     if phonons:
         repeated = {"forces": phonons.supercell, "forces_fc2": phonons.fc2_supercell}
         calculations |= {
-            folder: vasp_inputs(_repeated(structure, matrix), "forces", dft, is_layered=is_layered)
+            folder: vasp_inputs(_repeated(structure, matrix), "forces", dft, is_layered=is_layered, is_relaxed=relax)
             for folder, matrix in repeated.items()
             if matrix is not None
         }
     spins = {folder: made.spin for folder, made in calculations.items()}
-    require_order(spins, magnetic_elements(structure), choices_of(dft))
+    require_order(spins, magnetic_elements(structure, choices_of(dft)), choices_of(dft))
     chosen = pseudopotentials(list(dict.fromkeys(site.specie.symbol for site in structure)), dft)
     method, of_method = method_of(calculations, chosen, dft)
     notes = [note for made in calculations.values() for note in made.notes]

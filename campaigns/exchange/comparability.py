@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from db.records import Json, LabelRecord
 
 if TYPE_CHECKING:
+    from campaigns.exchange.manifest import Entry, Method
+    from campaigns.workspace import Workspace
     from db.store import Store
 
 _UNNAMED = "settings without a preset"
+
+
+def method_remarks(workspace: Workspace, planned: Iterable[Entry]) -> list[str]:
+    """Notes on calculations that are about to be exported and on labels of the campaign with another functional."""
+    property_ = workspace.configuration.campaign.property
+    known: dict[str, Comparability] = {}
+    found = []
+    for entry in planned:
+        if entry.fidelity not in known:
+            known[entry.fidelity] = Comparability(workspace.store, property_, entry.fidelity)
+        found += known[entry.fidelity].remarks_on_method(entry.settings.method)
+    return list(dict.fromkeys(found))
 
 
 class Comparability:
@@ -27,11 +42,7 @@ class Comparability:
         if "dft" not in own and "potcar" not in own:
             return []
         others = [provenance for material_id, provenance in self._of_campaign() if material_id != label.material_id]
-        functional = _functional(own)
-        found = []
-        if different := Counter(name for o in others if (name := _functional(o)) != functional):
-            listed = ", ".join(f"{name} ({count})" for name, count in sorted(different.items()))
-            found.append(f"computed with {functional}, and other labels of this campaign with {listed}")
+        found = _of_functional(_functional(own), others)
         for element, (titel, digest) in _potcars(own).items():
             unlike = {t for o in others for t, d in [_potcars(o).get(element, (titel, digest))] if d != digest}
             if unlike:
@@ -40,6 +51,11 @@ class Comparability:
                     f"another: {', '.join(sorted(unlike))}"
                 )
         return found
+
+    def remarks_on_method(self, method: Method | None) -> list[str]:
+        """Notes on labels with another functional than that of a calculation that is about to be exported."""
+        dft = {} if method is None else {"dft": method.model_dump(mode="json")}
+        return _of_functional(_functional(dft), [provenance for _, provenance in self._of_campaign()])
 
     def _of_campaign(self) -> list[tuple[str, Json]]:
         """Provenance of calculations that were exported, read once."""
@@ -52,6 +68,12 @@ class Comparability:
                 if (label.property, label.fidelity) == kind and "settings_sha256" in label.provenance
             ]
         return self._known
+
+
+def _of_functional(functional: str, others: Iterable[Json]) -> list[str]:
+    different = Counter(name for other in others if (name := _functional(other)) != functional)
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(different.items()))
+    return [f"computed with {functional}, and other labels of this campaign with {listed}"] if different else []
 
 
 def _functional(provenance: Json) -> str:

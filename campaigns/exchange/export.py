@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import CampaignError, ExchangeError, TooLargeError
 from campaigns.exchange.bill import Bill
+from campaigns.exchange.comparability import method_remarks
 from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, write_manifest
 from campaigns.exchange.scripts import submit_script
 from campaigns.files import replaced, write_whole
@@ -169,6 +170,8 @@ def _write_calculations(
         raise NothingToExportError(tuple(passed_over))
     present = _present(to)
     _refuse_others(to, {name: c.entry for name, (_, c) in planned.items()}, present)
+    for note in method_remarks(workspace, [calculation.entry for _, calculation in planned.values()]):
+        say(note)
     # before anything slow is written
     listed = "".join(f"{name}\n" for name in sorted(planned))
     # a list of its own for each export, since tasks of an array that is queued read theirs later

@@ -31,15 +31,31 @@ class Spin(StrEnum):
     """Moments start parallel, and the relaxation decides whether later stages have spin."""
 
 
-def spin_of(structure: Structure, given: Tags, choices: Choices) -> Spin:
-    """Spin of a stage with the user's tags ``given``."""
+_OPEN_SHELLS = ("Ti", "Cu", "Nb", "Tc", "Ru", "Rh", "Ta", "Re", "Os", "Ir", "Pa", "U", "Np", "Pu", "Am", "Cm")
+"""Elements beside those of the Materials Project that carry a moment in some compounds (CuO, SrRuO3, UO2)."""
+
+
+def spin_of(structure: Structure, given: Tags, choices: Choices, *, is_relaxed: bool) -> Spin:
+    """Spin of a stage.
+
+    Parameters
+    ----------
+    structure
+        Cell of the stage.
+    given
+        The user's tags.
+    choices
+        Settings of the campaign.
+    is_relaxed
+        Whether a relaxation comes first, or is the stage itself.
+    """
     if "MAGMOM" in given:
         return Spin.GIVEN
-    if not magnetic_elements(structure) or (choices.magnetism == "nonmagnetic" and "ISPIN" not in given):
+    if not magnetic_elements(structure, choices) or (choices.magnetism == "nonmagnetic" and "ISPIN" not in given):
         return Spin.NONE
     if "ISPIN" in given and choices.decides_spin:
         return Spin.GIVEN
-    return Spin.TESTED if choices.decides_spin else Spin.PARALLEL
+    return Spin.TESTED if choices.decides_spin and is_relaxed else Spin.PARALLEL
 
 
 def require_order(spins: Mapping[str, Spin], elements: list[str], choices: Choices) -> None:
@@ -60,7 +76,7 @@ def require_order(spins: Mapping[str, Spin], elements: list[str], choices: Choic
     """
     if choices.magnetism != "refuse":
         return
-    tested = [stage for stage, spin in spins.items() if spin is Spin.TESTED]
+    tested = [stage for stage, spin in spins.items() if spin in (Spin.TESTED, Spin.PARALLEL)]
     given = [stage for stage, spin in spins.items() if spin is Spin.GIVEN]
     listed = ", ".join(elements)
     ways = "[dft] magnetism = 'nonmagnetic' or 'ferromagnetic', or MAGMOM in [dft] incar for each stage"
@@ -75,9 +91,10 @@ def require_order(spins: Mapping[str, Spin], elements: list[str], choices: Choic
         )
 
 
-def magnetic_elements(structure: Structure) -> list[str]:
-    """Elements that the Materials Project starts with a moment."""
+def magnetic_elements(structure: Structure, choices: Choices) -> list[str]:
+    """Elements that start with a moment: those of the Materials Project, and more where the relaxation decides."""
     from pymatgen.io.vasp.sets import MPRelaxSet
 
     known = {name.rstrip("0123456789+") for name in MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]}
+    known |= set(_OPEN_SHELLS) if choices.decides_spin else set()
     return [symbol for symbol in dict.fromkeys(site.specie.symbol for site in structure) if symbol in known]

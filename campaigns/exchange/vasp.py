@@ -58,7 +58,9 @@ class VaspInputs:
     spin: Spin
 
 
-def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection, *, is_layered: bool = False) -> VaspInputs:
+def vasp_inputs(
+    structure: Structure, stage: Stage, dft: DftSection, *, is_layered: bool = False, is_relaxed: bool = True
+) -> VaspInputs:
     """INCAR, KPOINTS and POTCAR.spec; sites of an element must be consecutive.
 
     Relaxation follows ``MPRelaxSet``, static calculations ``MPStaticSet``, with the convergence that force constants
@@ -71,6 +73,8 @@ def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection, *, is_layer
     ----------
     is_layered
         Whether bonds extend in fewer than three dimensions.
+    is_relaxed
+        Whether a relaxation comes first, or is the stage itself.
 
     Raises
     ------
@@ -82,7 +86,7 @@ def vasp_inputs(structure: Structure, stage: Stage, dft: DftSection, *, is_layer
     choices = choices_of(dft)
     given, notes = _given_tags(stage, dft)
     _check_moments(given, structure, stage)
-    spin = spin_of(structure, given, choices)
+    spin = spin_of(structure, given, choices, is_relaxed=is_relaxed)
     preset = choices.tags(is_layered=is_layered) | _of_spin(spin, stage)
     of_u = {tag: value for tag, value in given.items() if tag.startswith("LDAU")}
     by_atom = {tag: given.pop(tag) for tag in _BY_ATOM if tag in given}
@@ -162,7 +166,9 @@ def _check_moments(given: Tags, structure: Structure, stage: Stage) -> None:
 def _ferromagnetic(structure: Structure, incar: Incar, spin: Spin, choices: Choices) -> list[str]:
     """Warning that moments start parallel, unlike the order of many oxides and halides."""
     moments = dict(zip((site.specie.symbol for site in structure), incar.get("MAGMOM", []), strict=False))
-    listed = ", ".join(f"{symbol} {moments[symbol]:g}" for symbol in magnetic_elements(structure) if symbol in moments)
+    listed = ", ".join(
+        f"{symbol} {moments[symbol]:g}" for symbol in magnetic_elements(structure, choices) if symbol in moments
+    )
     if incar.get("ISPIN") != 2 or not listed:
         return []
     if spin is Spin.TESTED and choices.magnetism == "refuse":

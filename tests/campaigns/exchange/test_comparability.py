@@ -9,6 +9,7 @@ from campaigns.campaign import Campaign
 from campaigns.exchange.comparability import Comparability
 from db.records import LabelRecord
 from tests.campaigns.exchange.conftest import GAAS, NACL, SILICON, make_campaign
+from tests.campaigns.helpers import configure, done
 
 SODIUM = {"name": "Na_pv", "sha256": "a" * 64, "titel": "PAW_PBE Na_pv 19Sep2006"}
 
@@ -46,3 +47,8 @@ def test_what_does_not_compare_is_named(tmp_path: Path) -> None:
         )
         assert "POTCAR of Na is PAW_PBE Na_pv 19Sep2006 (aaaaaaaa)" in potcar
         assert Comparability(store, "kappa_300K", "mlip").remarks(new) == []
+    said = done("queue", "export", directory, "--to", tmp_path / "out", "--format", "vasp").err
+    assert "computed with settings without a preset, and other labels of this campaign with PBE (2), PBEsol (1)" in said
+    configure(directory, {"dft": {"preset": "phonon-pbe"}})
+    said = done("queue", "export", directory, "--to", tmp_path / "other", "--format", "vasp").err
+    assert "computed with PBE, and other labels" in said

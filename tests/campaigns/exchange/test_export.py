@@ -40,7 +40,7 @@ def test_what_is_in_an_export(make_queue: MakeQueue, tmp_path: Path) -> None:
     said = export(directory, out).err
     assert "2 entries written" in said
     assert f"`kappascout label import {directory} {out}`" in said
-    names = ["entries.txt", "manifest.json", "submit.sh", f"001-0001-{NACL}", f"001-0002-{SILICON}"]
+    names = ["entries-", "manifest.json", "submit.sh", f"001-0001-{NACL}", f"001-0002-{SILICON}"]
     assert sorted(p.name for p in out.iterdir()) == sorted(names)
     vasp = {"INCAR", "KPOINTS", "POTCAR.spec"}
     expected = {"POSCAR", "structure.cif", "entry.json", "run.sh", "relax/POSCAR"}
@@ -65,7 +65,9 @@ def test_what_is_in_an_export(make_queue: MakeQueue, tmp_path: Path) -> None:
     assert (row["folder"], row["id"], row["settings_sha256"]) == (salt.name, NACL, entry["settings_sha256"])
     assert "#SBATCH --array=1-2\n" in (out / "submit.sh").read_text()
     assert "#SBATCH --time=24:00:00\n" in (out / "submit.sh").read_text()
-    assert (out / "entries.txt").read_text() == f"{salt.name}\n{silicon.name}\n"
+    (listed,) = out.glob("entries-*.txt")
+    assert listed.read_text() == f"{salt.name}\n{silicon.name}\n"
+    assert listed.name in (out / "submit.sh").read_text()
     assert Structure.from_file(salt / "POSCAR").composition.reduced_formula == "NaCl"
     assert [e["state"] for e in queue(directory)] == ["exported"] * 2
     for script in (out / "submit.sh", salt / "run.sh", silicon / "run.sh"):

@@ -120,6 +120,16 @@ def test_spin_as_the_user_says() -> None:
     assert (made.spin, "INCAR.nonmagnetic" in made.files, made.notes) == (Spin.GIVEN, False, ())
     assert vasp_inputs(NACL, "relax", PBESOL).spin is Spin.NONE
     assert vasp_inputs(NIO, "forces", DftSection()).spin is Spin.PARALLEL
+    chosen = DftSection(preset="phonon-pbesol", magnetism="ferromagnetic")
+    made = vasp_inputs(NIO, "forces", chosen, is_relaxed=False)
+    assert (made.spin, "INCAR.nonmagnetic" in made.files) == (Spin.PARALLEL, False)
+
+
+def test_copper_starts_with_a_moment_where_the_relaxation_decides() -> None:
+    salt = ordered_structure(reference_crystals()["LTC-CuCl-zincblende"])
+    assert vasp_inputs(salt, "relax", PBESOL).spin is Spin.TESTED
+    assert "MAGMOM" in incar(salt, PBESOL, "relax")
+    assert vasp_inputs(salt, "relax", DftSection()).spin is Spin.NONE
 
 
 def test_the_names_of_a_release() -> None:
