@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from campaigns.campaign import Campaign
-from campaigns.cluster.watching import observe
+from campaigns.cluster.watching import observe, proceed
 from campaigns.intake.adding import material_record
 from db.records import JobRecord, QueueEntryRecord
 from db.states import JobState, QueueState, RoundState
@@ -39,6 +39,7 @@ def main() -> None:
             begun = time.process_time(), time.perf_counter()
             with Campaign.open(directory) as opened:
                 seen = observe(opened)
+                proceed(opened, seen)
             assert not seen.trouble, seen.trouble
             cpu, wall = time.process_time() - begun[0], time.perf_counter() - begun[1]
             asked = questions.read_text().split()
