@@ -13,7 +13,7 @@ from campaigns.exchange.import_labels import Given, ImportReport, import_labels
 from campaigns.exchange.wanted import EntryOutcome, Wanted
 from campaigns.queue import Failed, move_entries, retries, retry
 from db.records import FailureRecord, JobRecord, QueueEntryRecord
-from db.states import FailureReason, QueueState
+from db.states import FailureReason, JobState, QueueState
 
 if TYPE_CHECKING:
     from campaigns.workspace import Workspace
@@ -55,7 +55,14 @@ def settle(workspace: Workspace, cluster: Cluster, entry_ids: Iterable[int]) -> 
     jobs = _jobs_of(workspace, list(entries.values()))
     names = {entry.id: jobs[entry.id or 0][-1].folder for entry in entries.values()}
     there = sorted(name for name in names.values() if (cluster.root / name).is_dir())
-    collected = _imported(workspace, cluster, there)
+    # its mark says that a signal stopped it, as at the time limit; the queueing system knows that somebody did
+    stopped = {
+        names[entry.id]
+        for entry in entries.values()
+        if any(j.state is JobState.CANCELLED and j.started_at for j in last_attempt(jobs[entry.id or 0]))
+        and not (cluster.root / names[entry.id] / "DONE").exists()
+    }
+    collected = _imported(workspace, cluster, [name for name in there if name not in stopped])
     refused = {outcome.folder: outcome for outcome in collected.outcomes if outcome.state == "refused"}
     left = [e for e in workspace.store.queue(OPEN) if e.id in wanted]
     for entry in left:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOCKED = 75
 """Exit code of ``run.sh`` where another run works on the folder (EX_TEMPFAIL)."""
+TERMINATED = 143
+"""Exit code after SIGTERM."""
 _SLACK = 120.0
 """Seconds by which a process may seem older than its job, for clocks and start-up."""
 
@@ -59,14 +61,16 @@ def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Follo
     gone = [job for job in pending if listed is None or _listed(job, listed) is None]
     cluster.fetch(sorted({job.folder for job in gone}))
     ends = {job.id: job_end(cluster.root / job.folder, job.name, job.tasks) for job in gone}
-    silent = [job.job_id for job in gone if job.job_id and ends[job.id].missing] if listed is not None else []
+    # those that a signal ended: at the time limit, or because somebody cancelled them
+    asked = [job for job in gone if ends[job.id].missing or ends[job.id].exit_code == TERMINATED]
+    silent = [job.job_id for job in asked if job.job_id] if listed is not None else []
     words = cluster.scheduler.last_words(silent, cluster.somewhere)
     changed = []
     for job in pending:
         if job.id not in ends:
             now = _alive(cluster, job, listed or {})
         elif not ends[job.id].missing:
-            now = _ended(job, ends[job.id])
+            now = _ended(job, ends[job.id], words.get(job.job_id or ""))
         elif listed is None:
             now = replace(job, state=JobState.RUNNING) if ends[job.id].begun else job
         else:
@@ -111,15 +115,18 @@ def _alive(cluster: Cluster, job: JobRecord, listed: Mapping[str, Listed]) -> Jo
     return now
 
 
-def _ended(job: JobRecord, end: JobEnd) -> JobRecord:
-    """A job that wrote how it ended."""
+def _ended(job: JobRecord, end: JobEnd, words: LastWords | None) -> JobRecord:
+    """A job that wrote how it ended; by ``words`` somebody cancelled it."""
     code = end.exit_code or 0
+    state = JobState.FAILED if code else JobState.ENDED
     message = ""
+    if code == TERMINATED and words is not None and words.state is JobState.CANCELLED:
+        state, message = words.state, f"{FailureReason.CANCELLED}: {words.message}"
     if code == LOCKED:
         message = f"{REFUSED}another run works on the folder (.locks there names it)"
     return replace(
         job,
-        state=JobState.FAILED if code else JobState.ENDED,
+        state=state,
         started_at=end.started_at,
         ended_at=end.ended_at,
         missing_since=None,

@@ -18,6 +18,7 @@ from campaigns.cluster.watching import observe, proceed
 from campaigns.intake.adding import material_record
 from db.records import JobRecord, QueueEntryRecord
 from db.states import JobState, QueueState, RoundState
+from engine.materials.crystal import Crystal
 from engine.materials.identity import identify
 from tests.campaigns.helpers import configure, done
 from tests.engine.materials.cases import rocksalt
@@ -66,13 +67,19 @@ def campaign(directory: Path, entries: int) -> Path:
     configure(directory, {"campaign": {"batch": entries, "budget": entries}})
     with Campaign.open(directory) as opened:
         store = opened.store
-        store.add_materials([material_record(identify(f"m-{i}", rocksalt(4 + i * 0.02))) for i in range(entries)])
+        store.add_materials([material_record(identify(f"m-{i}", crystal(i))) for i in range(entries)])
         store.start_round({"settings": opened.configuration.model_dump(mode="json"), "labels": 0})
         queue = [QueueEntryRecord(i + 1, f"m-{i}", 2.5, 1.5, 4.0, fidelity="dft") for i in range(entries)]
         store.finish_step(1, RoundState.QUEUED, queue=queue)
         for state in (QueueState.APPROVED, QueueState.EXPORTED):
             opened.move([], state, "benchmark")
     return directory
+
+
+def crystal(i: int) -> Crystal:
+    """One of many that differ."""
+    cations = ("Mg", "Ca", "Sr", "Ba")
+    return rocksalt(4 + (i // len(cations)) * 0.02, cations[i % len(cations)])
 
 
 def submit(directory: Path, root: Path, running: Slurm) -> None:

@@ -277,6 +277,7 @@ def test_a_folder_that_is_gone(make_campaign: MakeCampaign, scheduler: Slurm) ->
     look(directory)
     until(directory, lambda found: found[0].state is not JobState.QUEUED)
     scheduler.ask("scancel", "--user=root")
+    wait(lambda: not scheduler.ask("squeue", "-h"))
     shutil.rmtree(directory / "calculations")
     until(directory, settled)
     look(directory)
