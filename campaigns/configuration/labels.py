@@ -259,6 +259,12 @@ class DftSection(Section):
         "order is unknown | ferromagnetic; without a moment, later stages have no spin. nonmagnetic: none has. MAGMOM "
         "in incar goes before it.",
     )
+    moments: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict,
+        examples=[{"mp-560902": (0.0, 0.0, 0.0, 0.0, 5.0, -5.0)}],
+        description="Magnetic order by id of the material: Bohr magnetons of each atom of the exported POSCAR, "
+        "repeated in supercells. An order must have the symmetry of the crystal, up to the sign of all moments.",
+    )
     hubbard_u: Literal["never", "materials-project"] | None = Field(
         default=None,
         examples=["never"],

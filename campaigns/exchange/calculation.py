@@ -34,7 +34,7 @@ from campaigns.exchange.manifest import (
 from campaigns.exchange.presets import choices_of
 from campaigns.exchange.pseudopotentials import pseudopotentials, remarks
 from campaigns.exchange.scripts import run_script
-from campaigns.exchange.spin import magnetic_elements, require_order
+from campaigns.exchange.spin import magnetic_elements, require_order, with_moments
 from campaigns.exchange.vasp import is_polar, ordered_structure, poscar, vasp_inputs
 from campaigns.pool.costs import SizeLimits
 from campaigns.property_names import named_temperature
@@ -137,7 +137,8 @@ def plan_calculation(entry: QueueEntryRecord, material: MaterialRecord, plan: Pl
     phonons = _decide(crystal, workload, campaign, dft) if workload else None
     relax = dft.relax or not full
     born = full and (dft.born == "always" or (dft.born == "auto" and is_polar(crystal, material.properties)))
-    inputs, notes, method = _inputs(structure, relax, born, phonons, dft)
+    ordered = with_moments(structure, dft.moments.get(entry.material_id))
+    inputs, notes, method = _inputs(ordered, relax, born, phonons, dft)
     settings = EntrySettings(
         relax=relax,
         born=born,

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from campaigns.exchange.vasp import VaspInputs
 
 
+def _moments(incar: Mapping[str, object]) -> str:
+    """MAGMOM as one line."""
+    given = incar.get("MAGMOM", "")
+    return " ".join(f"{moment:g}" for moment in given) if isinstance(given, list) else str(given)
+
+
 def method_of(
     inputs: Mapping[str, VaspInputs], chosen: Sequence[Pseudopotential], dft: DftSection
 ) -> tuple[Method | None, list[str]]:
@@ -47,6 +53,7 @@ def method_of(
         potcar_release=choices.potcar_release,
         potcar={one.element: one.name for one in chosen},
         spin=str(main.spin),
+        moments=_moments(main.tags) if main.spin is Spin.GIVEN else "",
         magnetism=choices.magnetism if main.spin in (Spin.TESTED, Spin.PARALLEL) else "",
         hubbard_u={one.element: u for one, u in zip(chosen, of_u, strict=False) if u},
     )

@@ -63,6 +63,8 @@ class Method(_Record):
     """Pseudopotential by element."""
     spin: str
     """``none``, ``given``, ``parallel`` or ``tested``: without spin where the relaxation finds no moment."""
+    moments: str
+    """MAGMOM of the forces where it is given."""
     magnetism: str
     """``[dft] magnetism``: what follows from a moment."""
     hubbard_u: dict[str, float]

@@ -6,13 +6,18 @@ more than 0.02 Bohr magnetons, the limit of pymatgen's ``auto_ispin``, the job g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from campaigns.exceptions import ExchangeError
+from engine.materials.crystal import Crystal
+from engine.materials.symmetry import operations
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from pymatgen.core import Structure
 
     from campaigns.configuration.incar import Tags
@@ -24,7 +29,7 @@ class Spin(StrEnum):
 
     NONE = "none"
     GIVEN = "given"
-    """As the user's MAGMOM or ISPIN says."""
+    """As the user's moments, MAGMOM or ISPIN say."""
     PARALLEL = "parallel"
     """Moments start parallel, whatever comes of them."""
     TESTED = "tested"
@@ -33,6 +38,51 @@ class Spin(StrEnum):
 
 _OPEN_SHELLS = ("Ti", "Cu", "Nb", "Tc", "Ru", "Rh", "Ta", "Re", "Os", "Ir", "Pa", "U", "Np", "Pu", "Am", "Cm")
 """Elements beside those of the Materials Project that carry a moment in some compounds (CuO, SrRuO3, UO2)."""
+
+
+MOMENT = "magmom"
+"""Name of pymatgen's property of sites that holds a moment, which its input sets write as MAGMOM."""
+
+
+def with_moments(structure: Structure, moments: Sequence[float] | None) -> Structure:
+    """The cell with the moments that the user chose for its sites; as it is without any.
+
+    Supercells of it have the moments too. Displacements are those of the crystal's symmetry, so that forces obey it
+    only if each operation maps the moments to themselves, or to their opposites.
+
+    Raises
+    ------
+    ExchangeError
+        If there are more or fewer than atoms, or the order has a lower symmetry than the crystal.
+    """
+    if moments is None:
+        return structure
+    symbols = " ".join(site.specie.symbol for site in structure)
+    if len(moments) != len(structure):
+        raise ExchangeError(
+            f"[dft] moments has {len(moments)} values, and its cell {len(structure)} atoms; give one for each of "
+            f"{symbols}"
+        )
+    if not _has_symmetry(structure, np.array(moments)):
+        raise ExchangeError(
+            f"[dft] moments = {' '.join(f'{moment:g}' for moment in moments)} of {symbols}: the order has a lower "
+            "symmetry than the crystal, and the displacements would miss forces; calculate it by hand and import its "
+            "label"
+        )
+    ordered = structure.copy()
+    ordered.add_site_property(MOMENT, list(moments))
+    return ordered
+
+
+def _has_symmetry(structure: Structure, moments: NDArray[np.float64]) -> bool:
+    """Whether each operation of the crystal maps the moments to themselves, or to their opposites."""
+    places = structure.frac_coords
+    for rotation, translation in zip(*operations(Crystal.from_structure(structure)), strict=True):
+        apart = (places @ rotation.T + translation)[:, None] - places[None]
+        nearest = np.linalg.norm((apart - np.rint(apart)) @ structure.lattice.matrix, axis=2).argmin(axis=1)
+        if not any(np.allclose(moments[nearest], sign * moments) for sign in (1, -1)):
+            return False
+    return True
 
 
 def spin_of(structure: Structure, given: Tags, choices: Choices, *, is_relaxed: bool) -> Spin:
@@ -49,7 +99,7 @@ def spin_of(structure: Structure, given: Tags, choices: Choices, *, is_relaxed: 
     is_relaxed
         Whether a relaxation comes first, or is the stage itself.
     """
-    if "MAGMOM" in given:
+    if "MAGMOM" in given or MOMENT in structure.site_properties:
         return Spin.GIVEN
     if not magnetic_elements(structure, choices) or (choices.magnetism == "nonmagnetic" and "ISPIN" not in given):
         return Spin.NONE
@@ -79,7 +129,7 @@ def require_order(spins: Mapping[str, Spin], elements: list[str], choices: Choic
     tested = [stage for stage, spin in spins.items() if spin in (Spin.TESTED, Spin.PARALLEL)]
     given = [stage for stage, spin in spins.items() if spin is Spin.GIVEN]
     listed = ", ".join(elements)
-    ways = "[dft] magnetism = 'nonmagnetic' or 'ferromagnetic', or MAGMOM in [dft] incar for each stage"
+    ways = "[dft] magnetism = 'nonmagnetic' or 'ferromagnetic', or its order in [dft] moments"
     if tested and given:
         raise ExchangeError(
             f"{listed} may carry a moment, and MAGMOM is given for {', '.join(given)} but not for "

@@ -12,7 +12,7 @@ from campaigns.exceptions import ExchangeError
 from campaigns.exchange.functional import is_on
 from campaigns.exchange.presets import Choices, choices_of
 from campaigns.exchange.pseudopotentials import pseudopotentials
-from campaigns.exchange.spin import Spin, magnetic_elements, spin_of
+from campaigns.exchange.spin import MOMENT, Spin, magnetic_elements, spin_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -114,7 +114,11 @@ def vasp_inputs(
     said = [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
     # the names of a release replace those of another one on purpose
     notes += [note for note in said if not note.startswith("Overriding POTCARs") or dft.potcar]
-    notes += [] if "MAGMOM" in by_atom else _ferromagnetic(structure, incar, spin, choices)
+    notes += (
+        []
+        if "MAGMOM" in by_atom or MOMENT in structure.site_properties
+        else _ferromagnetic(structure, incar, spin, choices)
+    )
     return VaspInputs(files, tuple(dict.fromkeys(notes)), dict(incar), spin)
 
 

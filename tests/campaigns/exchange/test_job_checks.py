@@ -8,7 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Incar
 
 from campaigns.campaign import Campaign
 from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue, imported, make_campaign, record, run
@@ -23,6 +26,9 @@ TITELS = {
     "O": "PAW_PBE O 08Apr2002",
     "Ni_pv": "PAW_PBE Ni_pv 06Sep2000",
 }
+RUTILE = Structure.from_spacegroup(
+    "P4_2/mnm", Lattice.tetragonal(4.87, 3.31), ["Mn", "F"], [[0, 0, 0], [0.305, 0.305, 0]]
+)
 NIO = record(NACL) | {"id": "NiO", "species": ["Ni", "O"]}
 PRESET = {"preset": "phonon-pbesol"}
 
@@ -168,6 +174,36 @@ def test_orders_that_nobody_chose_are_refused(tmp_path: Path) -> None:
     assert "not for forces" in refused(*command)
     configure(directory, {"dft": {"relax": False, "magnetism": "nonmagnetic", "incar": None}})
     done(*command)
+
+
+def test_the_order_of_a_material(tmp_path: Path) -> None:
+    """Antiferromagnetic manganese fluoride beside silicon; supercells repeat the order, others do not have it."""
+    fluoride = {
+        "id": "MnF2",
+        "lattice": RUTILE.lattice.matrix.tolist(),
+        "species": [site.specie.symbol for site in RUTILE],
+        "frac_coords": RUTILE.frac_coords.tolist(),
+        "properties": {},
+    }
+    directory = make_campaign(tmp_path, fluoride, SILICON, moments={"MnF2": [0, 0, 0, 0, 5, -5]}, **PRESET)
+    done("queue", "export", directory, "--to", tmp_path / "out", "--format", "phono3py")
+    ordered, silicon = sorted((tmp_path / "out").glob("001-*"))
+    assert "MAGMOM = 4*0.0 1*5.0 1*-5.0" in (ordered / "relax" / "INCAR").read_text()
+    cell = Structure.from_file(ordered / "POSCAR")
+    entry = json.loads((ordered / "entry.json").read_text())
+    repeats = round(abs(np.linalg.det(entry["settings"]["phonons"]["supercell"])))
+    moments = Incar.from_file(ordered / "forces" / "INCAR")["MAGMOM"]
+    assert len(moments) == repeats * len(cell)
+    assert [moments.count(moment) for moment in (0, 5, -5)] == [4 * repeats, repeats, repeats]
+    assert not (ordered / "forces" / "INCAR.nonmagnetic").exists()
+    assert "decide_spin" not in (ordered / "run.sh").read_text()
+    assert entry["settings"]["method"]["spin"] == "given"
+    assert "ISPIN = 1" in (silicon / "relax" / "INCAR").read_text()
+    for wrong, message in (([5, -5], "2 values"), ([0, 0, 0, 0, 5, 0], "lower symmetry")):
+        configure(directory, {"dft": {"moments": {"MnF2": wrong}}})
+        out = done("queue", "export", directory, "--to", tmp_path / message[0], "--format", "phono3py").err
+        assert "left out: MnF2: [dft] moments" in out
+        assert message in out
 
 
 def test_a_relaxation_alone_ends_as_done(tmp_path: Path, site: dict[str, str]) -> None:

@@ -52,7 +52,7 @@ SETTINGS = st.builds(
     | st.builds(
         Method,
         **dict.fromkeys(("preset", "potcar_release"), st.none() | TEXT),
-        **dict.fromkeys(("functional", "spin", "magnetism"), TEXT),
+        **dict.fromkeys(("functional", "spin", "moments", "magnetism"), TEXT),
         potcar=st.dictionaries(TEXT, TEXT, max_size=2),
         hubbard_u=st.dictionaries(TEXT, NUMBER, max_size=2),
     ),
@@ -129,6 +129,13 @@ def test_settings_without_a_method_have_the_hash_of_earlier_versions() -> None:
     assert settings.sha256 == text_sha256(text)
     assert "method" not in settings.model_dump(mode="json")
     method = Method(
-        preset=None, functional="PBE", potcar_release="PBE_54", potcar={}, spin="none", magnetism="", hubbard_u={}
+        preset=None,
+        functional="PBE",
+        potcar_release="PBE_54",
+        potcar={},
+        spin="none",
+        moments="",
+        magnetism="",
+        hubbard_u={},
     )
     assert settings.model_copy(update={"method": method}).sha256 != settings.sha256

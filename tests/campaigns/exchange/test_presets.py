@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -41,7 +42,7 @@ def test_a_key_replaces_that_of_the_preset(preset: str | None, key: str) -> None
         assert kept == {name: getattr(plain, name) for name in kept}
 
 
-def test_new_campaigns_have_a_preset_and_old_files_none(tmp_path) -> None:
+def test_new_campaigns_have_a_preset_and_old_files_none(tmp_path: Path) -> None:
     done("init", tmp_path / "c", "--cold", "--goal", "min")
     text = (tmp_path / "c" / "campaign.toml").read_text()
     assert f'\npreset = "{NEW_PRESET}"' in text
