@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from campaigns.exceptions import ConfigurationError
 from campaigns.exchange.calculation import natural_masses
+from campaigns.files import python_beside
 from campaigns.property_names import named_temperature
 from campaigns.version import code_version
 from db.labels import beyond
@@ -215,7 +216,9 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     spec = str(beside.absolute()) if beside.exists() else labeler.potential
     calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
     try:
-        spec = with_python(with_options(spec, labeler.potential_options), _python(labeler, directory))
+        spec = with_python(
+            with_options(spec, labeler.potential_options), python_beside(directory, labeler.potential_python)
+        )
         potential = load_potential(spec)
     except PotentialError as error:
         raise ConfigurationError(f"[labeler] potential = {labeler.potential!r}: {error}") from error
@@ -223,12 +226,6 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     decides = {"kind": labeler.kind, "settings": settings, "potential": described}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return Calculator(configuration, calculation, spec, digest, described)
-
-
-def _python(labeler: LabelerSection, directory: Path) -> str:
-    """Python of another environment, which may lie beside the campaign; "" for none."""
-    beside = directory / labeler.potential_python
-    return str(beside.absolute()) if labeler.potential_python and beside.is_file() else labeler.potential_python
 
 
 def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, object]]:
