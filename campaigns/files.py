@@ -10,6 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def python_beside(directory: Path, python: str) -> str:
+    """A Python by its name or path, absolute where it lies beside a campaign; empty for none."""
+    beside = directory / python
+    return str(beside.absolute()) if python and beside.is_file() else python
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Temporary path beside ``path``; it replaces ``path`` when the block succeeds, and is removed otherwise."""

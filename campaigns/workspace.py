@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from campaigns.configuration import FILE, Configuration, read_configuration
 from campaigns.exceptions import CampaignBusyError, CampaignError
+from campaigns.files import python_beside
 from db.connection import STRUCTURES
 from db.store import Store
 
@@ -54,12 +55,20 @@ class Workspace:
         return path.relative_to(self.directory).as_posix()
 
     def backbone(self, names: str | Sequence[str]) -> AnyBackbone:
-        """Load a checked backbone by name, or by a path relative to the campaign directory; or several side by side."""
+        """Load a checked backbone by name, or by a path relative to the campaign directory; or several side by side.
+
+        Potentials among them run by the Python of ``[model] potential_python``.
+        """
         from engine.learning.ensemble.storage import cached_starts
+        from engine.physics.calculator_specs import is_calculator_spec, with_python_each
 
         given = [names] if isinstance(names, str) else names
-        beside = [self.directory / name for name in given]
-        return cached_starts([path if path.exists() else n for path, n in zip(beside, given, strict=True)])
+        python = python_beside(self.directory, self.configuration.model.potential_python)
+        found: list[str | Path] = []
+        for name in with_python_each(given, python):
+            beside = self.directory / name
+            found.append(beside if not is_calculator_spec(name) and beside.exists() else name)
+        return cached_starts(found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

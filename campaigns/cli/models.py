@@ -58,6 +58,7 @@ def train(
     property: Field,
     out: Annotated[Path, typer.Option("--out", metavar="MODELDIR", help="Folder to write.")],
     start: Start = None,
+    potential_python: PotentialPython = "",
     strategy: Annotated[
         str,
         typer.Option(
@@ -93,7 +94,7 @@ def train(
 
     request = TrainRequest(
         files, property, out, starts(start), strategy, head, members, seed, scale, epochs, auxiliaries,
-        split_settings(split, tail_above, tail_below),
+        potential_python, split_settings(split, tail_above, tail_below),
     )  # fmt: skip
     with Progress(quiet) as progress:
         record = train_model(request, progress.say)
@@ -127,6 +128,7 @@ def predict(
         Path | None,
         typer.Option("--out", metavar="PATH", help="Table to write: .csv or .parquet; without it a table is printed."),
     ] = None,
+    potential_python: PotentialPython = "",
     format: OutFormat = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
@@ -134,7 +136,7 @@ def predict(
     from campaigns.standalone.predictions import predict_files
 
     with Progress(quiet) as progress:
-        outcome = predict_files(model, files, out, progress.say)
+        outcome = predict_files(model, files, out, progress.say, potential_python)
     for line in outcome.refused:
         message(line)
     if out is None:

@@ -29,7 +29,8 @@ Start = Annotated[
         "--from",
         metavar="MODEL",
         help="Backbone or trained model to start from; without it the shipped ones. Several, each with its own "
-        "--from, are used side by side: --from megnet-multiproperty --from TENSORNETDIR.",
+        "--from, are used side by side: --from megnet-multiproperty --from TENSORNETDIR. A potential of another "
+        "library, such as sevennet:7net-0, gives embeddings only.",
     ),
 ]
 NewProperty = Annotated[

@@ -21,8 +21,15 @@ class ModelSection(Section):
         default="megnet-multiproperty",
         description="Pre-trained graph network that embeds the crystals: a shipped name, a folder, or a MatGL name "
         "(needs "
-        'internet access); a list puts several side by side, e.g. ["megnet-multiproperty", "megnet-taught"]: smaller '
-        "errors, slower rounds.",
+        "internet access); or family:model of a library of potentials (sevennet:7net-0, mace:medium-mpa-0, ...), which "
+        'gives embeddings only; a list puts several side by side, e.g. ["megnet-multiproperty", "megnet-taught"]: '
+        "smaller errors, slower rounds.",
+    )
+    potential_python: str = Field(
+        default="",
+        examples=["/path/to/environment/bin/python"],
+        description="Python of another environment, in which the library of a potential among the backbones is "
+        "installed; the potential runs in a process of it.",
     )
     networks: str = Field(
         default="none",

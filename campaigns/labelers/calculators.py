@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from campaigns.exceptions import ConfigurationError
 from campaigns.exchange.calculation import natural_masses
+from campaigns.files import python_beside
 from campaigns.labelers.born_folder import BornFolder
 from campaigns.property_names import named_temperature
 from campaigns.version import code_version
@@ -267,7 +268,9 @@ def make_calculator(configuration: Configuration, directory: Path) -> Calculator
     spec = str(beside.absolute()) if beside.exists() else labeler.potential
     calculation, settings = _calculation(labeler, named_temperature(configuration.campaign.property))
     try:
-        spec = with_python(with_options(spec, labeler.potential_options), _python(labeler, directory))
+        spec = with_python(
+            with_options(spec, labeler.potential_options), python_beside(directory, labeler.potential_python)
+        )
         potential = load_potential(spec, device=_device(configuration))
     except PotentialError as error:
         raise ConfigurationError(f"[labeler] potential = {labeler.potential!r}: {error}") from error
@@ -294,12 +297,6 @@ def _device(configuration: Configuration) -> str:
         if labeler.potential_python and labeler.devices
         else require_devices(labeler.devices)
     )
-
-
-def _python(labeler: LabelerSection, directory: Path) -> str:
-    """Python of another environment, which may lie beside the campaign; "" for none."""
-    beside = directory / labeler.potential_python
-    return str(beside.absolute()) if labeler.potential_python and beside.is_file() else labeler.potential_python
 
 
 def _calculation(labeler: LabelerSection, temperature: float) -> tuple[Calculation, dict[str, object]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from campaigns.round.context import RoundContext
     from db.store import Store
-    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.backbones.part import BackbonePart
     from engine.learning.backbones.stack import AnyBackbone
     from engine.learning.ensemble.ensemble import Ensemble
 
@@ -120,16 +120,16 @@ def whole_lineage(store: Store, model_id: str) -> list[ModelRecord]:
     return list(found.values())
 
 
-def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
+def backbone_records(backbone: BackbonePart, folder: str) -> list[ModelRecord]:
     """Stages of a backbone, oldest first, each with the one before as parent; only the last has its weights here.
 
-    ``folder`` is the backbone's, relative to the campaign.
+    ``folder`` is the backbone's, relative to the campaign. What a potential has learned is not known, and its stage
+    says so.
     """
-    from engine.learning.backbones.backbone import WEIGHTS
-
     stages: Sequence[Json] = backbone.card.get("lineage", [])
     # a stage knows what it started from: what it made is what the next one started from
     made = [(str(s["start"]), str(s.get("start_sha256", ""))) for s in stages] + [(backbone.name, backbone.sha256)]
+    unknown = {key: backbone.card[key] for key in ("training_data",) if key in backbone.card}
     records: list[ModelRecord] = []
     for number, (name, sha256) in enumerate(made):
         stage = stages[number - 1] if number else {}
@@ -141,13 +141,15 @@ def backbone_records(backbone: Backbone, folder: str) -> list[ModelRecord]:
             ModelRecord(
                 model_id=f"{name.replace('/', '-')}-{(sha256 or str(stage.get('data_hash', '')))[:8]}",
                 parent_id=records[-1].model_id if records else None,
-                stage={"kind": STAGE if stage else START, "backbone": name, **stage},
+                stage={"kind": STAGE if stage else START, "backbone": name, **unknown, **stage},
                 backbone_hash=sha256,
                 data_hash=str(stage.get("data_hash", "")),
                 settings={key: stage[key] for key in ("properties", "strategy", "fidelity", "loss") if key in stage},
                 seeds=seeds,
                 metrics={"held_out": stage.get("held_out", {})},
-                members=(MemberRecord(0, next(iter(seeds), 0), f"{folder}/{WEIGHTS}", sha256),) if last else (),
+                members=(MemberRecord(0, next(iter(seeds), 0), f"{folder}/{backbone.vouched}", sha256),)
+                if last
+                else (),
             )
         )
     return records

@@ -20,7 +20,7 @@ from campaigns.stability.names import CALCULATED
 from db.states import QueueState
 from engine.acquire.constraints import Columns, Constraint, Elements, Missing, PropertyRange, apply_constraints
 from engine.execution import ExecutionSettings, executor
-from engine.learning.features.featuriser import embed
+from engine.learning.features.featuriser import chunks, embed
 from engine.materials.crystal import Crystal
 from engine.materials.dimensionality import dimensionality
 
@@ -37,6 +37,8 @@ BLOCK = 1024
 """Most crystals of a block of embeddings."""
 WORTH_WORKERS = 10_000
 """Fewer missing embeddings are made in this process: loading MatGL in others would take longer."""
+WORTH_POTENTIALS = 4
+"""Blocks of a potential as a backbone, whose embeddings take long, from which workers start it too."""
 _BLOCK_SITES = 16_384
 """Sites at which a block is complete."""
 _HERE = ExecutionSettings(workers=1)
@@ -208,9 +210,15 @@ def embed_pool(
         missing = np.flatnonzero(wanted & ~part.embedded(pool.hashes))
         done = int(wanted.sum()) - len(missing)
         yield done
-        many = execution is not None and len(missing) >= WORTH_WORKERS
-        with executor(execution if many and execution else _HERE) as run:
-            for made in run.map_unordered(embed, crystals_of(store, pool, missing), part.backbone, part.keep_graphs):
+        backbone = part.backbone
+        few = WORTH_WORKERS if backbone.trained else WORTH_POTENTIALS * backbone.block
+        blocks = (
+            {key: crystals[key] for key in keys}
+            for crystals in crystals_of(store, pool, missing)
+            for keys in chunks(list(crystals), backbone.block)
+        )
+        with executor(execution if execution and len(missing) >= few else _HERE) as run:
+            for made in run.map_unordered(embed, blocks, backbone, part.keep_graphs):
                 part.keep(made)
                 done += len(made.keys)
                 yield done

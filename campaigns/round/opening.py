@@ -157,8 +157,9 @@ def _check_first_batch(workspace: Workspace) -> None:
 
 
 def _settings(settings: Configuration) -> Json:
-    """All settings that determine a round's outcome."""
-    return settings.model_dump(mode="json", exclude={"dft", "execution", "labeler", "stopping", "store"})
+    """All settings that determine a round's outcome; not where a potential runs, whose version the backbone has."""
+    left_out = dict.fromkeys(("dft", "execution", "labeler", "stopping", "store"), True)
+    return settings.model_dump(mode="json", exclude={**left_out, "model": {"potential_python"}})
 
 
 def _keep_candidates(workspace: Workspace, candidates: NDArray[np.int64]) -> str:

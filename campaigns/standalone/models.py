@@ -60,6 +60,8 @@ class TrainRequest:
     epochs: int = 30
     auxiliaries: bool = True
     """Whether networks learn the records' other numbers beside the property."""
+    potential_python: str = ""
+    """Python of another environment, in which potentials among the backbones run."""
     split: SplitSettings | None = None
     """Split on which a model trained the same way is tested before the model is trained on all rows."""
 
@@ -79,11 +81,13 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
     from engine.learning.ensemble.training import Labels, train_ensemble
     from engine.learning.networks.effort import effort_warning
     from engine.learning.networks.finetune import check_start, fine_tuning
+    from engine.physics.calculator_specs import with_python_each
 
     if (request.out / RECORD).exists():
         raise CampaignError(f"{request.out} holds a trained model already; choose another folder")
     scale = request.scale or default_scale(request.property)
-    backbone = load_starts(request.start or SIDE_BY_SIDE)
+    start = (request.start,) if isinstance(request.start, str) and request.start else request.start
+    backbone = load_starts(with_python_each(start or SIDE_BY_SIDE, request.potential_python))
     settings = EnsembleSettings(
         request.strategy, request.head, request.members, request.seed, fine_tuning(request.epochs)
     )
@@ -96,7 +100,10 @@ def train_model(request: TrainRequest, say: Say) -> dict[str, Any]:
             values = [float(m.properties[request.property]) for m in materials.values()]
             split = split_materials(request.split, list(materials.values()), values)
         featuriser = make_featuriser(backbone, cache)
-        featuriser.add({key: m.crystal for key, m in materials.items()})
+        featuriser.add(
+            {key: m.crystal for key, m in materials.items()},
+            lambda name, done: say(Count(f"{done} of {len(materials)} crystals embedded by {name}")),
+        )
         say(f"{len(materials)} labelled crystals embedded")
         if known := answers_seen(backbone, request.property, materials):
             say(known)
@@ -250,6 +257,7 @@ def _parse_data(text: str) -> tuple[str, Path, str, str]:
 def verify_models(campaign: Campaign) -> list[dict[str, str]]:
     """State of every checkpoint of every model, and of the backbones they stand on: intact, changed or missing."""
     from engine.learning.backbones.backbone import WEIGHTS
+    from engine.learning.backbones.potential_backbone import POTENTIAL
 
     checkpoints: dict[tuple[str, str], str] = {}
     for record in campaign.store.models():
@@ -260,7 +268,8 @@ def verify_models(campaign: Campaign) -> list[dict[str, str]]:
             checkpoints[record.model_id, backbone] = record.backbone_hash
     listed = {path for _, path in checkpoints}
     for home in sorted((campaign.artifacts / "backbones").glob("*")):  # also one that was known as an ancestor before
-        path = f"artifacts/backbones/{home.name}/{WEIGHTS}"
+        file = POTENTIAL if (home / POTENTIAL).is_file() else WEIGHTS
+        path = f"artifacts/backbones/{home.name}/{file}"
         if path not in listed:
             checkpoints["backbone", path] = home.name  # the beginning of its hash
     return [

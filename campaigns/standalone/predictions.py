@@ -93,13 +93,17 @@ class GivenModel:
             return cls(campaign.workspace.artifacts / "models" / str(last.model_id), half_width, words)
 
 
-def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, say: Say) -> PredictOutcome:
+def predict_files(
+    model: Path | str, files: Sequence[Path], out: Path | None, say: Say, potential_python: str = ""
+) -> PredictOutcome:
     """Predict the crystals of ``files``, chunk by chunk, into a CSV or Parquet file, or into the outcome.
 
     Parameters
     ----------
     model
         Folder that ``kappascout train`` wrote, the name of a shipped model, or the directory of a campaign.
+    potential_python
+        Python in which potentials among its backbones run, where that is another than when it was trained.
 
     Raises
     ------
@@ -113,7 +117,7 @@ def predict_files(model: Path | str, files: Sequence[Path], out: Path | None, sa
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise CampaignError(f"{out} ends in neither .csv nor .parquet; give one of these")
     given = GivenModel.of(model)
-    ensemble = load_ensemble(given.folder)
+    ensemble = load_ensemble(given.folder, potential_python)
     refused: list[str] = []
     predicted = 0
     kept: list[Row] = []

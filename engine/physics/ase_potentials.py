@@ -66,6 +66,7 @@ class AsePotential(Potential):
         self.elements = self._spec.covered()
         self._other: OtherEnvironment | None = None
         self._shared: Evaluator | None = None
+        self._describing: Evaluator | None = None
         try:
             facts = self._started()
         except RecipeError as error:
@@ -91,6 +92,23 @@ class AsePotential(Potential):
                 return make_calculator(self._spec.recipe)
         except RecipeError as error:
             raise PotentialError(self._advised(error)) from error
+
+    def descriptors(self, atoms: Atoms) -> tuple[NDArray[np.float64], list[int]]:
+        """Descriptors of n atoms (n x d), and atomic numbers that the potential knows; none if it does not tell.
+
+        Raises
+        ------
+        Exception
+            Whatever the calculator raises; ValueError if it has none.
+        """
+        if self._other is not None:
+            return self._other.describe(atoms)
+        place = self._spec.recipe["descriptors"]
+        with redirect_stdout(sys.stderr):
+            if self._describing is None:
+                self._describing = self._shared or Evaluator(make_calculator(self._spec.recipe))
+            given = (atoms.numbers.tolist(), atoms.pbc.tolist(), atoms.cell.array, atoms.positions)
+            return self._describing.describe(place, *given), self._describing.elements(place.get("elements"))
 
     def describe(self) -> dict[str, str]:
         """Name, hash of name, options, version and weights, and the package, for a record.

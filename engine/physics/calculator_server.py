@@ -10,6 +10,8 @@ lists name and shape of the arrays in the bytes, float64, little-endian. The ord
 - evaluate (ours): what is wanted, positions, and what has changed of atomic numbers, periodicity and cell; answered by
   results: all of energy (eV), forces (eV/Angstrom, n x 3) and stress (eV/Angstrom^3, Voigt) that were calculated, and
   the processor time of this process so far in seconds
+- describe (ours): a crystal as for evaluate; answered by descriptors of its atoms (n x d), the atomic numbers that the
+  potential knows (an empty list if it does not tell), and the processor time
 - error, in place of any answer: type and message of the exception
 
 Whatever the potential prints goes to standard error. The program ends with its parent, or when its input ends.
@@ -43,11 +45,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Recipe = Mapping[str, Any]
-    """How a calculator is made, JSON-ready: see :func:`make_calculator`."""
+    """How a calculator is made, JSON-ready: see :func:`make_calculator`, and :meth:`Evaluator.describe`."""
     Arguments = tuple[tuple[object, ...], Mapping[str, object]]
     Arrays = Mapping[str, ArrayLike]
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAGIC = b"ksp1"
 _LENGTHS = struct.Struct(">4sII")
 _BLOCK = 1 << 20
@@ -138,6 +140,54 @@ class Evaluator:
                 raise ValueError(f"the calculator gives {name} of shape {np.shape(found[name])}, not {shape}")
         return found
 
+    def describe(
+        self,
+        descriptors: Mapping[str, Any],
+        numbers: Sequence[int],
+        pbc: Sequence[bool],
+        cell: ArrayLike,
+        positions: ArrayLike,
+    ) -> NDArray[Any]:
+        """Descriptors of the atoms (n x d); ``descriptors`` says where the calculator has them.
+
+        It holds either ``method``, the name of a method of the calculator that returns them for an ASE Atoms object,
+        with its keyword arguments ``options``; or ``module``, names of torch modules of the calculator, of which the
+        first that exists counts: they are its first argument or, with ``side`` output, what it returns, under ``key``
+        where that is a mapping. What the calculator would do after that is left out.
+
+        Raises
+        ------
+        Exception
+            Whatever the calculator raises; ValueError if there is no such method or module, or another shape.
+        """
+        import numpy as np
+
+        try:
+            atoms = self._placed(numbers, pbc, cell, positions)
+            if "method" in descriptors:
+                method = _part(self._calculator, [descriptors["method"]])
+                given = method(atoms, **descriptors.get("options", {}))
+            else:
+                given = _passing(self._calculator, atoms, descriptors)
+        finally:
+            self._atoms = None
+        found = np.array(given, dtype=float)
+        if found.ndim != 2 or len(found) != len(atoms):
+            raise ValueError(f"the calculator gives descriptors of shape {found.shape} for {len(atoms)} atoms")
+        return found
+
+    def elements(self, known: Any) -> list[int]:
+        """Atomic numbers of the elements it knows; none if it does not tell.
+
+        ``known`` is the attribute of the calculator that lists them, as numbers or symbols, or the highest number.
+        """
+        from ase.data import atomic_numbers
+
+        if not isinstance(known, str):
+            return list(range(1, int(known or 0) + 1))
+        listed = _part(self._calculator, [known])
+        return sorted({atomic_numbers[one] if isinstance(one, str) else int(one) for one in listed})
+
     def _placed(self, numbers: Sequence[int], pbc: Sequence[bool], cell: ArrayLike, positions: ArrayLike) -> Atoms:
         from ase import Atoms
 
@@ -192,6 +242,45 @@ def _ask(atoms: Atoms, name: str) -> Any:
     if name == "energy":
         return float(np.asarray(atoms.get_potential_energy()).item())
     return np.array(atoms.get_forces() if name == "forces" else atoms.get_stress(), dtype=float)
+
+
+class _ReachedError(Exception):
+    """The descriptors are known; what the calculator would still do is left out."""
+
+
+def _passing(calculator: Any, atoms: Atoms, place: Mapping[str, Any]) -> Any:
+    """What goes into a torch module, or comes out of it, while the energy is calculated."""
+    module = _part(calculator, place["module"])
+    kept: list[Any] = []
+
+    def keep(_: object, *passed: Any) -> None:  # the arguments, and for what comes out the result too
+        value = passed[-1] if place.get("side") == "output" else passed[0][0]
+        if "key" in place:
+            value = value[place["key"]]
+        kept.append(value.detach().cpu().numpy().copy())
+        raise _ReachedError
+
+    hook = module.register_forward_hook if place.get("side") == "output" else module.register_forward_pre_hook
+    handle = hook(keep)
+    calculator.reset()  # a calculator that knows the energy already would not ask its network
+    try:
+        atoms.get_potential_energy()
+    except _ReachedError:
+        return kept[0]
+    finally:
+        handle.remove()
+        calculator.reset()  # it holds the crystal by now, and results of another
+    raise ValueError(f"the calculator does not use its {' or '.join(place['module'])}")
+
+
+def _part(calculator: Any, names: Sequence[str]) -> Any:
+    """The first of the calculator's attributes, of ``model.mlp`` as of nested ones, that exists."""
+    for name in names:
+        try:
+            return operator.attrgetter(name)(calculator)
+        except AttributeError:
+            continue
+    raise ValueError(f"{type(calculator).__name__} has no {' or '.join(names)}; its version may be too old or too new")
 
 
 def _model(recipe: Recipe) -> Arguments:
@@ -350,12 +439,24 @@ def _serve(channel: _Channel) -> None:
         crystal.update(arrays)
         crystal.update({name: header[name] for name in ("numbers", "pbc") if name in header})
         try:
-            found = evaluator.evaluate(header["wanted"], **crystal)
+            answer, found = _answer(evaluator, recipe, header, crystal)
         except Exception as error:  # a foreign calculator may raise anything; the next crystal may succeed
             channel.send_error(error)
             continue
-        energy = {"energy": found.pop("energy")} if "energy" in found else {}
-        channel.send(dict(energy, kind="results", core_seconds=time.process_time()), found)
+        channel.send(dict(answer, core_seconds=time.process_time()), found)
+
+
+def _answer(
+    evaluator: Evaluator, recipe: Recipe, header: Mapping[str, Any], crystal: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and arrays of the answer to evaluate or describe."""
+    if header["kind"] == "describe":
+        place = recipe["descriptors"]
+        found = {"descriptors": evaluator.describe(place, **crystal)}
+        return {"kind": "descriptors", "elements": evaluator.elements(place.get("elements"))}, found
+    found = evaluator.evaluate(header["wanted"], **crystal)
+    energy = {"energy": found.pop("energy")} if "energy" in found else {}
+    return dict(energy, kind="results"), found
 
 
 def _end_with(parent: int) -> None:

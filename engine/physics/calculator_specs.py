@@ -24,6 +24,8 @@ from engine.materials.elements import ATOMIC_NUMBERS
 
 PYTHON = "potential_python"
 """Option that names the Python of another environment."""
+METHOD = "get_descriptors"
+"""Method by which any calculator may give descriptors of atoms (n x d) for an ASE Atoms object, as MACE's does."""
 _TAIL = r"(?:\[(?P<elements>[A-Za-z, ]+)\])?(?:\?(?P<options>\{.*\}))?$"
 _CALLABLE = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+):(?P<name>[A-Za-z_]\w*)" + _TAIL, re.DOTALL)
 _MODEL = re.compile(r"(?!tersoff:)(?P<family>[A-Za-z_]\w*):(?P<model>[^\[\]?]+)" + _TAIL, re.DOTALL)
@@ -44,6 +46,7 @@ class Family:
     device: str = ""
     precision: str = ""
     weights: Sequence[str] = ()
+    descriptors: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self, model: str, options: Mapping[str, object]) -> dict[str, Any]:
         """Recipe of one model; an option goes to the loader if it is one of the loader's."""
@@ -60,6 +63,7 @@ class Family:
             "loader_options": {**self.loader_options, **for_loader},
             "weights": list(self.weights),
             "package": self.package,
+            "descriptors": dict(self.descriptors),
         }
 
 
@@ -167,6 +171,22 @@ def with_python(spec: str, python: str | Path) -> str:
     return f"{spec.partition('?')[0]}?{json.dumps({**options, PYTHON: str(python)}, sort_keys=True)}"
 
 
+def with_python_each(names: Sequence[str], python: str | Path) -> tuple[str, ...]:
+    """Names of backbones, of which those that are potentials run by the Python of another environment.
+
+    Raises
+    ------
+    PotentialError
+        If a Python is given, and no name is that of a potential for it.
+    """
+    if str(python) and not any(is_calculator_spec(name) for name in names):
+        raise PotentialError(
+            f"{PYTHON} = {str(python)!r} is for a potential, family:model or package.module:Callable, among "
+            f"{', '.join(names) or 'the backbones'}, and none of them is one; leave it out"
+        )
+    return tuple(with_python(name, python) if is_calculator_spec(name) else name for name in names)
+
+
 def read_spec(spec: str) -> CalculatorSpec:
     """Read a name of a calculator.
 
@@ -184,7 +204,11 @@ def read_spec(spec: str) -> CalculatorSpec:
     python = str(options.pop(PYTHON, ""))
     name = with_options(spec.partition("?")[0], options) if python else spec
     if match:
-        recipe = {"calculator": [f"{match['module']}:{match['name']}"], "options": options}
+        recipe = {
+            "calculator": [f"{match['module']}:{match['name']}"],
+            "options": options,
+            "descriptors": {"method": METHOD},
+        }
         return CalculatorSpec(name, recipe, match["elements"], python)
     if found["family"] not in families():
         raise PotentialError(

@@ -104,36 +104,52 @@ class OtherEnvironment:
         OtherEnvironmentError
             If the calculator raises, or its process dies twice or does not answer in time.
         """
+        header, arrays = self._asked(atoms, {"kind": "evaluate", "wanted": wanted})
+        energy = {"energy": header["energy"]} if "energy" in header else {}
+        return energy | arrays
+
+    def describe(self, atoms: Atoms) -> tuple[NDArray[Any], list[int]]:
+        """Descriptors of the atoms (n x d), and atomic numbers that the potential knows; none if it does not tell.
+
+        Raises
+        ------
+        OtherEnvironmentError
+            As for :meth:`evaluate`.
+        """
+        header, arrays = self._asked(atoms, {"kind": "describe"})
+        return arrays["descriptors"], header["elements"]
+
+    def _asked(self, atoms: Atoms, request: Mapping[str, Any]) -> Message:
+        """The answer on a crystal, of a process that is started again if it dies."""
         with self._lock:
             try:
-                header, arrays = self._answer(atoms, wanted)
+                header, arrays = self._answer(atoms, request)
             except _EndedError as first:
                 logging.getLogger(__name__).warning("%s; it is started again", first)
                 try:
-                    header, arrays = self._answer(atoms, wanted)
+                    header, arrays = self._answer(atoms, request)
                 except _EndedError as second:
                     raise OtherEnvironmentError(f"{second}, also when it was started again") from second
             except _HungError as error:
                 raise OtherEnvironmentError(str(error)) from error
         if header["kind"] == "error":
             raise OtherEnvironmentError(f"{header['type']}: {header['message']} (in {self.python})")
-        energy = {"energy": header["energy"]} if "energy" in header else {}
-        return energy | arrays
+        return header, arrays
 
-    def _answer(self, atoms: Atoms, wanted: str) -> Message:
+    def _answer(self, atoms: Atoms, request: Mapping[str, Any]) -> Message:
         if self._process is None:
             self._start()
         assert self._process is not None
         try:
-            message = self._process.ask(*self._question(atoms, wanted), self.limit)
+            message = self._process.ask(*self._question(atoms, request), self.limit)
         except (_EndedError, _HungError):
             self._stop()
             raise
         self.core_seconds += self._process.worked(message[0].get("core_seconds"))
         return message
 
-    def _question(self, atoms: Atoms, wanted: str) -> Message:
-        """What has changed since the last crystal, and the positions."""
+    def _question(self, atoms: Atoms, request: Mapping[str, Any]) -> Message:
+        """A request with what has changed since the last crystal, and the positions."""
         now: dict[str, Any] = {"numbers": atoms.numbers.tolist(), "pbc": atoms.pbc.tolist()}
         header = {name: value for name, value in now.items() if value != self._sent.get(name)}
         arrays = {"positions": atoms.positions}
@@ -141,7 +157,7 @@ class OtherEnvironment:
         if "cell" not in self._sent or (cell != self._sent["cell"]).any():
             arrays["cell"] = cell
         self._sent.update(now, cell=cell.copy())
-        return {"kind": "evaluate", "wanted": wanted, **header}, arrays
+        return {**request, **header}, arrays
 
     def _start(self) -> None:
         self._sent = {}

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.exceptions import BackboneError, UnknownElementError
-from engine.graphs.crystal_graph import build_graph, collate, pack
+from engine.graphs.crystal_graph import build_graph, build_graphs, collate, pack
 from engine.learning.backbones.bodies import body_arguments, build_body, node_types
 from engine.learning.backbones.column_statistics import ColumnStatistics
-from engine.learning.features.bonding import BONDING_STATISTICS
+from engine.learning.features.bonding import BONDING_STATISTICS, CUTOFF
 from engine.learning.features.composition import COMPOSITION_STATISTICS
 from engine.learning.features.statistics import crystal_statistics
 from engine.materials.crystal import Crystal
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
+BLOCK = 2048
+"""Crystals that are embedded together, their graphs all in memory."""
 _CARD_KEYS = ("name", "body", "readout_size", "trunk_size", "properties", "sha256", "checks")
 DEFAULT_BACKBONE = "megnet-multiproperty"
 """What a campaign stands on, which scores its whole pool every round."""
@@ -88,6 +90,16 @@ class Backbone:
     def is_potential(self) -> bool:
         """Whether it is the network inside a potential."""
         return "potential" in self.card
+
+    @property
+    def block(self) -> int:
+        """Crystals that are embedded together."""
+        return BLOCK
+
+    @property
+    def vouched(self) -> str:
+        """Name of the file of :meth:`save` whose SHA-256 is :attr:`sha256`."""
+        return WEIGHTS
 
     @property
     def cutoff(self) -> float:
@@ -172,6 +184,12 @@ class Backbone:
         for crystal in crystals:
             self.check_elements(crystal)
         return self.embed([build_graph(c, self.cutoff) for c in crystals], crystal_statistics(crystals))
+
+    def embed_with_graphs(self, crystals: Sequence[Crystal]) -> tuple[NDArray[np.float32], list[CrystalGraph]]:
+        """N x d embeddings and the N graphs that they were made from; elements must have been checked before."""
+        both = [build_graphs(crystal, (self.cutoff, CUTOFF)) for crystal in crystals]
+        graphs = [graph for graph, _ in both]
+        return self.embed(graphs, crystal_statistics(crystals, (wide for _, wide in both))), graphs
 
     def save(self, folder: Path | str) -> Path:
         """Write weights and card under ``folder``; the card is completed with expected outputs on known compounds."""

@@ -7,7 +7,7 @@ each its own length scales and weights; fine-tuned networks take turns, member k
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from engine.exceptions import BackboneError
 from engine.learning.backbones.backbone import Backbone
 from engine.learning.backbones.column_statistics import ColumnStatistics
+from engine.learning.backbones.part import BackbonePart
 from engine.learning.features.featuriser import Featuriser, Precision
 from engine.learning.features.statistics import STATISTICS
 
@@ -34,7 +35,7 @@ _OWN = slice(len(STATISTICS), None)
 class BackboneStack:
     """Backbones read as one; :func:`mixed` makes it, so that one alone stays what it is."""
 
-    parts: tuple[Backbone, ...]
+    parts: tuple[BackbonePart, ...]
 
     def __post_init__(self) -> None:
         """Refuse one backbone named twice, and backbones that have no element in common."""
@@ -103,7 +104,8 @@ class BackboneStack:
     @property
     def trained(self) -> tuple[Backbone, ...]:
         """Backbones that networks are fine-tuned from: potentials, which are large, only give columns beside others."""
-        return tuple(part for part in self.parts if not part.is_potential) or self.parts
+        others = [part for part in self.parts if not part.is_potential]
+        return tuple(backbone for part in others or self.parts for backbone in part.trained)
 
     def check_elements(self, crystal: Crystal) -> None:
         """Raise :class:`UnknownElementError` if one of them does not know an element of ``crystal``."""
@@ -132,10 +134,10 @@ class StackFeaturiser:
         lacking = {key for part in self.parts for key in part.missing(keys)}
         return [key for key in dict.fromkeys(keys) if key in lacking]
 
-    def add(self, crystals: Mapping[str, Crystal]) -> None:
+    def add(self, crystals: Mapping[str, Crystal], on_block: Callable[[str, int], None] | None = None) -> None:
         """Make graphs and embeddings of those of ``crystals`` that have none; see :meth:`Featuriser.add`."""
         for part in self.parts:
-            part.add(crystals)
+            part.add(crystals, on_block)
 
     def discard_broken(self) -> list[str]:
         """Delete damaged shards, and name them; what they held is missing then."""
@@ -146,7 +148,7 @@ class StackFeaturiser:
         return _side_by_side([part.embeddings(keys) for part in self.parts])
 
 
-AnyBackbone = Backbone | BackboneStack
+AnyBackbone = BackbonePart | BackboneStack
 AnyFeaturiser = Featuriser | StackFeaturiser
 
 

@@ -10,7 +10,7 @@ from engine.exceptions import TrainingError
 from engine.learning.heads.kinds import head_kind, heads_with_networks
 from engine.learning.heads.registry import members_class
 from engine.learning.networks import strategies
-from engine.learning.networks.finetune import fine_tuning
+from engine.learning.networks.finetune import fine_tuning, require_trainable
 from engine.learning.networks.losses import Loss
 from engine.learning.networks.schedule import FineTuning, Schedule
 
@@ -86,13 +86,21 @@ class EnsembleSettings:
         return members_class(self.head)
 
     def resolved(self, n_labels: int, backbone: AnyBackbone) -> EnsembleSettings:
-        """The settings with the strategy that ``auto`` stands for; a potential takes hours to fine-tune."""
-        if self.strategy != AUTO:
-            return self
+        """The settings with the strategy that ``auto`` stands for; a potential takes hours to fine-tune.
+
+        Raises
+        ------
+        TrainingError
+            If networks are to be trained, and the backbone gives embeddings only.
+        """
         kind = head_kind(self.head)
         pays = n_labels >= NETWORK_LABELS and not backbone.is_potential
         networks = kind.is_network or (kind.is_stacked and pays)
-        return replace(self, strategy="full" if networks else FROZEN)
+        chosen = "full" if networks else FROZEN
+        found = replace(self, strategy=chosen) if self.strategy == AUTO else self
+        if found.networks:
+            require_trainable(backbone)
+        return found
 
     @property
     def member_seeds(self) -> list[int]:

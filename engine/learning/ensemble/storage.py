@@ -17,6 +17,8 @@ import torch
 
 from engine.exceptions import BackboneError, ModelFileError
 from engine.learning.backbones.backbone import CARD, Backbone, load_backbone
+from engine.learning.backbones.part import BackbonePart
+from engine.learning.backbones.potential_backbone import POTENTIAL, PotentialBackbone, load_potential_backbone
 from engine.learning.backbones.stack import AnyBackbone, stacked
 from engine.learning.ensemble.ensemble import Ensemble
 from engine.learning.ensemble.records import RECORD, backbone_parts, model_folder, read_record
@@ -24,6 +26,7 @@ from engine.learning.ensemble.settings import EnsembleSettings
 from engine.learning.ensemble.stacking import Stacking
 from engine.learning.networks.schedule import Schedule
 from engine.metrics.extrapolation import TrainingDistance, VarianceInflation
+from engine.physics.calculator_specs import is_calculator_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,22 +71,30 @@ def save_ensemble(ensemble: Ensemble, folder: Path | str, backbones: Path | str 
     return record
 
 
-def load_ensemble(folder: Path | str) -> Ensemble:
+def load_ensemble(folder: Path | str, potential_python: str = "") -> Ensemble:
     """Read an ensemble written by :func:`save_ensemble`, or a shipped one by its name.
+
+    ``potential_python`` is the Python of the environment in which potentials among its backbones run, where that is
+    another than the one that the model was trained with.
 
     Raises
     ------
     ModelFileError
-        If there is none, or a file is not what the record says.
+        If there is none, a file is not what the record says, or a Python is given and there is no potential.
     """
     from safetensors.torch import load
 
     folder = model_folder(folder) or Path(folder)
     record = read_record(folder)
-    backbone = stacked([_load_backbone(folder, part) for part in backbone_parts(record)])
+    backbone = stacked([_load_backbone(folder, part, potential_python) for part in backbone_parts(record)])
+    if potential_python and not any(isinstance(part, PotentialBackbone) for part in backbone.parts):
+        raise ModelFileError(
+            f"potential_python = {potential_python!r} is for a model with a potential among its backbones, and "
+            f"{folder} stands on {backbone.name}; leave it out"
+        )
     settings = EnsembleSettings(**{**record["settings"], "schedule": Schedule(**record["settings"]["schedule"])})
     tensors = [load(_read_checked(folder / member["path"], member["sha256"])) for member in record["members"]]
-    lower = load_ensemble(folder / _LOWER) if (folder / _LOWER / RECORD).is_file() else None
+    lower = load_ensemble(folder / _LOWER, potential_python) if (folder / _LOWER / RECORD).is_file() else None
     kind, process = settings.members_class, None
     if lower is not None:
         kind, process = kind.above_lower_fidelity(), lower.members.process
@@ -110,8 +121,9 @@ def load_ensemble(folder: Path | str) -> Ensemble:
 def load_starts(names: str | Path | Sequence[str | Path]) -> AnyBackbone:
     """Load what to start from: one backbone, or several to be read side by side.
 
-    Each is named as for :func:`load_backbone`, or is a trained model of ours: one whose members are fine-tuned networks
-    gives the first of them, any other the backbone or backbones it stands on.
+    Each is named as for :func:`load_backbone`; is a potential, ``family:model`` or ``package.module:Callable``; or is a
+    trained model of ours: one whose members are fine-tuned networks gives the first of them, any other the backbone or
+    backbones it stands on.
 
     Raises
     ------
@@ -157,12 +169,18 @@ class _File(NamedTuple):
 def load_start(name: str | Path) -> Backbone:
     """Load the one backbone that ``name`` stands for, as :func:`load_starts`; refuse a model on several."""
     start = load_starts(name)
+    if isinstance(start, PotentialBackbone):
+        raise BackboneError(f"{name} is a potential, which gives embeddings only; name a backbone of ours or of MatGL")
     if not isinstance(start, Backbone):
         raise BackboneError(f"{name} stands on {len(start.parts)} backbones ({start.name}); name one of them")
     return start
 
 
 def _start(name: str | Path) -> AnyBackbone:
+    if is_calculator_spec(str(name)):
+        family, _, model = str(name).partition(":")
+        here = family == "matgl" and "?" not in model  # its networks are loaded, and repaired where they are old
+        return load_backbone(model) if here else load_potential_backbone(str(name))
     folder = model_folder(name)
     if folder is None or (Path(name) / CARD).is_file():
         return load_backbone(name)
@@ -190,7 +208,7 @@ def _save_backbone(backbone: AnyBackbone, folder: Path, shared: Path | str | Non
     for number, part in enumerate(backbone.parts, start=1):
         own = folder / (f"backbone-{number}" if len(backbone.parts) > 1 else "backbone")
         home = Path(shared) / part.sha256[:32] if shared else own
-        if not (home / CARD).is_file():
+        if not (home / CARD).is_file() or isinstance(part, PotentialBackbone):  # its Python may be elsewhere now
             part.save(home)
         parts.append({"name": part.name, "sha256": part.sha256, "path": os.path.relpath(home, folder)})
     if len(parts) == 1:
@@ -198,8 +216,14 @@ def _save_backbone(backbone: AnyBackbone, folder: Path, shared: Path | str | Non
     return {"name": backbone.name, "sha256": backbone.sha256, "parts": parts}
 
 
-def _load_backbone(folder: Path, recorded: Mapping[str, str]) -> Backbone:
-    backbone = load_backbone(folder / recorded["path"])
+def _load_backbone(folder: Path, recorded: Mapping[str, str], potential_python: str) -> BackbonePart:
+    home = folder / recorded["path"]
+    backbone: BackbonePart
+    if (home / POTENTIAL).is_file():
+        kept = PotentialBackbone.of_folder(home)
+        backbone = kept.in_python(potential_python) if potential_python else kept
+    else:
+        backbone = load_backbone(home)
     if backbone.sha256 != recorded["sha256"]:
         raise ModelFileError(
             f"{folder} was trained on backbone {recorded['sha256'][:12]}..., {recorded['path']} is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from engine.exceptions import BackboneError
-from engine.graphs.crystal_graph import build_graph, build_graphs
+from engine.graphs.crystal_graph import build_graph
 from engine.graphs.shards import ShardStore
 from engine.graphs.store import GraphStore
-from engine.learning.features.bonding import CUTOFF
 from engine.learning.features.composition import COMPOSITION_STATISTICS
 from engine.learning.features.statistics import STATISTICS, crystal_statistics
 from engine.learning.seeding import one_thread
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.graphs.crystal_graph import CrystalGraph
-    from engine.learning.backbones.backbone import Backbone
+    from engine.learning.backbones.part import BackbonePart
     from engine.materials.crystal import Crystal
 
 CHUNK = 2048
@@ -41,16 +40,16 @@ class Featuriser:
     Parameters
     ----------
     keep_graphs
-        Whether graphs are kept too, for networks.
+        Whether graphs are kept too, for networks; not of a backbone that none is fine-tuned from.
     precision
         Of the embeddings on disk.
     """
 
     def __init__(
-        self, backbone: Backbone, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
+        self, backbone: BackbonePart, folder: Path | str, *, keep_graphs: bool = True, precision: Precision = "float32"
     ):
         self.backbone = backbone
-        self.keep_graphs = keep_graphs
+        self.keep_graphs = keep_graphs and bool(backbone.trained)
         self.precision = precision
         self.parts = (self,)
         """Featurisers of the backbones it is made of; see :class:`engine.learning.backbones.stack.StackFeaturiser`."""
@@ -73,16 +72,23 @@ class Featuriser:
         """Whether each of ``keys`` has an embedding, N."""
         return self._embeddings.holds(keys)
 
-    def add(self, crystals: Mapping[str, Crystal]) -> None:
+    def add(self, crystals: Mapping[str, Crystal], on_block: Callable[[str, int], None] | None = None) -> None:
         """Make embeddings, and graphs where they are kept, of those of ``crystals`` that have none.
+
+        ``on_block`` is told the backbone's name and the number of embeddings made, after each block of several.
 
         Raises
         ------
         UnknownElementError
             If the backbone does not know an element; nothing of that chunk is kept then.
         """
-        for keys in chunks(self._embeddings.missing(crystals), CHUNK):
+        missing, made = self._embeddings.missing(crystals), 0
+        size = min(CHUNK, self.backbone.block)
+        for keys in chunks(missing, size):
             self.keep(embed({key: crystals[key] for key in keys}, self.backbone, self.keep_graphs))
+            made += len(keys)
+            if on_block and len(missing) > size:
+                on_block(self.backbone.name, made)
         for keys in chunks(self._graphs.missing(crystals) if self.keep_graphs else [], CHUNK):
             self._graphs.add({key: build_graph(crystals[key], self.backbone.cutoff) for key in keys})
 
@@ -157,17 +163,15 @@ class Embedded:
     graphs: list[CrystalGraph]
 
 
-def embed(crystals: Mapping[str, Crystal], backbone: Backbone, keep_graphs: bool) -> Embedded:
+def embed(crystals: Mapping[str, Crystal], backbone: BackbonePart, keep_graphs: bool) -> Embedded:
     """Make graphs and embeddings; on one thread, so that a result does not depend on who makes it.
 
     Memory holds all graphs, and one batch of the network's pass, which is bounded by edges.
     """
     for crystal in crystals.values():
         backbone.check_elements(crystal)
-    both = [build_graphs(crystal, (backbone.cutoff, CUTOFF)) for crystal in crystals.values()]
-    graphs = [graph for graph, _ in both]
     with one_thread():
-        embeddings = backbone.embed(graphs, crystal_statistics(crystals.values(), (wide for _, wide in both)))
+        embeddings, graphs = backbone.embed_with_graphs(list(crystals.values()))
     return Embedded(list(crystals), embeddings, graphs if keep_graphs else [])
 
 

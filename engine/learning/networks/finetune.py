@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError
+from engine.exceptions import BackboneError, DivergedError, TooFewLabelsError, TrainingError
 from engine.execution import ExecutionSettings, executor
 from engine.learning.backbones.network import GraphNetwork
 from engine.learning.networks.activations import Activations, frozen_activations
@@ -135,10 +135,20 @@ def check_start(backbone: AnyBackbone, strategy: str) -> None:
     BackboneError
         If they lack tensors that it needs, e.g. a trunk for ``last``; the message names them.
     TrainingError
-        If they have no such layers, e.g. ``blocks:9``.
+        If they have no such layers, e.g. ``blocks:9``, or are potentials that give embeddings only.
     """
+    require_trainable(backbone)
     for part in backbone.trained:
         new_network(part, seed=0, strategy=parse(strategy))
+
+
+def require_trainable(backbone: AnyBackbone) -> None:
+    """Raise :class:`TrainingError` if no network can be fine-tuned from a backbone."""
+    if not backbone.trained:
+        raise TrainingError(
+            f"{backbone.name} gives embeddings only, and no network can be fine-tuned from it; train none (networks = "
+            "'none', --strategy none) with a head on embeddings, or add a backbone of ours"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch_geometric.data import Data
 
+    from engine.learning.backbones.backbone import Backbone
     from engine.learning.backbones.stack import AnyFeaturiser
     from engine.learning.features.featuriser import Featuriser
 
@@ -72,13 +73,20 @@ def network_data(
     featuriser: AnyFeaturiser, keys: Sequence[str], targets: NDArray[np.float64] | None = None
 ) -> list[GraphData]:
     """Graphs and statistics for each backbone that networks are fine-tuned from; member k reads the (k modulo n)-th."""
-    trained = set(featuriser.backbone.trained)
-    return [graph_data(part, keys, targets) for part in featuriser.parts if part.backbone in trained]
+    trained = featuriser.backbone.trained
+    return [
+        graph_data(part, backbone, keys, targets)
+        for part in featuriser.parts
+        for backbone in trained
+        if part.backbone is backbone
+    ]
 
 
-def graph_data(featuriser: Featuriser, keys: Sequence[str], targets: NDArray[np.float64] | None = None) -> GraphData:
-    """Graphs and statistics of crystals, with targets (N x P) where they are known."""
-    groups = featuriser.backbone.groups
+def graph_data(
+    featuriser: Featuriser, backbone: Backbone, keys: Sequence[str], targets: NDArray[np.float64] | None = None
+) -> GraphData:
+    """Graphs and statistics of crystals for the featuriser's own backbone, with targets (N x P) where known."""
+    groups = backbone.groups
     statistics = featuriser.embeddings(keys)[:, : groups["bonding"].stop]
     known = np.full((len(keys), 1), np.nan) if targets is None else targets
-    return GraphData(featuriser.graphs(keys), statistics, known.astype(np.float32), featuriser.backbone.node_types)
+    return GraphData(featuriser.graphs(keys), statistics, known.astype(np.float32), backbone.node_types)

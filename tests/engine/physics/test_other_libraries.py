@@ -11,6 +11,7 @@ from engine.exceptions import PotentialError
 from engine.physics.ase_potentials import AsePotential
 from engine.physics.calculator_specs import with_python
 from engine.physics.debye import calculate_kappa
+from engine.physics.descriptors import load_described, mean_and_spread
 from engine.physics.outcome import Calculated
 from engine.physics.potentials import load_potential
 from tests.engine.physics.salts import diamond, fcc, rocksalt
@@ -72,3 +73,24 @@ def test_an_unknown_element_is_answered_in_the_librarys_words() -> None:
     atoms.calc = potential.calculator()
     with pytest.raises(RuntimeError, match="84"):
         atoms.get_potential_energy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "spec", "size", "unknown"),
+    [("sevenn", "sevennet:7net-0", 128, {"Po", "At"}), ("chgnet", "chgnet:0.3.0", 64, {"Am"})],
+)
+def test_descriptors_do_not_depend_on_the_cell(library: str, spec: str, size: int, unknown: set[str]) -> None:
+    described = load_described(_of(library, spec))
+    assert {"Na", "Cl", "Bi"} <= described.elements
+    assert not described.elements & unknown
+    primitive = rocksalt("NaCl").to_structure()
+    conventional = primitive.copy().make_supercell([[-1, 1, 1], [1, -1, 1], [1, 1, -1]])
+    found = []
+    for structure in (primitive, conventional):
+        descriptors, _ = described.potential.descriptors(structure.to_ase_atoms())
+        assert descriptors.shape == (len(structure), size)
+        found.append(mean_and_spread(descriptors))
+    one, other = (np.split(columns, 2) for columns in found)
+    for mine, theirs in zip(one, other, strict=True):  # mean, spread
+        assert np.linalg.norm(theirs - mine) < 1e-4 * np.linalg.norm(mine)

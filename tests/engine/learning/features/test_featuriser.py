@@ -29,19 +29,14 @@ def test_only_what_is_missing_is_made(backbone, materials, tmp_path, monkeypatch
     again = Featuriser(backbone, tmp_path)
     assert again.missing(list(crystals)) == list(crystals)[5:]
     made = []
-    monkeypatch.setattr(module, "crystal_statistics", lambda cs, graphs: made.append(len(cs)) or statistics(cs))
+    real = module.embed
+    monkeypatch.setattr(module, "embed", lambda cs, *rest: made.append(len(cs)) or real(cs, *rest))
     again.add(crystals)
     again.add(crystals)
     assert made == [8, 7]
     assert not again.missing(list(crystals))
     with pytest.raises(KeyError):
         again.embeddings(["absent"])
-
-
-def statistics(crystals):
-    from engine.learning.features.statistics import crystal_statistics
-
-    return crystal_statistics(crystals)
 
 
 def test_every_backbone_has_its_own_folder(labelled, backbone):
@@ -57,7 +52,7 @@ def test_graphs_only_where_they_are_kept(backbone, materials, tmp_path, monkeypa
     crystals = {m.content_hash: m.crystal for m in materials[:6]}
     Featuriser(backbone, tmp_path, keep_graphs=False).add(crystals)
     assert not list(tmp_path.rglob("graphs/**/*.arrow"))
-    monkeypatch.setattr(module, "crystal_statistics", None)  # nothing is embedded again
+    monkeypatch.setattr(module, "embed", None)  # nothing is embedded again
     networks = Featuriser(backbone, tmp_path)
     assert networks.missing(list(crystals)) == list(crystals)
     networks.add(crystals)
