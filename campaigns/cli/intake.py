@@ -142,11 +142,14 @@ def label_import(
     format: OutFormat = Format.TABLE,
 ) -> None:
     """Import labels and results: all files or none, and of an exported queue whatever has ended."""
+    from campaigns.exchange.comparison import compared
+
     with open_campaign(directory) as campaign:
         report = campaign.import_labels(
             paths, material, temperature or (), as_method, force, new_property=new_property, again=again
         )
         note = campaign.fidelity_note()
+        beside = [each.row() for each in compared(campaign.workspace, report.added)]
     counts: dict[str, object] = {
         "added": len(report.added),
         "unchanged": len(report.unchanged),
@@ -154,9 +157,13 @@ def label_import(
     }
     entries = [vars(outcome) for outcome in report.entries]
     if format is Format.JSON:
-        emit_one(counts | ({"entries": entries} if entries else {}) | _doubtful(report.doubtful), format)
+        detail: dict[str, object] = {"entries": entries} if entries else {}
+        detail |= {"compared": beside} if beside else {}
+        emit_one(counts | detail | _doubtful(report.doubtful), format)
     else:
         emit([counts | Counter(outcome.state for outcome in report.entries)], format)
+        if beside and format is Format.TABLE:
+            emit(beside, format, "found beside predicted")
     for outcome in report.entries:
         if outcome.message:
             message(f"{outcome.folder}: {outcome.state}: {outcome.message}")

@@ -57,7 +57,8 @@ def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Follo
     pending = workspace.store.jobs(PENDING)
     if not pending:
         return Followed()
-    listed = cluster.scheduler.listed(cluster.somewhere) if ask else None
+    ids = [job.job_id for job in pending if job.job_id]
+    listed = cluster.scheduler.listed(cluster.somewhere, ids) if ask else None
     gone = [job for job in pending if listed is None or _listed(job, listed) is None]
     cluster.fetch(sorted({job.folder for job in gone}))
     ends = {job.id: job_end(cluster.root / job.folder, job.name, job.tasks) for job in gone}

@@ -157,8 +157,15 @@ class Scheduler:
             raise ClusterError(f"{self} does not take {script}: {answer.words}")
         return str(result.job_id)
 
-    def listed(self, folder: str) -> dict[str, Listed]:
+    def listed(self, folder: str, job_ids: Sequence[str] = ()) -> dict[str, Listed]:
         """Jobs of this user that wait or run, by id: one question.
+
+        Parameters
+        ----------
+        folder
+            Where the command is run.
+        job_ids
+            Jobs that are wanted; a queueing system lists all of the user, and processes are listed by these.
 
         Raises
         ------
@@ -168,15 +175,22 @@ class Scheduler:
         from qtoolkit.core.exceptions import CommandFailedError, OutputParsingError
 
         interface = self._interface()
-        user = self.machine.run("id -un", folder).out.strip() if self.machine.name else _user()
-        command = interface.get_jobs_list_cmd(None, user)
+        if self.kind == "shell":
+            if not job_ids:
+                return {}
+            command = interface.get_jobs_list_cmd(list(job_ids), None)
+        else:
+            user = self.machine.run("id -un", folder).out.strip() if self.machine.name else _user()
+            command = interface.get_jobs_list_cmd(None, user)
         answer = self.machine.run(command, folder)
         if answer.code in (126, 127):
             raise ClusterError(self._no_commands(answer.words))
         try:
             jobs = interface.parse_jobs_list_output(answer.code, answer.out, answer.error)
         except (CommandFailedError, OutputParsingError, ValueError) as error:
-            raise ClusterError(f"{self} does not answer: {answer.words or error}; try again later") from error
+            raise ClusterError(
+                f"{self} does not answer: {(answer.words or str(error))[:300]}; try again later"
+            ) from error
         return _by_id(jobs)
 
     def last_words(self, job_ids: Sequence[str], folder: str) -> dict[str, LastWords]:

@@ -63,6 +63,8 @@ def test_kappa_comes_back_to_all_digits(make_queue: MakeQueue, cluster: dict[str
         lowest = float(results["frequency"][:].min())
     report = done("label", "import", directory, out, "--temperature", 500, "--format", "json").json
     (doubted,) = report.pop("doubtful")
+    (beside,) = report.pop("compared")
+    assert (beside["id"], beside["predicted"], beside["interval"]) == (SILICON, 2.5, "outside")
     assert doubted["property"] == "kappa_300K", "the queue expects 2.5 of what is silicon"
     assert report == {
         "added": 2, "unchanged": 0, "superseded": 0,
