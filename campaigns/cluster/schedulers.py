@@ -243,7 +243,7 @@ class Scheduler:
 
         if self.kind == "shell":
             quoted = shlex.quote(output)
-            return ShellIO(stdout_path=quoted, stderr_path="&1", ps_username_strict=False)
+            return ShellIO(stdout_path=quoted, stderr_path=shlex.quote(f"{output}.err"), ps_username_strict=False)
         return scheduler_mapping[self.kind]()
 
     def _no_commands(self, words: str) -> str:
