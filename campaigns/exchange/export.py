@@ -16,6 +16,7 @@ from campaigns.exchange.manifest import ENTRY, MANIFEST, Entry, text_sha256, wri
 from campaigns.exchange.scripts import submit_script
 from campaigns.files import replaced, write_whole
 from campaigns.output import Count
+from campaigns.pool.exported_work import EXPORTS
 from campaigns.queue import move, queue_row, with_formula
 from db.states import QueueState
 from engine.materials.crystal import Crystal
@@ -137,7 +138,7 @@ def export_approved(
 
 def export_records(workspace: Workspace) -> Path:
     """Folder with one file for each exported calculation, which results are compared with."""
-    return workspace.artifacts / "exports"
+    return workspace.artifacts / EXPORTS
 
 
 def _is_for_export(workspace: Workspace, entry: QueueEntryRecord, format: str) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from campaigns.pool.exported_work import exported_workloads
 from campaigns.pool.labels import training_labels
 from campaigns.property_names import Property
 from engine.materials.crystal import Crystal
@@ -147,12 +148,21 @@ class Costs:
         self._noted = 0
         cost = {id_: float(label.cost) for id_, label in finished.items() if label.cost and self._fixed is None}
         keys = {key.material_id: key for key in store.material_index() if key.material_id in cost} if cost else {}
-        workloads = self._count([keys[id_] for id_ in cost])
+        present = self._count([keys[id_] for id_ in cost])
+        own = {id_: finished[id_] for id_ in cost} if dft else {}
+        done = present | exported_workloads(folder, own, {keys[id_]: workload for id_, workload in present.items()})
         rough = {id_: _first(self._estimate([keys[id_]])) for id_ in cost}
         stated = None if dft is None else dft.core_hours
-        self.model = CostModel.fit([(workloads[id_], hours) for id_, hours in cost.items()], stated)
+        self.model = CostModel.fit([(done[id_], hours) for id_, hours in cost.items()], stated)
+        # what another size than the present one took, in calculations of the present size
+        as_now = {
+            id_: float(self.model.predict(present[id_]) / self.model.predict(done[id_]))
+            for id_ in cost
+            if done[id_] != present[id_]
+        }
         # fitted on estimates as well, so that their mean error cancels
-        self._rough_model = CostModel.fit([(rough[id_], hours) for id_, hours in cost.items()], stated)
+        costs = {id_: hours * as_now[id_] if id_ in as_now else hours for id_, hours in cost.items()}
+        self._rough_model = CostModel.fit([(rough[id_], hours) for id_, hours in costs.items()], stated)
 
     @classmethod
     def now(cls, workspace: Workspace, say: Callable[[str], None], exported: bool = False) -> Costs:
