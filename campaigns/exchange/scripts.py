@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import ExchangeError
+from campaigns.exchange.crashes import known_crashes
 from campaigns.exchange.supergroups import supergroups
+from db.states import FailureKind, FailureReason
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -44,6 +46,8 @@ def run_script(formula: str, spacegroup: int, settings: EntrySettings, dft: DftS
         phonons=phonons,
         cell=cell,
         stages=stages,
+        crashes=known_crashes(),
+        machine_reasons=[reason.value for reason in FailureReason if reason.kind is FailureKind.MACHINE],
         vasp_command=_quoted_inside(dft.vasp_command),
         **commands,
     )

@@ -85,7 +85,7 @@ def test_page_says_where_the_campaign_stands(page: Path, campaign: Campaign) -> 
     assert "It has run 2 rounds; 6 queue entries wait for a result, 6 of them for approval" in text
     assert "12 of 40" not in text
     assert "11 of 40" in text, "a withdrawn entry costs nothing"
-    assert "imaginary modes: 1" in text
+    assert "imaginary modes (crystal): 1" in text
     assert "too close: 1" in text
 
 

@@ -3,7 +3,8 @@
 Started as ``vasp_std`` in the folder of a calculation. FAKE_VASP in the environment makes it misbehave: ``crash``,
 ``hang``, ``unrelaxed``, ``unfinished``, ``asymmetric`` (Born charges), ``unconverged``: electrons that do not converge,
 said as VASP 6 says it, and ``unconverged5``, as VASP 5 does not; ``stubborn``: not with ALGO = Normal. Such electrons
-give half the force. FAKE_VASP_IN confines that to folders with this text in their path.
+give half the force. ``exit N TEXT`` prints TEXT and exits with N; ``edddav`` and ``zbrent`` crash as VASP does unless
+ALGO is All or IBRION 1. FAKE_VASP_IN confines that to folders with this text in their path.
 """
 
 from __future__ import annotations
@@ -32,7 +33,18 @@ def main() -> None:
     if mode == "hang":
         print("hanging", flush=True)
         time.sleep(60)
+    if mode.startswith("exit "):
+        _, code, text = mode.split(" ", 2)
+        print(text)
+        sys.exit(int(code))
     tags = dict(line.split(" = ", 1) for line in Path("INCAR").read_text().splitlines() if " = " in line)
+    if mode == "edddav" and tags["ALGO"] != "All":
+        print("Error EDDDAV: Call to ZHEGV failed. Returncode = 12 2 16")
+        sys.exit(1)
+    if mode == "zbrent" and tags["IBRION"] == "2":
+        Path("CONTCAR").write_text(Path("POSCAR").read_text())
+        print("ZBRENT: fatal error in bracketing")
+        sys.exit(1)
     assert Path("POTCAR").read_text() == "".join(f"{name}\n" for name in Path("POTCAR.spec").read_text().split())
     atoms = read("POSCAR", format="vasp")
     atoms.calc = tersoff_silicon() if "Si" in atoms.symbols else RigidIonCalculator(RIGID_IONS)
