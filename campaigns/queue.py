@@ -205,6 +205,20 @@ def unfinished(workspace: Workspace, ids: Sequence[str], fidelity: str | None = 
     return [e for material_id in dict.fromkeys(owners[id_] for id_ in ids) for e in entries[material_id]]
 
 
+def approve_finished(workspace: Workspace, entry: QueueEntryRecord, note: str) -> bool:
+    """Approve again an entry that failed by the machine and whose result has come without a retry; whether it was.
+
+    Must run inside a transaction of the campaign, which moves the entry to done with its label.
+    """
+    failures = Failed.of(workspace)
+    pending = workspace.store.queue(UNFINISHED, material_ids=[entry.material_id])
+    if not failures.is_by_machine(entry) or any(other.fidelity == entry.fidelity for other in pending):
+        return False
+    _void(workspace.store, failures, [entry], note)
+    move_entries(workspace.store, [entry], QueueState.APPROVED, note)
+    return True
+
+
 def retries(entry: QueueEntryRecord) -> int:
     """How often a failed entry was approved again."""
     return sum((m.from_state, m.to_state) == (QueueState.FAILED, QueueState.APPROVED) for m in entry.history)

@@ -137,7 +137,7 @@ class FailureReason(StrEnum):
     CRASHED = (
         "crashed",
         FailureKind.CRYSTAL,
-        "A labeler that calculates here raised an error for this crystal, or its process died of it.",
+        "The program crashes on this crystal, each time: calculated here, or VASP in a known way with other tags too.",
     )
     REJECTED = "rejected", FailureKind.CRYSTAL, "A person or a check refused the result."
     TIMED_OUT = "timed_out", FailureKind.MACHINE, "The job was ended at its time limit."

@@ -26,16 +26,17 @@ from campaigns.exchange.manifest import ENTRY, Entry, differences
 from campaigns.exchange.relaxed_cells import keep_relaxed
 from campaigns.exchange.results import Reading, Standing, read_folder
 from campaigns.exchange.wanted import EntryOutcome, Wanted
-from campaigns.queue import move_entries
+from campaigns.queue import approve_finished, move_entries
 from db.exceptions import InvalidRecordError, LabelError
 from db.records import FailureRecord, LabelRecord, LabelReport, QueueEntryRecord
-from db.states import QUEUE_MOVES, FailureReason, QueueState
+from db.states import QUEUE_MOVES, FailureKind, FailureReason, QueueState
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
     from campaigns.workspace import Workspace
     from db.store import Store
 
+_AGAIN = {FailureKind.MACHINE: "retried", FailureKind.CRYSTAL: "reopened"}
 _DEPTHS = (ENTRY, f"[!.]*/{ENTRY}", f"[!.]*/[!.]*/{ENTRY}")
 """One entry, an export, or a folder of exports."""
 
@@ -221,13 +222,18 @@ def _record(
         message = "; ".join(filter(None, [message, *said]))
         if problem:
             failure, message = problem.reason, "; ".join(filter(None, [problem.message, message]))
-    if failure:
+    if failure and (before := _voided(workspace, reading, entry)):
+        state = str(Standing.NOT_STARTED)
+        message = f"its failure ({before.reason}) is from before it was {_AGAIN[before.reason.kind]}; run it again"
+    elif failure:
         state = str(Standing.FAILED)
         _fail(workspace, reading, entry, failure, message)
         message = f"{failure}: {message}" if message else str(failure)
     elif labels:
         add_newest(workspace, labels, report, known)
-        if entry.state in (QueueState.FAILED, QueueState.WITHDRAWN):
+        if entry.state in (QueueState.FAILED, QueueState.WITHDRAWN, QueueState.DEFERRED) and not approve_finished(
+            workspace, entry, f"{reading.folder} has its result"
+        ):
             message = "; ".join(filter(None, [f"its queue entry stays {entry.state}; the label is kept", message]))
     elif reading.standing is Standing.RUNNING and QueueState.RUNNING in QUEUE_MOVES[entry.state]:
         move_entries(workspace.store, [entry], QueueState.RUNNING, f"{reading.folder} has started")
@@ -307,6 +313,13 @@ def _origin(reading: Reading) -> dict[str, Any]:
     return found | ({"relaxed": reading.relaxed.to_dict()} if reading.relaxed else {})
 
 
+def _voided(workspace: Workspace, reading: Reading, entry: QueueEntryRecord) -> FailureRecord | None:
+    """The failure that this folder still shows, of a time before the entry was retried or reopened."""
+    failures = workspace.store.failures(material_ids=[entry.material_id], current_only=False)
+    void = (f for f in failures if not f.is_current and f.fidelity == entry.fidelity)
+    return next((f for f in void if reading.failed_at and f.provenance.get("failed_at") == reading.failed_at), None)
+
+
 def _fail(workspace: Workspace, reading: Reading, entry: QueueEntryRecord, reason: FailureReason, message: str) -> None:
     """Record a failure once; an entry that has ended already stays as it is."""
     if QueueState.FAILED not in QUEUE_MOVES[entry.state]:
@@ -321,7 +334,7 @@ def _fail(workspace: Workspace, reading: Reading, entry: QueueEntryRecord, reaso
                 message,
                 method="phono3py",
                 source=f"round {entry.round}, exported",
-                provenance=_origin(reading),
+                provenance=_origin(reading) | {"failed_at": reading.failed_at},
                 cost=reading.core_hours,
             )
         ]

@@ -45,6 +45,8 @@ class Reading:
     kappas: tuple[Kappa, ...] = ()
     """Conductivities, oldest first; those of another method than exported have the name that the user gave."""
     failure: FailureReason | None = None
+    failed_at: str = ""
+    """Time of the failure as the job wrote it, or of the file that shows it."""
     message: str = ""
     """Reason of the failure, or notes."""
     exported: Crystal | None = None
@@ -96,27 +98,31 @@ def read_folder(folder: Path, temperatures: Sequence[float] = (), as_method: str
     if failed is not None and (done is None or str(failed.get("at", "~")) > str(done.get("at", ""))):
         beside = _beside_failed(folder, failed) if done is None else _Beside()
         if not beside.paths:
-            return failure(_reason(failed), "; ".join(filter(None, [_failure_message(failed), beside.message])))
+            message = "; ".join(filter(None, [_failure_message(failed), beside.message]))
+            return failure(_reason(failed), message, failed_at=str(failed.get("at") or _modified(folder / "FAILED")))
     elif done is None and (folder / "STARTED").exists():
         beside = _beside_started(folder)
         if not beside.paths:
             return reading(Standing.RUNNING, message=beside.message)
     _check_whole(folder, done or {})
     exported, relaxed = _crystal(folder, "POSCAR", entry), _crystal(folder, "POSCAR-relaxed", entry)
+    failed_at = str((done or {}).get("at") or max(map(_modified, beside.paths), default=""))
     problem, gained = _problem(folder, entry, exported, relaxed)
     try:
         found = [_dated(read_kappa(p, temperatures), done) for p in beside.paths]
         # where symmetry was gained, the job script may have used another mesh
         kappas, passed_over = _kappas(folder, entry, found, as_method, any_mesh=bool(gained))
     except ResultFileError as error:
-        return failure(FailureReason.BAD_OUTPUT, str(error))
+        return failure(FailureReason.BAD_OUTPUT, str(error), failed_at=failed_at)
     if not kappas and not (done is not None and relaxed is not None and entry.settings.phonons is None):
         begun = done is not None or any(folder.glob("*/OUTCAR"))
         return reading(Standing.RUNNING if begun else Standing.NOT_STARTED, relaxed=relaxed)
     if problem:
-        return failure(*problem, relaxed=relaxed)
+        return failure(*problem, relaxed=relaxed, failed_at=failed_at)
     message = "; ".join(filter(None, [beside.message, gained, relaxation_note(job), passed_over]))
-    return reading(Standing.DONE, kappas=kappas, message=message, exported=exported, relaxed=relaxed)
+    return reading(
+        Standing.DONE, kappas=kappas, message=message, exported=exported, relaxed=relaxed, failed_at=failed_at
+    )
 
 
 def _kappa_paths(folder: Path) -> tuple[Path, ...]:
@@ -162,6 +168,10 @@ def _is_whole(path: Path) -> bool:
     except ResultFileError:
         return False
     return True
+
+
+def _modified(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 
 def _timestamp(marker: Json) -> float:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from campaigns.exceptions import ExchangeError
+from campaigns.exchange.crashes import known_crashes
 from campaigns.exchange.presets import choices_of
 from campaigns.exchange.spin import Spin
 from campaigns.exchange.supergroups import supergroups
+from db.states import FailureKind, FailureReason
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -54,6 +56,8 @@ def run_script(
         tests_spin=settings.method is not None and settings.method.spin == Spin.TESTED,
         refuses_moments=settings.method is not None and settings.method.magnetism == "refuse",
         spin_stages=[path.partition("/")[0] for path in settings.inputs if path.endswith("/INCAR.nonmagnetic")],
+        crashes=known_crashes(),
+        machine_reasons=[reason.value for reason in FailureReason if reason.kind is FailureKind.MACHINE],
         vasp_command=_quoted_inside(dft.vasp_command),
         inputs=sorted({path.partition("/")[0] for path in settings.inputs}),
         **commands,

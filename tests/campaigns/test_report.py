@@ -86,7 +86,7 @@ def test_page_says_where_the_campaign_stands(page: Path, campaign: Campaign) -> 
     assert "12 of 40" not in text
     assert "11 of 40" not in text
     assert "5 of 40" in text, "a withdrawn entry costs nothing, nor do those that are only proposed"
-    assert "imaginary modes: 1" in text
+    assert "imaginary modes (crystal): 1" in text
     assert "too close: 1" in text
 
 

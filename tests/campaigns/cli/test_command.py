@@ -97,6 +97,7 @@ def test_no_campaign_is_exit_code_1(name: str, tmp_path: Path) -> None:
         "label import": ["x.csv"],
         "label withdraw": ["1", "--reason", "x"],
         "queue withdraw": ["x"],
+        **{f"queue {verb}": ["x"] for verb in ("retry", "reopen", "defer")},
         "queue fail": ["x", "--reason", "rejected"],
         "queue export": ["--to", "out"],
         "models show": ["x"],

@@ -5,7 +5,8 @@ Started as ``vasp_std`` in the folder of a calculation. FAKE_VASP in the environ
 electrons that do not converge, said as VASP 6 says it, and ``unconverged5``, as VASP 5 does not; ``stubborn``: not with
 ALGO = Normal. Such electrons give half the force; ``pulay``: a first relaxation of four ionic steps. FAKE_VASP_IN
 confines that to folders with this text in their path. Nickel oxide is computed as magnesium oxide; FAKE_VASP_MOMENT is
-the moment of each nickel atom.
+the moment of each nickel atom. ``exit N TEXT`` prints TEXT and exits with N; ``edddav`` and ``zbrent`` crash as VASP
+does unless ALGO is All or IBRION 1.
 """
 
 from __future__ import annotations
@@ -35,10 +36,21 @@ def main() -> None:
     if mode == "hang":
         print("hanging", flush=True)
         time.sleep(60)
+    if mode.startswith("exit "):
+        _, code, text = mode.split(" ", 2)
+        print(text)
+        sys.exit(int(code))
     tags = dict(line.split(" = ", 1) for line in Path("INCAR").read_text().splitlines() if " = " in line)
     potcar = Path("POTCAR").read_text()
     names = re.findall(r"TITEL *= *\S+ +(\S+)", potcar) or potcar.split()
     assert names == Path("POTCAR.spec").read_text().split()
+    if mode == "edddav" and tags["ALGO"] != "All":
+        print("Error EDDDAV: Call to ZHEGV failed. Returncode = 12 2 16")
+        sys.exit(1)
+    if mode == "zbrent" and tags["IBRION"] == "2":
+        Path("CONTCAR").write_text(Path("POSCAR").read_text())
+        print("ZBRENT: fatal error in bracketing")
+        sys.exit(1)
     atoms = read("POSCAR", format="vasp")
     symbols = atoms.get_chemical_symbols()
     atoms.symbols = ["Mg" if symbol == "Ni" else symbol for symbol in symbols]

@@ -80,6 +80,42 @@ def test_states_move_the_queue(exported: Exported) -> None:
     assert len(labels(directory, every=True)) == 1
 
 
+@pytest.mark.parametrize("at", ['"at": "2026-01-01T00:00:00Z"', '"by": "hand"'])
+def test_a_marker_from_before_the_retry_is_no_new_failure(exported: Exported, at: str) -> None:
+    """The next run of the script removes it; what that one writes counts."""
+    directory, folder = exported
+    marker = f'{{"reason": "disk_full", "stage": "forces", "message": "full", {at}}}'
+    (folder / "STARTED").touch()
+    (folder / "FAILED").write_text(marker)
+    assert outcome(directory, folder) == ("failed", "disk_full: forces: full")
+    done("queue", "retry", directory, SILICON)
+    for _ in range(2):
+        state, message = outcome(directory, folder)
+        assert (state, "from before it was retried" in message) == ("not started", True)
+        assert [e["state"] for e in queue(directory)] == ["approved"]
+    (folder / "FAILED").write_text(marker.replace(at, '"at": "2026-01-02T00:00:00Z"'))
+    assert outcome(directory, folder)[0] == "failed"
+    assert [e["remedy"] for e in queue(directory, "failed")] == ["queue retry"]
+
+
+def test_a_result_that_comes_without_a_retry_finishes_what_the_machine_failed(exported: Exported) -> None:
+    """Not what failed by its crystal, which a person decides; the hours of a job that counts its runs count once."""
+    directory, folder = exported
+    (folder / "TIMES").write_text("3600 10 1\n")
+    marked(TIMED_OUT)(folder)
+    outcome(directory, folder)
+    assert done("status", directory, "--format", "json").json["core_hours"] == 10.0
+    (folder / "FAILED").unlink()
+    (folder / "TIMES").write_text("3600 10 1\n3600 10 1\n")
+    write_kappa(folder, 3.0)
+    mark_done(folder)
+    assert outcome(directory, folder) == ("done", "")
+    assert [e["state"] for e in queue(directory)] == ["done"]
+    with Campaign.open(directory) as campaign:
+        assert campaign.store.failures() == []
+    assert done("status", directory, "--format", "json").json["core_hours"] == 20.0
+
+
 def truncated(folder: Path) -> None:
     path = write_kappa(folder, 5.0)
     path.write_bytes(path.read_bytes()[:700])
@@ -149,9 +185,9 @@ def test_failures_are_labels_with_a_reason(exported: Exported, name: str) -> Non
 
 
 def test_a_failed_entry_that_ends_well_after_all(exported: Exported) -> None:
-    """Its label is kept; the entry stays failed, because it was judged so."""
+    """Its label is kept; the entry stays failed by its crystal, which a person may reopen."""
     directory, folder = exported
-    marked(TIMED_OUT)(folder)
+    marked(TIMED_OUT.replace("timed_out", "symmetry_broken"))(folder)
     outcome(directory, folder)
     write_kappa(folder, 5.0)
     mark_done(folder, "2026-01-01T00:00:01Z")

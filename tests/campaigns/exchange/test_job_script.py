@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from campaigns.exchange.crashes import Crash, known_crashes
+from db.states import FailureReason
 from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue, imported, make_campaign, record, run
 from tests.campaigns.helpers import done
 
@@ -137,12 +141,12 @@ OUTCARS = {
 }
 
 
-def function(folder: Path, name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Call one function of the script alone."""
+def function(folder: Path, name: str, *arguments: object, calls: str = "") -> subprocess.CompletedProcess[str]:
+    """Call one function of the script alone, or with another that it ``calls``."""
     script = (folder / "run.sh").read_text()
-    start = script.index(f"\n{name}() {{")
-    defined = script[start : script.index("\n}\n", start) + 3]
-    command = ["bash", "-c", f"set -uo pipefail\n{defined}\n{name} {' '.join(map(str, arguments))}"]
+    starts = [script.index(f"\n{each}() {{") for each in (name, *calls.split())]
+    defined = "".join(script[start : script.index("\n}\n", start) + 3] for start in starts)
+    command = ["bash", "-c", f"set -uo pipefail\n{defined}\n{name} {shlex.join(map(str, arguments))}"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -172,7 +176,70 @@ INCARS = {
 def test_the_incar_of_another_algo(exported: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     text, expected = INCARS[name]
     (tmp_path / "INCAR").write_text(text)
-    assert function(exported[1], "with_another_algo", tmp_path / "INCAR").stdout.splitlines()[1:] == expected
+    tags = function(exported[1], "another_algo", tmp_path / "INCAR").stdout.strip()
+    assert function(exported[1], "with_tags", tmp_path / "INCAR", tags, "why").stdout.splitlines() == [
+        "# why",
+        *expected,
+    ]
+
+
+def test_tags_of_a_rule_replace_those_of_the_incar(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "INCAR").write_text("IBRION = 2; NSW = 99\n potim=0.5 # as it was\nISYM = 2\nISYMX = 1\n")
+    ran = function(exported[1], "with_tags", tmp_path / "INCAR", "ISYM = 0; POTIM = 0.25", "zpotrf")
+    assert ran.stdout.splitlines() == [
+        "# zpotrf", "ISYM = 0", "POTIM = 0.25", "IBRION = 2; NSW = 99", "# as it was", "ISYMX = 1"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("crash", known_crashes(), ids=lambda crash: crash.name)
+def test_known_crashes_are_known_by_their_own_rule(exported: tuple[Path, Path], tmp_path: Path, crash: Crash) -> None:
+    """In the script, too; nothing of a rule breaks its line, or the marker's JSON."""
+    (tmp_path / "vasp.out").write_text(f" running on 4 cores\n {crash.example}\n")
+    ran = function(exported[1], "known_crash", tmp_path / "vasp.out", tmp_path / "OUTCAR", calls="crashes")
+    fields = [crash.name, crash.reason, crash.tags or "-", crash.means]
+    assert ran.stdout == "\t".join(fields) + "\n"
+    assert re.search(crash.pattern, crash.example)
+    assert not any(letter in text for text in fields for letter in '"\\\t\n$`')
+    assert crash.tags or crash.reason is not FailureReason.CRASHED
+    assert not crash.change or crash.reason is FailureReason.CRASHED
+    assert not {tag for tag, _ in crash.change} - RESULT_KEPT
+
+
+RESULT_KEPT = {"ALGO", "IMIX", "AMIN", "IBRION", "POTIM", "ISYM", "SYMPREC"}
+"""Tags that lead to the same result another way."""
+
+
+def test_a_known_crash_is_tried_once_more_with_the_tags_of_its_rule(
+    exported: tuple[Path, Path], cluster: dict[str, str], clean_kappa: float
+) -> None:
+    """The exported inputs stay; what crashed is kept beside."""
+    directory, folder = exported
+    before = {p: p.read_bytes() for p in folder.glob("*/INCAR")}
+    said = run(folder, cluster | {"FAKE_VASP": "zbrent"}, "relax")
+    assert "VASP crashed in relax (zbrent), once more with IBRION = 1 in relax/again" in said
+    assert (folder / "relax" / "crashed-1" / "RULE").read_text() == "zbrent\n"
+    assert "ZBRENT" in (folder / "relax" / "crashed-1" / "vasp.out").read_text()
+    run(folder, cluster | {"FAKE_VASP": "edddav", "FAKE_VASP_IN": "disp-00001"})
+    assert "ALGO = All" in (folder / "disp-00001" / "INCAR").read_text()
+    assert [p.name for p in folder.glob("disp-*/crashed-*")] == ["crashed-1"]
+    assert {p: p.read_bytes() for p in before} == before
+    assert conductivity(folder) == pytest.approx(clean_kappa, rel=1e-6)
+    assert imported(directory, folder)["state"] == "done"
+
+
+def test_a_known_crash_that_comes_again_is_of_the_crystal(exported: tuple[Path, Path], cluster: dict[str, str]) -> None:
+    """Submitted again it fails again, without VASP, until the second attempt is removed."""
+    directory, folder = exported
+    crash = {"FAKE_VASP": "exit 1 LAPACK: Routine ZPOTRF failed! 11 1 0"}
+    run(folder, cluster | crash, code=1)
+    assert "POTIM = 0.25" in (folder / "relax" / "crashed-2" / "INCAR").read_text()
+    run(folder, cluster, code=1)
+    marker = json.loads((folder / "FAILED").read_text())
+    assert (marker["reason"], "(zpotrf zpotrf )" in marker["message"]) == ("crashed", True)
+    assert imported(directory, folder)["message"].startswith("crashed: relax: VASP crashed in relax")
+    shutil.rmtree(folder / "relax" / "crashed-2")
+    run(folder, cluster, "relax")
+    assert (folder / "POSCAR-relaxed").exists()
 
 
 def test_born_charges_that_break_symmetry(make_queue: MakeQueue, cluster: dict[str, str], tmp_path: Path) -> None:

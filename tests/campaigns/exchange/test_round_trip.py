@@ -111,8 +111,19 @@ BROKEN = {
     "unconverged": ({"FAKE_VASP": "unconverged"}, 1, "not_converged: relax: electrons not converged in relax"),
     "unrelaxed": ({"FAKE_VASP": "unrelaxed"}, 1, "not_converged: relax: ions not relaxed after 3 runs"),
     "unfinished": ({"FAKE_VASP": "unfinished"}, 1, "calculator_error: relax: VASP ended without its last lines"),
-    "no POTCAR": ({"POTCAR_DIR": ""}, 2, "calculator_error: relax: no POTCAR: set POTCAR_DIR"),
-    "no VASP": ({"VASP_COMMAND": "srun no_vasp"}, 127, "calculator_error: relax: VASP ended with exit code 127"),
+    "no POTCAR": ({"POTCAR_DIR": ""}, 2, "missing_setup: relax: no POTCAR: set POTCAR_DIR"),
+    "no Si": ({"POTCAR_DIR": "/nowhere"}, 2, "missing_setup: relax: no pseudopotential Si in POTCAR_DIR"),
+    "no VASP": ({"VASP_COMMAND": "no_vasp"}, 127, "missing_setup: relax: VASP ended with exit code 127"),
+    "not VASP": ({"VASP_COMMAND": "/etc/passwd"}, 126, "missing_setup: relax: VASP ended with exit code 126"),
+    "no step": (
+        {"FAKE_VASP": "exit 2 slurmstepd: error: execve(): vasp_std: No such file or directory"},
+        2,
+        "missing_setup: relax: VASP ended with exit code 2 in relax (missing_setup: ",
+    ),
+    "memory": ({"FAKE_VASP": "exit 137 Detected 1 oom_kill event in StepId=17.0."}, 137, "out_of_memory: relax: "),
+    "killed": ({"FAKE_VASP": "exit 137 no word"}, 137, "calculator_error: relax: VASP ended with exit code 137"),
+    "disk": ({"FAKE_VASP": "exit 1 forrtl: No space left on device"}, 1, "disk_full: relax: "),
+    "bands": ({"FAKE_VASP": "exit 1 TOO FEW BANDS!! I REFUSE TO CONTINUE"}, 1, "calculator_error: relax: "),
 }
 
 
