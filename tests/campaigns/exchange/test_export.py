@@ -40,7 +40,8 @@ def test_what_is_in_an_export(make_queue: MakeQueue, tmp_path: Path) -> None:
     said = export(directory, out).err
     assert "2 entries written" in said
     assert f"`kappascout label import {directory} {out}`" in said
-    names = ["entries-", "manifest.json", "submit.sh", f"001-0001-{NACL}", f"001-0002-{SILICON}"]
+    (listed,) = out.glob("entries-*.txt")
+    names = [listed.name, "manifest.json", "submit.sh", f"001-0001-{NACL}", f"001-0002-{SILICON}"]
     assert sorted(p.name for p in out.iterdir()) == sorted(names)
     vasp = {"INCAR", "KPOINTS", "POTCAR.spec"}
     expected = {"POSCAR", "structure.cif", "entry.json", "run.sh", "relax/POSCAR"}
@@ -65,7 +66,6 @@ def test_what_is_in_an_export(make_queue: MakeQueue, tmp_path: Path) -> None:
     assert (row["folder"], row["id"], row["settings_sha256"]) == (salt.name, NACL, entry["settings_sha256"])
     assert "#SBATCH --array=1-2\n" in (out / "submit.sh").read_text()
     assert "#SBATCH --time=24:00:00\n" in (out / "submit.sh").read_text()
-    (listed,) = out.glob("entries-*.txt")
     assert listed.read_text() == f"{salt.name}\n{silicon.name}\n"
     assert listed.name in (out / "submit.sh").read_text()
     assert Structure.from_file(salt / "POSCAR").composition.reduced_formula == "NaCl"

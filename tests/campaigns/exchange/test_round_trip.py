@@ -111,10 +111,10 @@ BROKEN = {
     "unconverged": ({"FAKE_VASP": "unconverged"}, 1, "not_converged: relax: electrons not converged in relax"),
     "unrelaxed": ({"FAKE_VASP": "unrelaxed"}, 1, "not_converged: relax: ions not relaxed after 3 runs"),
     "unfinished": ({"FAKE_VASP": "unfinished"}, 1, "calculator_error: relax: VASP ended without its last lines"),
-    "no POTCAR": ({"POTCAR_DIR": ""}, 2, "missing_setup: relax: no POTCAR: set POTCAR_DIR"),
-    "no Si": ({"POTCAR_DIR": "/nowhere"}, 2, "missing_setup: relax: no pseudopotential Si in POTCAR_DIR"),
-    "no VASP": ({"VASP_COMMAND": "no_vasp"}, 127, "missing_setup: relax: VASP ended with exit code 127"),
-    "not VASP": ({"VASP_COMMAND": "/etc/passwd"}, 126, "missing_setup: relax: VASP ended with exit code 126"),
+    "no POTCAR": ({"POTCAR_DIR": ""}, 2, "missing_setup: preflight: no POTCAR: set POTCAR_DIR"),
+    "no Si": ({"POTCAR_DIR": "/nowhere"}, 2, "missing_setup: preflight: no pseudopotential Si in POTCAR_DIR"),
+    "no VASP": ({"VASP_COMMAND": "no_vasp"}, 2, "missing_setup: preflight: no no_vasp on the path"),
+    "not VASP": ({"VASP_COMMAND": "/etc/passwd"}, 2, "missing_setup: preflight: no /etc/passwd on the path"),
     "no step": (
         {"FAKE_VASP": "exit 2 slurmstepd: error: execve(): vasp_std: No such file or directory"},
         2,
@@ -136,6 +136,31 @@ def test_failures_on_the_cluster_are_marked(exported: tuple[Path, Path], cluster
     assert imported(directory, folder)["message"].startswith(message)
     assert [e["state"] for e in queue(directory)] == ["failed"]
     assert (folder / "TIMES").exists()
+
+
+@pytest.mark.parametrize(("command", "code"), [("no_vasp", 127), ("/etc/passwd", 126)])
+def test_vasp_that_does_not_start(
+    exported: tuple[Path, Path], cluster: dict[str, str], command: str, code: int
+) -> None:
+    """In a stage by itself, which nothing was checked before."""
+    directory, folder = exported
+    run(folder, cluster | {"VASP_COMMAND": command}, "relax", code=code)
+    assert imported(directory, folder)["message"].startswith(f"missing_setup: relax: VASP ended with exit code {code}")
+
+
+def test_two_runs_never_share_a_folder(exported: tuple[Path, Path], cluster: dict[str, str]) -> None:
+    _, folder = exported
+    environment = cluster | {"FAKE_VASP": "hang"}
+    with subprocess.Popen(["bash", "run.sh"], cwd=folder, env=environment, stderr=subprocess.DEVNULL) as first:
+        until(lambda: "hanging" in (folder / "relax" / "vasp.out").read_text())
+        assert "another run works here" in run(folder, cluster, "relax", code=75)
+        assert "another run works here" in run(folder, cluster, "forces", "1", code=75)
+        assert not (folder / "FAILED").exists()
+        first.kill()
+        first.wait()
+        subprocess.run(["pkill", "-KILL", "-f", "exchange.fake_vasp"], check=False)
+    run(folder, cluster, "relax")
+    assert not list((folder / ".locks").iterdir()), "the lock of a run that was killed is taken over, then removed"
 
 
 def test_the_time_limit_is_marked_and_the_work_goes_on(exported: tuple[Path, Path], cluster: dict[str, str]) -> None:
