@@ -243,8 +243,8 @@ class DftSection(Section):
     preset: Literal["phonon-pbesol", "phonon-pbe"] | None = Field(
         default=None,
         examples=[NEW_PRESET],
-        description="Named settings of VASP: phonon-pbesol | phonon-pbe, without +U; the next four keys, incar and "
-        "potcar replace single ones of it. Without it: the Materials Project's PBE, +U in oxides and fluorides.",
+        description="Named settings of VASP: phonon-pbesol | phonon-pbe, without +U; the keys below replace single "
+        "ones of it. Without it: the Materials Project's PBE, +U in oxides and fluorides.",
     )
     potcar_release: Literal["PBE_52", "PBE_54", "PBE_64"] | None = Field(
         default=None,

@@ -29,7 +29,7 @@ class Spin(StrEnum):
 
     NONE = "none"
     GIVEN = "given"
-    """As the user's moments, MAGMOM or ISPIN say."""
+    """As the user's moments or MAGMOM say."""
     PARALLEL = "parallel"
     """Moments start parallel, whatever comes of them."""
     TESTED = "tested"
@@ -101,10 +101,11 @@ def spin_of(structure: Structure, given: Tags, choices: Choices, *, is_relaxed: 
     """
     if "MAGMOM" in given or MOMENT in structure.site_properties:
         return Spin.GIVEN
-    if not magnetic_elements(structure, choices) or (choices.magnetism == "nonmagnetic" and "ISPIN" not in given):
+    wanted = str(given.get("ISPIN", "")) if choices.decides_spin else ""
+    if not magnetic_elements(structure, choices) or wanted == "1":
         return Spin.NONE
-    if "ISPIN" in given and choices.decides_spin:
-        return Spin.GIVEN
+    if choices.magnetism == "nonmagnetic":
+        return Spin.PARALLEL if wanted else Spin.NONE
     return Spin.TESTED if choices.decides_spin and is_relaxed else Spin.PARALLEL
 
 

@@ -12,7 +12,7 @@ from campaigns.exceptions import ExchangeError
 from campaigns.exchange.functional import is_on
 from campaigns.exchange.presets import Choices, choices_of
 from campaigns.exchange.pseudopotentials import pseudopotentials
-from campaigns.exchange.spin import MOMENT, Spin, magnetic_elements, spin_of
+from campaigns.exchange.spin import Spin, magnetic_elements, spin_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -114,11 +114,7 @@ def vasp_inputs(
     said = [" ".join(str(w.message).split()) for w in caught if not issubclass(w.category, DeprecationWarning)]
     # the names of a release replace those of another one on purpose
     notes += [note for note in said if not note.startswith("Overriding POTCARs") or dft.potcar]
-    notes += (
-        []
-        if "MAGMOM" in by_atom or MOMENT in structure.site_properties
-        else _ferromagnetic(structure, incar, spin, choices)
-    )
+    notes += _ferromagnetic(structure, incar, spin, choices)
     return VaspInputs(files, tuple(dict.fromkeys(notes)), dict(incar), spin)
 
 
@@ -173,7 +169,7 @@ def _ferromagnetic(structure: Structure, incar: Incar, spin: Spin, choices: Choi
     listed = ", ".join(
         f"{symbol} {moments[symbol]:g}" for symbol in magnetic_elements(structure, choices) if symbol in moments
     )
-    if incar.get("ISPIN") != 2 or not listed:
+    if spin is Spin.GIVEN or incar.get("ISPIN") != 2 or not listed:
         return []
     if spin is Spin.TESTED and choices.magnetism == "refuse":
         return [

@@ -125,6 +125,24 @@ def test_spin_as_the_user_says() -> None:
     assert (made.spin, "INCAR.nonmagnetic" in made.files) == (Spin.PARALLEL, False)
 
 
+SPINS = {
+    ("refuse", 1): Spin.NONE,
+    ("refuse", 2): Spin.TESTED,
+    ("nonmagnetic", 1): Spin.NONE,
+    ("nonmagnetic", 2): Spin.PARALLEL,
+}
+
+
+@pytest.mark.parametrize(("magnetism", "ispin"), SPINS)
+def test_the_users_ispin(magnetism: Any, ispin: int) -> None:
+    dft = DftSection(magnetism=magnetism, incar={"ISPIN": ispin})
+    made = vasp_inputs(NIO, "forces", dft)
+    assert made.spin is SPINS[magnetism, ispin]
+    assert made.tags["ISPIN"] == ispin
+    assert ("MAGMOM" in made.tags) is (ispin == 2)
+    assert bool(made.notes) is (ispin == 2), "that moments start parallel"
+
+
 def test_copper_starts_with_a_moment_where_the_relaxation_decides() -> None:
     salt = ordered_structure(reference_crystals()["LTC-CuCl-zincblende"])
     assert vasp_inputs(salt, "relax", PBESOL).spin is Spin.TESTED
