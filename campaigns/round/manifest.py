@@ -61,6 +61,8 @@ class RoundManifest(_Kept):
     """Core-hours left of the budget; None without such a budget."""
     dft: Json | None = None
     """Settings of ``[dft]`` that determine sizes and prices of what is queued; None for other labelers."""
+    too_large: int = 0
+    """Number of materials that are no candidates because earlier rounds found them too large."""
     backbone_sha256: str = ""
     backbones: list[str] = []
     """SHA-256 of each backbone of a stack."""

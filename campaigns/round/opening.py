@@ -48,6 +48,7 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
     pending, spent = queued_ids(store, settings.campaign.fidelity)
     known = [objective.property for objective in settings.objectives if not objective.model]
     candidates = pool.candidates(store, settings.constraints, {*labels, *pending, *spent}, known)
+    open_rows = len(candidates)
     if is_priced_by_dft(settings):
         candidates = _small_enough(workspace, pool, candidates)
     _check_budget(workspace, labels)
@@ -69,6 +70,7 @@ def open_round(workspace: Workspace, batch: int) -> RoundRecord:
         models=checked_models(workspace.directory, settings),
         core_hours_left=core_hours_left(workspace),
         dft=pricing_settings(settings),
+        too_large=open_rows - len(candidates),
         backbone_sha256=backbone.sha256,
         backbones=[part.sha256 for part in backbone.parts],
         code_version=code_version(),

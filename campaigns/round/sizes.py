@@ -74,13 +74,12 @@ class SizeCheck:
 
     def report(self) -> None:
         """Report how many were left out, and the limits."""
-        if not self._too_large:
-            return
-        far = f", {len(self._far)} more by an estimate" if len(self._far) else ""
-        self._context.say(
-            f"{len(self._too_large)} of {len(self._counted)} counted candidates are left out as too large{far}: "
-            f"{self._costs.limits}"
-        )
+        known = self._context.manifest.too_large
+        parts = [f"{len(self._too_large)} of {len(self._counted)} counted candidates"] if self._too_large else []
+        parts += [f"{len(self._far)} by an estimate"] if len(self._far) else []
+        parts += [f"{known} known from earlier rounds"] if known else []
+        if parts:
+            self._context.say(f"left out as too large: {', '.join(parts)}; {self._costs.limits}")
 
 
 def choose_within_limits(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from campaigns.campaign import Campaign
 from campaigns.configuration import DftSection
 from campaigns.configuration.reading import parse_configuration
-from campaigns.pool.costs import Price, SizeLimits, is_priced_by_dft, pricing_settings, supercell_settings
+from campaigns.pool.costs import Costs, Price, SizeLimits, is_priced_by_dft, pricing_settings, supercell_settings
 from engine.physics.cost import SupercellSettings, Workload
+from tests.campaigns.helpers import configure
 
 
 def configuration(campaign: str = "", labeler: str = ""):
@@ -59,3 +64,18 @@ def test_settings_of_the_supercells() -> None:
     assert supercell_settings(dft) == SupercellSettings(9.0, 4.0, "systematic", 12.0)
     assert supercell_settings(DftSection()).key == [10.0, None, "random", None]
     assert SupercellSettings(9.0).key == [9.0, None], "as counts of earlier versions were stored"
+
+
+def test_without_phono3py_sizes_are_estimated_and_that_is_said(dft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(dft, {"dft": {"max_supercells": 1}})
+    monkeypatch.setitem(sys.modules, "phonopy.structure.symmetry", None)
+    said: list[str] = []
+    with Campaign.open(dft) as campaign:
+        costs = Costs.now(campaign.workspace, said.append)
+        keys = campaign.store.material_index()[:5]
+        prices = costs.prices(keys)
+        assert not any(costs.too_large(keys)), "an estimate is no reason"
+    assert all(price.core_hours and not price.exact for price in prices)
+    (words,) = said
+    assert "force calls of 5 crystals are estimated, not counted, and limits do not leave them out" in words
+    assert "pip install kappascout[phonons]" in words

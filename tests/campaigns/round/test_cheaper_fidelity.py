@@ -15,6 +15,7 @@ from campaigns.campaign import Campaign
 from campaigns.configuration import parse_configuration
 from campaigns.exceptions import CampaignError, ConfigurationError
 from campaigns.labelers.labelers import make_labeler
+from campaigns.pool.costs import Costs
 from campaigns.round.cheaper_fidelity import cheaper_fidelities
 from campaigns.round.context import RoundContext
 from campaigns.round.opening import changed_settings, open_round
@@ -168,6 +169,28 @@ def test_each_fidelity_goes_to_those_who_calculate_it(campaign: Path) -> None:
     with Campaign.open(campaign) as opened:
         some = next(e for e in entries if e["fidelity"] == "agl")
         assert [e.fidelity for e in opened.move([some["id"]], QueueState.WITHDRAWN, fidelity="agl")] == ["agl"]
+
+
+def test_a_material_too_large_for_the_target_is_queued_at_no_fidelity(campaign: Path) -> None:
+    pytest.importorskip("phono3py", reason="phono3py is not installed")
+    waits = {"kind": "dft", "source": None, "field": None}
+    small = {"min_length": 6.4, "max_supercells": 12}
+    configure(campaign, {"labeler": waits | {"agl": {"kind": "dft"}}, "costs": {"agl": 200.0}, "dft": small})
+    configure(campaign, {"campaign": {"goal": "max"}})
+    said = done("run", campaign).err
+    assert "left out as too large" in said
+    entries = queue(campaign)
+    assert {e["fidelity"] for e in entries} == {"dft", "agl"}
+    with Campaign.open(campaign) as opened:
+        costs = Costs.now(opened.workspace, lambda text: None)
+        queued = opened.store.material_index([e["id"] for e in entries if e["fidelity"] == "dft"])
+        assert not any(costs.too_large(queued))
+        known = costs.known_too_large([key.content_hash for key in opened.store.material_index()])
+        large = {
+            key.material_id for key, is_large in zip(opened.store.material_index(), known, strict=True) if is_large
+        }
+    assert large
+    assert not large & {e["id"] for e in entries}
 
 
 def settings(**changed: Any) -> str:

@@ -57,7 +57,7 @@ def changed(work: RoundContext, said: list[str], manifest: dict[str, Any], **sec
         work,
         settings=check_configuration(settings, "test"),
         manifest=work.manifest.model_copy(update=manifest),
-        progress=RoundProgress(work.record.number, lambda text: said.append(text.removeprefix("round 1: "))),
+        progress=RoundProgress(work.record.number, lambda text: said.append(text.partition(": ")[2])),
     )
     vars(other).update({name: getattr(work, name) for name in ("backbone", "pool", "featuriser", "ensemble")})
     return other
@@ -182,6 +182,12 @@ def test_what_was_found_too_large_is_no_candidate_of_the_next_round(dft: Path) -
         record = open_round(campaign.workspace, 4)
         work = RoundContext.of(campaign.workspace, record, lambda text: None)
         assert large
+        assert work.manifest.too_large == len(large)
+        work = changed(run_steps(work, RoundState.SCORED), heard := [], {}, campaign={"goal": "min"})
+        assert not large & {e.material_id for e in rank(work)[0]}
+        assert (
+            f"left out as too large: {len(large)} known from earlier rounds; [dft] max_supercells = 12, max" in heard[0]
+        )
         assert not large & {work.pool.rows[row].material_id for row in work.candidates}
     assert not large & {e["id"] for e in queue(dft)}
     for entry in queue(dft):
