@@ -57,7 +57,7 @@ def campaign(directory: Path) -> Path:
     records = [
         {
             "id": f"si-{i}",
-            "lattice": (crystal.lattice * (0.97 + 0.003 * i)).tolist(),
+            "lattice": (crystal.lattice * (0.93 + 0.008 * i)).tolist(),
             "species": crystal.symbols,
             "frac_coords": crystal.frac_coords.tolist(),
             "properties": {},
