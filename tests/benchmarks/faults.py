@@ -21,12 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from campaigns.campaign import Campaign
+from campaigns.intake.adding import material_record
 from db.records import QueueEntryRecord
 from db.states import FailureKind, JobState, QueueState, RoundState
+from engine.materials.crystal import Crystal
+from engine.materials.identity import identify
 from engine.materials.reference import reference_crystals
 from tests.campaigns.cluster.conftest import DIAMOND
 from tests.campaigns.exchange.conftest import SMALL, cluster_environment
-from tests.campaigns.helpers import configure, done, write_lines
+from tests.campaigns.helpers import configure, done
 from tests.slurm import Slurm, missing, slurm
 
 CRYSTALS = 20
@@ -53,17 +56,11 @@ def main() -> None:
 
 def campaign(directory: Path) -> Path:
     """Make a campaign whose whole pool is approved."""
-    crystal = reference_crystals()[DIAMOND]
-    records = [
-        {
-            "id": f"si-{i}",
-            "lattice": (crystal.lattice * (0.93 + 0.008 * i)).tolist(),
-            "species": crystal.symbols,
-            "frac_coords": crystal.frac_coords.tolist(),
-            "properties": {},
-        }
-        for i in range(CRYSTALS)
+    silicon = reference_crystals()[DIAMOND]
+    crystals = [
+        Crystal(silicon.lattice * (0.95 + 0.005 * i), silicon.numbers, silicon.frac_coords) for i in range(CRYSTALS)
     ]
+    records = [material_record(identify(f"si-{i}", crystal)) for i, crystal in enumerate(crystals)]
     done("init", directory, "--cold", "--goal", "min", "--property", "kappa_300K")
     cluster = {"poll": 1.0, "lost_after": 5.0, "options": {"time": "00:10:00", "ntasks": 1}, "max_jobs": 4}
     settings = {
@@ -73,11 +70,13 @@ def campaign(directory: Path) -> Path:
         "labeler": {"max_retries": 1000},
     }
     configure(directory, settings)
-    done("ingest", directory, write_lines(directory.parent / f"{directory.name}.jsonl", records))
     with Campaign.open(directory) as opened:
-        # not a round of its own, which would queue one of crystals that differ by density alone
+        # neither by ingest nor by a round, for which they are one compound
+        opened.store.add_materials(records)
         opened.store.start_round({"settings": opened.configuration.model_dump(mode="json"), "labels": 0})
-        queue = [QueueEntryRecord(i, each["id"], 2.5, 1.5, 4.0, fidelity="dft") for i, each in enumerate(records, 1)]
+        queue = [
+            QueueEntryRecord(i, each.material_id, 2.5, 1.5, 4.0, fidelity="dft") for i, each in enumerate(records, 1)
+        ]
         opened.store.finish_step(1, RoundState.QUEUED, queue=queue)
         opened.move([], QueueState.APPROVED, "benchmark")
     return directory
