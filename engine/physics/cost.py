@@ -122,12 +122,7 @@ class CostModel:
     scatter: float = _SCATTER
     """Standard deviation of the natural logarithm of a calculation's cost about the law."""
     stated: float | None = None
-    """Core-hours of a supercell of 100 atoms, where these were stated and nothing was fitted."""
-
-    @classmethod
-    def of_stated(cls, core_hours: float) -> CostModel:
-        """Cost of a call that was stated for a supercell of 100 atoms, and grows with the square of the atoms."""
-        return cls(0, float(np.log(core_hours / 100**2)), 0.0, 2.0, 0.0, core_hours)
+    """Core-hours of a supercell of 100 atoms, growing with the square of the atoms, where nothing was fitted."""
 
     @classmethod
     def fit(cls, finished: Sequence[tuple[Workload, float]], stated: float | None = None) -> CostModel:
@@ -138,7 +133,7 @@ class CostModel:
         """
         rows = [(w, hours) for w, hours in finished if np.isfinite(hours) and hours > 0]
         if not rows:
-            return cls() if stated is None else cls.of_stated(stated)
+            return cls(stated=stated)
         x = np.log([[w.electrons, w.atoms] for w, _ in rows])
         y = np.log([hours / _equal_calls(w) for w, hours in rows])
         centre = x.mean(axis=0)
@@ -183,6 +178,8 @@ class CostModel:
         """
         if not self.in_core_hours:
             raise ValueError("no finished calculation gives the cost of a force call; import results with their cost")
+        if self.stated is not None:
+            return self.stated * (np.asarray(atoms, dtype=np.float64) / 100) ** 2
         log_cost = self.electron_exponent * np.log(electrons) + self.atom_exponent * np.log(atoms)
         return np.exp(self.log_factor + log_cost + self.scatter**2 / 2)
 
