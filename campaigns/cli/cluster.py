@@ -32,6 +32,8 @@ def submit(directory: Dir, yes: Yes = False, format: OutFormat = Format.TABLE, q
         require_entries(campaign.workspace, submitted)
     _emit_jobs(submitted.jobs, format, "no job was submitted")
     _say_submitted(submitted)
+    if submitted.waiting:
+        message(f"{submitted.waiting} entries wait for their turn")
     if submitted.jobs:
         message(f"`kappascout watch {directory}` follows them and takes their results in")
 
@@ -72,6 +74,7 @@ def watch(
             if once or (done.is_idle and not trouble):
                 break
             waits = f"{done.pending} jobs wait or run"
+            waits += f", {done.submitted.waiting} entries wait for their turn" if done.submitted.waiting else ""
             if waits != said and not quiet:
                 message(waits)
             said = waits
@@ -135,8 +138,6 @@ def _say_submitted(submitted: "Submitted") -> None:
         message(line)
     for entry, reason in submitted.passed_over:
         message(f"left out: {entry.material_id}: {reason}")
-    if submitted.waiting:
-        message(f"{submitted.waiting} entries wait for their turn")
     if submitted.refusal:
         message(f"submitted no further: {submitted.refusal}")
 

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from campaigns.cluster.cluster import Cluster
@@ -199,8 +198,3 @@ def core_hours_of(jobs: Iterable[JobRecord]) -> float | None:
     """Core-hours of all attempts together, as far as they are known."""
     known = [job.core_hours for job in jobs if job.core_hours is not None]
     return sum(known) if known else None
-
-
-def age(time: str) -> float:
-    """Hours since a time in the store."""
-    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds() / 3600

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from campaigns.configuration.machines import Options
 
-Span = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class Dialect:

@@ -10,7 +10,13 @@ import numpy as np
 from engine.exceptions import SupercellError
 from engine.physics.batches import forces_of_all
 from engine.physics.outcome import CalculationError
-from engine.physics.supercells import SYMPREC, count_displacements, supercell_matrix, to_phonopy
+from engine.physics.supercells import (
+    SYMPREC,
+    count_displacements,
+    supercell_matrix,
+    symfc_recursion,
+    to_phonopy,
+)
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -121,9 +127,10 @@ def _displaced(crystal: Crystal, settings: PhononSettings) -> Phono3py:
 
 
 def _refuse_large_fit(phonons: Phono3py, settings: PhononSettings) -> None:
-    from phonopy.interface.symfc import estimate_symfc_memory_usage
+    with symfc_recursion():
+        from phonopy.interface.symfc import estimate_symfc_memory_usage
 
-    memory = sum(estimate_symfc_memory_usage(phonons.supercell, phonons.symmetry, 3, settings.pair_cutoff))
+        memory = sum(estimate_symfc_memory_usage(phonons.supercell, phonons.symmetry, 3, settings.pair_cutoff))
     if memory > settings.max_memory:
         raise CalculationError(
             "rejected",
@@ -135,7 +142,8 @@ def _refuse_large_fit(phonons: Phono3py, settings: PhononSettings) -> None:
 def _fit(phonons: Phono3py, settings: PhononSettings) -> None:
     if settings.displacements == "random":
         cutoff = None if settings.pair_cutoff is None else f"|cutoff = {settings.pair_cutoff}"
-        phonons.produce_fc3(fc_calculator="symfc", fc_calculator_options=cutoff)
+        with symfc_recursion():
+            phonons.produce_fc3(fc_calculator="symfc", fc_calculator_options=cutoff)
     else:
         phonons.produce_fc3()
         phonons.symmetrize_fc3()

@@ -6,6 +6,9 @@ that no symmetry of the supercell relates.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,7 @@ SYMPREC_CONVENTIONAL = 0.01
 """Angstrom; that of :func:`engine.materials.identity.standardise`, for finding the conventional cell."""
 ENUMERATED = 5_000
 """Largest number that is counted; larger ones are estimated, since enumeration takes minutes."""
+_SYMFC_RECURSION = 100_000
 SNAPSHOTS = {2: 2, 3: 4}
 """Supercells with random displacements for force constants of an order, in units of the fewest that determine them."""
 
@@ -142,14 +146,32 @@ def count_snapshots(
     :data:`SNAPSHOTS` times the fewest whose forces are as many as symfc's independent force constants; pairs of atoms
     farther apart than ``cutoff``, in Angstrom, are left out. Takes 0.1 to 0.5 s up to a hundred atoms.
     """
-    from phonopy.interface.symfc import SymfcFCSolver
     from phonopy.structure.cells import get_supercell
     from phonopy.structure.symmetry import Symmetry
 
     supercell = get_supercell(to_phonopy(crystal), matrix, symprec=SYMPREC)
     options = {"cutoff": {order: cutoff}} if cutoff else None
-    solver = SymfcFCSolver(supercell, symmetry=Symmetry(supercell, SYMPREC), options=options)
-    return SNAPSHOTS[order] * max(1, int(solver.estimate_numbers_of_supercells(orders=[order])[order]))
+    with symfc_recursion():
+        from phonopy.interface.symfc import SymfcFCSolver
+
+        solver = SymfcFCSolver(supercell, symmetry=Symmetry(supercell, SYMPREC), options=options)
+        fewest = int(solver.estimate_numbers_of_supercells(orders=[order])[order])
+    return SNAPSHOTS[order] * max(1, fewest)
+
+
+@contextmanager
+def symfc_recursion() -> Iterator[None]:
+    """Python's recursion limit as symfc wants it, for as long as symfc works.
+
+    Its import sets the limit of the whole process to 100,000, with which deeply nested JSON overflows the stack and
+    ends the process, instead of raising ``RecursionError``.
+    """
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _SYMFC_RECURSION))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def atoms_in(crystal: Crystal, matrix: NDArray[np.int64]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -89,3 +92,20 @@ def test_the_estimate_is_near_where_both_are_known(monkeypatch: pytest.MonkeyPat
     assert exact.exact
     assert not estimate.exact
     assert 0.5 < estimate.fc3 / exact.fc3 < 1.2
+
+
+def test_symfc_leaves_pythons_recursion_limit_alone() -> None:
+    """Its import raises the limit to a depth at which nested JSON overflows the stack."""
+    program = (
+        "import json, sys\n"
+        "from ase.build import bulk\n"
+        "from engine.physics.supercells import count_snapshots, supercell_matrix\n"
+        "silicon = bulk('Si')\n"
+        "before = sys.getrecursionlimit()\n"
+        "count_snapshots(silicon, supercell_matrix(silicon, 5.0), 3)\n"
+        "assert 'symfc.eig_solvers.matrix' in sys.modules\n"
+        "assert sys.getrecursionlimit() == before\n"
+        "try:\n    json.loads('[' * 100_000)\nexcept RecursionError:\n    print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
