@@ -11,7 +11,7 @@ from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.collecting import OPEN, Collected, settle
 from campaigns.cluster.following import Followed, follow
 from campaigns.cluster.submitting import PENDING, Submitted, current_jobs, submit_approved, withdrawn_jobs
-from campaigns.exceptions import CampaignBusyError, ClusterError, ExchangeError
+from campaigns.exceptions import CampaignBusyError, CampaignError, ClusterError
 from db.records import JobRecord
 from db.states import JobState, QueueState
 
@@ -135,7 +135,7 @@ def proceed(
         if store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
             try:
                 done.submitted = submit_approved(campaign.workspace, say, accept)
-            except (ClusterError, ExchangeError) as error:
+            except CampaignError as error:
                 done.trouble = str(error)
     done.pending = len(store.jobs(PENDING))
     done.proposed = store.queue_counts()[QueueState.PROPOSED]

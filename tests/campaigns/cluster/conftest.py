@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,11 @@ def scheduler(site: tuple[Slurm, dict[str, str]], monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def make_campaign(tmp_path: Path) -> MakeCampaign:
     """Make a campaign on phases of silicon; ``cluster`` and ``dft`` are settings."""
-    return partial(new_campaign, tmp_path / "c")
+
+    def make(*phases: str, name: str = "c", **settings: Any) -> Path:
+        return new_campaign(tmp_path / name, *phases, **settings)
+
+    return make
 
 
 def new_campaign(
