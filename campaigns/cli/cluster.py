@@ -71,7 +71,8 @@ def watch(
             if trouble and trouble != troubled:
                 message(f"nothing was submitted: {trouble}")
             troubled = trouble
-            if once or (done.is_idle and not trouble):
+            # with --go-on, what a round proposes is waited for
+            if once or (done.is_idle and not trouble and not (go_on and done.proposed)):
                 break
             waits = f"{done.pending} jobs wait or run"
             waits += f", {done.submitted.waiting} entries wait for their turn" if done.submitted.waiting else ""

@@ -11,14 +11,14 @@ from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.collecting import OPEN, Collected, settle
 from campaigns.cluster.following import Followed, follow
 from campaigns.cluster.submitting import PENDING, Submitted, current_jobs, submit_approved, withdrawn_jobs
-from campaigns.exceptions import CampaignBusyError, CampaignError, ClusterError
+from campaigns.exceptions import CampaignBusyError, CampaignError, ClusterError, NoCandidatesError
+from campaigns.loop import RunReport
 from db.records import JobRecord
 from db.states import JobState, QueueState
 
 if TYPE_CHECKING:
     from campaigns.campaign import Campaign
     from campaigns.exchange.bill import Bill
-    from campaigns.loop import RunReport
     from campaigns.workspace import Workspace
 
 
@@ -79,7 +79,8 @@ def observe(campaign: Campaign) -> Seen:
     Raises
     ------
     CampaignError
-        If results cannot be read or written; a queueing system that does not answer is in the result.
+        If results cannot be read or written; that the queueing system does not answer, or another command works on the
+        campaign, is in the result.
     """
     workspace = campaign.workspace
     cluster = Cluster.of(workspace)
@@ -90,7 +91,7 @@ def observe(campaign: Campaign) -> Seen:
             _begun(workspace, seen.followed)
             seen.collected = settle(workspace, cluster, _over(workspace))
             seen.cancelled = withdrawn_jobs(workspace, cluster)
-    except ClusterError as error:
+    except (ClusterError, CampaignBusyError) as error:
         seen.trouble = str(error)
     return seen
 
@@ -129,10 +130,13 @@ def proceed(
     store = campaign.store
     done = Done()
     if not seen.trouble:
-        done.run = _rounds(campaign, seen, say, go_on=go_on)
-        if approve and store.queue([QueueState.PROPOSED]):
-            campaign.move([], QueueState.APPROVED, "by watch")
-        if store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
+        try:
+            done.run = _rounds(campaign, seen, say, go_on=go_on)
+            if approve and store.queue([QueueState.PROPOSED]):
+                campaign.move([], QueueState.APPROVED, "by watch")
+        except CampaignBusyError as error:
+            done.trouble = str(error)
+        if not done.trouble and store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
             try:
                 done.submitted = submit_approved(campaign.workspace, say, accept)
             except CampaignError as error:
@@ -166,4 +170,7 @@ def _rounds(campaign: Campaign, seen: Seen, say: Callable[[str], None], *, go_on
     waits = campaign.workspace.store.queue([QueueState.PROPOSED, QueueState.APPROVED, *OPEN])
     if not go_on:
         return campaign.run(0, say) if came_in else None
-    return None if waits else campaign.run(1, say)
+    try:
+        return None if waits else campaign.run(1, say)
+    except NoCandidatesError as error:
+        return RunReport((), "candidates", str(error))
