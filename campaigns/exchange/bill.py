@@ -60,12 +60,17 @@ class Bill:
     def lines(self) -> list[str]:
         """The sum and its basis as text, and how many were queued at another price."""
         noun = "calculation takes" if len(self.rows) == 1 else "calculations take"
-        found = [f"{len(self.rows)} {noun} about {self.core_hours:,.0f} core-hours together; {self.basis}"]
+        found = [f"{len(self.rows)} {noun} about {hours(self.core_hours)} core-hours together; {self.basis}"]
         if changed := [row for row in self.rows if row.has_changed]:
             before = sum(row.when_queued or 0.0 for row in changed)
             now = sum(row.core_hours for row in changed)
             found.append(
-                f"{len(changed)} of them were queued at {before:,.0f} core-hours, and are expected to take {now:,.0f} "
+                f"{len(changed)} of them were queued at {hours(before)} core-hours, and are expected to take {hours(now)} "
                 "now: calculations have finished, or settings changed, since then"
             )
         return found
+
+
+def hours(value: float) -> str:
+    """Core-hours as text: whole ones, two digits of few."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
