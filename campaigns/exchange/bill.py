@@ -65,8 +65,8 @@ class Bill:
             before = sum(row.when_queued or 0.0 for row in changed)
             now = sum(row.core_hours for row in changed)
             found.append(
-                f"{len(changed)} of them were queued at {hours(before)} core-hours, and are expected to take {hours(now)} "
-                "now: calculations have finished, or settings changed, since then"
+                f"{len(changed)} of them were queued at {hours(before)} core-hours, and are expected to take "
+                f"{hours(now)} now: calculations have finished, or settings changed, since then"
             )
         return found
 
