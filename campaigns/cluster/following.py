@@ -63,18 +63,22 @@ def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Follo
     ends = {job.id: job_end(cluster.root / job.folder, job.name, job.tasks) for job in gone}
     # those that a signal ended: at the time limit, or because somebody cancelled them
     asked = [job for job in gone if ends[job.id].missing or ends[job.id].exit_code == TERMINATED]
-    silent = [job.job_id for job in asked if job.job_id] if listed is not None else []
+    silent = {job.job_id: job.name for job in asked if job.job_id} if listed is not None else {}
     words = cluster.scheduler.last_words(silent, cluster.somewhere)
     changed = []
     for job in pending:
-        if job.id not in ends:
+        told = words.get(job.job_id or "")
+        if told is not None and not told.state.is_finished:
+            # on its way back into the queue, as after preemption
+            now = replace(job, state=told.state, missing_since=None)
+        elif job.id not in ends:
             now = _alive(cluster, job, listed or {})
         elif not ends[job.id].missing:
-            now = _ended(job, ends[job.id], words.get(job.job_id or ""))
+            now = _ended(job, ends[job.id], told)
         elif listed is None:
             now = replace(job, state=JobState.RUNNING) if ends[job.id].begun else job
         else:
-            now = _missing(cluster, job, ends[job.id], words.get(job.job_id or ""))
+            now = _missing(cluster, job, ends[job.id], told)
         if now != job:
             changed.append(now)
     workspace.store.update_jobs(changed)

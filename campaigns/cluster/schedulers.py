@@ -191,26 +191,31 @@ class Scheduler:
             ) from error
         return _by_id(jobs)
 
-    def last_words(self, job_ids: Sequence[str], folder: str) -> dict[str, LastWords]:
-        """What is known of jobs that are not listed any more, by id, where the queueing system still tells."""
-        if self.kind != "slurm" or not job_ids:
+    def last_words(self, jobs: Mapping[str, str], folder: str) -> dict[str, LastWords]:
+        """What is known of jobs that are not listed any more, by id, where the queueing system still tells.
+
+        ``jobs`` are names by id: an id may have been given again.
+        """
+        if self.kind != "slurm" or not jobs:
             return {}
         # all jobs of the last minutes in one answer, where many are asked for
-        which = shlex.quote(job_ids[0]) if len(job_ids) == 1 else ""
+        which = shlex.quote(next(iter(jobs))) if len(jobs) == 1 else ""
         answer = self.machine.run(f"scontrol show job -o {which}", folder)
         ends: dict[str, list[tuple[str, int, int]]] = {}
         for line in answer.out.splitlines() if answer.code == 0 else ():
-            found = re.match(r"JobId=(\d+)(?: ArrayJobId=(\d+))?.*?JobState=(\w+).*?ExitCode=(\d+):(\d+)", line)
-            if found:
-                ends.setdefault(found[2] or found[1], []).append((found[3], int(found[4]), int(found[5])))
-        if forgotten := [id_ for id_ in job_ids if id_ not in ends]:
+            found = re.match(
+                r"JobId=(\d+)(?: ArrayJobId=(\d+))?.*?JobName=(\S+).*?JobState=(\w+).*?ExitCode=(\d+):(\d+)", line
+            )
+            if found and jobs.get(found[2] or found[1]) == found[3]:
+                ends.setdefault(found[2] or found[1], []).append((found[4], int(found[5]), int(found[6])))
+        if forgotten := [id_ for id_ in jobs if id_ not in ends]:
             listed = shlex.quote(",".join(forgotten))
-            answer = self.machine.run(f"sacct -n -P -X -j {listed} -o JobIDRaw,JobID,State,ExitCode", folder)
+            answer = self.machine.run(f"sacct -n -P -X -j {listed} -o JobID,JobName,State,ExitCode", folder)
             for line in answer.out.splitlines() if answer.code == 0 else ():
-                found = re.match(r"\d+\|(\d+)[^|]*\|(\w+)[^|]*\|(\d+):(\d+)", line)
-                if found:
-                    ends.setdefault(found[1], []).append((found[2], int(found[3]), int(found[4])))
-        words = {id_: _worst(ends[id_]) for id_ in job_ids if id_ in ends}
+                found = re.match(r"(\d+)[^|]*\|([^|]*)\|(\w+)[^|]*\|(\d+):(\d+)", line)
+                if found and jobs.get(found[1]) == found[2]:
+                    ends.setdefault(found[1], []).append((found[3], int(found[4]), int(found[5])))
+        words = {id_: _worst(ends[id_]) for id_ in jobs if id_ in ends}
         return {id_: word for id_, word in words.items() if word is not None}
 
     def largest_array(self, limit: int, folder: str) -> int:
@@ -291,7 +296,13 @@ _ENDS: Mapping[str, tuple[JobState, FailureReason | None, str]] = {
 """Ends of jobs in Slurm's words, the most telling first."""
 
 
+_NOT_OVER = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "STOPPED", "RESIZING")
+"""States of jobs that go on or will begin again, in Slurm's words."""
+
+
 def _worst(ends: Sequence[tuple[str, int, int]]) -> LastWords | None:
+    if any(state in _NOT_OVER for state, _, _ in ends):
+        return LastWords(JobState.QUEUED)
     for name, (state, reason, words) in _ENDS.items():
         for found, code, signal in ends:
             if found == name:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from campaigns.exchange.manifest import Entry
 from engine.materials.crystal import Crystal
 from tests.campaigns.exchange.conftest import SMALL, cluster_environment, record
 from tests.campaigns.helpers import configure, done, write_lines
@@ -98,3 +99,14 @@ def silicon(phase: str) -> dict[str, Any]:
         "frac_coords": crystal.frac_coords.tolist(),
         "properties": {},
     }
+
+
+@pytest.fixture
+def exported_entry(make_campaign: MakeCampaign, tmp_path: Path) -> Entry:
+    """Give the manifest of silicon as it is exported."""
+    directory = make_campaign(DIAMOND)
+    done("run", directory, "--quiet")
+    done("queue", "approve", directory)
+    done("queue", "export", directory, "--to", tmp_path / "out", "--format", "phono3py")
+    (path,) = (tmp_path / "out").glob("*/entry.json")
+    return Entry.from_json(path.read_text(), str(path))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.campaigns.exchange.conftest import NACL, SILICON, MakeQueue, imported, run
@@ -156,9 +157,9 @@ def test_two_runs_never_share_a_folder(exported: tuple[Path, Path], cluster: dic
         assert "another run works here" in run(folder, cluster, "relax", code=75)
         assert "another run works here" in run(folder, cluster, "forces", "1", code=75)
         assert not (folder / "FAILED").exists()
-        first.kill()
+        for process in (*psutil.Process(first.pid).children(recursive=True), first):
+            process.kill()
         first.wait()
-        subprocess.run(["pkill", "-KILL", "-f", "exchange.fake_vasp"], check=False)
     run(folder, cluster, "relax")
     assert not list((folder / ".locks").iterdir()), "the lock of a run that was killed is taken over, then removed"
 
