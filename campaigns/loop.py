@@ -99,7 +99,7 @@ class Loop:
             for doubt in new_doubts(store, range(before + 1, store.last_label() + 1)):
                 self.say(f"doubtful: {doubt}")
             with store.transaction():
-                finish_entries(store, "label found")
+                finish_entries(self.workspace, "label found")
         of_round: dict[int, list[QueueEntryRecord]] = {}
         for entry in store.queue():
             of_round.setdefault(entry.round or 0, []).append(entry)

@@ -171,16 +171,22 @@ def defer(
     return chosen
 
 
-def finish_entries(store: Store, note: str) -> None:
-    """Move entries whose label is in the store to done; a label for a proposed entry approves it."""
-    entries = store.queue(UNFINISHED)
-    if not entries:
+def finish_entries(workspace: Workspace, note: str) -> None:
+    """Move entries whose label is in the store to done, those that the machine failed too; proposed ones are approved.
+
+    Must run inside a transaction of the campaign.
+    """
+    store = workspace.store
+    entries, failed = store.queue(UNFINISHED), store.queue([QueueState.FAILED])
+    if not entries and not failed:
         return
     properties = {r.number: RoundManifest.of(r).target for r in store.rounds()}
     known = {(label.material_id, label.property, label.fidelity) for label in store.labels()}
     found = [e for e in entries if (e.material_id, properties[e.round or 0], e.fidelity) in known]
     move_entries(store, [e for e in found if e.state is QueueState.PROPOSED], QueueState.APPROVED, note)
     move_entries(store, found, QueueState.DONE, note)
+    came = [e for e in failed if (e.material_id, properties[e.round or 0], e.fidelity) in known]
+    move_entries(store, [e for e in came if approve_finished(workspace, e, note)], QueueState.DONE, note)
 
 
 def unfinished(workspace: Workspace, ids: Sequence[str], fidelity: str | None = None) -> list[QueueEntryRecord]:

@@ -9,6 +9,7 @@ import typer
 
 from campaigns.cli.options import Dir, OutFormat, Quiet, open_campaign
 from campaigns.output import Format, Progress, emit, message
+from db.states import FailureKind
 
 if TYPE_CHECKING:
     from campaigns.cluster.collecting import Collected
@@ -21,7 +22,7 @@ Yes = Annotated[bool, typer.Option("--yes", help=r"Submit without a question bey
 
 
 def submit(directory: Dir, yes: Yes = False, format: OutFormat = Format.TABLE, quiet: Quiet = False) -> None:
-    """Export approved entries and submit them to the queueing system of [cluster]; again, and nothing runs twice."""
+    """Export approved entries and submit them to the queueing system of campaign.toml; what is submitted runs once."""
     from campaigns.cluster.submitting import require_entries, submit_approved
 
     with open_campaign(directory) as campaign:
@@ -63,7 +64,7 @@ def watch(
         pause, said, troubled = every or campaign.configuration.cluster.poll, "", ""
         while True:
             seen = observe(campaign)
-            _say_seen(seen)
+            _say_seen(seen, directory)
             with Progress(quiet) as progress:
                 done = proceed(campaign, seen, progress.say, go_on=go_on, approve=approve, accept=lambda bill: yes)
             _say_done(done, directory)
@@ -96,7 +97,7 @@ def collect(directory: Dir, format: OutFormat = Format.TABLE) -> None:
     states: dict[str, int] = {}
     for outcome in collected.outcomes:
         states[outcome.state] = states.get(outcome.state, 0) + 1
-    _say_collected(collected, format)
+    _say_collected(collected, directory, format)
     message(", ".join(f"{n} {state}" for state, n in states.items()) or "no open calculation in the folder")
 
 
@@ -114,8 +115,8 @@ def jobs(
     _emit_jobs(found, format, f"no job waits or runs; {others}")
 
 
-def _say_seen(seen: "Seen") -> None:
-    _say_collected(seen.collected, Format.TABLE)
+def _say_seen(seen: "Seen", directory: Path) -> None:
+    _say_collected(seen.collected, directory)
     for entry in seen.collected.repeated:
         message(f"{entry.material_id}: will be submitted again")
     for job in seen.cancelled:
@@ -143,15 +144,18 @@ def _say_submitted(submitted: "Submitted") -> None:
         message(f"submitted no further: {submitted.refusal}")
 
 
-def _say_collected(collected: "Collected", format: Format) -> None:
+def _say_collected(collected: "Collected", directory: Path, format: Format = Format.TABLE) -> None:
     rows = [each.row() for each in collected.compared]
     if rows or format is not Format.TABLE:
         emit(rows, format, "found beside predicted" if format is Format.TABLE else "")
     for outcome in collected.outcomes:
         if outcome.state == "refused" or (outcome.state == "done" and outcome.message):
             message(f"{outcome.folder}: {outcome.state}: {outcome.message}")
+    repeated = {entry.id for entry in collected.repeated}
     for entry, reason, words in collected.failed:
-        message(f"{entry.material_id}: failed ({reason.kind}): {reason}: {words}")
+        by_hand = reason.kind is FailureKind.MACHINE and entry.id not in repeated
+        remedy = f"; `kappascout queue retry {directory} {entry.material_id}` repeats it" if by_hand else ""
+        message(f"{entry.material_id}: failed ({reason.kind}): {reason}: {words}{remedy}")
     for doubt in collected.doubtful:
         message(f"doubtful: {doubt}")
 

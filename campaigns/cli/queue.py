@@ -9,7 +9,7 @@ import typer
 from campaigns.cli.cluster import jobs
 from campaigns.cli.options import Dir, OutFormat, Quiet, open_campaign
 from campaigns.output import Format, Progress, emit, message
-from db.states import FailureReason, QueueState
+from db.states import FailureReason, JobState, QueueState
 
 app = typer.Typer(no_args_is_help=True, help="See and decide what is computed next.")
 
@@ -66,7 +66,12 @@ def queue_withdraw(
     note: Note = "",
 ) -> None:
     """Take entries off the queue; their materials are not proposed again, unless `queue reopen` undoes it."""
-    _move(directory, ids, QueueState.WITHDRAWN, note)
+    with open_campaign(directory) as campaign:
+        moved = campaign.move(ids, QueueState.WITHDRAWN, note)
+        pending = campaign.store.jobs([JobState.QUEUED, JobState.RUNNING], [e.id for e in moved if e.id is not None])
+    message(f"{len(moved)} entries withdrawn")
+    if pending:
+        message(f"{len(pending)} of their jobs wait or run; `kappascout watch {directory} --once` cancels them")
 
 
 @app.command("fail")

@@ -74,7 +74,7 @@ def settle(workspace: Workspace, cluster: Cluster, entry_ids: Iterable[int]) -> 
             reason, words = FailureReason.BAD_OUTPUT, f"the folder {cluster.root / name} is gone"
         else:
             reason, words = machine_failure(own)
-        _fail(workspace, entry, reason, words, own)
+        _fail(workspace, entry, reason, words, own, cluster)
     _repeat(workspace, collected, wanted)
     return collected
 
@@ -114,8 +114,16 @@ def _jobs_of(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Mappi
 
 
 def _fail(
-    workspace: Workspace, entry: QueueEntryRecord, reason: FailureReason, words: str, jobs: Sequence[JobRecord]
+    workspace: Workspace,
+    entry: QueueEntryRecord,
+    reason: FailureReason,
+    words: str,
+    jobs: Sequence[JobRecord],
+    cluster: Cluster,
 ) -> None:
+    # as the import of its folder names it, so that core-hours of one calculation count once
+    _, manifest = cluster.entries([entry]).get(entry.id or 0, ("", None))
+    origin = {"folder": jobs[0].folder, "settings_sha256": manifest.settings_sha256} if manifest else {}
     store, section = workspace.store, workspace.configuration.campaign
     with workspace.locked(), store.transaction():
         store.add_failures(
@@ -126,7 +134,8 @@ def _fail(
                     entry.fidelity,
                     reason,
                     words,
-                    source=f"round {entry.round}, {jobs[0].queue}" if jobs else f"round {entry.round}",
+                    source=f"round {entry.round}, exported",
+                    provenance=origin,
                     cost=core_hours_of(jobs),
                 )
             ]

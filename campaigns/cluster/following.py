@@ -178,8 +178,8 @@ def machine_failure(jobs: Sequence[JobRecord]) -> tuple[FailureReason, str]:
     reasons = {str(reason): reason for reason in FailureReason}
     for job in jobs:
         name, _, words = job.message.partition(": ")
-        # a later stage is cancelled because one before it failed
-        if name in reasons and (job.state is not JobState.CANCELLED or job is jobs[0]):
+        # a later stage that never began was cancelled because one before it failed
+        if name in reasons and (job.state is not JobState.CANCELLED or job.started_at or job is jobs[0]):
             return reasons[name], f"job {job.job_id or job.name} ({job.stage}): {words}"
     for job in jobs:
         if job.exit_code:

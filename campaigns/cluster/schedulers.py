@@ -152,7 +152,11 @@ class Scheduler:
             raise ClusterError(self._no_commands(answer.words))
         result = interface.parse_submit_output(answer.code, answer.out, answer.error)
         if not result.job_id:
-            raise ClusterError(f"{self} does not take {script}: {answer.words}")
+            # each line of Slurm's begins with this
+            words = " ".join(answer.words.replace("sbatch: error: ", "").split())
+            raise ClusterError(
+                f"{self} does not take the job {script}: {words}; correct [cluster] options, then submit again"
+            )
         return str(result.job_id)
 
     def listed(self, folder: str, job_ids: Sequence[str] = ()) -> dict[str, Listed]:

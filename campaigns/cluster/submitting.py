@@ -45,7 +45,9 @@ class Submitted:
     """The queueing system's words, where it took no more; submitted again later."""
 
 
-def submit_approved(workspace: Workspace, say: Callable[[str], None], accept: Callable[[Bill], bool]) -> Submitted:
+def submit_approved(
+    workspace: Workspace, say: Callable[[str], None], accept: Callable[[Bill], bool], patience: float = 0.0
+) -> Submitted:
     """Export approved entries into the folder of calculations and submit all that have no job yet.
 
     Parameters
@@ -56,6 +58,8 @@ def submit_approved(workspace: Workspace, say: Callable[[str], None], accept: Ca
         Receives progress.
     accept
         Asked before anything is written where the calculations take more than ``[dft] confirm_core_hours``.
+    patience
+        Seconds before an entry is submitted again that the queueing system refused, or whose folder was held.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def submit_approved(workspace: Workspace, say: Callable[[str], None], accept: Ca
         done = Submitted()
         _export(workspace, cluster, done, say, accept)
         busy = {job.entry_id for job in workspace.store.jobs(PENDING)}
-        ready, early = _ready(workspace)
+        ready, early = _ready(workspace, patience)
         found = cluster.entries(ready)
         ready = [entry for entry in ready if entry.id in found]
         limit = workspace.configuration.cluster.max_jobs or (1 if cluster.scheduler.kind == "shell" else None)
@@ -120,8 +124,8 @@ def _since_export(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> 
     return found
 
 
-def _ready(workspace: Workspace) -> tuple[list[QueueEntryRecord], int]:
-    """Entries without a job at work, and how many of them wait because their last attempt was refused just now."""
+def _ready(workspace: Workspace, patience: float) -> tuple[list[QueueEntryRecord], int]:
+    """Entries without a job at work, and how many of them wait because they were refused less than ``patience`` ago."""
     entries = workspace.store.queue([QueueState.EXPORTED, QueueState.RUNNING])
     jobs, working = _since_export(workspace, entries), current_jobs(workspace, entries)
     ready, early = [], 0
@@ -130,7 +134,6 @@ def _ready(workspace: Workspace) -> tuple[list[QueueEntryRecord], int]:
         # one that runs without a job was begun by hand
         if (entry.id or 0) in working or (not own and entry.state is QueueState.RUNNING):
             continue
-        patience = workspace.configuration.cluster.lost_after
         if own and seconds_since(max(job.ended_at or job.written_at for job in own)) < patience:
             early += 1
         else:
@@ -285,6 +288,9 @@ def require_entries(workspace: Workspace, submitted: Submitted) -> None:
     where = workspace.directory
     if pending:
         raise CampaignError(f"all approved entries are submitted ({len(pending)} jobs); `kappascout watch {where}`")
-    proposed = len(workspace.store.queue([QueueState.PROPOSED]))
+    counts = workspace.store.queue_counts()
+    proposed, failed = counts[QueueState.PROPOSED], counts[QueueState.FAILED]
     hint = f"`kappascout queue approve {where}`" if proposed else f"`kappascout run {where}`"
-    raise CampaignError(f"no approved entry to submit ({proposed} proposed); {hint} first")
+    if failed and not proposed:
+        hint = f"`kappascout queue list {where} --state failed` says what may be repeated by `queue retry`; or {hint}"
+    raise CampaignError(f"no approved entry to submit ({proposed} proposed, {failed} failed); {hint}")

@@ -138,7 +138,8 @@ def proceed(
             done.trouble = str(error)
         if not done.trouble and store.queue([QueueState.APPROVED, QueueState.EXPORTED]):
             try:
-                done.submitted = submit_approved(campaign.workspace, say, accept)
+                patience = campaign.configuration.cluster.lost_after
+                done.submitted = submit_approved(campaign.workspace, say, accept, patience)
             except CampaignError as error:
                 done.trouble = str(error)
     done.pending = len(store.jobs(PENDING))

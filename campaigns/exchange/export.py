@@ -18,7 +18,7 @@ from campaigns.files import replaced, write_whole
 from campaigns.output import Count
 from campaigns.pool.exported_work import EXPORTS
 from campaigns.queue import move, queue_row, with_formula
-from db.states import QueueState
+from db.states import JobState, QueueState
 from engine.materials.crystal import Crystal
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def export_queue(
         raise CampaignError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
     with workspace.locked():
         entries = [e for e in workspace.store.queue(_EXPORTABLE, round) if _is_for_export(workspace, e, format)]
+        if entries and format in ("phono3py", "vasp"):
+            entries = _without_jobs(workspace, entries, say)
         if not entries:
             proposed = len(workspace.store.queue([QueueState.PROPOSED], round))
             approve = f"approve some first: `kappascout queue approve {workspace.directory}`"
@@ -134,6 +136,30 @@ def export_approved(
             own = [e.material_id for e in report.written if e.fidelity == fidelity]
             move(workspace, own, QueueState.EXPORTED, f"written to {to} for submission", fidelity)
     return report
+
+
+def _without_jobs(
+    workspace: Workspace, entries: list[QueueEntryRecord], say: Callable[[str], None]
+) -> list[QueueEntryRecord]:
+    """Entries that no job of a queueing system works on: those would be calculated twice.
+
+    Raises
+    ------
+    CampaignError
+        If all have jobs.
+    """
+    pending = workspace.store.jobs([s for s in JobState if not s.is_finished], [e.id for e in entries if e.id])
+    busy = {job.entry_id for job in pending}
+    left = [entry for entry in entries if entry.id not in busy]
+    if busy and not left:
+        raise CampaignError(
+            f"all {len(entries)} approved entries were submitted, and have jobs; `kappascout watch "
+            f"{workspace.directory}` follows them"
+        )
+    if busy:
+        ids = sorted(entry.material_id for entry in entries if entry.id in busy)
+        say(f"left out, because they were submitted and have jobs: {', '.join(ids)}")
+    return left
 
 
 def export_records(workspace: Workspace) -> Path:

@@ -96,7 +96,7 @@ def import_labels(workspace: Workspace, given: Given, *, new_property: bool, aga
         outcomes = _conductivities(workspace, given, report)
         if readings is not None:
             outcomes += _recorded(workspace, readings, report, given.wanted)
-        finish_entries(store, "label imported")
+        finish_entries(workspace, "label imported")
         return ImportReport.of(store, report, outcomes)
 
 
@@ -139,7 +139,7 @@ def record_label(workspace: Workspace, label: LabelRecord, *, new_property: bool
         if problems := [] if new_property else names.problems([label], ["label 1"]):
             raise LabelError(problems, 1)
         report = store.add_labels([label], again=again)
-        finish_entries(store, "label recorded")
+        finish_entries(workspace, "label recorded")
         return ImportReport.of(store, report)
 
 

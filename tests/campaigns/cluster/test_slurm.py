@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from campaigns.budget import core_hours
 from campaigns.campaign import Campaign
 from campaigns.cluster.submitting import PENDING
 from campaigns.cluster.watching import observe, only_watch, proceed
@@ -145,6 +146,47 @@ def test_a_job_that_somebody_cancels_is_not_repeated(hanging: Hanging, scheduler
     assert failures(directory) == [FailureReason.CANCELLED]
     done("queue", "retry", directory, DIAMOND)
     done("watch", directory, "--every", 0.5)
+    assert states(directory) == {DIAMOND: "done"}
+
+
+def test_an_array_that_somebody_cancels_is_not_repeated(
+    make_campaign: MakeCampaign, scheduler: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = approved(make_campaign(DIAMOND))
+    monkeypatch.setenv("FAKE_VASP", "hang_once")
+    monkeypatch.setenv("FAKE_VASP_IN", "disp-")
+    look(directory)
+    until(directory, lambda found: found[1].state is JobState.RUNNING)
+    scheduler.ask("scancel", str(jobs(directory)[1].job_id))
+    until(directory, settled)
+    look(directory)
+    assert states(directory) == {DIAMOND: "failed"}
+    assert failures(directory) == [FailureReason.CANCELLED]
+    assert {job.attempt for job in jobs(directory)} == {1}
+
+
+def test_core_hours_of_attempts_count_once(hanging: Hanging, scheduler: Slurm) -> None:
+    directory = hanging()
+    scheduler.ask("scancel", "--signal=TERM", "--batch", str(jobs(directory)[0].job_id))
+    done("watch", directory, "--every", 0.5)
+    with Campaign.open(directory) as campaign:
+        spent = core_hours(campaign.workspace)
+        (label,) = campaign.store.labels("kappa_300K")
+    assert spent == pytest.approx(label.cost)
+    assert spent == pytest.approx(sum(job.core_hours or 0.0 for job in jobs(directory)), abs=0.01)
+
+
+def test_a_label_from_elsewhere_finishes_what_the_machine_failed(
+    make_campaign: MakeCampaign, scheduler: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = approved(make_campaign(DIAMOND))
+    monkeypatch.setenv("POTCAR_DIR", "")
+    done("watch", directory, "--every", 0.5)
+    assert states(directory) == {DIAMOND: "failed"}
+    assert failures(directory) == [FailureReason.MISSING_SETUP]
+    path = tmp_path / "labels.csv"
+    path.write_text(f"id,property,value,unit,fidelity,method\n{DIAMOND},kappa_300K,150,W/(m K),dft,by hand\n")
+    done("label", "import", directory, path)
     assert states(directory) == {DIAMOND: "done"}
 
 
