@@ -13,6 +13,7 @@ import pytest
 from pymatgen.core import Structure
 
 from campaigns.campaign import Campaign
+from campaigns.exchange.bill import hours
 from tests.campaigns.exchange.conftest import GAAS, NACL, SILICON, SMALL, MakeQueue, make_campaign, record
 from tests.campaigns.helpers import configure, done, label_rows, queue, refused, write_lines
 from tests.conftest import REPOSITORY
@@ -346,7 +347,7 @@ def test_a_price_learned_since_is_said_beside_the_earlier_one(tmp_path: Path) ->
     ran = export(directory, tmp_path / "out")
     assert "when_queued" in ran.out
     old = before[SILICON] + before[GAAS]
-    assert f"2 of them were queued at {old:,.0f} core-hours" in ran.err
+    assert f"2 of them were queued at {hours(old)} core-hours" in ran.err
     assert "costs follow 1 finished calculation" in ran.err
     for folder in (tmp_path / "out").glob("001-*"):
         entry = entry_of(folder)
