@@ -10,13 +10,14 @@ from campaigns.budget import batch_within_budget, spent
 from campaigns.exceptions import NoCandidatesError
 from campaigns.intake.doubts import best_doubt, new_doubts
 from campaigns.pool.labels import fidelity_note, training_labels
+from campaigns.property_names import Property
 from campaigns.queue import finish_entries
 from campaigns.round.judge import is_outdated, judge_round
 from campaigns.round.news import nothing_new
 from campaigns.round.opening import changed_settings, open_round
 from campaigns.round.steps import finish_round
 from campaigns.round.stopping import stopping_advice
-from db.states import UNFINISHED, CampaignState, QueueState, RoundState
+from db.states import UNFINISHED, CampaignState, JobState, QueueState, RoundState
 
 if TYPE_CHECKING:
     from campaigns.labelers.labelers import Labeler
@@ -151,8 +152,14 @@ def waiting_words(workspace: Workspace, left: Sequence[QueueEntryRecord]) -> str
     proposed = sum(e.state is QueueState.PROPOSED for e in left)
     where = workspace.directory
     steps = f"`kappascout label import {where} FILE` when results are there"
+    if any(e.state in (QueueState.PROPOSED, QueueState.APPROVED) for e in left):
+        steps = f"`kappascout queue export {where} --to OUT`, then {steps}"
+        if Property(workspace.configuration.campaign.property).is_conductivity:
+            steps = f"`kappascout submit {where}` and `kappascout watch {where}`; or by hand {steps}"
+    elif workspace.store.jobs([state for state in JobState if not state.is_finished]):
+        steps = f"`kappascout watch {where}` follows their jobs"
     if proposed:
-        steps = f"`kappascout queue approve {where}`, `kappascout queue export {where} --to OUT`, then {steps}"
+        steps = f"`kappascout queue approve {where}`, then {steps}"
     return f"waiting for {len(left)} results ({proposed} not approved yet): {steps}"
 
 

@@ -14,11 +14,11 @@ from db.tables import Job, QueueEntry
 
 _GIVEN = (
     "name", "stage", "attempt", "tasks", "queue", "folder", "resources", "job_id", "state", "submitted_at",
-    "started_at", "ended_at", "missing_since", "nodes", "exit_code", "core_hours", "message",
+    "started_at", "ended_at", "missing_since", "nodes", "exit_code", "core_hours", "reason", "message",
 )  # fmt: skip
 _CHANGING = (
     "job_id", "state", "submitted_at", "started_at", "ended_at", "missing_since", "nodes", "exit_code", "core_hours",
-    "message",
+    "reason", "message",
 )  # fmt: skip
 
 

@@ -377,8 +377,10 @@ class JobRecord:
     nodes: str = ""
     exit_code: int | None = None
     core_hours: float | None = None
+    reason: FailureReason | None = None
+    """Why it failed, where the queueing system tells."""
     message: str = ""
-    """Why it failed, as text."""
+    """The same as text."""
     id: int | None = None
 
     def __post_init__(self) -> None:

@@ -86,6 +86,7 @@ class JobState(_Explained):
     FAILED = "failed", "Ended with another exit code, or was ended by the queueing system."
     CANCELLED = "cancelled", "Cancelled because its entry is not wanted any more, or a job that it waits for failed."
     VANISHED = "vanished", "Gone from the queueing system without a record of its end."
+    REFUSED = "refused", "Not taken by the queueing system, or another run held its folder; it is no attempt."
 
     @property
     def is_finished(self) -> bool:

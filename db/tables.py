@@ -374,4 +374,5 @@ class Job(Base):
     nodes: Mapped[str]
     exit_code: Mapped[int | None]
     core_hours: Mapped[float | None]
+    reason: Mapped[FailureReason | None]
     message: Mapped[str]

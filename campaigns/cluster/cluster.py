@@ -80,6 +80,6 @@ class Cluster:
         return f"{self.there}/{name}"
 
     @property
-    def somewhere(self) -> str:
+    def any_folder(self) -> str:
         """A folder on the cluster's machine for commands that need none."""
         return "/" if self.scheduler.machine.name else str(Path.cwd())

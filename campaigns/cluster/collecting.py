@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.following import core_hours_of, last_attempt, machine_failure
+from campaigns.cluster.submitting import jobs_of
 from campaigns.exchange.comparison import Compared, compared
 from campaigns.exchange.import_labels import Given, ImportReport, import_labels
 from campaigns.exchange.wanted import EntryOutcome, Wanted
@@ -52,7 +53,7 @@ def settle(workspace: Workspace, cluster: Cluster, entry_ids: Iterable[int]) -> 
     entries = {e.id: e for e in workspace.store.queue(OPEN) if e.id in wanted}
     if not entries:
         return Collected()
-    jobs = _jobs_of(workspace, list(entries.values()))
+    jobs = jobs_of(workspace, entries.values())
     names = {entry.id: jobs[entry.id or 0][-1].folder for entry in entries.values()}
     there = sorted(name for name in names.values() if (cluster.root / name).is_dir())
     # its mark says that a signal stopped it, as at the time limit; the queueing system knows that somebody did
@@ -104,13 +105,6 @@ def _imported(workspace: Workspace, cluster: Cluster, names: Sequence[str]) -> C
         compared=compared(workspace, report.added),
         doubtful=[str(doubt) for doubt in report.doubtful],
     )
-
-
-def _jobs_of(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Mapping[int, list[JobRecord]]:
-    found: dict[int, list[JobRecord]] = {}
-    for job in workspace.store.jobs(entry_ids=[e.id for e in entries if e.id is not None]):
-        found.setdefault(job.entry_id, []).append(job)
-    return found
 
 
 def _fail(

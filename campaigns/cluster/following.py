@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.jobs import JobEnd, job_end
-from campaigns.cluster.schedulers import LastWords, Listed, seconds_since
-from campaigns.cluster.submitting import PENDING, REFUSED
+from campaigns.cluster.schedulers import JobExit, Listed, seconds_since
+from campaigns.cluster.submitting import PENDING
 from db.records import JobRecord, utc_now
 from db.states import FailureReason, JobState
 
@@ -26,27 +25,8 @@ _SLACK = 120.0
 """Seconds by which a process may seem older than its job, for clocks and start-up."""
 
 
-@dataclass(frozen=True)
-class Followed:
-    """Jobs as they are now."""
-
-    changed: tuple[JobRecord, ...] = ()
-    """Jobs whose record has changed."""
-    over: frozenset[int] = frozenset()
-    """Queue entries none of whose jobs is pending any more."""
-
-
-def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Followed:
-    """Bring the records of pending jobs up to date.
-
-    Parameters
-    ----------
-    workspace
-        The campaign's.
-    cluster
-        Its cluster.
-    ask
-        Whether the queueing system is asked; otherwise only what the jobs wrote is read.
+def follow(workspace: Workspace, cluster: Cluster) -> list[JobRecord]:
+    """Bring the records of pending jobs up to date, and return those that have changed.
 
     Raises
     ------
@@ -55,16 +35,16 @@ def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Follo
     """
     pending = workspace.store.jobs(PENDING)
     if not pending:
-        return Followed()
+        return []
     ids = [job.job_id for job in pending if job.job_id]
-    listed = cluster.scheduler.listed(cluster.somewhere, ids) if ask else None
-    gone = [job for job in pending if listed is None or _listed(job, listed) is None]
+    listed = cluster.scheduler.listed(cluster.any_folder, ids)
+    gone = [job for job in pending if _listed(job, listed) is None]
     cluster.fetch(sorted({job.folder for job in gone}))
     ends = {job.id: job_end(cluster.root / job.folder, job.name, job.tasks) for job in gone}
     # those that a signal ended: at the time limit, or because somebody cancelled them
     asked = [job for job in gone if ends[job.id].missing or ends[job.id].exit_code == TERMINATED]
-    silent = {job.job_id: job.name for job in asked if job.job_id} if listed is not None else {}
-    words = cluster.scheduler.last_words(silent, cluster.somewhere)
+    silent = {job.job_id: job.name for job in asked if job.job_id}
+    words = cluster.scheduler.exits(silent, cluster.any_folder)
     changed = []
     for job in pending:
         told = words.get(job.job_id or "")
@@ -72,20 +52,15 @@ def follow(workspace: Workspace, cluster: Cluster, *, ask: bool = True) -> Follo
             # on its way back into the queue, as after preemption
             now = replace(job, state=told.state, missing_since=None)
         elif job.id not in ends:
-            now = _alive(cluster, job, listed or {})
+            now = _alive(cluster, job, listed)
         elif not ends[job.id].missing:
             now = _ended(job, ends[job.id], told)
-        elif listed is None:
-            now = replace(job, state=JobState.RUNNING) if ends[job.id].begun else job
         else:
             now = _missing(cluster, job, ends[job.id], told)
         if now != job:
             changed.append(now)
     workspace.store.update_jobs(changed)
-    known = {job.id: job for job in changed}
-    left = Counter(job.entry_id for job in pending if not known.get(job.id, job).state.is_finished)
-    over = {job.entry_id for job in pending} - set(left)
-    return Followed(tuple(changed), frozenset(over))
+    return changed
 
 
 def _listed(job: JobRecord, listed: Mapping[str, Listed]) -> tuple[str, Listed] | None:
@@ -119,15 +94,15 @@ def _alive(cluster: Cluster, job: JobRecord, listed: Mapping[str, Listed]) -> Jo
     return now
 
 
-def _ended(job: JobRecord, end: JobEnd, words: LastWords | None) -> JobRecord:
+def _ended(job: JobRecord, end: JobEnd, words: JobExit | None) -> JobRecord:
     """A job that wrote how it ended; by ``words`` somebody cancelled it."""
     code = end.exit_code or 0
     state = JobState.FAILED if code else JobState.ENDED
-    message = ""
+    reason, message = None, ""
     if code == TERMINATED and words is not None and words.state is JobState.CANCELLED:
-        state, message = words.state, f"{FailureReason.CANCELLED}: {words.message}"
+        state, reason, message = words.state, FailureReason.CANCELLED, words.message
     if code == LOCKED:
-        message = f"{REFUSED}another run works on the folder (.locks there names it)"
+        state, message = JobState.REFUSED, "another run works on the folder (.locks there names it)"
     return replace(
         job,
         state=state,
@@ -137,11 +112,12 @@ def _ended(job: JobRecord, end: JobEnd, words: LastWords | None) -> JobRecord:
         nodes=end.nodes,
         exit_code=code,
         core_hours=end.core_hours,
+        reason=reason,
         message=message,
     )
 
 
-def _missing(cluster: Cluster, job: JobRecord, end: JobEnd, words: LastWords | None) -> JobRecord:
+def _missing(cluster: Cluster, job: JobRecord, end: JobEnd, words: JobExit | None) -> JobRecord:
     """A job that is not listed and did not write how it ended: the queueing system may still know."""
     since = job.missing_since or utc_now()
     known = replace(
@@ -153,40 +129,36 @@ def _missing(cluster: Cluster, job: JobRecord, end: JobEnd, words: LastWords | N
     )
     patience = cluster.lost_after
     if words is not None and (words.reason is not None or seconds_since(since) >= patience):
-        # one that ended well has its records on the way, over a slow file system
+        message = words.message
+        if words.state is JobState.CANCELLED and not end.begun:
+            message = "it never began"
+        elif words.reason is None:  # its records were on the way, over a slow file system
+            message = "it ended, but its record never came"
         state = words.state if words.reason else JobState.VANISHED
         reason = words.reason or FailureReason.VANISHED
-        message = f"{reason}: {words.message or 'it ended, but its record never came'}"
-        if state is JobState.CANCELLED and not end.begun:
-            message = f"{reason}: it never began"
-        return replace(known, state=state, ended_at=utc_now(), exit_code=words.exit_code, message=message)
+        return replace(
+            known, state=state, ended_at=utc_now(), exit_code=words.exit_code, reason=reason, message=message
+        )
     if seconds_since(since) < patience:
         return known
-    if job.job_id is None:
-        message = f"{FailureReason.VANISHED}: the submission was interrupted before the queueing system took it"
-        return replace(known, state=JobState.VANISHED, ended_at=utc_now(), message=message)
-    last = end.started_at or job.submitted_at or job.written_at
-    message = (
-        f"{FailureReason.VANISHED}: {job.queue} does not know job {job.job_id} any more, and it wrote no end; last "
-        f"sign of life {last}"
-    )
-    return replace(known, state=JobState.VANISHED, ended_at=utc_now(), message=message)
+    message = "the submission was interrupted before the queueing system took it"
+    if job.job_id is not None:
+        last = end.started_at or job.submitted_at or job.written_at
+        message = f"{job.queue} does not know job {job.job_id} any more, and it wrote no end; last sign of life {last}"
+    gone = FailureReason.VANISHED
+    return replace(known, state=JobState.VANISHED, ended_at=utc_now(), reason=gone, message=message)
 
 
 def machine_failure(jobs: Sequence[JobRecord]) -> tuple[FailureReason, str]:
     """Why the jobs of one attempt came to nothing, where the calculation itself does not say."""
-    reasons = {str(reason): reason for reason in FailureReason}
     for job in jobs:
-        name, _, words = job.message.partition(": ")
         # a later stage that never began was cancelled because one before it failed
-        if name in reasons and (job.state is not JobState.CANCELLED or job.started_at or job is jobs[0]):
-            return reasons[name], f"job {job.job_id or job.name} ({job.stage}): {words}"
+        if job.reason and (job.state is not JobState.CANCELLED or job.started_at or job is jobs[0]):
+            return job.reason, f"job {job.job_id or job.name} ({job.stage}): {job.message}"
     for job in jobs:
         if job.exit_code:
-            return (
-                FailureReason.CALCULATOR_ERROR,
-                f"job {job.job_id} ({job.stage}) ended with exit code {job.exit_code}",
-            )
+            words = f"job {job.job_id} ({job.stage}) ended with exit code {job.exit_code}"
+            return FailureReason.CALCULATOR_ERROR, words
     last = jobs[-1]
     return FailureReason.VANISHED, f"its jobs ended, the last ({last.stage}) {last.state}, without a result"
 

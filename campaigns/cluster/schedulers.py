@@ -101,8 +101,8 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class LastWords:
-    """What the queueing system still knows of a job that is over."""
+class JobExit:
+    """How a job ended, as the queueing system knows it."""
 
     state: JobState
     reason: FailureReason | None = None
@@ -195,7 +195,7 @@ class Scheduler:
             ) from error
         return _by_id(jobs)
 
-    def last_words(self, jobs: Mapping[str, str], folder: str) -> dict[str, LastWords]:
+    def exits(self, jobs: Mapping[str, str], folder: str) -> dict[str, JobExit]:
         """What is known of jobs that are not listed any more, by id, where the queueing system still tells.
 
         ``jobs`` are names by id: an id may have been given again.
@@ -304,15 +304,15 @@ _NOT_OVER = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUS
 """States of jobs that go on or will begin again, in Slurm's words."""
 
 
-def _worst(ends: Sequence[tuple[str, int, int]]) -> LastWords | None:
+def _worst(ends: Sequence[tuple[str, int, int]]) -> JobExit | None:
     if any(state in _NOT_OVER for state, _, _ in ends):
-        return LastWords(JobState.QUEUED)
+        return JobExit(JobState.QUEUED)
     for name, (state, reason, words) in _ENDS.items():
         for found, code, signal in ends:
             if found == name:
                 how = f"exit code {code}" if not signal else f"signal {signal}"
                 code_of = None if state is JobState.CANCELLED else code or signal
-                return LastWords(state, reason, f"{words} ({found}, {how})" if words else "", code_of)
+                return JobExit(state, reason, f"{words} ({found}, {how})" if words else "", code_of)
     return None
 
 

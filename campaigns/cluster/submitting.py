@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from db.records import QueueEntryRecord
 
 PENDING = tuple(state for state in JobState if not state.is_finished)
-REFUSED = "refused: "
-"""Begin of the message of jobs that never came to work: not taken, or another run held the folder."""
 
 
 @dataclass
@@ -83,9 +81,9 @@ def submit_approved(
         if not ready:
             return done
         # whether the queueing system is there at all, before anything is written
-        largest = cluster.scheduler.largest_array(workspace.configuration.cluster.max_array, cluster.somewhere)
-        cluster.scheduler.listed(cluster.somewhere)
-        submission = _Submission(workspace, cluster, largest, _earlier(workspace, ready))
+        largest = cluster.scheduler.largest_array(workspace.configuration.cluster.max_array, cluster.any_folder)
+        cluster.scheduler.listed(cluster.any_folder)
+        submission = _Submission(workspace, cluster, largest, jobs_of(workspace, ready))
         for i, entry in enumerate(ready):
             name, manifest = found[entry.id or 0]
             try:
@@ -101,27 +99,28 @@ def submit_approved(
     return done
 
 
+def jobs_of(workspace: Workspace, entries: Iterable[QueueEntryRecord]) -> dict[int, list[JobRecord]]:
+    """Jobs of entries by entry, those of all attempts, in the order they were written."""
+    found: dict[int, list[JobRecord]] = {}
+    for job in workspace.store.jobs(entry_ids=[e.id for e in entries if e.id is not None]):
+        found.setdefault(job.entry_id, []).append(job)
+    return found
+
+
 def current_jobs(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> dict[int, list[JobRecord]]:
-    """Jobs of entries since these were last exported, by entry; attempts that did not come to work are left out."""
+    """Jobs of entries since these were last exported, by entry; attempts that were refused are left out."""
     found = {}
     for id_, own in _since_export(workspace, entries).items():
-        refused = {job.attempt for job in own if job.message.startswith(REFUSED)}
+        refused = {job.attempt for job in own if job.state is JobState.REFUSED}
         if left := [job for job in own if job.attempt not in refused]:
             found[id_] = left
     return found
 
 
 def _since_export(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> dict[int, list[JobRecord]]:
-    exported_at = {
-        e.id: max((c.at for c in e.history if c.to_state is QueueState.EXPORTED), default="")
-        for e in entries
-        if e.id is not None
-    }
-    found: dict[int, list[JobRecord]] = {}
-    for job in workspace.store.jobs(entry_ids=list(exported_at)) if exported_at else ():
-        if job.written_at >= exported_at[job.entry_id]:
-            found.setdefault(job.entry_id, []).append(job)
-    return found
+    at = {e.id: max((c.at for c in e.history if c.to_state is QueueState.EXPORTED), default="") for e in entries}
+    since = {id_: [j for j in own if j.written_at >= at[id_]] for id_, own in jobs_of(workspace, entries).items()}
+    return {id_: own for id_, own in since.items() if own}
 
 
 def _ready(workspace: Workspace, patience: float) -> tuple[list[QueueEntryRecord], int]:
@@ -149,7 +148,7 @@ def withdrawn_jobs(workspace: Workspace, cluster: Cluster) -> list[JobRecord]:
     wanted = {e.id for e in workspace.store.queue([QueueState.EXPORTED, QueueState.RUNNING, QueueState.APPROVED])}
     unwanted = [job for job in pending if job.entry_id not in wanted]
     if unwanted:
-        cluster.scheduler.cancel([job.job_id for job in unwanted if job.job_id], cluster.somewhere)
+        cluster.scheduler.cancel([job.job_id for job in unwanted if job.job_id], cluster.any_folder)
         over = [replace(job, state=JobState.CANCELLED, ended_at=utc_now()) for job in unwanted]
         workspace.store.update_jobs(over)
     return unwanted
@@ -170,14 +169,6 @@ def _export(
     report = export_approved(workspace, cluster.root, say, accept)
     done.passed_over += report.passed_over
     done.bill = report.bill
-
-
-def _earlier(workspace: Workspace, entries: Sequence[QueueEntryRecord]) -> Mapping[int, list[JobRecord]]:
-    """Jobs of earlier attempts at entries, by entry."""
-    found: dict[int, list[JobRecord]] = {}
-    for job in workspace.store.jobs(entry_ids=[e.id for e in entries if e.id is not None]):
-        found.setdefault(job.entry_id, []).append(job)
-    return found
 
 
 @dataclass(frozen=True)
@@ -218,7 +209,7 @@ class _Submission:
             try:
                 id_ = scheduler.submit(path, folder)
             except ClusterError as error:
-                self._take_back(records, taken, f"{REFUSED}{error}")
+                self._take_back(records, taken, str(error))
                 raise
             taken.append(replace(record, job_id=id_, state=JobState.QUEUED, submitted_at=utc_now()))
             store.update_jobs(taken[-1:])
@@ -252,11 +243,11 @@ class _Submission:
 
     def _take_back(self, records: Iterable[JobRecord], taken: Sequence[JobRecord], words: str) -> None:
         """Cancel what was submitted of an entry whose later stages were refused."""
-        self.cluster.scheduler.cancel([job.job_id for job in taken if job.job_id], self.cluster.somewhere)
+        self.cluster.scheduler.cancel([job.job_id for job in taken if job.job_id], self.cluster.any_folder)
         known = {job.id: job for job in taken}
         over = [known.get(job.id, job) for job in records]
         self.workspace.store.update_jobs(
-            [replace(job, state=JobState.CANCELLED, ended_at=utc_now(), message=words) for job in over]
+            [replace(job, state=JobState.REFUSED, ended_at=utc_now(), message=words) for job in over]
         )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from campaigns.cluster.cluster import Cluster
 from campaigns.cluster.collecting import OPEN, Collected, settle
-from campaigns.cluster.following import Followed, follow
+from campaigns.cluster.following import follow
 from campaigns.cluster.submitting import PENDING, Submitted, current_jobs, submit_approved, withdrawn_jobs
 from campaigns.exceptions import CampaignBusyError, CampaignError, ClusterError, NoCandidatesError
 from campaigns.loop import RunReport
+from campaigns.queue import move_entries
 from db.records import JobRecord
 from db.states import JobState, QueueState
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 class Seen:
     """What has become of submitted calculations."""
 
-    followed: Followed = field(default_factory=Followed)
     collected: Collected = field(default_factory=Collected)
     cancelled: list[JobRecord] = field(default_factory=list)
     trouble: str = ""
@@ -87,8 +87,7 @@ def observe(campaign: Campaign) -> Seen:
     seen = Seen()
     try:
         with workspace.locked():
-            seen.followed = follow(workspace, cluster)
-            _begun(workspace, seen.followed)
+            _begun(workspace, follow(workspace, cluster))
             seen.collected = settle(workspace, cluster, _over(workspace))
             seen.cancelled = withdrawn_jobs(workspace, cluster)
     except (ClusterError, CampaignBusyError) as error:
@@ -147,15 +146,12 @@ def proceed(
     return done
 
 
-def _begun(workspace: Workspace, followed: Followed) -> None:
+def _begun(workspace: Workspace, changed: Sequence[JobRecord]) -> None:
     """Entries whose first job runs are running."""
-    running = {job.entry_id for job in followed.changed if job.state is JobState.RUNNING}
-    if not running:
-        return
-    entries = [e for e in workspace.store.queue([QueueState.EXPORTED]) if e.id in running]
-    from campaigns.queue import move_entries
-
-    move_entries(workspace.store, entries, QueueState.RUNNING, "its job runs")
+    running = {job.entry_id for job in changed if job.state is JobState.RUNNING}
+    if running:
+        entries = [e for e in workspace.store.queue([QueueState.EXPORTED]) if e.id in running]
+        move_entries(workspace.store, entries, QueueState.RUNNING, "its job runs")
 
 
 def _over(workspace: Workspace) -> list[int]:

@@ -45,7 +45,7 @@ def test_the_queue_waits_and_goes_on_with_results(dft: Path, records: list[dict[
 
     assert "4 entries approved" in done("queue", "approve", dft, "--note", "fine").err
     assert "0 entries approved" in done("queue", "approve", dft).err
-    assert "waiting for 4 results (0 not approved yet): `kappascout label import" in done("run", dft).err
+    assert "waiting for 4 results (0 not approved yet): `kappascout submit" in done("run", dft).err
     done("queue", "export", dft, "--to", dft / "out", "--format", "cif")
     assert [e["state"] for e in queue(dft)] == ["exported"] * 4
 

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("nodes", sa.String(), nullable=False),
         sa.Column("exit_code", sa.Integer(), nullable=True),
         sa.Column("core_hours", sa.Double(), nullable=True),
+        sa.Column("reason", sa.String(length=32), nullable=True),
         sa.Column("message", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(["campaign_id"], ["campaign.id"], name="fk_job_campaign_id"),
         sa.ForeignKeyConstraint(["entry_pk"], ["queue_entry.id"], name="fk_job_entry_pk"),

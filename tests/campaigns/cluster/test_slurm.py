@@ -287,7 +287,7 @@ def test_a_wrong_partition_in_slurms_words(make_campaign: MakeCampaign, schedule
     directory = approved(make_campaign(DIAMOND, cluster={"options": {"partition": "no_such_partition"}}))
     assert "invalid partition" in refused("submit", directory, "--quiet").lower()
     assert states(directory) == {DIAMOND: "exported"}
-    assert {job.state for job in jobs(directory)} == {JobState.CANCELLED}
+    assert {job.state for job in jobs(directory)} == {JobState.REFUSED}
     configure(directory, {"cluster": {"options": {"partition": "debug"}}})
     done("watch", directory, "--every", 0.5)
     assert states(directory) == {DIAMOND: "done"}
